@@ -1,0 +1,220 @@
+"""One frozen class per wire verb, and the three replies.
+
+A request's `usage` is its whole form on the line: the words in capitals are fields of the same name
+in lower case (in brackets: may be left out; with an ellipsis: all the rest). Every other field is a
+member of the line's object (a trailing underscore, as in `from_`, left out). `help` prints the usage, `dida.wire` decodes and encodes by it, so a verb
+is described in one place. Field types are checked while decoding (msgspec).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar
+
+import attrs
+from attrs import field, frozen
+from msgspec import Meta
+
+from dida.versions import MAX_NUMBER, Version
+
+DEFAULT_DEADLINE = 10.0
+"""Seconds that a request may wait for its answer when it does not say."""
+
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Counter = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+StreamName = Annotated[str, Meta(min_length=1, max_length=64)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+UpdateId = Annotated[str, Meta(min_length=1, max_length=200)]
+Timestamp = dict[StreamName, Counter]
+
+
+@frozen
+class Ok:
+    """`ok WORD… {object}`"""
+
+    words: tuple[str, ...] = ()
+    object: Mapping[str, Any] = field(factory=dict)
+
+
+@frozen
+class No:
+    """`no WORD… {object}`: a plain answer, not a failure."""
+
+    words: tuple[str, ...] = ()
+    object: Mapping[str, Any] = field(factory=dict)
+
+
+@frozen
+class Error:
+    """`error CODE WORD… {object}`; the codes stand in `dida.errors`."""
+
+    code: str
+    words: tuple[str, ...] = ()
+    object: Mapping[str, Any] = field(factory=dict)
+
+
+Reply = Ok | No | Error
+
+
+@frozen(kw_only=True)
+class Request:
+    """What every request may carry: how many seconds its answer is worth waiting for."""
+
+    usage: ClassVar[str] = ""
+    about: ClassVar[str] = ""
+    deadline: Seconds = DEFAULT_DEADLINE
+
+
+@frozen
+class Form:
+    """A verb's form, read off its usage line."""
+
+    verb: str
+    usage: str
+    about: str
+    words: tuple[str, ...]
+    required: int
+    rest: bool
+    members: tuple[tuple[str, str, Any], ...]
+    """(name on the wire, name of the field, default) of all other fields."""
+
+
+@cache
+def form_of(kind: type[Request]) -> Form:
+    """The form of a request class."""
+    verb, *given = kind.usage.split()
+    words = tuple(word.strip("[]…").lower() for word in given)
+    defaults = {
+        a.name: a.default.factory() if isinstance(a.default, attrs.Factory) else a.default  # type: ignore[arg-type]
+        for a in attrs.fields(kind)
+    }
+    return Form(
+        verb=verb,
+        usage=kind.usage,
+        about=kind.about,
+        words=words,
+        required=sum(not word.startswith("[") for word in given),
+        rest=bool(given) and given[-1].strip("[]").endswith("…"),
+        members=tuple((name.rstrip("_"), name, value) for name, value in defaults.items() if name not in words),
+    )
+
+
+def vocabulary(*kinds: type[Request]) -> dict[str, type[Request]]:
+    """Verb to request class, as `dida.wire.decode` wants it."""
+    return {form_of(kind).verb: kind for kind in kinds}
+
+
+# --- every node ---------------------------------------------------------------------------------
+
+
+@frozen
+class Help(Request):
+    usage: ClassVar[str] = "help"
+    about: ClassVar[str] = "the verbs of this node"
+
+
+@frozen
+class Ping(Request):
+    usage: ClassVar[str] = "ping"
+    about: ClassVar[str] = "ok from a node that lives"
+
+
+@frozen
+class Status(Request):
+    usage: ClassVar[str] = "status"
+    about: ClassVar[str] = "what this node thinks and did"
+
+
+@frozen
+class Crash(Request):
+    usage: ClassVar[str] = "crash"
+    about: ClassVar[str] = "the process kills itself (SIGKILL)"
+
+
+@frozen
+class Debug(Request):
+    usage: ClassVar[str] = "debug SWITCH"
+    about: ClassVar[str] = "debug on, debug off: more in the log"
+    switch: str
+
+    def __attrs_post_init__(self) -> None:
+        if self.switch not in ("on", "off"):
+            raise ValueError("say debug on, or debug off")
+
+
+@frozen
+class Quit(Request):
+    usage: ClassVar[str] = "quit"
+    about: ClassVar[str] = "ok, then the connection is closed"
+
+
+NODE = (Help, Ping, Status, Crash, Debug, Quit)
+"""The verbs of every node."""
+
+
+# --- storage ------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class Dependent(Request):
+    """A request that is to be answered from a state that includes what the client has seen."""
+
+    after: Timestamp = field(factory=dict)
+
+
+@frozen
+class Read(Dependent):
+    usage: ClassVar[str] = "read KEY [VERSION]"
+    about: ClassVar[str] = "the newest version, or that one; {latest: true}: linearizable"
+    key: str
+    version: Version | None = None
+    latest: bool = field(default=False, kw_only=True)
+
+
+@frozen
+class Write(Dependent):
+    usage: ClassVar[str] = "write KEY VALUE"
+    about: ClassVar[str] = "a new version of the record"
+    key: str
+    value: str
+    id: UpdateId | None = field(default=None, kw_only=True)
+    """The client's unique update id, best as SESSION:N."""
+    retry: bool = field(default=True, kw_only=True)
+    """False: the client promises that it sends this id for the first time (saves asking the others)."""
+    lowest: Counter = field(default=0, kw_only=True)
+    """The lowest N of the session that the client still may ask for again."""
+
+
+@frozen
+class UpdateIf(Dependent):
+    usage: ClassVar[str] = "updateif KEY OLD NEW"
+    about: ClassVar[str] = "compare and swap: ok VERSION, or no VERSION VALUE"
+    key: str
+    old: str
+    new: str
+    id: UpdateId | None = field(default=None, kw_only=True)
+    retry: bool = field(default=True, kw_only=True)
+    lowest: Counter = field(default=0, kw_only=True)
+
+
+@frozen
+class ListRecords(Request):
+    usage: ClassVar[str] = "list"
+    about: ClassVar[str] = "all records, newest version first; {limit: n, from: KEY}"
+    limit: Annotated[int, Meta(ge=1)] = field(default=1000, kw_only=True)
+    from_: str = field(default="", kw_only=True)
+
+
+@frozen
+class Home(Request):
+    usage: ClassVar[str] = "home KEY"
+    about: ClassVar[str] = "who coordinates the key's updateIfs, and who holds it"
+    key: str
+
+
+@frozen
+class Versions(Request):
+    usage: ClassVar[str] = "versions KEY"
+    about: ClassVar[str] = "the versions kept of a record, newest first"
+    key: str

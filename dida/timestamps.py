@@ -1,0 +1,39 @@
+"""Timestamps: maps from a component's stream to a counter; a missing entry is 0.
+
+To a client a timestamp is something to merge and to send back. Here it says which updates a state
+includes. Source: Ladin, Liskov et al., "Providing High Availability Using Lazy Replication" (1992).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Timestamp = dict[str, int]
+
+
+def covers(high: Mapping[str, int], low: Mapping[str, int]) -> bool:
+    """Whether `low ≤ high`, entry by entry."""
+    for name, count in low.items():
+        if high.get(name, 0) < count:
+            return False
+    return True
+
+
+def merge_into(target: Timestamp, other: Mapping[str, int]) -> None:
+    """Raise each entry of `target` to that of `other` where `other`'s is larger."""
+    for name, count in other.items():
+        if target.get(name, 0) < count:
+            target[name] = count
+
+
+def merged(*timestamps: Mapping[str, int]) -> Timestamp:
+    """The entry-wise maximum, as a new map."""
+    result: Timestamp = {}
+    for timestamp in timestamps:
+        merge_into(result, timestamp)
+    return result
+
+
+def lacking(have: Mapping[str, int], wanted: Mapping[str, int]) -> list[str]:
+    """The streams of which `have` knows less than `wanted`, sorted."""
+    return sorted(name for name, count in wanted.items() if have.get(name, 0) < count)
