@@ -12,6 +12,8 @@ fullness stops the reading (a client that does not read its answers is not read 
 from __future__ import annotations
 
 import heapq
+import os
+import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, cast
@@ -28,7 +30,7 @@ from zope.interface import implementer
 
 from dida import errors, wire
 from dida.errors import DidaError, Unavailable
-from dida.messages import NODE, Error, Help, Ok, Ping, Quit, Reply, Request, form_of, vocabulary
+from dida.messages import NODE, Crash, Error, Help, Ok, Ping, Quit, Reply, Request, form_of, vocabulary
 
 MAX_IN_FLIGHT = 1000
 """Requests of one connection that may be unanswered before no more are read from it."""
@@ -463,6 +465,11 @@ class NodeCommands:
 
     def cmd_ping(self, request: Ping) -> Answer:
         return Ok()
+
+    def cmd_crash(self, request: Crash) -> Answer:
+        """Nothing is cleaned up, on purpose."""
+        os.kill(os.getpid(), signal.SIGKILL)
+        return None
 
     def cmd_quit(self, request: Quit) -> Answer:
         return Ok()

@@ -1,0 +1,73 @@
+"""Addresses of nodes, in the forms that command lines and scripts write them.
+
+`http://localhost:3333`, `tcp://localhost:3333` and `localhost:3333` are the same thing.
+"""
+
+from __future__ import annotations
+
+import re
+
+from attrs import frozen
+
+from dida.errors import UserError
+
+_URL = re.compile(r"(?:(?:http|tcp)://)?(\[[0-9a-f:.]+\]|[a-z0-9._-]+):([0-9]{1,5})/?", re.IGNORECASE)
+
+
+@frozen
+class Address:
+    """Host and TCP port; `str` gives `host:port`."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """The address in a URL; UserError says what a URL looks like."""
+        match = _URL.fullmatch(text.strip())
+        if match is None or not 0 < int(match[2]) < 65536:
+            raise UserError(f"{text!r} is no URL: write http://HOST:PORT, as in http://localhost:5001")
+        return cls(match[1].strip("[]").lower(), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@frozen
+class NodeAddress:
+    """A node's id and where it listens."""
+
+    id: str
+    address: Address
+
+    @classmethod
+    def parse(cls, text: str) -> NodeAddress:
+        """`ID=URL`"""
+        id, equals, url = text.partition("=")
+        if not equals or not id or len(id.split()) != 1:
+            raise UserError(f"{text!r} names no node: write ID=URL, as in w1=http://localhost:4001")
+        return cls(id, Address.parse(url))
+
+    def __str__(self) -> str:
+        return f"{self.id}={self.address}"
+
+
+@frozen
+class StorageAddress:
+    """A storage replica's number, its node id and where it listens."""
+
+    replica: int
+    id: str
+    address: Address
+
+    @classmethod
+    def parse(cls, text: str) -> StorageAddress:
+        """`R=ID@URL`"""
+        number, equals, rest = text.partition("=")
+        id, at, url = rest.rpartition("@")
+        if not equals or not at or not id or not number.isascii() or not number.isdigit() or int(number) > 2**31 - 1:
+            raise UserError(f"{text!r} names no storage node: write R=ID@URL, as in 1=s1@http://localhost:5001")
+        return cls(int(number), id, Address.parse(url))
+
+    def __str__(self) -> str:
+        return f"{self.replica}={self.id}@{self.address}"

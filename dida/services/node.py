@@ -1,0 +1,188 @@
+"""What the services of all nodes share: options, the one listening port, an end without a traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred
+from twisted.python import usage
+
+from dida import wire
+from dida.addresses import Address
+from dida.errors import UserError
+from dida.protocols.lines import LineServerFactory, Node
+
+_T = TypeVar("_T")
+
+
+def fail(command: str, text: str) -> NoReturn:
+    """End the process before it has begun: one line on standard error, exit status 1."""
+    raise SystemExit(f"twistd {command}: {text}")
+
+
+def coerced(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+    """`parse` as twisted.python.usage wants it: its UserError becomes a ValueError."""
+
+    def coerce(text: str) -> _T:
+        try:
+            return parse(text)
+        except UserError as problem:
+            raise ValueError(str(problem)) from None
+
+    return coerce
+
+
+def number(least: float, most: float, unit: str, kind: type[int] | type[float] = int) -> Callable[[str], float]:
+    """A coercion to a number in a range, for an option."""
+
+    def coerce(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(-1)
+        if not least <= value <= most:
+            raise ValueError(f"{text!r} is no number of {unit} from {least} to {most}")
+        return value
+
+    return coerce
+
+
+milliseconds = number(0, 86_400_000, "milliseconds")
+
+
+class Options(usage.Options):
+    """Options that end in one line when they are wrong, and what every listening node has.
+
+    A subclass sets `command`, `required` and adds to optParameters and optFlags.
+    """
+
+    command = ""
+    required: tuple[str, ...] = ()
+
+    def parseOptions(self, options: Any = None) -> None:
+        try:
+            super().parseOptions(options)
+        except UserError as problem:
+            fail(self.command, str(problem))
+        except usage.UsageError as problem:
+            text = str(problem).removeprefix("Parameter type enforcement failed: ")
+            fail(self.command, f"{text} (--help shows the options)")
+
+    def parseArgs(self, *words: str) -> None:
+        if words:
+            raise usage.UsageError(f"unexpected {words[0]!r}: everything is given by options")
+
+    def postOptions(self) -> None:
+        for name in self.required:
+            if self[name] in (None, ""):
+                raise usage.UsageError(f"--{name} is missing")
+        self._own_pidfile()
+
+    def _own_pidfile(self) -> None:
+        """twistd keeps one twistd.pid a folder; several nodes in one folder are the normal case here."""
+        parent = self.parent
+        if parent is not None and parent.get("pidfile") == "twistd.pid":
+            name = self.get("id") or self.command
+            parent["pidfile"] = "" if parent.get("nodaemon") or parent.get("debug") else f"{name}.pid"
+            if not parent["pidfile"]:
+                return
+            if not parent.get("logfile"):
+                parent["logfile"] = f"{name}.log"
+
+
+class NodeOptions(Options):
+    """What every node that listens has."""
+
+    required = ("id", "url")
+    optParameters = [
+        ["id", None, None, "the node's id: any word"],
+        ["url", None, None, "where it listens: http://HOST:PORT", coerced(Address.parse)],
+        ["max-line", None, wire.MAX_LINE, "longest line taken, in bytes", number(1024, 2**30, "bytes")],
+    ]
+    optFlags = [["debug", None, "log what goes on, line by line"]]
+
+    @property
+    def address(self) -> Address:
+        address: Address = self["url"]
+        return address
+
+
+def bind(command: str, address: Address) -> socket.socket:
+    """A listening socket on the host of a URL, or the end of the process in one line."""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError as problem:
+        fail(command, f"can't find the host of --url {address}: {problem.strerror}")
+    family, kind, protocol, _, where = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setblocking(False)
+    try:
+        listening.bind(where)
+        listening.listen(1024)
+    except OSError as problem:
+        listening.close()
+        hint = "choose another port, or stop what listens there"
+        fail(command, f"can't listen on {address}: {os.strerror(problem.errno or 0).lower()}: {hint}")
+    return listening
+
+
+class Listening(Service):
+    """The node's one port. The socket is bound before the service starts, so that a failure is loud."""
+
+    def __init__(self, reactor: Any, bound: socket.socket, factory: LineServerFactory) -> None:
+        self._reactor = reactor
+        self._socket = bound
+        self._factory = factory
+        self._port: Any = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._port = self._reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self._factory)
+        self._socket.close()
+
+    def stopService(self) -> Deferred[Any] | None:
+        super().stopService()
+        if self._port is None:
+            return None
+        for connection in list(self._factory.connections):
+            transport: Any = connection.transport
+            transport.abortConnection()
+        stopped: Deferred[Any] | None = self._port.stopListening()
+        return stopped
+
+
+def default_reactor(reactor: Any) -> Any:
+    """`reactor`, or the one that twistd installed."""
+    if reactor is None:
+        from twisted.internet import reactor as installed
+
+        return installed
+    return reactor
+
+
+def listening(node: Node, options: NodeOptions, reactor: Any) -> Listening:
+    """The listening service of `node` at its URL; says so on standard output when it is bound."""
+    bound = bind(options.command, options.address)
+    return Listening(reactor, bound, LineServerFactory(node, reactor, int(options["max-line"])))
+
+
+class NodeService(MultiService):
+    """A node: its children are the listening port and whatever the node needs."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.setName(name)
+
+
+def installed_folder(name: str) -> str:
+    """Where a stock folder (`operators`, `pmscripts`) is: in the current folder, or as installed."""
+    if os.path.isdir(name):
+        return name
+    beside = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), name)
+    return beside if os.path.isdir(beside) else os.path.join(sys.prefix, "share", "dida", name)
