@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import mmh3
 
-POINTS = 256
+POINTS = 1024
 """Points per name: keeps the shares of 4 names within a few per cent of even."""
 
 
