@@ -1,0 +1,129 @@
+"""The puppetmaster's commands: every way to write them down, and every way to get them wrong."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dida import script
+from dida.addresses import Address
+from dida.errors import UserError
+from dida.script import find_file, first_members, parse_command, parse_data, parse_script, read_file
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("scheduler sc1 http://localhost:2000", script.Scheduler("sc1", Address("localhost", 2000))),
+        ("scheduler 1 localhost:2000 5", script.Scheduler("1", Address("localhost", 2000), "5")),
+        ("storage s1 tcp://localhost:5001 100", script.Storage("s1", Address("localhost", 5001), 100)),
+        ("worker\tw1   HTTP://LOCALHOST:4001/ 0  ", script.Worker("w1", Address("localhost", 4001), 0)),
+        ("client 23 app", script.Client("23", "app")),
+        ("populate data # the four records", script.Populate("data")),
+        ("status", script.Status()),
+        ("listServer s1", script.ListServer("s1")),
+        ("listglobal", script.ListGlobal()),
+        ("debug", script.Debug()),
+        ("crash 1", script.Crash("1")),
+        ("wait 1000", script.Wait(1000)),
+        ("", None),
+        ("   # only a comment", None),
+    ],
+)
+def test_forms(text: str, command: script.Command | None) -> None:
+    """Every command is understood, with any blanks, any form of URL and any kind of id."""
+    assert parse_command(text) == command
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clinet 23 app", "unknown command 'clinet': did you mean client?"),
+        ("listserver1 s1", "unknown command 'listserver1': did you mean listServer?"),
+        ("frobnicate", "unknown command 'frobnicate': help lists the commands"),
+        ("client 23", "expected client INPUT APP_FILE, got 1 word after client"),
+        ("status now please", "expected status, got 2 words after status"),
+        ("wait long", "'long' is no number of milliseconds: write one from 0 to 86400000"),
+        ("wait -1", "'-1' is no number of milliseconds: write one from 0 to 86400000"),
+        ("wait 99999999999999999999", "is no number of milliseconds"),
+        ("storage s1 localhost 5", "'localhost' is no URL: write http://HOST:PORT"),
+        ("worker w=1 localhost:4001 5", "'w=1' is no node id"),
+        ("scheduler sc1 localhost:2000 soon", "'soon' follows the scheduler's URL"),
+    ],
+)
+def test_mistakes(text: str, message: str) -> None:
+    """Each mistake is one line that says what is wrong and what to write."""
+    with pytest.raises(UserError) as caught:
+        parse_command(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_script_syntax() -> None:
+    """BOM, CRLF, blank lines, comments and a missing final newline are fine; lines keep their numbers."""
+    lines = parse_script(b"\xef\xbb\xbfscheduler sc localhost:2000 0\r\n\r\n# note\r\n  wait \t 5\nclinet\nstatus")
+    assert [(line.number, line.text) for line in lines] == [
+        (1, "scheduler sc localhost:2000 0"),
+        (4, "wait 5"),
+        (5, "clinet"),
+        (6, "status"),
+    ]
+    assert [bool(line.problem) for line in lines] == [False, False, True, False]
+    assert str(lines[1]) == "script line 4: wait 5"
+
+
+def test_bytes_that_are_no_text() -> None:
+    """A line that is not UTF-8 is told with its number, and the others are still understood."""
+    bad, good = parse_script(b"client \xff app\nstatus\n")
+    assert (bad.number, bad.command) == (1, None)
+    assert "not UTF-8 at byte 8" in bad.problem
+    assert good.command == script.Status()
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes(data: bytes) -> None:
+    """No script makes the parser fail."""
+    for line in parse_script(data):
+        assert (line.command is None) == bool(line.problem)
+
+
+def test_first_members() -> None:
+    """The first members are the nodes named before the first other command, wherever the scheduler stands."""
+    lines = parse_script(
+        b"storage 1 localhost:5001 0\nnonsense\nstorage 2 localhost:5002 0\nscheduler s localhost:2000\n"
+        b"wait 5\nstorage 3 localhost:5003 0\n"
+    )
+    assert [node.id for node in first_members(lines)] == ["1", "2", "s"]
+
+
+def test_data_file() -> None:
+    """Only the first comma splits; blank lines are skipped; empty values are values."""
+    assert parse_data(b"13,1\r\n\r\n14,one, two \nempty,", "data") == (("13", "1"), ("14", "one, two"), ("empty", ""))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"13,1\n14\n", "d.txt, line 2: no comma in '14': write key,value"), (b"\xff,1", "d.txt, line 1: not UTF-8")],
+)
+def test_bad_data_file(data: bytes, message: str) -> None:
+    """A faulty data line is told with file and line."""
+    with pytest.raises(UserError) as caught:
+        parse_data(data, "d.txt")
+    assert message in str(caught.value)
+
+
+def test_file_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are sought in the current folder, then in the given folders and below; a near name is suggested."""
+    below = tmp_path / "pmscripts" / "apps"
+    below.mkdir(parents=True)
+    (below / "baseline_app").write_text("below")
+    monkeypatch.chdir(tmp_path)
+    assert read_file("baseline_app", ["pmscripts"]) == (os.path.join("pmscripts", "apps", "baseline_app"), b"below")
+    assert find_file("apps/baseline_app", ["pmscripts"]) == os.path.join("pmscripts", "apps", "baseline_app")
+    (tmp_path / "baseline_app").write_text("here")
+    assert read_file("baseline_app", ["pmscripts"]) == ("baseline_app", b"here")
+    with pytest.raises(UserError) as caught:
+        find_file("baseline_ap", ["pmscripts"])
+    assert "did you mean baseline_app (in pmscripts/apps)?" in str(caught.value)
