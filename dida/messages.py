@@ -2,15 +2,17 @@
 
 A request's `usage` is its whole form on the line: the words in capitals are fields of the same name
 in lower case (in brackets: may be left out; with an ellipsis: all the rest). Every other field is a
-member of the line's object (a trailing underscore, as in `from_`, left out). `help` prints the usage, `dida.wire` decodes and encodes by it, so a verb
-is described in one place. Field types are checked while decoding (msgspec).
+member of the line's object (a trailing underscore, as in `from_`, left out). `help` prints the usage,
+`dida.wire` decodes and encodes by it, so a verb is described in one place. Field types are checked
+while decoding (msgspec).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar
+from itertools import takewhile
+from typing import Annotated, Any, ClassVar, cast, get_type_hints
 
 import attrs
 from attrs import field, frozen
@@ -76,28 +78,38 @@ class Form:
     words: tuple[str, ...]
     required: int
     rest: bool
+    plain: int
+    """A line of at most so many words is the class called with them: any string will do for each."""
     members: tuple[tuple[str, str, Any], ...]
     """(name on the wire, name of the field, default) of all other fields."""
 
 
-@cache
-def form_of(kind: type[Request]) -> Form:
-    """The form of a request class."""
+def _form_of(kind: type[Request]) -> Form:
     verb, *given = kind.usage.split()
     words = tuple(word.strip("[]…").lower() for word in given)
+    fields = attrs.fields(kind)
+    types = get_type_hints(kind, include_extras=True)
     defaults = {
         a.name: a.default.factory() if isinstance(a.default, attrs.Factory) else a.default  # type: ignore[arg-type]
-        for a in attrs.fields(kind)
+        for a in fields
     }
+    arguments = [(a.name, types[a.name]) for a in fields if not a.kw_only]
+    plain = takewhile(lambda pair: pair[0] == (pair[1], str), zip(arguments, words, strict=False))
+    rest = bool(given) and given[-1].strip("[]").endswith("…")
     return Form(
         verb=verb,
         usage=kind.usage,
         about=kind.about,
         words=words,
         required=sum(not word.startswith("[") for word in given),
-        rest=bool(given) and given[-1].strip("[]").endswith("…"),
+        rest=rest,
+        plain=-1 if rest else len(list(plain)),
         members=tuple((name.rstrip("_"), name, value) for name, value in defaults.items() if name not in words),
     )
+
+
+form_of = cast("Callable[[type[Request]], Form]", cache(_form_of))
+"""The form of a request class."""
 
 
 def vocabulary(*kinds: type[Request]) -> dict[str, type[Request]]:

@@ -13,7 +13,7 @@ Timestamp = dict[str, int]
 
 def covers(high: Mapping[str, int], low: Mapping[str, int]) -> bool:
     """Whether `low ≤ high`, entry by entry."""
-    for name, count in low.items():
+    for name, count in low.items():  # noqa: SIM110 - on the path of every request, and all() takes twice as long
         if high.get(name, 0) < count:
             return False
     return True

@@ -5,13 +5,17 @@
 
 A word is bare, or a JSON string in double quotes; the object is one JSON object up to the end of the
 line. `decode` and `encode` are inverses, as are `decode_reply` and `encode_reply`. Decoding is lenient
-where a person types (runs of blanks and tabs), encoding is strict. Lines here carry no line end.
+where a person types (runs of blanks and tabs), encoding is strict. Lines here carry no line end;
+`LineBuffer` cuts them out of a stream of bytes.
+
+Most lines are plain: bare words between blanks, perhaps an object. Those are split in a few steps;
+all others, and whatever is malformed, are scanned token by token. Both ways give the same for the same line.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,9 +32,46 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\{.*|[^ \t"\[][^ \t"]*', re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NOT_BARE = re.compile(r'[\s"\{\[\x00-\x1f\x7f-\x9f]')
 _SPELLED = re.compile(r"[\u0080-\u009f\u2028\u2029\x7f]")
-_TAG = re.compile(r"#([^\s\x00-\x1f\x7f-\x9f]{1,64})")
+_TAGGED = re.compile(r"[ \t]*#([^\s\x00-\x1f\x7f-\x9f]{1,64})(?=[ \t]|\Z)")
 
 _parse_json = msgspec.json.Decoder().decode
+
+
+class LineBuffer:
+    """Bytes to lines, whatever pieces the bytes come in.
+
+    Holds no more than one unfinished line of `limit` bytes; once a line is longer, `overlong` is true
+    and that line and all that follows is dropped.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.overlong = False
+        self._begun = bytearray()
+
+    def take(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, without their line ends (LF or CRLF)."""
+        if self.overlong:
+            return []
+        lines: list[bytes] = []
+        end = data.rfind(b"\n")
+        if end >= 0:
+            whole = data[:end] if not self._begun else bytes(self._begun) + data[:end]
+            self._begun.clear()
+            data = data[end + 1 :]
+            lines = whole.split(b"\n")
+            if b"\r" in whole:
+                lines = [line.removesuffix(b"\r") for line in lines]
+            if len(whole) > self.limit:
+                for place, line in enumerate(lines):
+                    if len(line) > self.limit:
+                        self.overlong = True
+                        return lines[:place]
+        self._begun += data
+        if len(self._begun) > self.limit and len(self._begun.removesuffix(b"\r")) > self.limit:
+            self.overlong = True
+            self._begun.clear()
+        return lines
 
 
 def _say(value: Any) -> Any:
@@ -52,111 +93,125 @@ _json = msgspec.json.Encoder(enc_hook=_say).encode
 
 def quote(word: str) -> str:
     """The word as it goes on a line: bare where it can be, else as a JSON string."""
-    if word and word[0] != "#" and _NOT_BARE.search(word) is None:
+    if word.isalnum() or (word and word[0] != "#" and _NOT_BARE.search(word) is None):
         return word
     return _SPELLED.sub(lambda m: f"\\u{ord(m[0]):04x}", _json(word).decode())
 
 
+def tag_of(line: bytes) -> str | None:
+    """The tag of a line that `decode` refused, as far as it can be read."""
+    match = _TAGGED.match(line.decode(errors="replace"))
+    return match[1] if match else None
+
+
 def _split(line: bytes) -> tuple[str | None, list[str], dict[str, Any]]:
     """Tag, words and object of a line; BadRequest says what is malformed."""
+    at = line.find(b" {")
     try:
-        text = line.decode()
-    except UnicodeDecodeError as problem:
-        raise BadRequest(f"not UTF-8 at byte {problem.start}: send text as UTF-8") from None
-    if (at := _CONTROL.search(text)) is not None:
-        raise BadRequest(
-            f"control character {at[0]!r} at column {at.start() + 1}: write it in a JSON string, as \\u{ord(at[0]):04x}"
-        )
+        text = (line if at < 0 else line[:at]).decode()
+        # Of all blanks only the space is printable, so that split() cuts at nothing else.
+        if not text.isprintable() or '"' in text or " [" in text or text[:1] in "[{":
+            return _scan(line)
+        words = text.split()
+        members: dict[str, Any] = {} if at < 0 else _parse_json(line[at + 1 :])
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return _scan(line)
     tag = None
-    words: list[str] = []
-    members: dict[str, Any] = {}
-    at_column, end = 0, len(text)
-    while True:
-        while at_column < end and text[at_column] in " \t":
-            at_column += 1
-        if at_column == end:
-            break
-        if text[at_column] == "#" and not words and tag is None:
-            match = _TAG.match(text, at_column)
-            if match is None or (match.end() < end and text[match.end()] not in " \t"):
-                raise BadRequest(f"a tag is # and 1 to {MAX_TAG} printable characters without blanks")
-            tag = match[1]
-            at_column = match.end()
-            continue
-        match = _TOKEN.match(text, at_column)
-        if match is None or (match.end() < end and text[match.end()] not in " \t"):
-            raise _Tagged(tag, _what_is_wrong(text, at_column))
-        token = match[0]
-        if token[0] == '"':
-            try:
-                words.append(_parse_json(token))
-            except msgspec.DecodeError as problem:
-                raise _Tagged(tag, f"bad JSON string at column {at_column + 1}: {_lower(problem)}") from None
-        elif token[0] == "{":
-            try:
-                members = _parse_json(token)
-            except (msgspec.DecodeError, RecursionError) as problem:
-                raise _Tagged(tag, f"bad JSON object at column {at_column + 1}: {_lower(problem)}") from None
-        else:
-            words.append(token)
-        at_column = match.end()
-    if not words:
-        raise _Tagged(tag, "empty line: a line begins with a verb, try help")
+    if words and words[0][0] == "#":
+        tag = words.pop(0)[1:]
+    if not words or tag == "" or (tag is not None and len(tag) > MAX_TAG):
+        return _scan(line)
     return tag, words, members
 
 
-class _Tagged(BadRequest):
-    """A malformed line whose tag could still be read, so that the answer can carry it."""
+def _scan(line: bytes) -> tuple[str | None, list[str], dict[str, Any]]:
+    """What `_split` promises, of any line, token by token."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as problem:
+        raise BadRequest(f"not UTF-8 at byte {problem.start + 1}: send text as UTF-8") from None
+    tag = None
+    words: list[str] = []
+    members: dict[str, Any] = {}
+    at, end = 0, len(text)
+    while True:
+        while at < end and text[at] in " \t":
+            at += 1
+        if at == end:
+            break
+        if text[at] == "#" and not words and tag is None:
+            match = _TAGGED.match(text)
+            if match is None:
+                raise BadRequest(f"a tag is # and 1 to {MAX_TAG} printable characters without blanks")
+            tag = match[1]
+            at = match.end()
+            continue
+        match = _TOKEN.match(text, at)
+        if match is None or (match.end() < end and text[match.end()] not in " \t"):
+            raise BadRequest(_what_is_wrong(text, at))
+        token = match[0]
+        if token[0] == "{":
+            members = _json_at(text, at, end, "object")
+        elif (control := _CONTROL.search(token)) is not None:
+            raise BadRequest(_control_character(control[0], at + control.start()))
+        elif token[0] == '"':
+            words.append(_json_at(text, at, match.end(), "string"))
+        else:
+            words.append(token)
+        at = match.end()
+    if not words:
+        raise BadRequest("empty line: a line begins with a verb, try help")
+    return tag, words, members
 
-    def __init__(self, tag: str | None, text: str) -> None:
-        super().__init__(text)
-        self.tag = tag
+
+def _json_at(text: str, start: int, end: int, what: str) -> Any:
+    try:
+        return _parse_json(text[start:end])
+    except (msgspec.DecodeError, RecursionError) as problem:
+        raise BadRequest(f"bad JSON {what} at column {start + 1}: {_lower(problem)}") from None
 
 
-def tag_of(problem: BaseException) -> str | None:
-    """The tag of the line that `problem` was raised for, as far as it could be read."""
-    tag = getattr(problem, "tag", None)
-    return tag if isinstance(tag, str) else None
+def _control_character(found: str, column: int) -> str:
+    return f"control character at column {column + 1}: write it in a JSON string, as \\u{ord(found):04x}"
 
 
 def _what_is_wrong(text: str, column: int) -> str:
-    token = text[column:]
-    if token[0] == '"':
+    if text[column] == '"':
         return f"a string that begins at column {column + 1} is not closed by a double quote before a blank"
-    if token[0] == "[":
+    if text[column] == "[":
         return f"'[' at column {column + 1}: a word with it is written as a JSON string in double quotes"
     return f"a double quote inside the word at column {column + 1}: write the whole word as a JSON string"
 
 
-def _lower(problem: BaseException) -> str:
+def _lower(problem: object) -> str:
     text = str(problem)
-    return text[:1].lower() + text[1:]
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
 def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | None, Request]:
-    """The request that a line is, and its tag. Raises BadRequest or UnknownVerb; `tag_of` the exception."""
+    """The request that a line is, and its tag. Raises BadRequest or UnknownVerb; `tag_of` the line."""
     tag, words, members = _split(line)
     kind = vocabulary.get(words[0])
     if kind is None:
-        unknown = UnknownVerb(words[0])
-        unknown.tag = tag  # type: ignore[attr-defined]
-        raise unknown
+        raise UnknownVerb(words[0])
     form = form_of(kind)
     given = len(words) - 1
     if given < form.required or (given > len(form.words) and not form.rest):
-        raise _Tagged(tag, f"expected: {form.usage}; got {given} word{'' if given == 1 else 's'} after {words[0]}")
-    if form.rest:
-        plain = len(form.words) - 1
-        members[form.words[-1]] = words[1 + plain :]
-        words = words[: 1 + plain]
-    for name, attribute, _ in form.members:
-        if name != attribute and name in members:
-            members[attribute] = members.pop(name)
-    members.update(zip(form.words, words[1:], strict=False))
+        raise BadRequest(f"expected: {form.usage}; got {given} word{'' if given == 1 else 's'} after {words[0]}")
     try:
+        if not members and given <= form.plain:
+            return tag, kind(*words[1:])
+        if form.rest:
+            plain = len(form.words) - 1
+            members[form.words[-1]] = words[1 + plain :]
+            words = words[: 1 + plain]
+        for name, attribute, _ in form.members:
+            if name != attribute and name in members:
+                members[attribute] = members.pop(name)
+        members.update(zip(form.words, words[1:], strict=False))
         return tag, msgspec.convert(members, kind, strict=False, dec_hook=_read)
-    except (msgspec.ValidationError, ValueError) as problem:
-        raise _Tagged(tag, f"{_path(problem, form)}; expected: {form.usage}") from None
+    except ValueError as problem:
+        raise BadRequest(f"{_path(problem, form)}; expected: {form.usage}") from None
 
 
 def _path(problem: Exception, form: Form) -> str:
@@ -164,44 +219,47 @@ def _path(problem: Exception, form: Form) -> str:
     text, _, where = str(problem).partition(" - at `$.")
     where = where.rstrip("`")
     name = where.upper() if where in form.words else where
-    return f"{name}: {_lower(ValueError(text))}" if name else _lower(ValueError(text))
+    return f"{name}: {_lower(text)}" if name else _lower(text)
 
 
 def encode(request: Request, tag: str | None = None) -> bytes:
-    """The line that says `request`."""
+    """The line that says `request`; BadRequest when it holds lone surrogates, which are no text."""
     form = form_of(type(request))
-    parts = [form.verb] if tag is None else [f"#{tag}", form.verb]
+    words: list[str] = []
     for name in form.words:
         value = getattr(request, name)
         if value is None:
             break
         if isinstance(value, tuple):
-            parts += map(quote, value)
+            words += value
         else:
-            parts.append(quote(str(value)))
+            words.append(str(value))
     members = {
         name: value for name, attribute, default in form.members if (value := getattr(request, attribute)) != default
     }
-    return _finish(parts, members)
+    return _line(tag, form.verb, words, members)
 
 
 def encode_reply(reply: Reply, tag: str | None = None) -> bytes:
-    """The line that says `reply`."""
-    parts = [] if tag is None else [f"#{tag}"]
+    """The line that says `reply`; BadRequest when it holds lone surrogates, which are no text."""
     match reply:
         case Ok():
-            parts.append("ok")
+            first = "ok"
         case No():
-            parts.append("no")
+            first = "no"
         case Error():
-            parts += ("error", reply.code)
-    parts += map(quote, reply.words)
-    return _finish(parts, reply.object)
+            first = "error " + reply.code
+    return _line(tag, first, reply.words, reply.object)
 
 
-def _finish(parts: list[str], members: Mapping[str, Any]) -> bytes:
-    line = " ".join(parts).encode()
-    return line + b" " + _json(members) if members else line
+def _line(tag: str | None, first: str, words: Sequence[str], members: Mapping[str, Any]) -> bytes:
+    try:
+        line = " ".join((first, *map(quote, words))).encode()
+        if tag is not None:
+            line = b"#%b %b" % (tag.encode(), line)
+        return b"%b %b" % (line, _json(members)) if members else line
+    except UnicodeEncodeError:
+        raise BadRequest("half a surrogate pair: text that can't be said in UTF-8") from None
 
 
 _Shape = TypeVar("_Shape")
@@ -223,7 +281,7 @@ def shaped(members: Mapping[str, Any], shape: type[_Shape]) -> _Shape:
     """A reply's object as `shape` (an attrs class); BadRequest when it has another form."""
     try:
         return msgspec.convert(members, shape, dec_hook=_read)
-    except (msgspec.ValidationError, ValueError) as problem:
+    except ValueError as problem:
         raise BadRequest(f"unexpected reply: {_lower(problem)}") from None
 
 

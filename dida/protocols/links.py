@@ -1,0 +1,260 @@
+"""The line protocol on a transport, the asking side; the answering side is `dida.protocols.lines`.
+
+`LineClient` keeps many tagged requests in flight on one connection, with one timer for all. `Link` keeps a
+LineClient connected to one node. Every question ends: with the reply, or with a DidaError.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.application.internet import ClientService
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from dida import errors, wire
+from dida.errors import DidaError, Unavailable
+from dida.messages import Error, Reply, Request
+
+MAX_REPLY = 64 * wire.MAX_LINE
+"""The longest reply taken, in bytes: a page of records is longer than any request."""
+MAX_WAITING = 100_000
+"""Requests of one connection that may wait for their replies before more are refused."""
+CONNECT_TIMEOUT = 3.0
+"""Seconds that one attempt to connect may take."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds for a peer to take what was still to be sent, before a closed connection is cut."""
+RETRY_DELAYS = (0.01, 0.05, 0.2, 0.5, 1.0)
+"""Seconds between attempts to connect again; the last one repeats."""
+
+_log = Logger()
+
+
+class LineClient(Protocol):
+    """The asking side of one connection: `ask` as often as you like, replies come as they come."""
+
+    def __init__(self, clock: IReactorTime, max_line: int = MAX_REPLY) -> None:
+        self.clock = clock
+        self._buffer = wire.LineBuffer(max_line)
+        self._waiting: dict[int, Deferred[Reply]] = {}
+        self._deadlines: list[tuple[float, int]] = []
+        self._timer: IDelayedCall | None = None
+        self._last_tag = 0
+        self._output: list[bytes] = []
+        self._flush_call: IDelayedCall | None = None
+        self._cut: IDelayedCall | None = None
+        self._open = False
+        self.on_lost: Callable[[LineClient], None] = _nothing
+
+    def connectionMade(self) -> None:
+        self._open = True
+        transport = cast(Any, self.transport)
+        if hasattr(transport, "setTcpNoDelay"):
+            transport.setTcpNoDelay(True)
+
+    def ask(self, request: Request, timeout: float) -> Deferred[Reply]:
+        """Send `request`; its reply, Unavailable when the connection ends, or timed-out after `timeout` seconds."""
+        if not self._open:
+            return fail(Unavailable("the connection is closed"))
+        if len(self._waiting) >= MAX_WAITING:
+            return fail(Unavailable("too many requests wait for this node's replies"))
+        number = self._last_tag + 1
+        try:
+            line = wire.encode(request, str(number))
+        except DidaError as problem:
+            return fail(problem)
+        self._last_tag = number
+        answer: Deferred[Reply] = Deferred()
+        self._waiting[number] = answer
+        self._add_deadline(self.clock.seconds() + timeout, number)
+        self._output.append(line)
+        if self._flush_call is None:
+            self._flush_call = self.clock.callLater(0, self._flush)
+        return answer
+
+    def close(self) -> None:
+        """Send what is to be sent, and close; a peer that does not take it is cut off."""
+        if self._open and self._cut is None:
+            if self._flush_call is not None:
+                self._flush_call.cancel()
+                self._flush()
+            transport = cast(Any, self.transport)
+            transport.loseConnection()
+            self._cut = self.clock.callLater(CLOSE_TIMEOUT, transport.abortConnection)
+
+    def _flush(self) -> None:
+        self._flush_call = None
+        output, self._output = self._output, []
+        output.append(b"")
+        cast(Any, self.transport).write(b"\r\n".join(output))
+
+    def dataReceived(self, data: bytes) -> None:
+        for line in self._buffer.take(data):
+            if not self._open:
+                return
+            self._take(line)
+        if self._buffer.overlong:
+            self._give_up(f"the peer sent a line longer than {self._buffer.limit} bytes")
+
+    def _take(self, line: bytes) -> None:
+        try:
+            tag, reply = wire.decode_reply(line)
+        except DidaError as problem:
+            self._give_up(f"the peer sent what is no reply: {problem}")
+            return
+        number = int(tag) if tag is not None and tag.isdecimal() else 0
+        answer = self._waiting.pop(number, None)
+        if answer is not None:
+            answer.callback(reply)
+        elif isinstance(reply, Error) and reply.code == errors.LINE_TOO_LONG:
+            self._give_up("a line was too long for the peer")
+        elif not 0 < number <= self._last_tag:
+            self._give_up(f"the peer answered what was never asked (tag {tag})")
+
+    def _give_up(self, why: str) -> None:
+        if self._open:
+            self._open = False
+            _log.warn("closing a connection: {why}", why=why)
+            cast(Any, self.transport).abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._open = False
+        for call in (self._timer, self._flush_call, self._cut):
+            if call is not None and call.active():
+                call.cancel()
+        waiting, self._waiting = self._waiting, {}
+        self._deadlines.clear()
+        self.on_lost(self)
+        for answer in waiting.values():
+            answer.errback(Unavailable("the connection broke before the answer came"))
+
+    # --- deadlines ------------------------------------------------------------------------------
+
+    def _add_deadline(self, when: float, number: int) -> None:
+        """Push it, and now and then sweep those out that have their replies: the heap stays in proportion."""
+        if len(self._deadlines) > 64 + 2 * len(self._waiting):
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._waiting]
+            heapq.heapify(self._deadlines)
+        heapq.heappush(self._deadlines, (when, number))
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """One timer for all: for the earliest deadline, and never less than needed."""
+        first = self._deadlines[0][0]
+        if self._timer is not None and self._timer.active():
+            if self._timer.getTime() <= first:
+                return
+            self._timer.cancel()
+        self._timer = self.clock.callLater(max(0, first - self.clock.seconds()), self._time_out)
+
+    def _time_out(self) -> None:
+        now = self.clock.seconds()
+        late: list[Deferred[Reply]] = []
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1] not in self._waiting):
+            _, number = heapq.heappop(self._deadlines)
+            answer = self._waiting.pop(number, None)
+            if answer is not None:
+                late.append(answer)
+        if self._deadlines:
+            self._set_timer()
+        for answer in late:
+            answer.errback(_timed_out())
+
+
+def _timed_out() -> DidaError:
+    return DidaError(errors.TIMED_OUT, "no answer in time")
+
+
+def _nothing(client: LineClient) -> None:
+    """The default of `LineClient.on_lost`."""
+
+
+class _LineClientFactory(Factory):
+    noisy = False
+
+    def __init__(self, build: Callable[[], LineClient]) -> None:
+        self.build = build
+
+    def buildProtocol(self, addr: object) -> LineClient:
+        return self.build()
+
+
+class Link:
+    """A connection to one node that is kept up: connects on first use, again when it breaks.
+
+    `on_up` and `on_down` tell of changes; `on_down` also of each attempt that failed.
+    """
+
+    def __init__(self, reactor: Any, host: str, port: int) -> None:
+        self.clock: IReactorTime = reactor
+        self.address = f"{host}:{port}"
+        self.client: LineClient | None = None
+        self.on_up: Callable[[], None] = lambda: None
+        self.on_down: Callable[[], None] = lambda: None
+        self._stopped = False
+        endpoint = HostnameEndpoint(reactor, host.encode(), port, timeout=CONNECT_TIMEOUT)
+        self._service = ClientService(
+            cast(Any, endpoint),
+            cast(Any, _LineClientFactory(self._build)),
+            retryPolicy=self._retry,
+            clock=reactor,
+            prepareConnection=self._up,
+        )
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._stopped = False
+        if not self._service.running:
+            self._service.startService()
+
+    def stop(self) -> Deferred[None]:
+        """Close; what is in flight ends with Unavailable, and so does what is asked from now on."""
+        self._stopped = True
+        if not self._service.running:
+            return succeed(None)
+        if self.client is not None:
+            self.client.close()
+        return self._service.stopService()
+
+    def ask(self, request: Request, timeout: float) -> Deferred[Reply]:
+        """The reply; Unavailable when there is no connection or it breaks, timed-out after `timeout` s."""
+        if self.client is not None:
+            return self.client.ask(request, timeout)
+        if self._stopped:
+            return fail(Unavailable(f"the link to {self.address} is closed"))
+        self.start()
+        until = self.clock.seconds() + timeout
+        connected = cast("Deferred[LineClient]", self._service.whenConnected(failAfterFailures=1))
+        connected.addTimeout(timeout, self.clock, lambda result, seconds: Failure(_timed_out()))
+        return connected.addCallbacks(
+            lambda client: client.ask(request, until - self.clock.seconds()), self._unreachable
+        )
+
+    def _unreachable(self, failure: Failure) -> Failure:
+        return failure if failure.check(DidaError) else Failure(Unavailable(f"no connection to {self.address}"))
+
+    def _build(self) -> LineClient:
+        client = LineClient(self.clock)
+        client.on_lost = self._lost
+        return client
+
+    def _up(self, client: Any) -> None:
+        self.client = client
+        self.on_up()
+
+    def _lost(self, client: LineClient) -> None:
+        if self.client is client:
+            self.client = None
+            if self._service.running:
+                self.on_down()
+
+    def _retry(self, failures: int) -> float:
+        if failures:
+            self.on_down()
+        return RETRY_DELAYS[min(failures, len(RETRY_DELAYS) - 1)]
