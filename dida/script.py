@@ -289,12 +289,12 @@ def parse_data(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
     pairs: list[tuple[str, str]] = []
     for number, text, problem in _decoded_lines(data):
         if problem:
-            raise UserError(f"{name}, line {number}: {problem}")
+            raise UserError(f"{name} line {number}: {problem}")
         if not text.strip():
             continue
         key, comma, value = text.partition(",")
         if not comma:
-            raise UserError(f"{name}, line {number}: no comma in {_shown(text.strip())}: write key,value")
+            raise UserError(f"{name} line {number}: no comma in {_shown(text.strip())}: write key,value")
         pairs.append((key.strip(), value.strip()))
     return tuple(pairs)
 

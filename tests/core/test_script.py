@@ -105,7 +105,7 @@ def test_data_file() -> None:
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"13,1\n14\n", "d.txt, line 2: no comma in '14': write key,value"), (b"\xff,1", "d.txt, line 1: not UTF-8")],
+    [(b"13,1\n14\n", "d.txt line 2: no comma in '14': write key,value"), (b"\xff,1", "d.txt line 1: not UTF-8")],
 )
 def test_bad_data_file(data: bytes, message: str) -> None:
     """A faulty data line is told with file and line."""

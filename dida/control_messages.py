@@ -1,0 +1,102 @@
+"""The verbs of the control processes: of the PCS, and what the PCS relays to its nodes."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from attrs import field, frozen
+from msgspec import Meta
+
+from dida.messages import NODE, Counter, Name, Request, vocabulary
+from dida.versions import MAX_REPLICA
+
+ROLES = ("storage", "worker", "scheduler")
+"""What a PCS starts, and nothing else."""
+
+Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
+Replica = Annotated[int, Meta(ge=0, le=MAX_REPLICA)]
+Url = Annotated[str, Meta(min_length=1, max_length=300)]
+Members = Annotated[list[Annotated[str, Meta(max_length=500)]], Meta(max_length=1000)]
+
+
+@frozen
+class NodeEntry:
+    """A row of the PCS's table."""
+
+    id: str
+    role: str
+    url: str
+    pid: int
+    state: str
+    """starting (until the node says that it is ready), ready, or ended."""
+    ended: str = ""
+    """How it ended: `exit status 1`, `signal SIGKILL`."""
+    asked: bool = False
+    """Whether it ended because it was told to (stop, crash)."""
+    line: str = ""
+    """The newest line of its output, once it has ended."""
+    log: str = ""
+    """The file that has its output."""
+
+
+@frozen
+class Start(Request):
+    usage: ClassVar[str] = "start ROLE ID URL"
+    about: ClassVar[str] = "start storage|worker|scheduler: ok PID; {gossip_delay, replica, storage, worker}"
+    role: str
+    id: Name
+    url: Url
+    gossip_delay: Milliseconds = field(default=0, kw_only=True)
+    replica: Replica = field(default=0, kw_only=True)
+    """A storage node's number."""
+    storage: Members = field(factory=list, kw_only=True)
+    """R=ID@URL, for storage nodes and the scheduler."""
+    worker: Members = field(factory=list, kw_only=True)
+    """ID=URL, for the scheduler."""
+
+
+@frozen
+class Nodes(Request):
+    usage: ClassVar[str] = "nodes"
+    about: ClassVar[str] = "the table of the nodes started here"
+
+
+@frozen
+class WatchNodes(Request):
+    usage: ClassVar[str] = "watch [NUMBER]"
+    about: ClassVar[str] = "the table as soon as its number is another one"
+    number: Counter | None = None
+
+
+@frozen
+class CrashNode(Request):
+    usage: ClassVar[str] = "crash [ID]"
+    about: ClassVar[str] = "kill that node at once (SIGKILL); without ID: this process"
+    id: Name | None = None
+
+
+@frozen
+class Stop(Request):
+    usage: ClassVar[str] = "stop [ID]"
+    about: ClassVar[str] = "end that node politely; without ID: all nodes started here"
+    id: Name | None = None
+
+
+@frozen
+class Output(Request):
+    usage: ClassVar[str] = "output ID [LINES]"
+    about: ClassVar[str] = "the newest lines that a node put out"
+    id: Name
+    lines: Annotated[int, Meta(ge=1, le=1000)] = 20
+
+
+@frozen
+class Tell(Request):
+    usage: ClassVar[str] = "tell ID LINE"
+    about: ClassVar[str] = 'relay a question to a node, as in: tell s1 status, tell s1 "home 13"'
+    id: Name
+    line: str
+
+
+PCS = vocabulary(*NODE, Start, Nodes, WatchNodes, CrashNode, Stop, Output, Tell)
+"""The verbs of a PCS; `crash` takes a node's id here."""

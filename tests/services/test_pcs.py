@@ -1,0 +1,248 @@
+"""The PCS with real processes: tiny nodes, whose ids say how they behave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.error import ProcessDone
+from twisted.python.failure import Failure
+
+from dida.control_messages import NodeEntry, Start
+from dida.errors import BadRequest, DidaError, Unavailable
+from dida.messages import ListRecords, Status
+from dida.services.pcs import NodeProcess, Options, Processes, makeService, node_arguments
+
+
+def _reactor() -> Any:
+    from twisted.internet import reactor
+
+    return reactor
+
+
+STUB = str(Path(__file__).with_name("stub_node.py"))
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def a_start(id: str, role: str = "worker", **members: Any) -> Start:
+    return Start(role, id, f"http://127.0.0.1:{free_port()}", **members)
+
+
+@pytest_twisted.async_yield_fixture
+async def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Processes]:
+    """A PCS's processes, all ended afterwards."""
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    table = Processes(_reactor(), str(tmp_path), most=4, keep=False)
+    table.command_line = lambda *words: [sys.executable, STUB, *words]
+    table.startService()
+    yield table
+    await table.stopService()
+
+
+async def row(table: Processes, id: str, wanted: Callable[[NodeEntry], bool]) -> NodeEntry:
+    """The row of a node, once it is as wanted."""
+    number = None
+    for _ in range(100):
+        number = await table.watch(number, 10)
+        for entry in table.entries():
+            if entry.id == id and wanted(entry):
+                return entry
+    raise AssertionError(f"{id} never got there: {table.entries()}")
+
+
+def test_arguments() -> None:
+    """Only the three kinds of node are started, with the options that system.md names, and URLs that are URLs."""
+    request = Start("storage", "s1", "localhost:5001", gossip_delay=9, replica=1, storage=["2=s2@localhost:5002"])
+    assert node_arguments(request, None) == [
+        "dida-storage",
+        "--id=s1",
+        "--url=http://localhost:5001",
+        "--gossip-delay=9",
+        "--replica=1",
+        "--storage=2=s2@localhost:5002",
+    ]
+    assert node_arguments(Start("worker", "w", "localhost:4001"), "/ops")[-1] == "--operators=/ops"
+    assert node_arguments(Start("scheduler", "sc", "localhost:2000", worker=["w=localhost:4001"]), None) == [
+        "dida-scheduler",
+        "--id=sc",
+        "--url=http://localhost:2000",
+        "--worker=w=localhost:4001",
+    ]
+    for wrong in [
+        Start("sh", "s1", "localhost:5001"),
+        Start("storage", "s1", "localhost:5001"),
+        Start("worker", "w", "nonsense"),
+        Start("scheduler", "sc", "localhost:2000", worker=["nonsense"]),
+    ]:
+        with pytest.raises(BadRequest):
+            node_arguments(wrong, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_life_of_a_node(processes: Processes, tmp_path: Path) -> None:
+    """A node is starting until it says that it is ready; its output is in its file; crash is SIGKILL; no zombie."""
+    pid = processes.start(a_start("w1"))
+    assert processes.entries()[0].state == "starting"
+    ready = await row(processes, "w1", lambda entry: entry.state == "ready")
+    assert ready.pid == pid
+    reply = await processes.ask("w1", Status())
+    assert reply.object["id"] == "w1"
+    await processes.crash("w1")
+    (ended,) = processes.entries()
+    assert (ended.state, ended.ended, ended.asked, ended.line) == ("ended", "signal SIGKILL", True, "no line end")
+    assert (tmp_path / "w1.log").read_text() == "line 0 of w1\nno line end\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with pytest.raises(DidaError) as caught:
+        await processes.ask("w1", ListRecords())
+    assert "has ended (signal SIGKILL)" in str(caught.value)
+    processes.start(a_start("w1"))
+    await row(processes, "w1", lambda entry: entry.state == "ready" and entry.pid != pid)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_fails(processes: Processes) -> None:
+    """How a node ended is told with the last line that it put out."""
+    processes.start(a_start("unlucky"))
+    entry = await row(processes, "unlucky", lambda entry: entry.state == "ended")
+    assert (entry.ended, entry.line, entry.asked) == ("exit status 1", "stub: the port is taken", False)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_dies_by_itself(processes: Processes) -> None:
+    """A node that was not asked to end is told apart from one that was."""
+    pid = processes.start(a_start("w1"))
+    await row(processes, "w1", lambda entry: entry.state == "ready")
+    os.kill(pid, signal.SIGSEGV)
+    entry = await row(processes, "w1", lambda entry: entry.state == "ended")
+    assert (entry.ended, entry.asked) == ("signal SIGSEGV", False)
+
+
+@pytest_twisted.ensureDeferred
+async def test_crash_while_starting(processes: Processes) -> None:
+    """A node that is still starting can be killed, too."""
+    processes.start(a_start("slow"))
+    await processes.crash("slow")
+    assert processes.entries()[0].ended == "signal SIGKILL"
+
+
+@pytest_twisted.ensureDeferred
+async def test_refusals(processes: Processes) -> None:
+    """The same id or address twice, an unknown node, and too many nodes are refused in one line each."""
+    first = a_start("w1")
+    processes.start(first)
+    refused: list[tuple[Start, str]] = [
+        (a_start("w1"), "w1 runs already"),
+        (Start("worker", "w2", first.url), "is the address of w1: take another port"),
+    ]
+    for request, message in refused:
+        with pytest.raises(BadRequest) as caught:
+            processes.start(request)
+        assert message in str(caught.value)
+    for verb in (processes.crash, processes.stop):
+        with pytest.raises(DidaError) as unknown:
+            verb("nobody")
+        assert str(unknown.value) == "no-such-node: nobody was never started here"
+    for id in ("w2", "w3", "w4"):
+        processes.start(a_start(id))
+    with pytest.raises(Unavailable) as full:
+        processes.start(a_start("w5"))
+    assert "4 nodes run here" in str(full.value)
+
+
+@pytest_twisted.ensureDeferred
+async def test_output(processes: Processes, tmp_path: Path) -> None:
+    """All output is read, in order; the newest lines are kept; the console gets it with the id in front."""
+    with (tmp_path / "console").open("wb") as console:
+        processes.console = console
+        processes.start(a_start("noisy30000"))
+        await row(processes, "noisy30000", lambda entry: entry.state == "ready")
+        await processes.stop(None)
+        processes.console = None
+    expected = [f"line {number} of noisy30000" for number in range(30000)]
+    assert (tmp_path / "noisy30000.log").read_text().splitlines()[:30000] == expected
+    assert (tmp_path / "console").read_text().splitlines()[:30000] == [f"noisy30000 | {line}" for line in expected]
+    assert "line 29999 of noisy30000" in processes.output("noisy30000", 10)
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that does not end when asked politely is killed a little later."""
+    monkeypatch.setattr("dida.services.pcs.POLITE", 0.2)
+    processes.start(a_start("w1"))
+    processes.start(a_start("stubborn"))
+    for id in ("w1", "stubborn"):
+        await row(processes, id, lambda entry: entry.state == "ready")
+    await processes.stop(None)
+    assert {entry.id: entry.ended for entry in processes.entries()} == {
+        "w1": "exit status 0",
+        "stubborn": "signal SIGKILL",
+    }
+
+
+@pytest_twisted.ensureDeferred
+async def test_watch_ends(processes: Processes) -> None:
+    """A watch is answered at its deadline, too, with the same number."""
+    number = await processes.watch(None, 10)
+    assert await processes.watch(number, 0.01) == number
+
+
+def test_end_of_a_line(tmp_path: Path) -> None:
+    """A line without end is broken in pieces, so that it can't fill the memory."""
+    entry = NodeEntry("w1", "worker", "http://localhost:4001", 0, "starting", log=str(tmp_path / "w1.log"))
+    shown: list[bytes] = []
+    node = NodeProcess(_reactor(), entry, lambda id, line: shown.append(line))
+    node.outReceived(b"a" * 5000)
+    node.outReceived(b"\r\n\xff\n")
+    assert shown == [b"a" * 4096, b"a" * 904, b"\xff"]
+    assert node.lines[-1] == "�"
+    node.processEnded(Failure(ProcessDone(0)))
+
+
+def make(words: list[str]) -> None:
+    options = Options()
+    options.parseOptions(words)
+    makeService(options, _reactor())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max-nodes", "many"], "twistd dida-pcs: 'many' is no number of nodes from 1 to 10000"),
+        (["--url", "nowhere"], "twistd dida-pcs: 'nowhere' is no URL"),
+        (["--operators", "/nonexistent"], "twistd dida-pcs: --operators /nonexistent: no such folder"),
+        (["--logs", "/proc/nothing/there"], "can't make the folder of --logs /proc/nothing/there"),
+    ],
+)
+def test_bad_options(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad option ends the process with one line."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        make(words)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_port_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A taken port is one line, and nothing was started."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(SystemExit) as caught:
+            make(["--url", f"127.0.0.1:{taken.getsockname()[1]}"])
+    assert "address already in use: choose another port" in str(caught.value)
