@@ -36,6 +36,10 @@ RETRY_DELAYS = (0.01, 0.05, 0.2, 0.5, 1.0)
 _log = Logger()
 
 
+class Unreachable(Unavailable):
+    """There was no connection, so that nothing was sent."""
+
+
 class LineClient(Protocol):
     """The asking side of one connection: `ask` as often as you like, replies come as they come."""
 
@@ -227,7 +231,7 @@ class Link:
         if self.client is not None:
             return self.client.ask(request, timeout)
         if self._stopped:
-            return fail(Unavailable(f"the link to {self.address} is closed"))
+            return fail(Unreachable(f"the link to {self.address} is closed"))
         self.start()
         until = self.clock.seconds() + timeout
         connected = cast("Deferred[LineClient]", self._service.whenConnected(failAfterFailures=1))
@@ -237,7 +241,7 @@ class Link:
         )
 
     def _unreachable(self, failure: Failure) -> Failure:
-        return failure if failure.check(DidaError) else Failure(Unavailable(f"no connection to {self.address}"))
+        return failure if failure.check(DidaError) else Failure(Unreachable(f"no connection to {self.address}"))
 
     def _build(self) -> LineClient:
         client = LineClient(self.clock)
