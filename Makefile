@@ -1,0 +1,60 @@
+# Everything sets up .venv by itself when it is missing or stale. `make help` lists what there is.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+SOURCES := dida operators tests benchmarks twisted setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lock clean
+MAKEFLAGS += --no-print-directory
+
+say = @printf '%-8s %s\n'
+
+help:
+	$(say) "make" "what it does"
+	$(say) "demo" "play the baseline script: three runs of a chain over 4 storage nodes and 2 workers"
+	$(say) "test" "check, then all tests; TESTS='tests/core -k ring' runs some of them"
+	$(say) "check" "ruff (format and lint) and mypy --strict"
+	$(say) "format" "let ruff put the code in order"
+	$(say) "lock" "choose the newest versions of what setup.py asks for, and lock them"
+	$(say) "clean" "remove what was built, cached and logged, and .venv"
+
+demo: $(READY)
+	@$(BIN)/twistd -n puppetmaster < pmscripts/baseline
+
+test: check
+	$(say) "tests" "running"
+	@$(BIN)/pytest $(TESTS)
+
+check: $(READY)
+	@$(BIN)/ruff format --quiet --diff $(SOURCES)
+	$(say) "format" "ok"
+	@$(BIN)/ruff check --quiet $(SOURCES)
+	$(say) "lint" "ok"
+	@$(BIN)/mypy --no-error-summary
+	$(say) "types" "ok"
+
+format: $(READY)
+	@$(BIN)/ruff format --quiet $(SOURCES)
+	@$(BIN)/ruff check --quiet --fix $(SOURCES)
+
+lock: $(READY)
+	@CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
+	    --strip-extras --extra develop --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --output-file requirements.lock setup.py
+	$(say) "lock" "ok"
+
+$(READY): requirements.lock setup.py
+	$(say) "set up" ".venv with the versions of requirements.lock (half a minute)"
+	@test -n "$(PYTHON)" || { echo "there is no python3.11: install it, or say make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "$(PYTHON) is older than Python 3.11: say make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+clean:
+	@rm -rf .venv build dist *.egg-info logs .hypothesis .pytest_cache .mypy_cache .ruff_cache twisted/plugins/dropin.cache
+	@find dida operators tests benchmarks twisted -name __pycache__ -prune -exec rm -rf {} +
