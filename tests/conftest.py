@@ -1,0 +1,106 @@
+"""What all tests share: nothing logged, nothing left in the reactor; node processes that end with their test."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import HealthCheck, settings
+from twisted.internet import task
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from zope.interface import provider
+
+from tests.nodes import NodeProcess, free_port
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=10_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+SETTLING_TURNS = 50
+"""Turns of the reactor for what a test closed at its end to be gone."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _all_set_up() -> None:
+    """The reactor has its own readers; and what was there before the tests is not searched for garbage after each."""
+    pytest_twisted.blockon(_one_turn())
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def logged_errors() -> Iterator[list[LogEvent]]:
+    """The errors logged during the test; one that expects some takes them out of the list."""
+    found: list[LogEvent] = []
+
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event.get("log_level") in (LogLevel.error, LogLevel.critical) or event.get("isError"):
+            found.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    yield found
+    globalLogPublisher.removeObserver(observe)
+
+
+@pytest.fixture(autouse=True)
+def _clean(logged_errors: list[LogEvent]) -> Iterator[None]:
+    """Fails a test that logged an error, or left a call, a port or a connection behind in the reactor."""
+    before = _in_reactor()
+    yield
+    for _ in range(SETTLING_TURNS):
+        if not _in_reactor() - before:
+            break
+        pytest_twisted.blockon(_one_turn())
+    left = _in_reactor() - before
+    gc.collect()  # an error in a Deferred that nobody owned is logged now
+    assert not left, "left in the reactor: " + ", ".join(map(repr, left))
+    texts = [
+        event["log_failure"].getTraceback() if "log_failure" in event else formatEvent(event) for event in logged_errors
+    ]
+    assert not texts, "logged errors:\n" + "\n".join(texts)
+
+
+def _in_reactor() -> set[Any]:
+    from twisted.internet import reactor
+
+    there: Any = reactor
+    return {*there.getDelayedCalls(), *there.getReaders(), *there.getWriters()}
+
+
+def _one_turn() -> Any:
+    from twisted.internet import reactor
+
+    clock: Any = reactor
+    return task.deferLater(clock, 0)
+
+
+@pytest.fixture
+def port() -> int:
+    """A free TCP port of the loopback interface."""
+    return free_port()
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
+    """Starts `twistd -n COMMAND OPTION…` as a process: `start_node("dida-worker", "--id", "w1", …, port=4001)`.
+
+    `port` adds `--url`. Without `ready=False` it is waited for until it is. All end with the test.
+    """
+    started: list[NodeProcess] = []
+
+    def start(command: str, *options: str, port: int | None = None, ready: bool = True) -> NodeProcess:
+        url = () if port is None else ("--url", f"http://127.0.0.1:{port}")
+        node = NodeProcess(command, *options, *url, folder=tmp_path, port=port)
+        started.append(node)
+        return node.wait_ready() if ready and port is not None else node
+
+    yield start
+    for node in started:
+        node.end()

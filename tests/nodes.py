@@ -1,0 +1,125 @@
+"""Nodes as real processes, for tests: started with twistd, waited for, ended by their process id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.netcat import Netcat, object_of
+
+ROOT = Path(__file__).parent.parent
+TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
+"""twistd of the interpreter that runs the tests, whatever is on the PATH."""
+START_TIME = 20.0
+"""Seconds that a node may take to be ready."""
+
+_T = TypeVar("_T")
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def until(what: str, condition: Callable[[], _T], seconds: float = START_TIME) -> _T:
+    """What `condition` gives once it is true; for other processes, whose events can't be awaited."""
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.01)
+    return result
+
+
+def environment() -> dict[str, str]:
+    """For a process that runs this source tree, from whatever folder."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+class NodeProcess:
+    """`twistd -n COMMAND OPTION…` as a process of its own, its output in a file."""
+
+    def __init__(self, command: str, *options: str, folder: Path, port: int | None = None) -> None:
+        self.port = port
+        self._output = folder / f"{command}-{port}.output"
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*TWISTD, "-n", command, *options],
+                cwd=folder,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def output(self) -> str:
+        """All that it has printed so far."""
+        return self._output.read_text(errors="replace")
+
+    def connect(self, timeout: float = 10.0) -> Netcat:
+        """A connection to its port."""
+        assert self.port is not None
+        return Netcat(self.port, timeout=timeout)
+
+    def ask(self, line: str) -> str:
+        """The answer to one line, over a connection of its own."""
+        with self.connect() as netcat:
+            return netcat.ask(line)
+
+    def status(self) -> dict[str, Any]:
+        """What `status` answers."""
+        return object_of(self.ask("status"))
+
+    def wait_ready(self, seconds: float = START_TIME) -> NodeProcess:
+        """Until `status` says ready; its output is in the failure when it never does."""
+
+        def ready() -> bool:
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.output}"
+            try:
+                return self.status().get("ready") is True
+            except (OSError, EOFError):
+                return False
+
+        try:
+            until("the node is ready", ready, seconds)
+        except AssertionError as problem:
+            raise AssertionError(f"{problem}\n{self.output}") from None
+        return self
+
+    def wait_end(self, seconds: float = START_TIME) -> int:
+        """Its exit status, once it ends by itself."""
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """Kill it at once, with no clean-up."""
+        self.signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def signal(self, number: int) -> None:
+        """Send a signal, SIGSTOP and SIGCONT for instance."""
+        if self.process.poll() is None:
+            os.kill(self.process.pid, number)
+
+    def end(self) -> None:
+        """Ask it to end; kill it when it does not."""
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.kill()
