@@ -1,0 +1,130 @@
+"""Applications, and the records that travel along a chain from worker to worker.
+
+An `Application` is read from a file. A run of it is a request: the `Meta` record, the input, and one
+`Assignment` per operator, which worker executes it and, once it did, what came out. The line that
+carries a request is `dida.chain_messages.Execute`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from keyword import iskeyword
+from typing import Annotated
+
+import msgspec
+from attrs import define, field, frozen
+
+from dida.errors import UserError
+from dida.messages import Counter, Name, Timestamp
+from dida.versions import Version
+
+MAX_OUTPUT = 512 * 1024
+"""Bytes that the output of one operator may have, as UTF-8."""
+MAX_OPERATORS = 1000
+"""Operators that one chain may have."""
+
+Position = Annotated[int, msgspec.Meta(ge=0, lt=MAX_OPERATORS)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+@define
+class Meta:
+    """What a run knows on its way: who it is, where the nodes are, and what it has seen of the storage."""
+
+    run: Name
+    scheduler: str
+    """`host:port`"""
+    storage: tuple[str, ...] = ()
+    """The live storage nodes, each as `R=ID@host:port`."""
+    view: Counter = 0
+    """The number of the storage's view that `storage` was taken from; 0 when none was known."""
+    versions: dict[str, Version] = field(factory=dict)
+    """Of every record that the run has read or written, the version; later reads give that one."""
+    after: Timestamp = field(factory=dict)
+    """The run's front-end timestamp."""
+
+
+@frozen
+class Assignment:
+    """One operator of a chain and the worker that executes it; then also what came of it."""
+
+    operator: Name
+    position: Position
+    worker: Name
+    host: Name
+    port: Port
+    output: str = ""
+    ms: float = 0.0
+
+
+@frozen
+class Step:
+    """One executed operator, as the result of a run tells it."""
+
+    operator: str
+    worker: str
+    output: str
+    ms: float
+
+
+def steps(chain: Iterable[Assignment]) -> list[Step]:
+    """The executed part of a chain as steps."""
+    return [Step(each.operator, each.worker, each.output, each.ms) for each in chain]
+
+
+@frozen
+class Application:
+    """The class names of the operators, in the order in which they run."""
+
+    operators: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, content: bytes, file: str) -> Application:
+        """An application file: `operator CLASSNAME SEQ` lines; UserError names `file` and line."""
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as problem:
+            line = content.count(b"\n", 0, problem.start) + 1
+            raise UserError(f"{file} line {line}: not UTF-8: save the file as UTF-8") from None
+        found: list[tuple[int, int, str]] = []
+        for number, line_text in enumerate(re.split("\r\n|\n|\r", text), 1):
+            words = line_text.partition("#")[0].split()
+            if words:
+                found.append(_operator(words, f"{file} line {number}", number))
+        if not found:
+            raise UserError(f"{file}: no operator in it: write lines like operator AddOperator 0")
+        found.sort(key=lambda entry: entry[0])
+        expected = 0
+        for sequence, number, _ in found:
+            if sequence > expected:
+                raise UserError(
+                    f"{file} line {number}: number {sequence} leaves a gap, {expected} is missing:"
+                    " number the operators 0, 1, 2 … without gaps"
+                )
+            expected = sequence + 1
+        if len(found) > MAX_OPERATORS:
+            raise UserError(f"{file}: {len(found)} operators, but a chain may have {MAX_OPERATORS}: make it shorter")
+        return cls(tuple(name for _, _, name in found))
+
+
+def _operator(words: list[str], where: str, number: int) -> tuple[int, int, str]:
+    """(sequence number, line number, class name) of one line."""
+    if words[0] != "operator":
+        raise UserError(f"{where}: {words[0]!r} is not known here: write operator CLASSNAME SEQ")
+    if len(words) != 3:
+        given = len(words) - 1
+        raise UserError(
+            f"{where}: got {given} word{'' if given == 1 else 's'} after operator: write operator CLASSNAME SEQ"
+        )
+    _, name, sequence = words
+    if not is_class_name(name):
+        raise UserError(f"{where}: {name!r} is no class name: write it as in the operator's file")
+    if not (sequence.isascii() and sequence.isdigit() and len(sequence) <= 9):
+        raise UserError(f"{where}: {sequence!r} is no number: the operators are numbered 0, 1, 2 …")
+    return int(sequence), number, name
+
+
+def is_class_name(name: str) -> bool:
+    """Whether a class can have that name."""
+    return name.isidentifier() and not iskeyword(name)

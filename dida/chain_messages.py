@@ -1,0 +1,217 @@
+"""The verbs of the scheduler and of the workers, and `watch`, by which clients of the storage keep up to date."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import attrs
+import msgspec
+from attrs import field, frozen
+
+from dida import messages
+from dida.chain import MAX_OPERATORS, Assignment, Meta, Position
+from dida.messages import Counter, Name, Request, Seconds, Timestamp
+
+Operators = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=MAX_OPERATORS)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
+Reason = Annotated[str, msgspec.Meta(max_length=4000)]
+
+
+# --- scheduler, from clients --------------------------------------------------------------------
+
+
+@frozen
+class Run(Request):
+    usage: ClassVar[str] = "run INPUT OPERATOR…"
+    about: ClassVar[str] = "start a chain: ok RUN; {after: TS}: from what the client has seen"
+    input: str
+    operator: Operators
+    after: Timestamp = field(factory=dict, kw_only=True)
+
+
+@frozen
+class Result(Request):
+    usage: ClassVar[str] = "result RUN"
+    about: ClassVar[str] = "ok done OUTPUT or ok failed REASON once it has ended; {timeout: seconds} to wait"
+    run: Name
+    timeout: Seconds | None = field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.timeout is not None:
+            object.__setattr__(self, "deadline", self.timeout)
+
+
+@frozen
+class Runs(Request):
+    usage: ClassVar[str] = "runs"
+    about: ClassVar[str] = "the runs, newest first; {limit: n}"
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = field(default=1000, kw_only=True)
+
+
+@frozen
+class Workers(Request):
+    usage: ClassVar[str] = "workers"
+    about: ClassVar[str] = "the workers and how many operators each executes"
+
+
+# --- scheduler, from whoever starts nodes -------------------------------------------------------
+
+
+@frozen
+class AddWorker(Request):
+    usage: ClassVar[str] = "worker ID URL"
+    about: ClassVar[str] = "there is a worker (again, or at another URL)"
+    id: Name
+    url: str
+
+
+@frozen
+class AddStorage(Request):
+    usage: ClassVar[str] = "storage REPLICA ID URL"
+    about: ClassVar[str] = "there is a storage node (again, or at another URL)"
+    replica: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+    id: Name
+    url: str
+
+
+# --- scheduler, from workers --------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class Completed(Request):
+    """An operator was executed, and the request goes on."""
+
+    usage: ClassVar[str] = "completed"
+    about: ClassVar[str] = "from a worker: {run, position, operator, worker, ms}"
+    run: Name
+    position: Position
+    operator: Name
+    worker: Name
+    ms: Milliseconds
+
+
+@frozen(kw_only=True)
+class Ended(Request):
+    """The last operator was executed; `chain` has all outputs."""
+
+    usage: ClassVar[str] = "ended"
+    about: ClassVar[str] = "from the last worker: {run, chain, after}"
+    run: Name
+    chain: tuple[Assignment, ...]
+    after: Timestamp = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class Failed(Request):
+    """The run can't go on; `chain` is what was executed before."""
+
+    usage: ClassVar[str] = "failed"
+    about: ClassVar[str] = "from a worker: {run, position, operator, worker, reason, chain, after}"
+    run: Name
+    position: Position
+    operator: Name
+    worker: Name
+    reason: Reason
+    chain: tuple[Assignment, ...] = ()
+    after: Timestamp = field(factory=dict)
+
+
+SCHEDULER = (Run, Result, Runs, Workers, AddWorker, AddStorage, Completed, Ended, Failed)
+
+
+# --- worker -------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class Execute(Request):
+    """The request that travels from worker to worker; `next` is the position to execute."""
+
+    usage: ClassVar[str] = "execute"
+    about: ClassVar[str] = "execute the next operator of {meta, input, next, size, chain, left}"
+    meta: Meta
+    input: str
+    next: Position
+    size: int
+    chain: tuple[Assignment, ...]
+    left: Seconds
+    """Seconds that the run still has; nothing is executed past them."""
+
+    def __attrs_post_init__(self) -> None:
+        if not self.next < self.size == len(self.chain):
+            raise ValueError(f"next {self.next} and size {self.size} do not fit a chain of {len(self.chain)}")
+
+    @property
+    def assignment(self) -> Assignment:
+        """The step to execute."""
+        return self.chain[self.next]
+
+    @property
+    def previous_output(self) -> str:
+        """What the operator before returned; the empty string for the first."""
+        return self.chain[self.next - 1].output if self.next else ""
+
+    def executed(self, output: str, ms: float) -> tuple[Assignment, ...]:
+        """The chain with the outcome of the step in it."""
+        done = attrs.evolve(self.assignment, output=output, ms=ms)
+        return (*self.chain[: self.next], done, *self.chain[self.next + 1 :])
+
+
+@frozen
+class ListOperators(Request):
+    usage: ClassVar[str] = "operators"
+    about: ClassVar[str] = "the operators that this worker finds, and their files"
+
+
+@frozen
+class WorkerDebug(messages.Debug):
+    about: ClassVar[str] = "debug on, debug off; {to: URL}: also report every output there"
+    to: str = field(default="", kw_only=True)
+
+
+WORKER = (Execute, ListOperators, WorkerDebug)
+
+
+# --- where debug output is collected ------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class Output(Request):
+    """What a worker in debug mode reports of a step."""
+
+    usage: ClassVar[str] = "output"
+    about: ClassVar[str] = "from a worker in debug mode: {run, position, operator, worker, output, meta}"
+    run: Name
+    position: Position
+    operator: Name
+    worker: Name
+    output: str
+    meta: Meta
+
+
+# --- storage ------------------------------------------------------------------------------------
+
+
+@frozen
+class Watch(Request):
+    usage: ClassVar[str] = "watch [VIEW]"
+    about: ClassVar[str] = "who is a member; with VIEW: once that is no longer the current view"
+    view: str | None = None
+
+
+@frozen
+class Member:
+    """A living storage node."""
+
+    replica: int
+    id: str
+    url: str
+
+
+@frozen
+class View:
+    """The answer to `watch`."""
+
+    view: str
+    number: Counter = 0
+    members: tuple[Member, ...] = ()
+    dead: tuple[str, ...] = ()

@@ -1,0 +1,93 @@
+"""The storage for a script that has no reactor: a connection whose calls block.
+
+    from dida.client import connect
+
+    with connect("localhost:5001", "localhost:5002") as storage:
+        storage.write("greeting", "hello")
+        print(storage.read("greeting").value)
+
+One of the nodes is enough: it names the others. The reactor runs in a daemon thread, started by the
+first `connect`. Code that runs a reactor of its own uses `dida.protocols.frontend.FrontEnd`.
+"""
+
+from __future__ import annotations
+
+from threading import Event, Lock, Thread
+from types import TracebackType
+from typing import Any
+
+from dida.addresses import Address, StorageAddress
+from dida.errors import UserError
+from dida.frontend import Page
+from dida.messages import DEFAULT_DEADLINE
+from dida.protocols.frontend import BlockingStorage, FrontEnd
+from dida.protocols.threads import blocking
+from dida.timestamps import Timestamp
+from dida.versions import Version
+
+_starting = Lock()
+"""Held while somebody starts the reactor."""
+
+
+class Client(BlockingStorage):
+    """The storage, from any thread but the reactor's; `close` it in the end, or use it in a `with`."""
+
+    def __init__(self, reactor: Any, front_end: FrontEnd) -> None:
+        super().__init__(reactor, front_end)
+        self._front_end = front_end
+        blocking(reactor, self.deadline, front_end.start)
+
+    def records(self, start: str = "", limit: int = 1000) -> Page:
+        """Records from the key `start` on, as one replica has them."""
+        page: Page = self._wait(self._front_end.records, start, limit)
+        return page
+
+    def versions(self, key: str) -> list[tuple[Version, str]]:
+        """The versions kept of a record, newest first."""
+        kept: list[tuple[Version, str]] = self._wait(self._front_end.versions, key)
+        return kept
+
+    @property
+    def after(self) -> Timestamp:
+        """What this client has seen: `{"after": …}` of a run that is to see it, too."""
+        return dict(self._front_end.after)
+
+    def close(self) -> None:
+        """Hang up."""
+        blocking(self._reactor, self.deadline, self._front_end.stop)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def connect(*urls: str, deadline: float = DEFAULT_DEADLINE) -> Client:
+    """The storage behind these nodes. `urls` are URLs, or R=ID@URL; a call may take `deadline` seconds."""
+    from twisted.internet import reactor
+    from twisted.python.threadable import isInIOThread
+
+    if not urls:
+        raise UserError("name a storage node, as in connect('localhost:5001')")
+    members = [_member(number, url) for number, url in enumerate(urls, 1)]
+    running: Any = reactor
+    with _starting:
+        if not running.running:
+            started = Event()
+            running.callWhenRunning(started.set)
+            Thread(target=running.run, kwargs={"installSignalHandlers": False}, name="reactor", daemon=True).start()
+            started.wait(deadline)
+    if isInIOThread():
+        raise UserError("connect() blocks, and this is the reactor's thread: use dida.protocols.frontend.FrontEnd")
+    return Client(running, FrontEnd(running, members, deadline))
+
+
+def _member(number: int, url: str) -> StorageAddress:
+    """A node; when its replica number is not given, a provisional one, until the nodes say the right one."""
+    if "@" in url:
+        return StorageAddress.parse(url)
+    address = Address.parse(url)
+    return StorageAddress(number, str(address), address)

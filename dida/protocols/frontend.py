@@ -1,0 +1,319 @@
+"""The front end: the storage's client, for workers, for scripts, and for anyone who writes Python.
+
+`FrontEnd` runs the operations of `dida.frontend` over connections to the storage nodes, which it keeps,
+and keeps itself up to date about the living ones (`watch`). `RunStorage` is what an operator sees of it:
+the same operations, with the versions and the timestamp of its run. Both give Deferreds;
+`BlockingStorage` is either of them for code in another thread.
+
+    front_end = FrontEnd(reactor, [StorageAddress.parse("1=s1@localhost:5001")])
+    record = await front_end.read("13")
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from dida import errors, wire
+from dida.addresses import Address, StorageAddress
+from dida.chain import Meta
+from dida.chain_messages import View, Watch
+from dida.errors import BadRequest, DidaError, UserError
+from dida.frontend import (
+    ListOperation,
+    Operation,
+    Page,
+    Pause,
+    ReadOperation,
+    Seen,
+    UpdateIds,
+    UpdateIfOperation,
+    VersionsOperation,
+    WriteOperation,
+)
+from dida.interfaces import IStorage, Record
+from dida.messages import DEFAULT_DEADLINE, Error
+from dida.protocols.links import Link, Unreachable
+from dida.protocols.threads import blocking
+from dida.replicas import Replicas
+from dida.timestamps import Timestamp
+from dida.versions import Version
+
+WATCH_SECONDS = 5.0
+"""How long one `watch` waits for a change; a node that does not answer it costs no more than that."""
+MARGIN = 2.0
+"""Seconds that a blocking call waits beyond its deadline for the word that it has passed."""
+ENVELOPE = 4096
+"""Bytes of a line left for what is neither key nor value."""
+
+_log = Logger()
+_T = TypeVar("_T")
+
+
+@implementer(IStorage)
+class FrontEnd:
+    """The storage as one client sees it. `deadline` is how many seconds an operation may take.
+
+    Connects when it is used; `start` also begins to watch who lives, `stop` ends it all.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        storage: Iterable[StorageAddress] = (),
+        deadline: float = DEFAULT_DEADLINE,
+        session: str = "",
+        max_line: int = wire.MAX_LINE,
+    ) -> None:
+        self.reactor = reactor
+        self.deadline = deadline
+        self.max_line = max_line
+        self.replicas = Replicas(storage)
+        self.seen = Seen()
+        self.ids = UpdateIds(session or uuid.uuid4().hex[:16])
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when other nodes live than before."""
+        self._learnt: tuple[int, tuple[str, ...]] | None = None
+        self._links: dict[StorageAddress, Link] = {}
+        self._watching: Deferred[None] | None = None
+
+    # --- operations -----------------------------------------------------------------------------
+
+    def read(self, key: str, version: Version | None = None) -> Deferred[Record]:
+        """The record, newest or of that version."""
+        return Deferred.fromCoroutine(self.read_as(self.seen, key, version, self.deadline))
+
+    def write(self, key: str, value: str) -> Deferred[Version]:
+        """Write a new version."""
+        return Deferred.fromCoroutine(self.write_as(self.seen, key, value, self.deadline))
+
+    def update_if_value_is(self, key: str, old: str, new: str) -> Deferred[Version | None]:
+        """Compare and swap; None when the value was not `old`."""
+        return Deferred.fromCoroutine(self.update_if_as(self.seen, key, old, new, self.deadline))
+
+    def records(self, start: str = "", limit: int = 1000, at: StorageAddress | None = None) -> Deferred[Page]:
+        """Records from the key `start` on, as one replica has them: any, or the one at `at`."""
+        operation = ListOperation(self.replicas, self.seen, start, self._ends(self.deadline), limit, at)
+        return Deferred.fromCoroutine(self._carry_out(operation))
+
+    def versions(self, key: str) -> Deferred[list[tuple[Version, str]]]:
+        """The versions kept of a record, newest first."""
+        operation = VersionsOperation(self.replicas, self.seen, key, self._ends(self.deadline))
+        return Deferred.fromCoroutine(self._carry_out(operation))
+
+    @property
+    def after(self) -> Timestamp:
+        """What this client has seen; given to a run, the run sees it, too."""
+        return self.seen.after
+
+    async def read_as(self, seen: Seen, key: str, version: Version | None, seconds: float) -> Record:
+        """`read` for a client that has seen `seen`."""
+        self._check(key)
+        return await self._carry_out(ReadOperation(self.replicas, seen, key, self._ends(seconds), version))
+
+    async def write_as(self, seen: Seen, key: str, value: str, seconds: float) -> Version:
+        """`write` for a client that has seen `seen`."""
+        self._check(key, value)
+        ends = self._ends(seconds)
+        return await self._carry_out(WriteOperation(self.replicas, seen, key, ends, value, ids=self.ids))
+
+    async def update_if_as(self, seen: Seen, key: str, old: str, new: str, seconds: float) -> Version | None:
+        """`update_if_value_is` for a client that has seen `seen`."""
+        self._check(key, old, new)
+        ends = self._ends(seconds)
+        return await self._carry_out(UpdateIfOperation(self.replicas, seen, key, ends, old, new, ids=self.ids))
+
+    def _ends(self, seconds: float) -> float:
+        return cast(float, self.reactor.seconds()) + seconds
+
+    def _check(self, *texts: str) -> None:
+        """Refuse what no storage node would take, before its connection is lost by it."""
+        size = ENVELOPE
+        for text in texts:
+            if not isinstance(text, str):
+                raise BadRequest(f"keys and values are strings, not {type(text).__name__}")
+            size += 2 * len(text)
+        if size > self.max_line:
+            size = ENVELOPE + sum(len(wire.quote(text).encode("utf-8", "surrogatepass")) for text in texts)
+        if size > self.max_line:
+            raise DidaError(errors.LINE_TOO_LONG, f"{size} bytes are more than a line may have ({self.max_line})")
+
+    async def _carry_out(self, operation: Operation[_T]) -> _T:
+        try:
+            while True:
+                step = operation.next(self.reactor.seconds())
+                if isinstance(step, Pause):
+                    await deferLater(self.reactor, step.seconds)
+                    continue
+                try:
+                    reply = await self.link(step.member).ask(step.request, step.timeout)
+                except BadRequest:
+                    raise
+                except DidaError as problem:
+                    sent = not isinstance(problem, Unreachable)
+                    operation.on_no_reply(step.member, problem, self.reactor.seconds(), sent)
+                    continue
+                done = operation.on_reply(step.member, reply)
+                if done is not None:
+                    return done.value
+        finally:
+            operation.close()
+
+    # --- the storage nodes ----------------------------------------------------------------------
+
+    def add(self, member: StorageAddress) -> None:
+        """There is such a storage node."""
+        self._changed(lambda: self.replicas.add(member))
+
+    def learn(self, number: int, storage: tuple[str, ...]) -> None:
+        """What the meta record of a run says of the storage nodes."""
+        if self._learnt == (number, storage):
+            return
+        self._learnt = (number, storage)
+        members = [StorageAddress.parse(each) for each in storage]
+        self._changed(lambda: self.replicas.on_hearsay(number, members))
+
+    def link(self, member: StorageAddress) -> Link:
+        """The connection to a storage node."""
+        link = self._links.get(member)
+        if link is None:
+            link = self._links[member] = Link(self.reactor, member.address.host, member.address.port)
+            link.on_up = lambda: self.replicas.trust(member)
+            link.on_down = lambda: self.replicas.suspect(member, float("inf"))
+        return link
+
+    def start(self) -> None:
+        """Begin to watch who lives."""
+        if self._watching is None:
+            self._watching = Deferred.fromCoroutine(self._watch())
+            self._watching.addErrback(_watch_ended)
+
+    def stop(self) -> None:
+        """Close all connections; what is going on ends within its deadline."""
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+        for link in self._links.values():
+            link.stop()
+
+    def _changed(self, change: Callable[[], None]) -> None:
+        """Make a change to the replicas, and hang up on those that are gone: what waits for them goes elsewhere."""
+        before = self.replicas.living
+        change()
+        if self.replicas.living != before:
+            for member in [each for each in self._links if each not in self.replicas]:
+                self._links.pop(member).stop()
+            self.on_change()
+
+    async def _watch(self) -> None:
+        """Ask one of the living for the view, then for the next; when it does not answer, another one."""
+        failures = 0
+        while True:
+            order = self.replicas.order(self.ids.session, self.reactor.seconds())
+            if order:
+                member = order[failures % len(order)]
+                failures = 0 if await self._look(member) else failures + 1
+            else:
+                failures += 1
+            if failures:
+                await deferLater(self.reactor, 0.02 if failures < len(order) else 0.5)
+
+    async def _look(self, member: StorageAddress) -> bool:
+        """One `watch`; whether it gave a view."""
+        request = Watch(self.replicas.view, deadline=WATCH_SECONDS)
+        try:
+            reply = await self.link(member).ask(request, WATCH_SECONDS + 1)
+            if isinstance(reply, Error):
+                return False
+            view = wire.shaped(reply.object, View)
+            members = [StorageAddress(each.replica, each.id, Address.parse(each.url)) for each in view.members]
+        except (DidaError, UserError):
+            return False
+        self._changed(lambda: self.replicas.on_view(view.view, view.number, members, view.dead))
+        return True
+
+
+def _watch_ended(failure: Failure) -> None:
+    if not failure.check(CancelledError):
+        _log.failure("the watch over the storage nodes ended in a bug", failure)
+
+
+@implementer(IStorage)
+class RunStorage:
+    """The storage as one step of a run sees it; what it reads and writes is noted in the run's meta record.
+
+    A record that the run has read or written before is read in that very version.
+    """
+
+    def __init__(self, front_end: FrontEnd, meta: Meta, deadline: float) -> None:
+        self.deadline = deadline
+        self.unanswered = 0
+        """Calls that have no answer yet."""
+        self._front_end = front_end
+        self._seen = Seen(meta.after, meta.versions)
+        self._closed = ""
+
+    def read(self, key: str, version: Version | None = None) -> Deferred[Record]:
+        """The record: of that version, or as the run has seen it, or the newest."""
+        return self._counted(self._front_end.read_as(self._seen, key, version, self.deadline))
+
+    def write(self, key: str, value: str) -> Deferred[Version]:
+        """Write a new version."""
+        return self._counted(self._front_end.write_as(self._seen, key, value, self.deadline))
+
+    def update_if_value_is(self, key: str, old: str, new: str) -> Deferred[Version | None]:
+        """Compare and swap; None when the value was not `old`. What the value was then counts as read."""
+        return self._counted(self._front_end.update_if_as(self._seen, key, old, new, self.deadline))
+
+    def close(self, why: str) -> None:
+        """The step has ended: nothing more is read or written in its name."""
+        self._closed = why
+
+    def _counted(self, work: Coroutine[Any, Any, _T]) -> Deferred[_T]:
+        if self._closed:
+            work.close()
+            raise DidaError(errors.UNAVAILABLE, self._closed)
+        answer = Deferred.fromCoroutine(work)
+        if not answer.called:
+            self.unanswered += 1
+            answer.addBoth(self._answered)
+        return answer
+
+    def _answered(self, result: _T) -> _T:
+        self.unanswered -= 1
+        return result
+
+
+@implementer(IStorage)
+class BlockingStorage:
+    """The same for code in a thread that is not the reactor's: calls return, or raise, the outcome."""
+
+    def __init__(self, reactor: Any, storage: FrontEnd | RunStorage) -> None:
+        self._reactor = reactor
+        self._storage = storage
+
+    @property
+    def deadline(self) -> float:
+        return self._storage.deadline
+
+    def read(self, key: str, version: Version | None = None) -> Record:
+        """The record, newest or of that version."""
+        return cast(Record, self._wait(self._storage.read, key, version))
+
+    def write(self, key: str, value: str) -> Version:
+        """Write a new version."""
+        return cast(Version, self._wait(self._storage.write, key, value))
+
+    def update_if_value_is(self, key: str, old: str, new: str) -> Version | None:
+        """Compare and swap; None when the value was not `old`."""
+        return cast("Version | None", self._wait(self._storage.update_if_value_is, key, old, new))
+
+    def _wait(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return blocking(self._reactor, self.deadline + MARGIN, call, *arguments)

@@ -1,0 +1,398 @@
+"""The scheduler on the line protocol: starts runs, learns how they go on, and tells how they ended.
+
+The bookkeeping is `dida.runs`, the choice of workers `dida.scheduling`. Here are the connections: a link
+to each worker, which also tells whether it can be reached (a ping every second finds one that is
+connected and silent), and a front end that watches which storage nodes live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from dida import errors, wire
+from dida.addresses import Address, NodeAddress, StorageAddress
+from dida.chain import Meta, is_class_name
+from dida.chain_messages import (
+    SCHEDULER,
+    AddStorage,
+    AddWorker,
+    Completed,
+    Ended,
+    Execute,
+    Failed,
+    Result,
+    Run,
+    Workers,
+)
+from dida.chain_messages import (
+    Runs as ListRuns,
+)
+from dida.errors import BadRequest, DidaError, Unavailable, UserError
+from dida.messages import NODE, Debug, Error, Ok, Ping, Reply, Request, Status, vocabulary
+from dida.protocols.frontend import FrontEnd
+from dida.protocols.lines import Answer, NodeCommands, ok
+from dida.protocols.links import Link
+from dida.protocols.worker import HOP_TIMEOUT
+from dida.runs import DONE, GOING_ON, RunRecord, Runs, outcome, summary
+
+TICK = 0.25
+"""Seconds between two looks at what is overdue."""
+PING_EVERY = 1.0
+PING_TIMEOUT = 3.0
+"""Seconds for a worker to answer before it gets no more operators."""
+GRACE = 1.0
+"""Seconds after a worker's connection broke until its runs count as lost."""
+MAX_WORKERS = 1000
+
+_log = Logger()
+
+
+@define(eq=False)
+class Worker:
+    """A worker that the scheduler was told of."""
+
+    id: str
+    address: Address
+    link: Link
+    declared: float
+    """When."""
+    reached: bool = False
+    """Whether it was ever connected."""
+    silent: bool = False
+    """Whether it owes the answer to a ping."""
+    ping_at: float = 0.0
+    """When it is pinged next; for ever in the future while a ping has no answer."""
+    lost: float | None = None
+    """When its connection broke, until its runs are dealt with."""
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it gets operators."""
+        return self.link.client is not None and not self.silent
+
+
+class SchedulerNode(NodeCommands):
+    """The scheduler. `start_deadline` is how many seconds a declared worker is waited for."""
+
+    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, *SCHEDULER)
+
+    def __init__(
+        self,
+        reactor: Any,
+        me: NodeAddress,
+        runs: Runs,
+        workers: Sequence[NodeAddress] = (),
+        storage: Iterable[StorageAddress] = (),
+        start_deadline: float = 30.0,
+        max_line: int = wire.MAX_LINE,
+        debug: bool = False,
+    ) -> None:
+        self.me = me
+        self.runs = runs
+        self.start_deadline = start_deadline
+        self.max_line = max_line
+        self.debug = debug
+        self.front_end = FrontEnd(reactor, storage)
+        self.front_end.on_change = self._storage_changed
+        self.workers: dict[str, Worker] = {}
+        self.ready = not workers
+        """Whether every declared worker was reached, or has been waited for in vain."""
+        self._reactor = reactor
+        self._storage: tuple[str, ...] = ()
+        self._storage_changed()
+        self._declared = workers
+        self._reachable: dict[str, tuple[str, int]] = {}
+        self._waiting_runs: dict[Deferred[None], None] = {}
+        self._waiting_results: dict[str, dict[Deferred[Reply], None]] = {}
+        self._ticking = LoopingCall(self._tick)
+        self._ticking.clock = reactor
+
+    def start(self) -> None:
+        """Connect to the workers and watch the storage."""
+        self.front_end.start()
+        for worker in self._declared:
+            self._add_worker(worker.id, worker.address)
+        self._ticking.start(TICK, now=False)
+
+    def stop(self) -> None:
+        """Close the connections; who waits is told so."""
+        if self._ticking.running:
+            self._ticking.stop()
+        self.front_end.stop()
+        for worker in self.workers.values():
+            worker.link.stop()
+        stopped = Unavailable("the scheduler is being stopped")
+        for run in self._waiting_results.values():
+            for answer in list(run):
+                answer.errback(stopped)
+        for waiting in list(self._waiting_runs):
+            waiting.errback(stopped)
+
+    # --- verbs for clients ----------------------------------------------------------------------
+
+    def cmd_run(self, request: Run) -> Answer:
+        for name in request.operator:
+            if not is_class_name(name):
+                raise BadRequest(f"{name!r} is no class name of an operator; expected: {Run.usage}")
+        if self._reachable and self.ready:
+            return self._start_run(request)
+        if len(self._waiting_runs) >= self.runs.keep:
+            raise Unavailable("too many runs wait for a worker")
+        waiting: Deferred[None] = Deferred()
+        self._waiting_runs[waiting] = None
+        waiting.addTimeout(request.deadline * 0.9, self._reactor, lambda result, seconds: None)
+
+        def go_on(result: None) -> Reply:
+            self._waiting_runs.pop(waiting, None)
+            return self._start_run(request)
+
+        return waiting.addCallback(go_on)
+
+    def cmd_result(self, request: Result) -> Answer:
+        run = self.runs[request.run]
+        if run.state != GOING_ON:
+            return _result(run)
+        if not request.deadline:
+            raise _still_going_on(run)
+        answer: Deferred[Reply] = Deferred()
+        waiting = self._waiting_results.setdefault(run.id, {})
+        waiting[answer] = None
+
+        def too_late(result: object, seconds: float) -> Failure:
+            waiting.pop(answer, None)
+            return Failure(_still_going_on(run))
+
+        return answer.addTimeout(request.deadline, self._reactor, too_late)
+
+    def cmd_runs(self, request: ListRuns) -> Answer:
+        newest = self.runs.newest_first()
+        shown = [summary(run) for run, _ in zip(newest, range(request.limit), strict=False)]
+        return ok(runs=shown, dropped=self.runs.dropped)
+
+    def cmd_workers(self, request: Workers) -> Answer:
+        loads = self.runs.policy.loads
+        shown = [
+            {
+                "id": worker.id,
+                "active": loads[worker.id].active,
+                "assigned": loads[worker.id].assigned,
+                "url": str(worker.address),
+                "reachable": worker.reachable,
+            }
+            for worker in self.workers.values()
+        ]
+        return ok(workers=shown)
+
+    # --- verbs for who starts nodes -------------------------------------------------------------
+
+    def cmd_worker(self, request: AddWorker) -> Answer:
+        self._add_worker(request.id, _address(request.url))
+        return Ok()
+
+    def cmd_storage(self, request: AddStorage) -> Answer:
+        self.front_end.add(StorageAddress(request.replica, request.id, _address(request.url)))
+        return Ok()
+
+    def cmd_debug(self, request: Debug) -> Answer:
+        self.debug = request.switch == "on"
+        return Ok()
+
+    def cmd_status(self, request: Status) -> Answer:
+        replicas = self.front_end.replicas
+        workers = self.workers.values()
+        return ok(
+            id=self.me.id,
+            role="scheduler",
+            url=str(self.me.address),
+            ready=self.ready,
+            alive=[worker.id for worker in workers if worker.reachable] + [each.id for each in replicas.living],
+            dead=[worker.id for worker in workers if worker.reached and not worker.reachable] + list(replicas.dead),
+            awaited=[worker.id for worker in workers if not worker.reached],
+            policy=self.runs.policy.name,
+            runs=self.runs.started,
+            going_on=self.runs.going_on,
+            done=self.runs.done,
+            failed=self.runs.failed,
+            dropped=self.runs.dropped,
+            debug=self.debug,
+        )
+
+    # --- verbs for workers ----------------------------------------------------------------------
+
+    def cmd_completed(self, request: Completed) -> Answer:
+        self.runs.on_completed(request.run, request.position, request.ms, self._now())
+        return Ok()
+
+    def cmd_ended(self, request: Ended) -> Answer:
+        self._tell(self.runs.on_ended(request.run, request.chain, request.after, self._now()))
+        return Ok()
+
+    def cmd_failed(self, request: Failed) -> Answer:
+        run = self.runs.on_failed(
+            request.run, request.reason, self._now(), request.position, request.chain, request.after
+        )
+        self._tell(run)
+        return Ok()
+
+    # --- runs -----------------------------------------------------------------------------------
+
+    def _start_run(self, request: Run) -> Reply:
+        if not self._reachable:
+            raise Unavailable("no worker can be reached: start one, and name it with --worker or the verb worker")
+        if len(request.input) + 300 * len(request.operator) > self.max_line // 8:
+            size = len(wire.encode(request)) + 400 * len(request.operator) + 1000
+            if size > self.max_line:
+                raise DidaError(errors.LINE_TOO_LONG, "the input is too long to travel along a chain: send less")
+        now = self._now()
+        run = self.runs.on_run(request.input, request.operator, request.after, self._reachable, now)
+        execute = Execute(
+            meta=Meta(
+                run=run.id,
+                scheduler=str(self.me.address),
+                storage=self._storage,
+                view=self.front_end.replicas.number,
+                after=dict(request.after),
+            ),
+            input=run.input,
+            next=0,
+            size=len(run.chain),
+            chain=run.chain,
+            left=self.runs.left(run, now),
+        )
+        first = self.workers[run.chain[0].worker]
+        acknowledged = first.link.ask(execute, HOP_TIMEOUT)
+        acknowledged.addCallbacks(self._acknowledged, self._refused, callbackArgs=(run,), errbackArgs=(run,))
+        if self.debug:
+            route = " ".join(f"{each.operator}@{each.worker}" for each in run.chain)
+            _log.info("run {run}: input {input!r}, {route}", run=run.id, input=run.input, route=route)
+        return ok(run.id)
+
+    def _acknowledged(self, reply: Reply, run: RunRecord) -> None:
+        if isinstance(reply, Error):
+            self._not_begun(run, str(DidaError(reply.code, *reply.words)))
+
+    def _refused(self, failure: Failure, run: RunRecord) -> None:
+        failure.trap(DidaError)
+        self._not_begun(run, " ".join(cast(DidaError, failure.value).words))
+
+    def _not_begun(self, run: RunRecord, why: str) -> None:
+        first = run.chain[0]
+        reason = f"{first.operator} at position 0 was not begun by {first.worker}: {why}"
+        self._tell(self.runs.on_failed(run.id, reason, self._now(), 0) if run.state == GOING_ON else None)
+
+    def _tell(self, run: RunRecord | None) -> None:
+        """A run has ended: answer those who wait for it."""
+        if run is None:
+            return
+        if self.debug:
+            _log.info("run {run}: {state} {text}", run=run.id, state=run.state, text=run.output or run.reason)
+        for answer in list(self._waiting_results.pop(run.id, ())):
+            answer.callback(_result(run))
+
+    # --- nodes ----------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        now: float = self._reactor.seconds()
+        return now
+
+    def _storage_changed(self) -> None:
+        self._storage = tuple(str(each) for each in self.front_end.replicas.living)
+
+    def _add_worker(self, id: str, address: Address) -> None:
+        old = self.workers.get(id)
+        if old is not None and old.address == address:
+            return
+        if old is None and len(self.workers) >= MAX_WORKERS:
+            raise Unavailable(f"there are {MAX_WORKERS} workers already")
+        if old is not None:
+            old.link.stop()
+            for run in self.runs.on_worker_lost(id, self._now(), self._now()):
+                self._tell(run)
+        link = Link(self._reactor, address.host, address.port)
+        worker = self.workers[id] = Worker(id, address, link, self._now())
+        link.on_up = lambda: self._up(worker)
+        link.on_down = lambda: self._down(worker)
+        self.runs.policy.on_worker(id)
+        self._look_at_workers()
+        link.start()
+
+    def _up(self, worker: Worker) -> None:
+        worker.reached = True
+        worker.silent = False
+        self._look_at_workers()
+
+    def _down(self, worker: Worker) -> None:
+        if worker.id in self._reachable or worker.silent:
+            worker.lost = self._now()
+            worker.silent = False
+            _log.warn("{id} can't be reached", id=worker.id)
+        self._look_at_workers()
+
+    def _look_at_workers(self) -> None:
+        """Work out who gets operators, and start the runs that waited for it."""
+        oldest = self._now() - self.start_deadline
+        self.ready = all(worker.reached or worker.declared < oldest for worker in self.workers.values())
+        self._reachable = {
+            worker.id: (worker.address.host, worker.address.port)
+            for worker in self.workers.values()
+            if worker.reachable
+        }
+        if self._waiting_runs and self._reachable and self.ready:
+            waiting, self._waiting_runs = self._waiting_runs, {}
+            for each in waiting:
+                each.callback(None)
+
+    def _tick(self) -> None:
+        now = self._now()
+        try:
+            for run in self.runs.tick(now):
+                self._tell(run)
+            for worker in self.workers.values():
+                if worker.lost is not None and now >= worker.lost + GRACE:
+                    when, worker.lost = worker.lost, None
+                    for run in self.runs.on_worker_lost(worker.id, when, now):
+                        self._tell(run)
+                if worker.link.client is not None and now >= worker.ping_at:
+                    self._ping(worker)
+            self._look_at_workers()
+        except Exception:  # noqa: BLE001 - a LoopingCall whose call raised never calls again
+            _log.failure("looking at what is overdue ended in a bug")
+
+    def _ping(self, worker: Worker) -> None:
+        worker.ping_at = float("inf")
+
+        def answered(result: Reply | Failure) -> None:
+            worker.ping_at = self._now() + PING_EVERY
+            if isinstance(result, Failure):
+                if result.check(DidaError) and cast(DidaError, result.value).code != errors.TIMED_OUT:
+                    return  # the connection broke, which has been told already
+                if not worker.silent:
+                    _log.warn("{id} does not answer: it gets no operators until it does", id=worker.id)
+            worker.silent = isinstance(result, Failure)
+            self._look_at_workers()
+
+        worker.link.ask(Ping(), PING_TIMEOUT).addBoth(answered)
+
+
+def _address(url: str) -> Address:
+    try:
+        return Address.parse(url)
+    except UserError as problem:
+        raise BadRequest(str(problem)) from None
+
+
+def _still_going_on(run: RunRecord) -> DidaError:
+    return DidaError(errors.TIMED_OUT, f"run {run.id} is still going on: ask again, or give it a longer timeout")
+
+
+def _result(run: RunRecord) -> Reply:
+    if run.state == DONE:
+        return Ok(("done", run.output), outcome(run))
+    return Ok(("failed", run.reason), outcome(run))

@@ -1,0 +1,108 @@
+"""The scheduler as a service: `twistd -n dida-scheduler`."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from typing import Any
+
+from twisted.python import usage
+
+from dida.addresses import NodeAddress, StorageAddress
+from dida.protocols.scheduler import SchedulerNode
+from dida.runs import Runs
+from dida.scheduling import POLICIES, LeastActive
+from dida.services.node import NodeOptions, NodeService, default_reactor, listening, number
+
+
+def policy_named(name: str) -> type[LeastActive]:
+    """A policy, for the option."""
+    if name not in POLICIES:
+        raise ValueError(f"{name!r} is no policy: choose {' or '.join(POLICIES)}")
+    return POLICIES[name]
+
+
+class Options(NodeOptions):
+    """What `twistd dida-scheduler` takes."""
+
+    command = "dida-scheduler"
+    synopsis = "Usage: twistd [options] dida-scheduler --id sc1 --url http://localhost:2000 [options]"
+    optParameters = [
+        ["policy", None, "least-active", f"which worker is next: {' or '.join(POLICIES)}"],
+        [
+            "run-deadline",
+            None,
+            120.0,
+            "seconds after which a run counts as lost",
+            number(0.1, 86_400, "seconds", float),
+        ],
+        ["keep-runs", None, 10_000, "runs whose outcome is kept", number(1, 10_000_000, "runs")],
+        ["start-deadline", None, 30.0, "seconds that a worker is waited for", number(0, 86_400, "seconds", float)],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.workers: list[NodeAddress] = []
+        self.storage: list[StorageAddress] = []
+
+    def opt_worker(self, text: str) -> None:
+        """ID=URL of a worker; once per worker"""
+        worker = NodeAddress.parse(text)
+        if any(each.id == worker.id for each in self.workers):
+            raise usage.UsageError(f"--worker {text}: there is a worker {worker.id} already")
+        self.workers.append(worker)
+
+    def opt_storage(self, text: str) -> None:
+        """R=ID@URL of a storage node; once per node"""
+        member = StorageAddress.parse(text)
+        for each in self.storage:
+            if each.id == member.id or each.replica == member.replica:
+                raise usage.UsageError(f"--storage {text}: {each} has that id or number already")
+        self.storage.append(member)
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        try:
+            self["policy"] = policy_named(self["policy"])
+        except ValueError as problem:
+            raise usage.UsageError(f"--policy: {problem}") from None
+
+
+class SchedulerService(NodeService):
+    """The scheduler: its port, and what it does."""
+
+    def __init__(self, node: SchedulerNode) -> None:
+        super().__init__(node.me.id)
+        self.node = node
+
+    def startService(self) -> None:
+        super().startService()
+        self.node.start()
+
+    def stopService(self) -> Any:
+        self.node.stop()
+        return super().stopService()
+
+
+def makeService(options: Options, reactor: Any = None) -> SchedulerService:
+    """The service that the options describe; its port is bound already."""
+    reactor = default_reactor(reactor)
+    runs = Runs(
+        options["policy"](),
+        suffix="".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(4)),
+        deadline=float(options["run-deadline"]),
+        keep=int(options["keep-runs"]),
+    )
+    node = SchedulerNode(
+        reactor,
+        NodeAddress(options["id"], options.address),
+        runs,
+        workers=options.workers,
+        storage=options.storage,
+        start_deadline=float(options["start-deadline"]),
+        max_line=int(options["max-line"]),
+        debug=bool(options["debug"]),
+    )
+    service = SchedulerService(node)
+    listening(node, options, reactor).setServiceParent(service)
+    return service

@@ -1,0 +1,82 @@
+"""The worker as a service: `twistd -n dida-worker`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from dida.addresses import NodeAddress
+from dida.loading import OperatorFolder
+from dida.protocols.execution import Operators
+from dida.protocols.worker import WorkerNode
+from dida.services.node import (
+    NodeOptions,
+    NodeService,
+    default_reactor,
+    fail,
+    installed_folder,
+    listening,
+    milliseconds,
+    number,
+)
+
+
+class Options(NodeOptions):
+    """What `twistd dida-worker` takes."""
+
+    command = "dida-worker"
+    synopsis = "Usage: twistd [options] dida-worker --id w1 --url http://localhost:4001 [options]"
+    optParameters = [
+        ["gossip-delay", None, 0, "milliseconds slept before a request is forwarded", milliseconds],
+        ["operators", None, None, "folder of the operators' files (default: operators, here or as installed)"],
+        ["operator-timeout", None, 30.0, "seconds that one operator may take", number(0.001, 86_400, "seconds", float)],
+        ["threads", None, 32, "plain operators executed at once, each in a thread", number(1, 1000, "threads")],
+    ]
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        if self["operators"] is None:
+            self["operators"] = installed_folder("operators")
+        self["operators"] = os.path.abspath(self["operators"])
+        if not os.path.isdir(self["operators"]):
+            fail(
+                self.command, f"--operators {self['operators']}: no such folder: name the one with the operators' files"
+            )
+
+
+class WorkerService(NodeService):
+    """The worker: its port, and what it does."""
+
+    def __init__(self, node: WorkerNode) -> None:
+        super().__init__(node.me.id)
+        self.node = node
+
+    def startService(self) -> None:
+        super().startService()
+        self.node.start()
+
+    def stopService(self) -> Any:
+        self.node.stop()
+        return super().stopService()
+
+
+def makeService(options: Options, reactor: Any = None) -> WorkerService:
+    """The service that the options describe; its port is bound already."""
+    reactor = default_reactor(reactor)
+    operators = Operators(
+        reactor,
+        OperatorFolder(options["operators"]),
+        threads=int(options["threads"]),
+        timeout=float(options["operator-timeout"]),
+    )
+    node = WorkerNode(
+        reactor,
+        NodeAddress(options["id"], options.address),
+        operators,
+        gossip_delay=options["gossip-delay"] / 1000,
+        max_line=int(options["max-line"]),
+        debug=bool(options["debug"]),
+    )
+    service = WorkerService(node)
+    listening(node, options, reactor).setServiceParent(service)
+    return service
