@@ -281,6 +281,17 @@ def first_members(lines: Iterable[Line]) -> tuple[NodeCommand, ...]:
     return tuple(members)
 
 
+def in_order(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """The lines as they are played: a scheduler that is named behind the first client comes before it."""
+    kinds = [type(line.command) for line in lines]
+    if Scheduler not in kinds or Client not in kinds or kinds.index(Scheduler) < kinds.index(Client):
+        return tuple(lines)
+    late = lines[kinds.index(Scheduler)]
+    others = [line for line in lines if line is not late]
+    first = kinds.index(Client)
+    return (*others[:first], late, *others[first:])
+
+
 def parse_data(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
     """The (key, value) pairs of a data file: `key,value` a line, split at the first comma.
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from dida import wire
+from dida.addresses import Address
 from dida.chain_messages import ListOperators, Runs, WorkerDebug, Workers
 from dida.control_messages import (
     PCS,
@@ -39,6 +42,13 @@ from dida.messages import (
 )
 from dida.protocols.lines import GRACE, Answer, NodeCommands, ok
 from dida.protocols.links import Link
+
+WATCH_TIME = 30.0
+"""Seconds that one question for the table stays open."""
+RETRY_INTERVAL = 0.5
+"""Seconds until a PCS that did not answer is asked again."""
+
+_log = Logger()
 
 RELAYED = vocabulary(Ping, Status, WorkerDebug, ListRecords, Read, Home, Versions, ListOperators, Runs, Workers)
 """What `tell` passes on: questions, and the debug switch."""
@@ -136,13 +146,20 @@ class NodeTable:
 
 
 class Pcs:
-    """The client side of one PCS. Every call raises the DidaError that the PCS answered."""
+    """The client side of one PCS, which keeps its table. Every call raises the DidaError that the PCS answered."""
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
+    def __init__(self, reactor: Any, address: Address) -> None:
+        self.reactor = reactor
+        self.address = address
+        self.table: dict[str, NodeEntry] = {}
+        self.on_table: Callable[[Pcs], None] = lambda pcs: None
+        self.on_trouble: Callable[[str], None] = lambda text: None
+        self._link = Link(reactor, address.host, address.port)
+        self._watching: Deferred[None] | None = None
 
-    async def _ask(self, request: Request) -> Ok:
-        reply = await self.link.ask(request, request.deadline + 2 * GRACE)
+    async def ask(self, request: Request) -> Ok:
+        """Its `ok` to a request."""
+        reply = await self._link.ask(request, request.deadline + 2 * GRACE)
         if isinstance(reply, Error):
             raise DidaError(reply.code, *reply.words, object=reply.object)
         if not isinstance(reply, Ok):
@@ -151,22 +168,48 @@ class Pcs:
 
     async def start(self, request: Start) -> int:
         """Start a node; its process id."""
-        return int((await self._ask(request)).words[0])
-
-    async def watch(self, number: int | None, deadline: float) -> NodeTable:
-        """The table of its nodes, as soon as its number is not `number`, at the latest at the deadline."""
-        reply = await self._ask(WatchNodes(number, deadline=deadline))
-        return wire.shaped(reply.object, NodeTable)
+        return int((await self.ask(request)).words[0])
 
     async def crash(self, id: str) -> None:
         """Kill a node."""
-        await self._ask(CrashNode(id))
+        await self.ask(CrashNode(id))
 
     async def stop(self, id: str | None = None) -> None:
         """End a node, or all of them, politely."""
-        await self._ask(Stop(id))
+        await self.ask(Stop(id))
 
     async def tell(self, id: str, request: Request) -> Ok:
         """A node's `ok` to a request."""
-        line = wire.encode(request).decode()
-        return await self._ask(Tell(id, line, deadline=request.deadline))
+        return await self.ask(Tell(id, wire.encode(request).decode(), deadline=request.deadline))
+
+    def watch(self) -> None:
+        """Keep the table up to date from now on."""
+        self._watching = Deferred.fromCoroutine(self._watch())
+        self._watching.addErrback(lambda failure: failure.trap(CancelledError))
+        self._watching.addErrback(lambda failure: _log.failure("watching a PCS", failure))
+
+    async def _watch(self) -> None:
+        number: int | None = None
+        told = False
+        while True:
+            try:
+                reply = await self.ask(WatchNodes(number, deadline=WATCH_TIME))
+                table = wire.shaped(reply.object, NodeTable)
+            except DidaError as problem:
+                if not told:
+                    self.on_trouble(
+                        f"the PCS at {self.address} does not answer any more ({problem}): it is asked again"
+                    )
+                told, number = True, None
+                await deferLater(self.reactor, RETRY_INTERVAL)
+                continue
+            told = False
+            number = table.number
+            self.table = {entry.id: entry for entry in table.nodes}
+            self.on_table(self)
+
+    async def close(self) -> None:
+        """End the connection."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._link.stop()

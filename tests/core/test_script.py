@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dida import script
 from dida.addresses import Address
 from dida.errors import UserError
-from dida.script import find_file, first_members, parse_command, parse_data, parse_script, read_file
+from dida.script import find_file, first_members, in_order, parse_command, parse_data, parse_script, read_file
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,19 @@ def test_first_members() -> None:
         b"wait 5\nstorage 3 localhost:5003 0\n"
     )
     assert [node.id for node in first_members(lines)] == ["1", "2", "s"]
+
+
+@pytest.mark.parametrize(
+    ("script", "order"),
+    [
+        (b"client 1 app\nwait 5\nscheduler s localhost:2000\nstatus\n", [3, 1, 2, 4]),
+        (b"scheduler s localhost:2000\nclient 1 app\n", [1, 2]),
+        (b"client 1 app\n", [1]),
+    ],
+)
+def test_late_scheduler(script: bytes, order: list[int]) -> None:
+    """A scheduler that comes behind the clients is started before them; nothing else changes its place."""
+    assert [line.number for line in in_order(parse_script(script))] == order
 
 
 def test_data_file() -> None:

@@ -1,0 +1,362 @@
+"""Plays commands: the next one does not wait for the one before to have its effect, and yet none is lost.
+
+What is kept in order: node commands start at once, and nobody waits for the node but those who need it.
+All others are accepted one after the other, each when the nodes named before it are settled: a populate
+is accepted when the data is written, a client when the scheduler has given a run id (so a client sees
+the data of the populates before it, and a crash comes after the runs before it have begun, not after
+they have ended), the others when they are answered. A wait holds everything after it, and begins when
+what stands before it is accepted. What runs come to is told when they end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any, cast
+
+from attrs import define, field, frozen
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore, succeed
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from dida import script, wire
+from dida.addresses import StorageAddress
+from dida.chain import Application, Step
+from dida.chain_messages import Result, Run
+from dida.errors import TIMED_OUT, UNAVAILABLE, DidaError, UserError
+from dida.messages import Ok, Status
+from dida.protocols.frontend import FrontEnd
+from dida.protocols.system import READY, Node, System
+from dida.script import Line
+from dida.tables import global_rows, record_rows, run_line, status_rows, table
+
+RESULT_TIME = 30.0
+"""Seconds that one question for a run's result stays open."""
+RETRY_INTERVAL = 0.2
+MAX_QUESTIONS = 200
+"""Runs whose results are asked for at a time."""
+BATCH = 64
+"""Records of a data file that are written at a time."""
+
+_log = Logger()
+
+
+@frozen
+class _ResultObject:
+    """The object of a `result` reply, as far as it is shown."""
+
+    steps: tuple[Step, ...] = ()
+    ms: float = 0.0
+
+
+@define
+class Counts:
+    """What was played so far."""
+
+    commands: int = 0
+    runs: int = 0
+    done: int = 0
+    failed: list[Line] = field(factory=list)
+    """The lines that failed, one or more times."""
+
+
+class Player:
+    """Plays lines on a `System`; what comes of them goes to `say`, line by line."""
+
+    def __init__(self, system: System, say: Callable[[str], None], folders: Sequence[str], width: int | None) -> None:
+        self.system = system
+        self.reactor = system.reactor
+        self.say = say
+        self.folders = folders
+        self.width = width
+        self.counts = Counts()
+        self.listen_for_debug: Callable[[], str] = _no_debug
+        """Opens the debug port, and says its address."""
+        self._tail: Deferred[None] = succeed(None)
+        """Fires when all that was queued is accepted."""
+        self._open: dict[Deferred[None], Line] = {}
+        self._lines: dict[str, Line] = {}
+        """Node id to the line that started it."""
+        self._questions = DeferredSemaphore(MAX_QUESTIONS)
+        self._front_end: FrontEnd | None = None
+        self._ended = False
+        system.on_ready = self._on_ready
+        system.on_lost = self._on_lost
+        system.on_trouble = self.say
+
+    # --- playing --------------------------------------------------------------------------------
+
+    def plan(self, lines: Iterable[Line]) -> None:
+        """A script that will be played: the nodes of its leading block know each other from the start."""
+        self.system.plan(script.first_members(lines))
+
+    async def play(self, line: Line) -> None:
+        """Play one line; returns when the next one may be played."""
+        self.counts.commands += 1
+        command = line.command
+        if command is None:
+            self.fail(line, line.problem)
+        elif isinstance(command, script.Wait):
+            await _copy(self._tail)
+            await deferLater(self.reactor, command.milliseconds / 1000)
+        elif isinstance(command, script.Help):
+            for text in script.help_lines():
+                self.say("  " + text)
+        elif isinstance(command, script.NodeCommand) and not self.system.knows(command):
+            self._lines[command.id] = line
+            self._begin(line, self._start(command))
+        else:
+            work = self._work(line)
+            if work is not None:
+                self._queue(line, work)
+
+    async def finish(self) -> None:
+        """Wait for what is still going on, at most for the deadline; what then goes on has failed."""
+        deadline = self.system.deadline
+        late = self.reactor.callLater(deadline, self._give_up, f"not ended within {deadline:g} s of the script's end")
+        while self._open:
+            await DeferredList([_copy(work) for work in self._open])
+        if late.active():
+            late.cancel()
+
+    async def close(self) -> None:
+        """Drop what is still going on."""
+        self._ended = True
+        for work in list(self._open):
+            work.cancel()
+        if self._front_end is not None:
+            self._front_end.stop()
+
+    def fail(self, line: Line, problem: str) -> None:
+        """Say that a line failed, and why."""
+        if self._ended:
+            return
+        if line not in self.counts.failed:
+            self.counts.failed.append(line)
+        self.say(f"{line}: {problem}")
+
+    def summary(self) -> str:
+        """What was played, in one line."""
+        counts = self.counts
+        text = f"{_count(counts.commands, 'command')}, {_count(counts.runs, 'run')}: {counts.done} done"
+        if not counts.failed:
+            return f"{text}, none failed"
+        numbers = ", ".join(str(line.number) for line in sorted(counts.failed, key=lambda line: line.number))
+        return f"{text}; failed: line{'s' * (len(counts.failed) > 1)} {numbers}"
+
+    def _begin(self, line: Line, work: Coroutine[Any, Any, None]) -> Deferred[None]:
+        """Do something for a line; its problem is the line's."""
+        going_on = Deferred.fromCoroutine(self._told(line, work))
+        if not going_on.called:
+            self._open[going_on] = line
+            going_on.addBoth(lambda result: self._open.pop(going_on, None) and None)
+        return going_on
+
+    async def _told(self, line: Line, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except CancelledError:
+            pass
+        except DidaError as problem:
+            self.fail(line, problem_text(problem))
+        except Exception:  # noqa: BLE001 - a bug: the log has it, the line has failed, the others go on
+            _log.failure("a command ended in a bug: {line}", line=str(line))
+            self.fail(line, "a bug in the puppetmaster; its log has the details")
+
+    def _queue(self, line: Line, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        before = self._tail
+        nodes = self.system.named()
+
+        async def in_turn() -> None:
+            await _copy(before)
+            for node in nodes:
+                await node.settled.wait()
+            await work()
+
+        self._tail = _copy(self._begin(line, in_turn()))
+
+    def _give_up(self, problem: str) -> None:
+        for work, line in list(self._open.items()):
+            self.fail(line, problem)
+            work.cancel()
+
+    # --- nodes ----------------------------------------------------------------------------------
+
+    async def _start(self, command: script.NodeCommand) -> None:
+        await self._until_settled(await self.system.start(command))
+
+    async def _until_settled(self, node: Node) -> None:
+        await node.settled.wait()
+        if node.problem and node.state != READY:
+            raise UserError(node.problem)
+
+    def _on_ready(self, node: Node, seconds: float) -> None:
+        self.say(f"ready     {node.id:<6} {node.role:<10} {node.address!s:<22} {seconds:6.2f} s")
+        if self._front_end is not None and node.replica:
+            self._front_end.add(StorageAddress(node.replica, node.id, node.address))
+
+    def _on_lost(self, node: Node) -> None:
+        self.fail(self._lines[node.id], f"{node.id} has ended by itself: {node.problem}")
+
+    # --- the other commands ---------------------------------------------------------------------
+
+    def _work(self, line: Line) -> Callable[[], Coroutine[Any, Any, None]] | None:
+        """What is to be done for a line when its turn comes. The files it names are read now."""
+        try:
+            match line.command:
+                case script.Client() as command:
+                    path, data = script.read_file(command.file, self.folders)
+                    return partial(self._client, line, command, Application.parse(data, path))
+                case script.Populate(file):
+                    path, data = script.read_file(file, self.folders)
+                    return partial(self._populate, path, script.parse_data(data, path))
+                case script.NodeCommand() as again:
+                    return partial(self._start_again, line, again)
+                case script.Crash(id):
+                    return partial(self._crash, id)
+                case script.ListServer(id):
+                    return partial(self._list_server, id)
+                case script.Status():
+                    return self._status
+                case script.ListGlobal():
+                    return self._list_global
+                case script.Debug():
+                    return self._debug
+        except UserError as problem:
+            self.fail(line, str(problem))
+        return None
+
+    async def _start_again(self, line: Line, command: script.NodeCommand) -> None:
+        self._lines[command.id] = line
+        node = await self.system.start(command)
+        self._begin(line, self._until_settled(node))
+
+    async def _client(self, line: Line, command: script.Client, application: Application) -> None:
+        self.system.ready("storage")
+        self.system.ready("worker")
+        after = dict(self._front_end.after) if self._front_end is not None else {}
+        reply = await self.system.ask_scheduler(Run(command.input, application.operators, after=after))
+        self.counts.runs += 1
+        self._begin(line, self._result(line, command, reply.words[0]))
+
+    async def _result(self, line: Line, command: script.Client, run: str) -> None:
+        reply = await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run)))
+        state, text = reply.words[:2]
+        if state == "done":
+            self.counts.done += 1
+            shown = wire.shaped(reply.object, _ResultObject)
+            self.say(run_line(run, command.input, command.file, text, shown.steps, shown.ms, self.width))
+        else:
+            self.fail(line, f"run {run} failed: {text}")
+
+    async def _until_ended(self, run: str) -> Ok:
+        while True:
+            try:
+                reply = await self.system.ask_scheduler(Result(run, timeout=RESULT_TIME))
+            except DidaError as problem:
+                if problem.code not in (TIMED_OUT, UNAVAILABLE):
+                    raise
+                if problem.code == UNAVAILABLE:
+                    await deferLater(self.reactor, RETRY_INTERVAL)
+            else:
+                return reply
+
+    async def _populate(self, path: str, pairs: Sequence[tuple[str, str]]) -> None:
+        began = self.reactor.seconds()
+        front_end = self._storage_client()
+        batch: dict[str, str] = {}
+        for key, value in pairs:
+            if key in batch or len(batch) == BATCH:
+                await self._write(front_end, path, batch)
+            batch[key] = value
+        await self._write(front_end, path, batch)
+        ms = (self.reactor.seconds() - began) * 1000
+        self.say(f"populate  {path}: {_count(len(pairs), 'record')} written, {ms:.0f} ms")
+
+    async def _write(self, front_end: FrontEnd, path: str, batch: dict[str, str]) -> None:
+        written = await DeferredList([front_end.write(key, value) for key, value in batch.items()], consumeErrors=True)
+        for key, (success, result) in zip(batch, written, strict=True):
+            if not success:
+                problem = cast(Any, result).value
+                if not isinstance(problem, DidaError):
+                    raise problem
+                raise UserError(f"{path}: key {key} could not be written: {problem_text(problem)}")
+        batch.clear()
+
+    def _storage_client(self) -> FrontEnd:
+        members = [StorageAddress(node.replica, node.id, node.address) for node in self.system.ready("storage")]
+        if self._front_end is None:
+            self._front_end = FrontEnd(self.reactor, members, self.system.deadline)
+            self._front_end.start()
+        return self._front_end
+
+    async def _crash(self, id: str) -> None:
+        node = self.system.node(id)
+        await self.system.crash(id)
+        self.say(f"crashed   {node.id:<6} {node.role:<10} {node.address}")
+
+    async def _status(self) -> None:
+        nodes = self.system.named()
+        answers = await DeferredList(
+            [Deferred.fromCoroutine(self._state_of(node)) for node in nodes], consumeErrors=True
+        )
+        self._say_table(status_rows([row for success, row in answers if success]), "no node was started")
+
+    async def _state_of(self, node: Node) -> tuple[str, str, str, str, dict[str, Any]]:
+        state, members = node.state, {}
+        if node.there:
+            try:
+                members = dict((await self.system.tell(node, Status())).object)
+            except DidaError as problem:
+                state = problem_text(problem)
+        elif node.problem:
+            state = node.problem
+        return node.id, node.role, str(node.address), state, members
+
+    async def _list_server(self, id: str) -> None:
+        records = await self.system.records(self.system.node(id))
+        self.say(f"records on {id}:")
+        self._say_table(record_rows(records), "none")
+
+    async def _list_global(self) -> None:
+        nodes = self.system.ready("storage")
+        found = {node.id: await self.system.records(node) for node in nodes}
+        self.say(f"records on {', '.join(found)}:")
+        self._say_table(global_rows(found), "none")
+
+    async def _debug(self) -> None:
+        to = self.listen_for_debug()
+        told = await self.system.debug(to)
+        self.say(f"debug     {_count(told, 'worker')} report here, at {to}, what they output")
+
+    def _say_table(self, rows: list[list[str]], none: str) -> None:
+        for text in table(rows, self.width) if len(rows) > 1 else ["  " + none]:
+            self.say(text)
+
+
+def problem_text(problem: DidaError) -> str:
+    """A problem in the words of its one line."""
+    if problem.words and problem.code in (UNAVAILABLE, "bad-request"):
+        return " ".join(problem.words)
+    return str(problem)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _copy(work: Deferred[Any]) -> Deferred[None]:
+    """Fires when `work` does, whatever comes of it; to wait for it more than once."""
+    copy: Deferred[None] = Deferred()
+
+    def done(result: Any) -> Any:
+        if not copy.called:
+            copy.callback(None)
+        return result
+
+    work.addBoth(done)
+    return copy
+
+
+def _no_debug() -> str:
+    raise UserError("there is no debug port here")

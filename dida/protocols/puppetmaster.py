@@ -1,0 +1,141 @@
+"""The puppetmaster's console on standard input and output, and its debug port.
+
+A console says lines, and tells what comes in: `ScriptConsole` a whole script, `TerminalConsole` typed
+lines at a prompt, `KeyReader` that Enter was pressed. What is printed goes through `say` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from dida import wire
+from dida.chain_messages import Output
+from dida.messages import Request, Status, vocabulary
+from dida.protocols.lines import Answer, NodeCommands, ok
+from dida.script import MAX_SCRIPT
+from dida.tables import printable
+
+PROMPT = "dida> "
+CLEAR_LINE = "\r\x1b[K"
+MAX_TYPED = 10_000
+"""Bytes of a typed line."""
+
+
+@implementer(IHalfCloseableProtocol)
+class Console(Protocol):
+    """What every console has: `say`, and `on_gone`, called when nobody can read any more."""
+
+    def __init__(self) -> None:
+        self.on_gone: Callable[[], None] = lambda: None
+        self.gone: Deferred[None] = Deferred()
+        """Fires when the console is closed."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._write(text + "\n")
+
+    def _write(self, text: str) -> None:
+        if self.transport is not None:
+            self.transport.write(text.encode(errors="replace"))
+
+    def readConnectionLost(self) -> None:
+        """Standard input has ended."""
+
+    def writeConnectionLost(self) -> None:
+        """Standard output is closed, as by `| head`."""
+        self.on_gone()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.transport = None
+        self.on_gone()
+        if not self.gone.called:
+            self.gone.callback(None)
+
+
+class ScriptConsole(Console):
+    """Standard input is a script: it is read whole, up to one byte more than a script may have."""
+
+    def __init__(self, on_script: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._on_script = on_script
+        self._data = bytearray()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._data += data[: MAX_SCRIPT + 1 - len(self._data)]
+
+    def readConnectionLost(self) -> None:
+        self._on_script(bytes(self._data))
+
+
+class TerminalConsole(Console):
+    """Standard input is a terminal: typed lines at a prompt, which is put back after what is said meanwhile."""
+
+    def __init__(self, on_line: Callable[[str], None], on_end: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_line = on_line
+        self._on_end = on_end
+        self._buffer = wire.LineBuffer(MAX_TYPED)
+        self._prompting = False
+
+    def prompt(self) -> None:
+        """Ask for the next line."""
+        self._prompting = True
+        self._write(PROMPT)
+
+    def say(self, text: str) -> None:
+        self._write(f"{CLEAR_LINE}{text}\n{PROMPT}" if self._prompting else text + "\n")
+
+    def dataReceived(self, data: bytes) -> None:
+        for line in self._buffer.take(data):
+            self._prompting = False
+            self._on_line(line.decode(errors="replace"))
+        if self._buffer.overlong:
+            self._buffer = wire.LineBuffer(MAX_TYPED)
+            self.say(f"that line was longer than {MAX_TYPED} bytes: it was dropped")
+
+    def readConnectionLost(self) -> None:
+        self._prompting = False
+        self._write("\n")
+        self._on_end()
+
+
+class KeyReader(Protocol):
+    """A terminal beside a script on standard input: tells when Enter is pressed, or that it is gone."""
+
+    def __init__(self, on_key: Callable[[], None]) -> None:
+        self._on_key = on_key
+
+    def dataReceived(self, data: bytes) -> None:
+        for _ in range(data.count(b"\n")):
+            self._on_key()
+
+
+class DebugCommands(NodeCommands):
+    """The debug port: workers in debug mode say there what they output."""
+
+    vocabulary: Mapping[str, type[Request]] = {**NodeCommands.vocabulary, **vocabulary(Output)}
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def cmd_status(self, request: Status) -> Answer:
+        return ok(id="puppetmaster", role="puppetmaster", ready=True)
+
+    def cmd_debug(self, request: Request) -> Answer:
+        """Nothing more can be said here."""
+        return ok()
+
+    def cmd_output(self, request: Output) -> Answer:
+        meta = request.meta
+        seen = ", ".join(f"{key} {version}" for key, version in meta.versions.items()) or "nothing"
+        after = " ".join(f"{stream}:{count}" for stream, count in meta.after.items()) or "-"
+        where = f"{request.operator} at {request.position}"
+        self._say(printable(f"debug     {request.run} {where} on {request.worker} -> {request.output}"))
+        self._say(printable(f"          read or wrote {seen}; after {after}; view {meta.view} of {len(meta.storage)}"))
+        return ok()

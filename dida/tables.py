@@ -1,0 +1,101 @@
+"""What the console prints: aligned tables and lines, cut to a width. Pure text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dida.chain import Step
+from dida.versions import Version
+
+WIDTH = 80
+"""Columns of a terminal whose width is not known."""
+MAX_CELL = 30
+"""Columns of a cell that is not its row's last."""
+
+Records = Mapping[str, Sequence[tuple[Version, str]]]
+"""Key to its versions with their values, newest first."""
+
+
+def printable(text: str) -> str:
+    """The text on one line: what would move the cursor is written as an escape."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def cut(text: str, width: int | None) -> str:
+    """At most `width` characters; None: all."""
+    return text if width is None or len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def table(rows: Iterable[Sequence[str]], width: int | None = WIDTH, indent: str = "  ") -> list[str]:
+    """Lines of aligned columns, the first row being the head; the last column takes what is left of `width`."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    cells = [[*(cut(cell, MAX_CELL) for cell in row[:-1]), row[-1]] for row in cells]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
+    lines = []
+    for row in cells:
+        aligned = [f"{cell:<{space}}" for cell, space in zip(row, widths, strict=False)]
+        lines.append(cut(indent + "  ".join([*aligned, row[-1]]), width).rstrip())
+    return lines
+
+
+def _natural(key: str) -> tuple[int, int, str]:
+    """Numbers in their order, before words in theirs."""
+    plain = key.isascii() and key.isdigit() and len(key) < 20
+    return (0, int(key), "") if plain else (1, 0, key)
+
+
+def record_rows(records: Records) -> list[list[str]]:
+    """A row per version: key, version, value."""
+    rows = [["key", "version", "value"]]
+    for key in sorted(records, key=_natural):
+        for place, (version, value) in enumerate(records[key]):
+            rows.append([key if place == 0 else "", str(version), value])
+    return rows
+
+
+def global_rows(nodes: Mapping[str, Records]) -> list[list[str]]:
+    """A row per version that any of the nodes has, and on which of them it is."""
+    holders: dict[str, dict[tuple[Version, str], list[str]]] = {}
+    for id, records in nodes.items():
+        for key, versions in records.items():
+            for pair in versions:
+                holders.setdefault(key, {}).setdefault(pair, []).append(id)
+    rows = [["key", "version", "on", "value"]]
+    for key in sorted(holders, key=_natural):
+        for place, (version, value) in enumerate(sorted(holders[key], key=lambda pair: pair[0], reverse=True)):
+            on = holders[key][version, value]
+            rows.append(
+                [key if place == 0 else "", str(version), "all" if len(on) == len(nodes) else " ".join(on), value]
+            )
+    return rows
+
+
+def run_line(
+    run: str, input: str, application: str, output: str, steps: Iterable[Step], ms: float, width: int | None
+) -> str:
+    """A run that is done: id, input, application, output, the worker of each step, milliseconds."""
+    what = printable(f"{input} {application.rpartition('/')[2]} -> {output}")
+    end = f"  {' '.join(step.worker for step in steps):<14} {ms:8.1f} ms"
+    start = f"run       {run:<10} "
+    room = max(10, (width or WIDTH) - len(start) - len(end))
+    return start + (cut(what, room) if width is not None else what).ljust(room) + end
+
+
+def status_rows(nodes: Iterable[tuple[str, str, str, str, Mapping[str, Any]]]) -> list[list[str]]:
+    """A row per node: id, role, where, state, and what it says of itself besides."""
+    rows = [["node", "role", "at", "state", "says"]]
+    for id, role, address, state, members in nodes:
+        said = {name: value for name, value in members.items() if name not in ("id", "role", "ready")}
+        if members and not members.get("ready", True):
+            said = {"ready": False, **said}
+        rows.append([id, role, address, state, "  ".join(f"{name} {_brief(value)}" for name, value in said.items())])
+    return rows
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_brief, value)) or "-"
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}:{_brief(inner)}" for name, inner in value.items()) or "-"
+    return str(value)
