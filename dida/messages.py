@@ -65,6 +65,8 @@ class Request:
 
     usage: ClassVar[str] = ""
     about: ClassVar[str] = ""
+    longest_line: ClassVar[int] = 0
+    """Bytes that a line may have on a connection that has brought such a request; 0: as configured."""
     deadline: Seconds = DEFAULT_DEADLINE
 
 
@@ -230,3 +232,10 @@ class Versions(Request):
     usage: ClassVar[str] = "versions KEY"
     about: ClassVar[str] = "the versions kept of a record, newest first"
     key: str
+
+
+@frozen
+class Watch(Request):
+    usage: ClassVar[str] = "watch [VIEW]"
+    about: ClassVar[str] = "the members of the view, once it is another than VIEW"
+    view: str | None = None

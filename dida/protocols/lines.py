@@ -130,6 +130,8 @@ class LineServer(TwistedProtocol):
             tag = wire.tag_of(line)
             self._answer(tag, _encoded(reply_to(Failure(problem)), tag))
             return
+        if request.longest_line > self._buffer.limit:
+            self._buffer.limit = request.longest_line
         if tag is None and type(request) is Help:
             self._answer(tag, self._help_text())
             return

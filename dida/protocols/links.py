@@ -13,10 +13,12 @@ from typing import Any, cast
 from twisted.application.internet import ClientService
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from dida import errors, wire
 from dida.errors import DidaError, Unavailable
@@ -37,7 +39,7 @@ _log = Logger()
 
 
 class Unreachable(Unavailable):
-    """There was no connection, so that nothing was sent."""
+    """Nothing was sent, mostly because there is no connection."""
 
 
 class LineClient(Protocol):
@@ -63,11 +65,14 @@ class LineClient(Protocol):
             transport.setTcpNoDelay(True)
 
     def ask(self, request: Request, timeout: float) -> Deferred[Reply]:
-        """Send `request`; its reply, Unavailable when the connection ends, or timed-out after `timeout` seconds."""
+        """Send `request`; its reply, Unavailable when the connection ends, timed-out after `timeout` seconds.
+
+        Unreachable when it was not sent.
+        """
         if not self._open:
-            return fail(Unavailable("the connection is closed"))
+            return fail(Unreachable("the connection is closed"))
         if len(self._waiting) >= MAX_WAITING:
-            return fail(Unavailable("too many requests wait for this node's replies"))
+            return fail(Unreachable("too many requests wait for this node's replies"))
         number = self._last_tag + 1
         try:
             line = wire.encode(request, str(number))
@@ -168,11 +173,7 @@ class LineClient(Protocol):
         if self._deadlines:
             self._set_timer()
         for answer in late:
-            answer.errback(_timed_out())
-
-
-def _timed_out() -> DidaError:
-    return DidaError(errors.TIMED_OUT, "no answer in time")
+            answer.errback(DidaError(errors.TIMED_OUT, "no answer in time"))
 
 
 def _nothing(client: LineClient) -> None:
@@ -189,10 +190,29 @@ class _LineClientFactory(Factory):
         return self.build()
 
 
+@implementer(IStreamClientEndpoint)
+class _Told:
+    """An endpoint that tells when a connection is refused: then nobody listens there."""
+
+    def __init__(self, endpoint: HostnameEndpoint, on_refused: Callable[[], None]) -> None:
+        self._endpoint = endpoint
+        self._on_refused = on_refused
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        connected: Deferred[Any] = self._endpoint.connect(protocolFactory)
+        return connected.addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> Failure:
+        if failure.check(ConnectionRefusedError):
+            self._on_refused()
+        return failure
+
+
 class Link:
     """A connection to one node that is kept up: connects on first use, again when it breaks.
 
-    `on_up` and `on_down` tell of changes; `on_down` also of each attempt that failed.
+    `on_up` and `on_down` tell of changes; `on_down` also of each attempt that failed. More precisely,
+    `on_broken` tells of a connection that was lost, `on_refused` of an attempt where nobody listens.
     """
 
     def __init__(self, reactor: Any, host: str, port: int) -> None:
@@ -201,8 +221,11 @@ class Link:
         self.client: LineClient | None = None
         self.on_up: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
+        self.on_broken: Callable[[], None] = lambda: None
+        self.on_refused: Callable[[], None] = lambda: None
         self._stopped = False
-        endpoint = HostnameEndpoint(reactor, host.encode(), port, timeout=CONNECT_TIMEOUT)
+        there = HostnameEndpoint(reactor, host.encode(), port, timeout=CONNECT_TIMEOUT)
+        endpoint = _Told(there, lambda: self.on_refused())
         self._service = ClientService(
             cast(Any, endpoint),
             cast(Any, _LineClientFactory(self._build)),
@@ -227,7 +250,7 @@ class Link:
         return self._service.stopService()
 
     def ask(self, request: Request, timeout: float) -> Deferred[Reply]:
-        """The reply; Unavailable when there is no connection or it breaks, timed-out after `timeout` s."""
+        """The reply; Unreachable without a connection, Unavailable when it breaks, timed-out after `timeout` s."""
         if self.client is not None:
             return self.client.ask(request, timeout)
         if self._stopped:
@@ -235,13 +258,13 @@ class Link:
         self.start()
         until = self.clock.seconds() + timeout
         connected = cast("Deferred[LineClient]", self._service.whenConnected(failAfterFailures=1))
-        connected.addTimeout(timeout, self.clock, lambda result, seconds: Failure(_timed_out()))
+        connected.addTimeout(timeout, self.clock)
         return connected.addCallbacks(
             lambda client: client.ask(request, until - self.clock.seconds()), self._unreachable
         )
 
     def _unreachable(self, failure: Failure) -> Failure:
-        return failure if failure.check(DidaError) else Failure(Unreachable(f"no connection to {self.address}"))
+        return Failure(Unreachable(f"no connection to {self.address}"))
 
     def _build(self) -> LineClient:
         client = LineClient(self.clock)
@@ -256,6 +279,7 @@ class Link:
         if self.client is client:
             self.client = None
             if self._service.running:
+                self.on_broken()
                 self.on_down()
 
     def _retry(self, failures: int) -> float:

@@ -98,7 +98,7 @@ class Options(usage.Options):
 class NodeOptions(Options):
     """What every node that listens has."""
 
-    required = ("id", "url")
+    required: tuple[str, ...] = ("id", "url")
     optParameters = [
         ["id", None, None, "the node's id: any word"],
         ["url", None, None, "where it listens: http://HOST:PORT", coerced(Address.parse)],

@@ -1,0 +1,497 @@
+"""updateIf, and what else needs all members at once: two-phase commit with a visibility barrier.
+
+Theory of operation. The updates of a key queue at one member, its home. The home locks the key at all
+members (they queue plain writes of it meanwhile, and say their newest version), tests the newest of all
+values, and appends the update to its commit stream. The members log it, invisible, and confirm. When all
+have, it is exposed: the client is told, and every member makes it visible and runs the queued writes. So
+what a client was told, or could read, never vanishes with a crash; and any survivor has the decision.
+Linearizable reads and updates that may be a retry go through the same queue.
+
+Source: two-phase commit (Gray, 1978), with one coordinator per key and the barrier of replication.md.
+Views, and what becomes of transactions when they change, are decided by `dida.membership`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from attrs import Factory, define, frozen
+
+from dida import errors
+from dida.executed import answered
+from dida.gossip import Replication, write_answer
+from dida.messages import Error, No, Ok, Reply
+from dida.outputs import Local
+from dida.peer_messages import Decide, Expose, Granted, Lock, Record, Release, component_of
+from dida.store import Entry
+from dida.timestamps import Timestamp, covers, merged
+from dida.versions import Version
+
+MAX_QUEUE = 1000
+"""Operations that may wait at one key: transactions at its home, plain writes at each member."""
+
+QUEUED, LOCKING, COMPARING, HOLDING, DECIDING, ENDED = "queued", "locking", "comparing", "holding", "deciding", "ended"
+
+
+@frozen(kw_only=True)
+class Operation:
+    """What a client asks of the storage, whichever way it came."""
+
+    verb: str
+    key: str
+    version: Version | None = None
+    latest: bool = False
+    value: str = ""
+    old: str = ""
+    id: str | None = None
+    lowest: int = 0
+    retry: bool = False
+    after: Timestamp = Factory(dict)
+    forwarded: bool = False
+
+
+@define(eq=False)
+class Waiting:
+    """An operation that is not answered yet. `deadline` is a time of the replica's clock."""
+
+    token: Any
+    op: Operation
+    deadline: float
+    own_id: int | None = None
+    """The number of the update id that this replica gave it, when its client gave none."""
+    passed_on: bool = False
+    """It was sent to the key's home at least once: its outcome may be unknown."""
+
+
+@define(eq=False)
+class _Transaction:
+    number: int
+    op: Operation
+    waiters: list[Waiting]
+    start_at: float
+    state: str = QUEUED
+    asked: set[str] = Factory(set)
+    grants: dict[str, Version | None] = Factory(dict)
+    seen: dict[str, Timestamp] = Factory(dict)
+    record: Record | None = None
+    answer: Reply | None = None
+    holding: Timestamp = Factory(dict)
+
+    @property
+    def deadline(self) -> float:
+        return max(w.deadline for w in self.waiters)
+
+
+@define(eq=False)
+class _KeyLock:
+    home: str
+    txn: int
+    decided: int | None = None
+    """The commit's seq, once it is logged."""
+    queue: list[Waiting] = Factory(list)
+
+
+@define
+class Commit:
+    """A replica's share in the transactions: as home of some keys, and as a participant for all."""
+
+    local: Local
+    replication: Replication
+    locks: dict[str, _KeyLock] = Factory(dict)
+    resumed: list[Waiting] = Factory(list)
+    """Operations that may go on now; the owner runs them."""
+    _queues: dict[str, deque[_Transaction]] = Factory(dict)
+    _running: dict[int, _Transaction] = Factory(dict)
+    _by_id: dict[str, _Transaction] = Factory(dict)
+    _deciding: deque[_Transaction] = Factory(deque)
+    _blocked: dict[int, _Transaction] = Factory(dict)
+    _releases: dict[int, tuple[Release, set[str], set[str]]] = Factory(dict)
+    _last: int = 0
+
+    # --- the home's side ------------------------------------------------------------------------
+
+    def begin(self, waiting: Waiting, now: float) -> None:
+        """Queue an operation at its key; this replica is the key's home."""
+        op = waiting.op
+        same = self._by_id.get(op.id) if op.id is not None else None
+        if same is not None:
+            same.waiters.append(waiting)
+            return
+        queue = self._queues.setdefault(op.key, deque())
+        if len(queue) >= MAX_QUEUE:
+            text = f"{MAX_QUEUE} operations already wait at this key: try again later"
+            self.local.answer(waiting.token, Error(errors.UNAVAILABLE, (text,)))
+            return
+        self._last += 1
+        delayed = op.verb == "updateif" and bool(self.local.others())
+        start_at = now + (self.local.config.gossip_delay if delayed else 0)
+        txn = _Transaction(self._last, op, [waiting], start_at)
+        if op.id is not None:
+            self._by_id[op.id] = txn
+        queue.append(txn)
+        if len(queue) == 1:
+            self._start(txn, now)
+
+    def _start(self, txn: _Transaction, now: float) -> None:
+        self._running[txn.number] = txn
+        if txn.start_at <= now:
+            self._lock_all(txn, now)
+
+    def _lock_all(self, txn: _Transaction, now: float) -> None:
+        txn.state = LOCKING
+        self._lock_here(self.local.component, txn.number, txn.op.key)
+        self._ask(txn)
+        self._advance(txn, now)
+
+    def _ask(self, txn: _Transaction) -> None:
+        """Send what each member still has to answer, once at a time."""
+        for member in self.local.others():
+            peer = member.component
+            if peer in txn.asked:
+                continue
+            if txn.state == LOCKING and peer not in txn.grants:
+                txn.asked.add(peer)
+                message = Lock(**self.local.stamp(), txn=txn.number, key=txn.op.key, id=txn.op.id)
+                self.local.send(member, message)
+            elif txn.state == DECIDING and not self._acknowledged(txn, peer):
+                assert txn.record is not None
+                txn.asked.add(peer)
+                log = self.replication.log
+                ranges = log.since(self.replication.table[peer], txn.record.ts)
+                self.local.send(member, Decide(**self.local.stamp(), ranges=ranges, have=log.have))
+
+    def _acknowledged(self, txn: _Transaction, peer: str) -> bool:
+        assert txn.record is not None
+        return covers(self.replication.table[peer], txn.record.ts)
+
+    def on_granted(self, peer: str, message: Lock, grant: Granted, now: float) -> None:
+        """A member has locked the key; or it has executed this very update before."""
+        txn = self._running.get(message.txn)
+        if txn is None or txn.state != LOCKING:
+            return
+        txn.asked.discard(peer)
+        if grant.known is not None:
+            known = answered(grant.known, grant.after) if grant.ok else No(grant.known)
+            self._finish(txn, known, now)
+            return
+        txn.grants[peer] = grant.newest
+        txn.seen[peer] = grant.seen
+        self._advance(txn, now)
+
+    def on_decided(self, peer: str, have: Timestamp, now: float) -> None:
+        """A member has logged commits."""
+        self.replication.confirm(peer, have)
+        for txn in self._deciding:
+            txn.asked.discard(peer)
+        self._expose_acknowledged(now)
+        for txn in self._deciding:
+            if not self._acknowledged(txn, peer):
+                self._ask(txn)
+                break
+
+    def on_unanswered(self, peer: str, txn_number: int | None) -> None:
+        """A Lock or Decide did not get through: it will be sent again."""
+        if txn_number is None:
+            for txn in self._deciding:
+                txn.asked.discard(peer)
+        elif txn_number in self._running:
+            self._running[txn_number].asked.discard(peer)
+
+    def _advance(self, txn: _Transaction, now: float) -> None:
+        """Go on as far as what has been heard allows."""
+        if txn.state == LOCKING and len(txn.grants) == len(self.local.others()):
+            txn.state = COMPARING
+        if txn.state == COMPARING:
+            self._compare(txn, now)
+        if txn.state == HOLDING and self.replication.held_by_all(txn.holding):
+            assert txn.answer is not None
+            self._finish(txn, txn.answer, now)
+        if txn.state in (COMPARING, HOLDING):
+            self._blocked[txn.number] = txn
+        else:
+            self._blocked.pop(txn.number, None)
+
+    def _compare(self, txn: _Transaction, now: float) -> None:
+        """All writes of the key are held back everywhere: get the newest value, and test it."""
+        replication, op = self.replication, txn.op
+        known = replication.executed.answer(op.id) if op.id is not None else None
+        if known is not None:
+            self._finish(txn, known, now)
+            return
+        newest = replication.store.newest(op.key)
+        for peer, version in txn.grants.items():
+            if version is not None and (newest is None or newest.version < version):
+                replication.fetch(txn.seen[peer], now)
+                return
+        if not covers(replication.value_ts, op.after):
+            replication.fetch(op.after, now)
+            return
+        if op.verb == "write" or (op.verb == "updateif" and newest is not None and newest.value == op.old):
+            self._decide(txn, newest, now)
+            return
+        if newest is None:
+            missing = Error(errors.NO_SUCH_RECORD, (op.key,))
+            self._finish(txn, No() if op.verb == "updateif" else missing, now)
+            return
+        if op.verb == "updateif":
+            txn.answer = No((str(newest.version), newest.value), {"after": replication.value_ts})
+        else:
+            txn.answer = Ok((newest.value, str(newest.version)), {"after": replication.value_ts})
+        txn.holding = newest.ts or {}
+        txn.state = HOLDING
+        for member in self.local.others():
+            if not covers(replication.table[member.component], txn.holding):
+                replication.push(member.component, txn.holding)
+
+    def _decide(self, txn: _Transaction, newest: Entry | None, now: float) -> None:
+        replication, op = self.replication, txn.op
+        depends = newest.ts if newest is not None and newest.ts is not None else {}
+        txn.record = replication.next_record(
+            self.local.commits,
+            merged(op.after, depends),
+            key=op.key,
+            number=1 + (newest.version.number if newest is not None else 0),
+            replica=self.local.me.replica,
+            value=op.value,
+            id=op.id,
+            lowest=op.lowest,
+        )
+        replication.append_commit(txn.record)
+        self.locks[op.key].decided = txn.record.seq
+        txn.state = DECIDING
+        txn.asked.clear()
+        self._deciding.append(txn)
+        self._ask(txn)
+        self._expose_acknowledged(now)
+
+    def _expose_acknowledged(self, now: float) -> None:
+        """Commits that all members have logged, in order, become visible."""
+        done = []
+        others = [m.component for m in self.local.others()]
+        while self._deciding and all(self._acknowledged(self._deciding[0], peer) for peer in others):
+            done.append(self._deciding.popleft())
+        for txn in done:
+            assert txn.record is not None
+            self.local.exposed = txn.record.seq
+            self.replication.expose(self.local.component, txn.record.seq, now)
+            self._finish(txn, write_answer(txn.record), now)
+
+    def _finish(self, txn: _Transaction, answer: Reply, now: float) -> None:
+        """Tell the clients; release the key where no update does it; go on with the next."""
+        for waiting in txn.waiters:
+            self.local.answer(waiting.token, answer)
+        self._drop(txn)
+        if txn.record is None:
+            if txn.op.id is not None and isinstance(answer, No):
+                self.replication.executed.note(txn.op.id, txn.op.lowest, answer, now)
+            self._release(txn, answer)
+        txn.state = ENDED
+        queue = self._queues[txn.op.key]
+        if queue[0] is txn:
+            queue.popleft()
+            if queue:
+                self._start(queue[0], now)
+            else:
+                del self._queues[txn.op.key]
+        else:
+            queue.remove(txn)
+
+    def _drop(self, txn: _Transaction) -> None:
+        self._running.pop(txn.number, None)
+        self._blocked.pop(txn.number, None)
+        if txn.op.id is not None:
+            self._by_id.pop(txn.op.id, None)
+
+    def _release(self, txn: _Transaction, answer: Reply) -> None:
+        if txn.state == QUEUED:
+            return
+        self._unlock(txn.op.key, self.local.component, txn.number)
+        words = answer.words if isinstance(answer, No) else None
+        key, id = txn.op.key, txn.op.id
+        message = Release(**self.local.stamp(), txn=txn.number, key=key, id=id, answer=words)
+        peers = {m.component for m in self.local.others()}
+        if peers:
+            self._releases[txn.number] = (message, peers, set())
+            self._send_release(txn.number)
+
+    def _send_release(self, number: int) -> None:
+        message, peers, asked = self._releases[number]
+        for peer in sorted(peers - asked):
+            member = self.local.member(peer)
+            if member is not None:
+                asked.add(peer)
+                self.local.send(member, message)
+
+    def on_released(self, peer: str, message: Release, arrived: bool) -> None:
+        """The answer to a Release."""
+        pending = self._releases.get(message.txn)
+        if pending is not None:
+            _, peers, asked = pending
+            asked.discard(peer)
+            if arrived:
+                peers.discard(peer)
+                if not peers:
+                    del self._releases[message.txn]
+
+    # --- the participant's side -----------------------------------------------------------------
+
+    def _lock_here(self, home: str, txn: int, key: str) -> None:
+        """Lock for `home`; a later transaction of the same home supersedes an earlier one."""
+        lock = self.locks.get(key)
+        if lock is None:
+            self.locks[key] = _KeyLock(home, txn)
+        elif lock.txn < txn:
+            lock.txn = txn
+            lock.decided = None
+
+    def on_lock(self, message: Lock, now: float) -> Reply:
+        """Lock the key, say its newest version; or what the update was answered, if it was."""
+        known = self.replication.executed.answer(message.id) if message.id is not None else None
+        if isinstance(known, Ok | No):
+            is_ok = isinstance(known, Ok)
+            return Ok((), {"known": list(known.words), "ok": is_ok, "after": known.object.get("after", {})})
+        self._lock_here(message.sender, message.txn, message.key)
+        newest = self.replication.store.newest(message.key)
+        seen = self.replication.value_ts
+        return Ok((), {"newest": str(newest.version), "seen": seen} if newest is not None else {"seen": seen})
+
+    def on_decide(self, message: Decide, now: float) -> Reply:
+        """Log the commits, invisible; the answer says what is logged."""
+        self.replication.accept(message.ranges, now)
+        self.replication.confirm(message.sender, message.have)
+        return Ok((), {"have": self.replication.log.have})
+
+    def on_release(self, message: Release, now: float) -> Reply:
+        """Unlock: no update comes. A `no` is remembered, so that a retry elsewhere hears it, too."""
+        if message.answer is not None and message.id is not None:
+            self.replication.executed.note(message.id, 0, No(message.answer), now)
+        self._unlock(message.key, message.sender, message.txn)
+        return Ok()
+
+    def _unlock(self, key: str, home: str, txn: int) -> None:
+        lock = self.locks.get(key)
+        if lock is not None and lock.home == home and lock.txn == txn:
+            del self.locks[key]
+            self.resumed += lock.queue
+
+    def queue_write(self, waiting: Waiting) -> bool:
+        """Hold a plain write back while its key is locked; False when it is not locked."""
+        lock = self.locks.get(waiting.op.key)
+        if lock is None:
+            return False
+        if len(lock.queue) >= MAX_QUEUE:
+            text = f"{MAX_QUEUE} writes already wait at this key: try again later"
+            self.local.answer(waiting.token, Error(errors.UNAVAILABLE, (text,)))
+        else:
+            lock.queue.append(waiting)
+        return True
+
+    # --- what happens by itself -----------------------------------------------------------------
+
+    def observe(self, now: float) -> None:
+        """Follow what replication did: decisions logged, commits applied, states that have changed."""
+        replication = self.replication
+        decided, replication.decided = replication.decided, []
+        for record in decided:
+            lock = self.locks.get(record.key)
+            if lock is not None and lock.home == component_of(record.stream):
+                lock.decided = record.seq
+        committed, replication.committed = replication.committed, []
+        for record in committed:
+            lock = self.locks.get(record.key)
+            if lock is not None and lock.home == component_of(record.stream) and lock.decided == record.seq:
+                del self.locks[record.key]
+                self.resumed += lock.queue
+        if replication.changed:
+            self._expose_acknowledged(now)  # members confirm by heartbeats and gossip, too
+            for txn in list(self._blocked.values()):
+                self._advance(txn, now)
+
+    def announce(self) -> None:
+        """Tell the members of exposed commits, those who did not hear it with another message."""
+        for member in self.local.others():
+            if self.local.told.get(member.component, 0) < self.local.exposed:
+                self.local.send(member, Expose(**self.local.stamp()))
+
+    def tick(self, now: float) -> None:
+        """Start what was delayed, send again what did not get through, give up what is late."""
+        for txn in list(self._running.values()):
+            if txn.state == QUEUED:
+                if now >= txn.start_at:
+                    self._lock_all(txn, now)
+            elif txn.state in (LOCKING, DECIDING):
+                self._ask(txn)
+            elif txn.number in self._blocked:
+                self._advance(txn, now)
+        for number in list(self._releases):
+            self._send_release(number)
+        for queue in list(self._queues.values()):
+            for txn in list(queue):
+                self._give_up_late(txn, now)
+        for lock in self.locks.values():
+            late = [w for w in lock.queue if now >= w.deadline]
+            for waiting in late:
+                lock.queue.remove(waiting)
+                self.local.answer(waiting.token, too_late(waiting))
+
+    def _give_up_late(self, txn: _Transaction, now: float) -> None:
+        late = [w for w in txn.waiters if now >= w.deadline]
+        if not late:
+            return
+        if txn.state == DECIDING:
+            for waiting in late:
+                txn.waiters.remove(waiting)
+                self.local.answer(waiting.token, unknown_outcome())
+        elif len(late) == len(txn.waiters):
+            first = txn.waiters.pop(0)
+            for waiting in txn.waiters:
+                self.local.answer(waiting.token, too_late(waiting))
+            txn.waiters = [first]
+            self._finish(txn, too_late(first), now)
+        else:
+            for waiting in late:
+                txn.waiters.remove(waiting)
+                self.local.answer(waiting.token, too_late(waiting))
+
+    def restart(self) -> list[Waiting]:
+        """The view has changed and is settled: nothing is locked, nothing runs.
+
+        What was decided is applied on all members now, its clients are told; what was not is given
+        back, to be begun again in the new view.
+        """
+        again: list[Waiting] = []
+        for queue in self._queues.values():
+            for txn in queue:
+                if txn.record is not None:
+                    for waiting in txn.waiters:
+                        self.local.answer(waiting.token, write_answer(txn.record))
+                else:
+                    again += txn.waiters
+        for lock in self.locks.values():
+            again += lock.queue
+        again += self.resumed
+        self.replication.decided.clear()
+        self.replication.committed.clear()
+        for part in (self.locks, self._queues, self._running, self._by_id, self._blocked, self._releases):
+            part.clear()
+        self._deciding.clear()
+        self.resumed = []
+        return again
+
+    @property
+    def open(self) -> int:
+        """Transactions that wait or run here."""
+        return sum(map(len, self._queues.values()))
+
+
+def too_late(waiting: Waiting) -> Error:
+    """The answer at the deadline: nothing was changed, where that is sure."""
+    if waiting.op.id is not None and waiting.op.retry or waiting.passed_on:
+        return unknown_outcome()
+    return Error(errors.UNAVAILABLE, ("not possible within the deadline; nothing was changed, try again",))
+
+
+def unknown_outcome() -> Error:
+    """The honest answer when an update may or may not take effect."""
+    return Error(errors.UNKNOWN_OUTCOME, ("not known within the deadline; ask again with the same id",))

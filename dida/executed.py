@@ -1,0 +1,121 @@
+"""Update ids and their answers, so that an update asked for again changes nothing.
+
+An id is best `SESSION:N`; a session's ids below its lowest unanswered N are forgotten at once. A session
+that was idle for the ttl expires: its further retries are told so, and never executed a second time. An id
+of another form is remembered for the ttl. Expired sessions are remembered by name, the newest ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import define, field
+
+from dida.messages import No, Ok, Reply
+from dida.timestamps import Timestamp
+
+REMEMBERED = 10_000
+"""Names of expired sessions that are kept."""
+MAX_IDS = 200_000
+"""Answers kept, over all sessions; beyond it new updates are refused, not old ones forgotten."""
+
+
+@define
+class _Session:
+    used: float
+    lowest: int = 0
+    answers: dict[int, Reply] = field(factory=dict)
+
+
+def split(id: str) -> tuple[str, int]:
+    """Session and number of an id; an id of another form is a session of its own."""
+    session, colon, number = id.rpartition(":")
+    if colon and session and number.isascii() and number.isdigit() and len(number) < 16:
+        return session, int(number)
+    return id, 0
+
+
+@define
+class Executed:
+    """Session to its answers. Times are seconds of the caller's clock."""
+
+    ttl: float = 3600.0
+    _sessions: dict[str, _Session] = field(factory=dict)
+    _expired: dict[str, None] = field(factory=dict)
+    size: int = 0
+
+    def answer(self, id: str) -> Reply | None:
+        """The first answer to this id, where it is known."""
+        session, number = split(id)
+        known = self._sessions.get(session)
+        return known.answers.get(number) if known is not None else None
+
+    def expired(self, id: str) -> bool:
+        """Whether the id's answer was forgotten: it must not be executed."""
+        session, number = split(id)
+        known = self._sessions.get(session)
+        return session in self._expired or (known is not None and number < known.lowest)
+
+    @property
+    def full(self) -> bool:
+        return self.size >= MAX_IDS
+
+    def note(self, id: str, lowest: int, answer: Reply, now: float) -> None:
+        """Remember the answer; forget what the session no longer asks for."""
+        name, number = split(id)
+        session = self._sessions.pop(name, None) or _Session(now)
+        self._sessions[name] = session  # the most recently used one is the last
+        session.used = now
+        if number not in session.answers:
+            session.answers[number] = answer
+            self.size += 1
+        if lowest > session.lowest:
+            session.lowest = lowest
+            for old in [n for n in session.answers if n < lowest]:
+                del session.answers[old]
+                self.size -= 1
+
+    def tick(self, now: float) -> None:
+        """Let idle sessions expire."""
+        while self._sessions:
+            name = next(iter(self._sessions))
+            session = self._sessions[name]
+            if session.used + self.ttl > now:
+                break
+            del self._sessions[name]
+            self.size -= len(session.answers)
+            self._expired[name] = None
+            if len(self._expired) > REMEMBERED:
+                del self._expired[next(iter(self._expired))]
+
+    def dump(self, now: float) -> list[Any]:
+        """Everything, for a node that joins; times as ages."""
+        return [
+            [
+                name,
+                now - s.used,
+                s.lowest,
+                [[n, isinstance(a, Ok), list(a.words), after_of(a)] for n, a in s.answers.items()],
+            ]
+            for name, s in self._sessions.items()
+        ]
+
+    def load(self, dumped: list[Any], now: float) -> None:
+        """Take over a dump."""
+        for name, age, lowest, answers in dumped:
+            session = _Session(now - age, lowest)
+            for number, is_ok, words, after in answers:
+                session.answers[number] = answered(words, after) if is_ok else No(tuple(words))
+            self._sessions[name] = session
+            self.size += len(session.answers)
+
+
+def answered(words: tuple[str, ...] | list[str], after: Timestamp) -> Ok:
+    """The `ok` of an operation on the storage."""
+    return Ok(tuple(words), {"after": after})
+
+
+def after_of(reply: Reply) -> Timestamp:
+    """The timestamp that an answer carries."""
+    after: Timestamp = reply.object.get("after", {})
+    return after

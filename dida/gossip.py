@@ -1,0 +1,337 @@
+"""Lazy replication: the store, the log of updates, and the gossip that makes all replicas equal.
+
+Theory of operation. An update is a record in its replica's stream; `prev` says what it depends on. A
+record is applied when `prev ≤ value_ts` (a commit also needs to be exposed by its coordinator), else held
+back. Each replica sends its own streams to each member, computed from the timestamp table, that is from
+what the member confirmed. A record that every member confirmed is cut off the log. Installing a view is a
+barrier: all members then have, and have applied, exactly the same updates.
+
+Source: Coulouris et al., "Distributed Systems", 18.4.1; Ladin, Liskov et al., "Providing High
+Availability Using Lazy Replication" (1992). This module neither commits nor knows of failures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import define, field
+
+from dida.errors import UNKNOWN_OUTCOME
+from dida.executed import Executed, answered
+from dida.log import Log
+from dida.messages import Error, Ok
+from dida.outputs import Local
+from dida.peer_messages import Fetch, Gossip, Range, Record, component_of, is_commit
+from dida.store import Entry, Store
+from dida.timestamps import Timestamp, covers, merged
+
+FETCH_AGAIN = 0.3
+"""Seconds after which what a client waits for is asked for again."""
+
+
+@define
+class Replication:
+    """The replicated state of one replica, and the gossip about it."""
+
+    local: Local
+    store: Store
+    executed: Executed
+    log: Log = field(factory=Log)
+    value_ts: Timestamp = field(factory=dict)
+    held: dict[tuple[str, int], Record] = field(factory=dict)
+    unsettled: dict[tuple[str, int], Entry] = field(factory=dict)
+    """Entries of the store that some member may lack, by the place of their record."""
+    exposed: dict[str, int] = field(factory=dict)
+    """Commit stream to how many of its records may be seen."""
+    table: dict[str, Timestamp] = field(factory=dict)
+    """Member to what it has, at least."""
+    decided: list[Record] = field(factory=list)
+    """Commits that were logged since the owner looked last, still invisible."""
+    committed: list[Record] = field(factory=list)
+    """Commits that were applied since the owner looked last: they end transactions."""
+    changed: bool = False
+    """Something that a waiting request may wait for has happened."""
+    _concerns: list[tuple[Record, int, Any, float]] = field(factory=list)
+    _gossiping: set[str] = field(factory=set)
+    _due: dict[str, float] = field(factory=dict)
+    _fetching: dict[str, float] = field(factory=dict)
+
+    # --- updates of this replica ----------------------------------------------------------------
+
+    def next_record(self, stream: str, prev: Timestamp, **rest: Any) -> Record:
+        """The next record of an own stream."""
+        return Record(stream=stream, seq=self.log.have.get(stream, 0) + 1, prev=prev, **rest)
+
+    def execute(self, record: Record, now: float) -> Ok:
+        """Append an own plain write and apply it; its answer."""
+        self.log.append(record)
+        self._apply(record, now)
+        return write_answer(record)
+
+    def append_commit(self, record: Record) -> None:
+        """Append an own commit; it is invisible until it is exposed."""
+        self.log.append(record)
+        self.held[(record.stream, record.seq)] = record
+
+    def _apply(self, record: Record, now: float) -> None:
+        ts = record.ts
+        entry = Entry(record.version, record.value, record.id, ts)
+        if self.store.put(record.key, entry):
+            self.unsettled[(record.stream, record.seq)] = entry
+        if record.id is not None:
+            self.executed.note(record.id, record.lowest, write_answer(record), now)
+        self.value_ts = merged(self.value_ts, ts)
+        self.changed = True
+
+    def concern(self, record: Record, others: int, token: Any, deadline: float) -> None:
+        """Answer the write under `token` when that many other members have logged it."""
+        self._concerns.append((record, others, token, deadline))
+        for member in self.local.others():
+            self.push(member.component)
+
+    def check_concerns(self, local: Local, now: float = 0.0) -> None:
+        """Answer the writes that enough members have; those that are too late may have taken effect."""
+        if not self._concerns:
+            return
+        left = []
+        for record, others, token, deadline in self._concerns:
+            if self.holders(record.stream, record.seq) >= others:
+                local.answer(token, write_answer(record))
+            elif now >= deadline:
+                local.answer(token, Error(UNKNOWN_OUTCOME, ("too few members confirmed the write in time",)))
+            else:
+                left.append((record, others, token, deadline))
+        self._concerns = left
+
+    def concerned(self) -> list[Any]:
+        """The tokens of writes that still wait for other members."""
+        return [token for _, _, token, _ in self._concerns]
+
+    # --- updates of others ----------------------------------------------------------------------
+
+    def accept(self, ranges: Iterable[Range], now: float) -> None:
+        """Take what continues the log; apply what can be applied."""
+        for given in ranges:
+            for record in self.log.accept(given):
+                self.held[(record.stream, record.seq)] = record
+                if is_commit(record.stream):
+                    self.decided.append(record)
+        self.apply_held(now)
+
+    def expose(self, component: str, upto: int, now: float) -> None:
+        """The coordinator says that its commits up to `upto` are acknowledged by all."""
+        stream = component + "!"
+        if upto > self.exposed.get(stream, 0):
+            self.exposed[stream] = upto
+            self.apply_held(now)
+
+    def apply_held(self, now: float) -> None:
+        """Apply held-back records to a fixed point, ties by (stream, seq)."""
+        progress = bool(self.held)
+        while progress:
+            progress = False
+            for place in sorted(self.held):
+                record = self.held[place]
+                if self.applicable(record):
+                    del self.held[place]
+                    self._apply_commit_or_write(record, now)
+                    progress = True
+
+    def _apply_commit_or_write(self, record: Record, now: float) -> None:
+        self._apply(record, now)
+        if is_commit(record.stream):
+            self.committed.append(record)
+
+    def applicable(self, record: Record) -> bool:
+        if is_commit(record.stream) and self.exposed.get(record.stream, 0) < record.seq:
+            return False
+        return covers(self.value_ts, record.prev)
+
+    # --- what members have ----------------------------------------------------------------------
+
+    def confirm(self, component: str, have: Mapping[str, int]) -> None:
+        """`component` says what it has: raise its entries in the table."""
+        known = self.table.get(component)
+        if known is not None and not covers(known, have):
+            self.table[component] = merged(known, have)
+            self.changed = True
+
+    def held_by_all(self, ts: Mapping[str, int]) -> bool:
+        """Whether every member has logged what `ts` says."""
+        return all(covers(self.table[m.component], ts) for m in self.local.others())
+
+    def holders(self, stream: str, seq: int) -> int:
+        """How many other members have logged that record."""
+        return sum(self.table[m.component].get(stream, 0) >= seq for m in self.local.others())
+
+    def truncate(self) -> None:
+        """Cut off what is applied here and confirmed by every member (and by those that join)."""
+        for stream in self.log.streams():
+            stable = min([self.log.have[stream], *(known.get(stream, 0) for known in self.table.values())])
+            first_held = min((seq for s, seq in self.held if s == stream), default=stable + 1)
+            for record in self.log.truncate(stream, min(stable, first_held - 1)):
+                entry = self.unsettled.pop((record.stream, record.seq), None)
+                if entry is not None:
+                    entry.ts = None
+
+    # --- gossip ---------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Send what is due; forget what has been sent to everybody."""
+        delay = self.local.config.gossip_delay
+        for member in self.local.others():
+            peer = member.component
+            if not self._lacks(peer):
+                self._due.pop(peer, None)
+            elif peer not in self._due:
+                self._due[peer] = now + delay
+                if delay == 0:
+                    self.push(peer)
+            elif now >= self._due[peer]:
+                self.push(peer)
+        self.truncate()
+        self.executed.tick(now)
+        self.check_concerns(self.local, now)
+
+    def _lacks(self, peer: str) -> bool:
+        known, have = self.table[peer], self.log.have
+        return any(known.get(s, 0) < have.get(s, 0) for s in (self.local.component, self.local.commits))
+
+    def push(self, peer: str, wanted: Mapping[str, int] | None = None) -> None:
+        """Gossip to `peer` now: the own streams, or what `wanted` names; one message at a time."""
+        if wanted is None:
+            if peer in self._gossiping:
+                return
+            self._gossiping.add(peer)
+            wanted = {s: n for s, n in self.log.have.items() if component_of(s) == self.local.component}
+        member = self.local.member(peer)
+        assert member is not None
+        ranges = self.log.since(self.table[peer], wanted)
+        self.local.send(member, Gossip(**self.local.stamp(), ranges=ranges, have=self.log.have))
+
+    def on_gossip(self, message: Gossip, now: float) -> Ok:
+        """Ranges that continue the log are taken; the answer says what is here now."""
+        self.accept(message.ranges, now)
+        self.confirm(message.sender, message.have)
+        return Ok((), {"have": self.log.have})
+
+    def on_gossiped(self, peer: str, have: Timestamp | None, now: float) -> None:
+        """The answer to gossip; None: it did not get through."""
+        self._gossiping.discard(peer)
+        if have is None or peer not in self.table:
+            return
+        before = self.table[peer]
+        self.confirm(peer, have)
+        if not self._lacks(peer):
+            self._due.pop(peer, None)
+        elif self.table[peer] is not before and now >= self._due.get(peer, now + 1):
+            self.push(peer)  # more than fits a message is due
+
+    # --- fetching -------------------------------------------------------------------------------
+
+    def fetch(self, wanted: Mapping[str, int], now: float) -> None:
+        """Ask those for what `wanted` covers and is not here yet: the stream's owner, or who has it."""
+        asked = set()
+        for stream, count in sorted(wanted.items()):
+            if self.log.have.get(stream, 0) >= count:
+                continue
+            owner = component_of(stream)
+            if self.local.member(owner) is not None and owner != self.local.component:
+                asked.add(owner)
+            asked.update(peer for peer, known in self.table.items() if known.get(stream, 0) >= count)
+        for peer in sorted(asked):
+            if now >= self._fetching.get(peer, now):
+                self._fetching[peer] = now + FETCH_AGAIN
+                self._send_fetch(peer)
+
+    def _send_fetch(self, peer: str) -> None:
+        member = self.local.member(peer)
+        if member is not None:
+            self.local.send(member, Fetch(**self.local.stamp(), have=self.log.have))
+
+    def on_fetch(self, message: Fetch, now: float) -> Ok:
+        """All that the sender lacks of what is here, as far as it fits a message."""
+        self.confirm(message.sender, message.have)
+        return Ok((), {"ranges": self.log.since(message.have, self.log.have), "have": self.log.have})
+
+    def on_fetched(self, peer: str, ranges: tuple[Range, ...] | None, have: Timestamp | None, now: float) -> None:
+        """The answer to a fetch; None: it did not get through."""
+        self._fetching.pop(peer, None)
+        if ranges is None or have is None:
+            return
+        before = self.log.have
+        self.accept(ranges, now)
+        self.confirm(peer, have)
+        if self.log.have is not before and any(self.log.have.get(r.stream, 0) < have.get(r.stream, 0) for r in ranges):
+            self._fetching[peer] = now + FETCH_AGAIN
+            self._send_fetch(peer)  # it did not fit one message
+        self.changed = True
+
+    # --- the barrier of a new view --------------------------------------------------------------
+
+    def settle(self, base: Timestamp, live: Iterable[str], now: float) -> None:
+        """A new view of the components `live` begins: all its members have exactly `base`.
+
+        Commits are exposed, held-back records applied (what they still lack died with its component),
+        the dead leave the timestamps, the log is empty.
+        """
+        assert covers(self.log.have, base), "a view was installed on a replica that was not levelled"
+        for stream in base:
+            if is_commit(stream):
+                self.exposed[stream] = base[stream]
+        self.apply_held(now)
+        for place in sorted(self.held):
+            if place in self.held:
+                self._apply_commit_or_write(self.held.pop(place), now)
+                self.apply_held(now)
+        alive = set(live)
+        kept = {s: n for s, n in base.items() if component_of(s) in alive}
+        self.log.restart(kept)
+        for entry in self.unsettled.values():
+            entry.ts = None
+        self.unsettled.clear()
+        self.value_ts = dict(kept)
+        self.exposed = {s: n for s, n in self.exposed.items() if s in kept}
+        self.table = {component: dict(kept) for component in sorted(alive) if component != self.local.component}
+        self._gossiping.clear()
+        self._due.clear()
+        self._fetching.clear()
+        self.changed = True
+
+    # --- the whole state, for a node that joins -------------------------------------------------
+
+    def dump(self, now: float) -> list[dict[str, Any]]:
+        """The state as one atomic copy, in parts that fit a line."""
+        parts: list[dict[str, Any]] = []
+        batch: list[Any] = []
+        size = 0
+        for item in self.store.dump():
+            batch.append(item)
+            size += len(item[0]) + sum(60 + len(e[2]) for e in item[1])
+            if size > 4 * 65536:
+                parts.append({"records": batch})
+                batch, size = [], 0
+        parts.append({"records": batch})
+        sessions = self.executed.dump(now)
+        parts += [{"executed": sessions[at : at + 2000]} for at in range(0, len(sessions), 2000)]
+        held = [self.held[place] for place in sorted(self.held)]
+        parts += [{"held": held[at : at + 100]} for at in range(0, len(held), 100)]
+        parts.append({"value_ts": self.value_ts, "have": self.log.have, "exposed": dict(self.exposed)})
+        return parts
+
+    def load(self, parts: Iterable[Mapping[str, Any]], held: Iterable[Record], now: float) -> None:
+        """Take over a dump; this replica had nothing before."""
+        for part in parts:
+            self.store.load(part.get("records", []))
+            self.executed.load(part.get("executed", []), now)
+            if "have" in part:
+                self.value_ts = dict(part["value_ts"])
+                self.log.restart(part["have"])
+                self.exposed = dict(part["exposed"])
+        self.held = {(record.stream, record.seq): record for record in held}
+
+
+def write_answer(record: Record) -> Ok:
+    """What the client of an update hears: its version, and its timestamp."""
+    return answered((str(record.version),), record.ts)

@@ -1,0 +1,93 @@
+"""The log of a replica: per stream a gapless run of records, of which the stable head is cut off.
+
+`have` is the replica timestamp: `have[s] = n` exactly when all records 1..n of stream s were received.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from itertools import islice
+
+from attrs import define, field
+
+from dida.peer_messages import Range, Record
+
+BATCH = 256 * 1024
+"""Characters of keys and values in one message, about; a single record may be larger."""
+
+
+@define
+class Log:
+    """What was accepted, and not yet known to be everywhere."""
+
+    have: dict[str, int] = field(factory=dict)
+    _records: dict[str, deque[Record]] = field(factory=dict)
+    size: int = 0
+
+    def append(self, record: Record) -> None:
+        """The next record of its stream."""
+        stream = record.stream
+        assert record.seq == self.have.get(stream, 0) + 1, f"{stream}: {record.seq} does not continue the log"
+        self.have = {**self.have, stream: record.seq}
+        self._records.setdefault(stream, deque()).append(record)
+        self.size += 1
+
+    def accept(self, given: Range) -> list[Record]:
+        """The records of `given` that are new here; none when it does not continue the log."""
+        have = self.have.get(given.stream, 0)
+        if given.base > have:
+            return []
+        new = list(given.records[have - given.base :])
+        if new:
+            self.have = {**self.have, given.stream: given.base + len(given.records)}
+            self._records.setdefault(given.stream, deque()).extend(new)
+            self.size += len(new)
+        return new
+
+    def since(self, known: Mapping[str, int], wanted: Mapping[str, int]) -> tuple[Range, ...]:
+        """Ranges beyond `known`, up to `wanted`, as many as fit a message.
+
+        Nothing of a stream whose needed head was already cut off: the caller then needs the whole state.
+        """
+        ranges = []
+        room = BATCH
+        for stream in sorted(wanted):
+            base = known.get(stream, 0)
+            records = self._records.get(stream)
+            cut = self.cut(stream)
+            count = min(wanted[stream], self.have.get(stream, 0)) - base
+            if count <= 0 or not records or base < cut:
+                continue
+            taken = []
+            for record in islice(records, base - cut, base - cut + count):
+                if room <= 0:
+                    break
+                taken.append(record)
+                room -= 100 + len(record.key) + len(record.value)
+            if taken:
+                ranges.append(Range(stream, base, tuple(taken)))
+        return tuple(ranges)
+
+    def cut(self, stream: str) -> int:
+        """How many records of the stream's head are no longer here."""
+        return self.have.get(stream, 0) - len(self._records.get(stream, ()))
+
+    def truncate(self, stream: str, upto: int) -> list[Record]:
+        """Cut off the records up to `upto`; they are returned."""
+        records = self._records.get(stream)
+        gone = []
+        while records and records[0].seq <= upto:
+            gone.append(records.popleft())
+        self.size -= len(gone)
+        return gone
+
+    def streams(self) -> list[str]:
+        """The streams of which there are records here."""
+        return [stream for stream, records in self._records.items() if records]
+
+    def restart(self, base: Mapping[str, int]) -> None:
+        """All records are everywhere and applied: keep none, and only the streams of `base`."""
+        self._records.clear()
+        self.size = 0
+        self.have = dict(base)

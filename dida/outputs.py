@@ -1,0 +1,149 @@
+"""What the replica's state machines return: small frozen values that the service acts on, in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import Factory, define, frozen
+
+from dida.messages import Reply, Request
+from dida.peer_messages import COMMITS, Member, View
+from dida.ring import Ring
+
+
+@frozen
+class Send:
+    """Send `message` to the storage node at `url`; give its reply (or None) back to `on_answer`.
+
+    With a `token` it is a client's request that is passed on: the reply goes to `on_forwarded`.
+    """
+
+    url: str
+    peer: str
+    message: Request
+    timeout: float
+    token: Any = None
+
+
+@frozen
+class Answer:
+    """Answer the request that came under `token`."""
+
+    token: Any
+    reply: Reply
+
+
+@frozen
+class Note:
+    """Something that the people who run the node should find in its log."""
+
+    text: str
+
+
+Output = Send | Answer | Note
+
+
+@frozen(kw_only=True)
+class Config:
+    """What the options of a storage node say. Times in seconds."""
+
+    cluster: str = "dida"
+    gossip_delay: float = 0.0
+    max_versions: int = 10
+    write_concern: int = 1
+    majority: bool = False
+    ping_interval: float = 0.5
+    ping_timeout: float = 2.0
+    start_deadline: float = 30.0
+    session_ttl: float = 3600.0
+    max_log: int = 100_000
+    """Records that may be unconfirmed by some member before writes are refused."""
+    max_waiting: int = 10_000
+
+    @property
+    def lease(self) -> float:
+        """Seconds after which a member that was not heard from must be asked before anything is answered."""
+        return 0.8 * self.ping_timeout
+
+    @property
+    def call_timeout(self) -> float:
+        """Seconds for a message to a peer to be answered."""
+        return self.ping_timeout
+
+
+@define
+class Local:
+    """What the parts of one replica share: who it is, its view, and the outputs of this turn."""
+
+    config: Config
+    me: Member
+    view: View | None = None
+    serving: bool = False
+    """Whether the view is in force: not while it is being changed."""
+    exposed: int = 0
+    """Own commits that are acknowledged by all."""
+    told: dict[str, int] = Factory(dict)
+    """Member to the `exposed` that it was sent."""
+    out: list[Output] = Factory(list)
+    notes: list[str] = Factory(list)
+    ring: Ring = Ring(())
+    _members: dict[str, Member] = Factory(dict)
+
+    @property
+    def component(self) -> str:
+        return self.me.component
+
+    @property
+    def commits(self) -> str:
+        return self.me.component + COMMITS
+
+    @property
+    def view_name(self) -> str:
+        return self.view.name if self.view is not None else ""
+
+    def enter(self, view: View | None) -> None:
+        """Take `view` as the one in force (None: none)."""
+        self.view = view
+        self.told = {}
+        members = view.members if view is not None else ()
+        self._members = {m.component: m for m in members}
+        self.ring = Ring(str(m.replica) for m in members)
+
+    def others(self) -> list[Member]:
+        """The other members of the view, in its order."""
+        return [m for m in self._members.values() if m.component != self.me.component]
+
+    def member(self, component: str) -> Member | None:
+        return self._members.get(component)
+
+    def home(self, key: str) -> Member:
+        """The member that coordinates the commits of `key`."""
+        owner = self.ring.owner(key)
+        return next(m for m in self._members.values() if str(m.replica) == owner)
+
+    def stamp(self) -> dict[str, Any]:
+        """What every message to a peer carries."""
+        return {
+            "cluster": self.config.cluster,
+            "view": self.view_name,
+            "sender": self.me.component,
+            "exposed": self.exposed,
+        }
+
+    def send(self, to: Member, message: Request) -> None:
+        self.told[to.component] = self.exposed
+        self.out.append(Send(to.url, to.component, message, self.config.call_timeout))
+
+    def forward(self, to: Member, message: Request, token: Any, timeout: float) -> None:
+        """Pass a client's request on."""
+        self.told[to.component] = self.exposed
+        self.out.append(Send(to.url, to.component, message, timeout, token))
+
+    def answer(self, token: Any, reply: Reply) -> None:
+        self.out.append(Answer(token, reply))
+
+    def note(self, text: str) -> None:
+        """Say it in the log, and keep the newest for `status`."""
+        self.out.append(Note(text))
+        self.notes.append(text)
+        del self.notes[:-20]

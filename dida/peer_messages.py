@@ -1,0 +1,301 @@
+"""What storage nodes of one group say to each other: gossip, two-phase commit, pings, view changes.
+
+All carry the cluster's name, the sender's component and its view; `dida.replica` refuses what comes from
+another view. A **component** is one life of one replica, `R:incarnation`. It numbers its updates in two
+**streams**: its plain writes (named like the component) and the commits that it coordinates (the name with
+a `!` behind); a timestamp counts each stream by itself. So a plain write never waits for a commit that is
+still being acknowledged, and "all members hold the commits up to n" is one comparison.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from attrs import field, frozen
+from msgspec import Meta, Struct
+
+from dida.messages import Counter, Name, Request, Timestamp, UpdateId
+from dida.versions import MAX_REPLICA, Version
+
+COMMITS = "!"
+
+
+def commit_stream(component: str) -> str:
+    """The name of the stream of the commits that `component` coordinates."""
+    return component + COMMITS
+
+
+def is_commit(stream: str) -> bool:
+    """Whether the records of `stream` are invisible until they are exposed."""
+    return stream.endswith(COMMITS)
+
+
+def component_of(stream: str) -> str:
+    """The component whose stream this is."""
+    return stream.removesuffix(COMMITS)
+
+
+class Record(Struct, frozen=True, array_like=True):
+    """One update in the log: the `seq`-th of its stream, depending on what `prev` covers."""
+
+    stream: str
+    seq: Counter
+    prev: dict[str, Counter]
+    key: str
+    number: Annotated[int, Meta(ge=1)]
+    replica: int
+    value: str
+    id: str | None = None
+    lowest: Counter = 0
+
+    @property
+    def version(self) -> Version:
+        return Version(self.number, self.replica)
+
+    @property
+    def ts(self) -> dict[str, int]:
+        """`prev` with the stream's own entry set to `seq`."""
+        return {**self.prev, self.stream: self.seq}
+
+
+class Range(Struct, frozen=True, array_like=True):
+    """A gapless run of records of one stream: `base + 1` and on."""
+
+    stream: str
+    base: Counter
+    records: tuple[Record, ...]
+
+
+class Member(Struct, frozen=True):
+    """A storage node in a view."""
+
+    component: Name
+    replica: Annotated[int, Meta(ge=0, le=MAX_REPLICA)]
+    id: Name
+    url: Name
+
+
+class View(Struct, frozen=True):
+    """An agreed membership. `name` tells views of one number apart that different leaders made."""
+
+    number: Counter
+    leader: str
+    members: tuple[Member, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}@{self.leader}"
+
+    @property
+    def rank(self) -> tuple[int, int, str]:
+        """Of two views that exclude each other the lower rank gives way."""
+        return (self.number, len(self.members), self.leader)
+
+    def member(self, component: str) -> Member | None:
+        return next((m for m in self.members if m.component == component), None)
+
+
+@frozen(kw_only=True)
+class PeerMessage(Request):
+    """From one storage node to another."""
+
+    longest_line: ClassVar[int] = 64 * 2**20
+    cluster: str = ""
+    view: str = ""
+    """Name of the sender's view; empty when it has none."""
+    sender: Name
+    exposed: Counter = 0
+    """The sender's own commits up to this one are acknowledged by all: make them visible."""
+
+
+@frozen
+class Gossip(PeerMessage):
+    usage: ClassVar[str] = "gossip"
+    about: ClassVar[str] = "storage nodes: updates of the log, and what the sender has"
+    ranges: tuple[Range, ...] = ()
+    have: Timestamp = field(factory=dict)
+
+
+@frozen
+class Fetch(PeerMessage):
+    usage: ClassVar[str] = "fetch"
+    about: ClassVar[str] = "storage nodes: what I have not, please"
+    have: Timestamp = field(factory=dict)
+
+
+@frozen
+class Lock(PeerMessage):
+    usage: ClassVar[str] = "lock"
+    about: ClassVar[str] = "storage nodes: hold back writes of a key, and say its newest version"
+    txn: Counter
+    key: str
+    id: UpdateId | None = None
+
+
+@frozen
+class Decide(PeerMessage):
+    usage: ClassVar[str] = "decide"
+    about: ClassVar[str] = "storage nodes: a commit and what it depends on, invisible until exposed"
+    ranges: tuple[Range, ...] = ()
+    have: Timestamp = field(factory=dict)
+
+
+@frozen
+class Expose(PeerMessage):
+    usage: ClassVar[str] = "expose"
+    about: ClassVar[str] = "storage nodes: make commits visible, as far as `exposed` says"
+
+
+@frozen
+class Release(PeerMessage):
+    usage: ClassVar[str] = "release"
+    about: ClassVar[str] = "storage nodes: the transaction ends without an update"
+    txn: Counter
+    key: str
+    id: UpdateId | None = None
+    answer: tuple[str, ...] | None = None
+    """The words of the `no` that the client gets; None when nothing was decided."""
+
+
+@frozen
+class Forward(PeerMessage):
+    usage: ClassVar[str] = "forward"
+    about: ClassVar[str] = "storage nodes: a client's request, for the key's home"
+    verb: str
+    key: str
+    value: str = ""
+    old: str = ""
+    id: UpdateId | None = None
+    lowest: Counter = 0
+    retry: bool = False
+    after: Timestamp = field(factory=dict)
+
+
+@frozen
+class Heartbeat(PeerMessage):
+    usage: ClassVar[str] = "heartbeat"
+    about: ClassVar[str] = "storage nodes: are you there, and what do you have"
+    have: Timestamp = field(factory=dict)
+
+
+@frozen
+class Suspect(PeerMessage):
+    usage: ClassVar[str] = "suspect"
+    about: ClassVar[str] = "storage nodes: I don't hear this one; do you"
+    component: Name
+
+
+@frozen
+class Join(PeerMessage):
+    usage: ClassVar[str] = "join"
+    about: ClassVar[str] = "storage nodes: take me into the view"
+    member: Member
+    heard: tuple[Member, ...] = ()
+    loaded: str = ""
+    """Name of the view whose state the sender has taken over; empty when it has none."""
+
+
+@frozen
+class Load(PeerMessage):
+    usage: ClassVar[str] = "load"
+    about: ClassVar[str] = "storage nodes: a part of the whole state, for a node that joins"
+    part: Counter
+    parts: Counter
+    state: dict[str, Any]
+
+
+@frozen
+class Flush(PeerMessage):
+    usage: ClassVar[str] = "flush"
+    about: ClassVar[str] = "storage nodes: stop the old view, say what you have"
+    number: Counter
+    members: tuple[Member, ...]
+
+
+@frozen
+class Level(PeerMessage):
+    usage: ClassVar[str] = "level"
+    about: ClassVar[str] = "storage nodes: what you lack of what survivors have"
+    number: Counter
+    ranges: tuple[Range, ...]
+
+
+@frozen
+class Install(PeerMessage):
+    usage: ClassVar[str] = "install"
+    about: ClassVar[str] = "storage nodes: the new view"
+    installs: View
+    base: Timestamp
+
+
+# --- the objects of replies ---------------------------------------------------------------------
+
+
+@frozen
+class Has:
+    """What the answering node has in its log."""
+
+    have: Timestamp
+
+
+@frozen
+class Fetched:
+    """Ranges that the asking node lacks, and all that the answering one has."""
+
+    have: Timestamp
+    ranges: tuple[Range, ...] = ()
+
+
+@frozen
+class Granted:
+    """The key is locked: its newest version here, and the state that it belongs to.
+
+    Or, with `known`: the update was executed before; those are the words of its answer.
+    """
+
+    newest: Version | None = None
+    seen: Timestamp = field(factory=dict)
+    known: tuple[str, ...] | None = None
+    ok: bool = True
+    after: Timestamp = field(factory=dict)
+
+
+@frozen
+class Silence:
+    """Seconds since the answering node heard from a suspect."""
+
+    silent: float
+
+
+@frozen
+class Heard:
+    """Storage nodes that the answering node knows of."""
+
+    heard: tuple[Member, ...] = ()
+
+
+@frozen
+class Flushed:
+    """The view is stopped: what the node has, and how long ago it answered each member's heartbeat."""
+
+    have: Timestamp
+    silent: dict[str, float] = field(factory=dict)
+
+
+@frozen
+class OtherView:
+    """The view of a node that refuses a message of another view, and the state that it began with."""
+
+    view: View | None = None
+    base: Timestamp = field(factory=dict)
+
+
+@frozen
+class Promised:
+    """The highest number of a change of the view that a node has promised to follow."""
+
+    promised: Counter = 0
+
+
+PEER = (Gossip, Fetch, Lock, Decide, Expose, Release, Forward, Heartbeat, Suspect, Join, Load, Flush, Level, Install)
+"""The verbs between storage nodes."""

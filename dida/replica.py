@@ -1,0 +1,585 @@
+"""A storage replica: all its state machines as one, without sockets, clock or randomness.
+
+Every input is a method with the time `now` (seconds of any clock that does not go back) and returns the
+outputs of that turn: what to send, what to answer. A request that can't be answered yet waits, bounded,
+with its deadline; whatever changes makes it be tried again. `dida.services.storage` runs a Replica over
+sockets, the simulator runs many in virtual time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from attrs import evolve
+
+from dida import errors, wire
+from dida.addresses import StorageAddress
+from dida.commit import Commit, Operation, Waiting, too_late, unknown_outcome
+from dida.errors import DidaError
+from dida.executed import Executed, answered
+from dida.gossip import Replication
+from dida.membership import CHANGING, OTHER_VIEW, Membership
+from dida.messages import Error, Home, ListRecords, Ok, Read, Reply, Request, UpdateIf, Versions, Watch, Write, form_of
+from dida.outputs import Config, Local, Output
+from dida.peer_messages import (
+    Decide,
+    Expose,
+    Fetch,
+    Fetched,
+    Flush,
+    Flushed,
+    Forward,
+    Gossip,
+    Granted,
+    Has,
+    Heard,
+    Heartbeat,
+    Install,
+    Join,
+    Level,
+    Load,
+    Lock,
+    Member,
+    OtherView,
+    PeerMessage,
+    Promised,
+    Record,
+    Release,
+    Silence,
+    Suspect,
+)
+from dida.store import Store, said
+from dida.timestamps import Timestamp, covers
+
+NO_QUORUM_AFTER = 1.0
+"""Seconds that a request waits in a minority (`--membership majority`) before it is refused."""
+
+
+class Replica:
+    """One replica. Not reentrant: an input is processed to its end, then its outputs are acted on."""
+
+    def __init__(self, config: Config, me: Member, named: tuple[StorageAddress, ...], now: float) -> None:
+        self.config = config
+        self.local = Local(config, me)
+        self.membership = Membership(self.local, self._blank(), named, now)
+        self._forget()
+        self.waiting: dict[Any, Waiting] = {}
+        self._since: dict[Any, float] = {}
+        self._forwarded: dict[Any, Waiting] = {}
+        self._last_id = 0
+        self._own_ids: dict[int, None] = {}
+        self.counts = {"reads": 0, "writes": 0, "updateifs": 0}
+        self.lease_until = 0.0
+        self._watching: dict[Any, tuple[str, float]] = {}
+
+    def _blank(self) -> Replication:
+        return Replication(self.local, Store(self.config.max_versions), Executed(self.config.session_ttl))
+
+    def _forget(self) -> None:
+        self.replication = self.membership.replication = self._blank()
+        self.commit = Commit(self.local, self.replication)
+
+    # --- requests of clients --------------------------------------------------------------------
+
+    def on_request(self, token: Any, request: Request, now: float) -> list[Output]:
+        """A client's request; it is answered under `token`, now or later, by its deadline."""
+        op = _operation(request)
+        if op is not None:
+            self._attempt(Waiting(token, op, now + request.deadline), now)
+        elif isinstance(request, Watch):
+            if request.view == self.local.view_name:
+                self._watching[token] = (self.local.view_name, now + request.deadline)
+            else:
+                self.local.answer(token, Ok((), self.watched()))
+        elif isinstance(request, ListRecords):
+            page, following = self.replication.store.page(request.from_, request.limit)
+            more = {"next": following} if following is not None else {}
+            self.local.answer(token, Ok((), {"records": page, **more}))
+        elif isinstance(request, Versions):
+            self.local.answer(token, Ok((), {"versions": said(self.replication.store.versions(request.key))}))
+        elif isinstance(request, Home):
+            if self.local.view is None:
+                self.local.answer(token, Error(errors.UNAVAILABLE, ("no view yet: try again",)))
+            else:
+                home = self.local.home(request.key)
+                ids = [m.id for m in self.local.view.members]
+                self.local.answer(token, Ok((str(home.replica), home.id), {"members": ids}))
+        return self._end_turn(now)
+
+    def _attempt(self, waiting: Waiting, now: float) -> None:
+        """Answer the operation, or pass it on, or let it wait for what it lacks."""
+        reply = self._try(waiting, now)
+        if reply is not None:
+            self._forget_own_id(waiting)
+            self.local.answer(waiting.token, reply)
+
+    def _try(self, waiting: Waiting, now: float) -> Reply | None:
+        """The answer, or None when somebody else now has the operation in hand."""
+        op = waiting.op
+        if now >= waiting.deadline:
+            return too_late(waiting)
+        if not self.local.serving:
+            return self._park(waiting, now)
+        if now >= self.lease_until:
+            self.lease_until = self.membership.lease_until()
+            if now >= self.lease_until:
+                self.membership.ask_all(now)
+                return self._park(waiting, now)
+        if op.after:
+            lost, after = self._without_dead(op.after)
+            if lost:
+                text = "updates that you have seen were lost with a crashed replica"
+                return Error(errors.LOST_UPDATE, (text,), {"lost": lost})
+            if after is not op.after:
+                op = waiting.op = evolve(op, after=after)
+        if op.id is not None:
+            known = self.replication.executed.answer(op.id)
+            if known is not None:
+                return known
+            if self.replication.executed.expired(op.id):
+                return Error(errors.SESSION_EXPIRED, (op.id,))
+        if op.verb == "updateif" or op.latest or (op.retry and op.id is not None and len(self.local.others()) > 0):
+            return self._at_home(waiting, now)
+        if not covers(self.replication.value_ts, op.after):
+            self.replication.fetch(op.after, now)
+            return self._park(waiting, now)
+        return self._read(op) if op.verb == "read" else self._write(waiting, now)
+
+    def _park(self, waiting: Waiting, now: float) -> Reply | None:
+        if len(self.waiting) >= self.config.max_waiting and not waiting.passed_on:
+            return Error(errors.UNAVAILABLE, (f"{self.config.max_waiting} requests already wait here",))
+        self.waiting[waiting.token] = waiting
+        self._since.setdefault(waiting.token, now)
+        return None
+
+    def _without_dead(self, after: Timestamp) -> tuple[Timestamp, Timestamp]:
+        """Entries of `after` that are lost, and `after` without the entries of removed components."""
+        live = self.replication.table
+        lost: Timestamp = {}
+        gone = []
+        for stream, count in after.items():
+            component = stream.removesuffix("!")
+            if component in live or component == self.local.component or count == 0:
+                continue
+            gone.append(stream)
+            if count > self.membership.cuts.get(stream, 0):
+                lost[stream] = count
+        if gone:
+            after = {stream: count for stream, count in after.items() if stream not in gone}
+        return lost, after
+
+    def _read(self, op: Operation) -> Reply:
+        self.counts["reads"] += 1
+        store = self.replication.store
+        if op.version is None:
+            entry = store.newest(op.key)
+            if entry is None:
+                return Error(errors.NO_SUCH_RECORD, (op.key,), {"after": self.replication.value_ts})
+        else:
+            entry = store.find(op.key, op.version)
+            if entry is None:
+                if store.newest(op.key) is None:
+                    return Error(errors.NO_SUCH_RECORD, (op.key,), {"after": self.replication.value_ts})
+                return Error(errors.NO_SUCH_VERSION, (op.key, str(op.version)))
+        return answered((entry.value, str(entry.version)), self.replication.value_ts)
+
+    def _write(self, waiting: Waiting, now: float) -> Reply | None:
+        op, replication = waiting.op, self.replication
+        if self.commit.queue_write(waiting):
+            return None
+        if replication.log.size >= self.config.max_log or (op.id is not None and replication.executed.full):
+            return Error(errors.UNAVAILABLE, ("too many updates are not confirmed by all members: try again later",))
+        concern = self.config.write_concern
+        if concern > len(self.local.others()) + 1:
+            text = f"write concern {concern} needs more members than the {len(self.local.others()) + 1} alive"
+            return Error(errors.UNAVAILABLE, (text,))
+        self.counts["writes"] += 1
+        newest = replication.store.newest(op.key)
+        record = replication.next_record(
+            self.local.component,
+            op.after,
+            key=op.key,
+            number=1 + (newest.version.number if newest is not None else 0),
+            replica=self.local.me.replica,
+            value=op.value,
+            id=op.id,
+            lowest=op.lowest,
+        )
+        reply = replication.execute(record, now)
+        if concern > 1:
+            replication.concern(record, concern - 1, waiting.token, waiting.deadline)
+            return None
+        return reply
+
+    def _at_home(self, waiting: Waiting, now: float) -> Reply | None:
+        """Have the operation done in the queue of its key."""
+        op = waiting.op
+        home = self.local.home(op.key)
+        if home.component == self.local.component:
+            if op.verb == "updateif":
+                self.counts["updateifs"] += 1
+            self.commit.begin(waiting, now)
+            return None
+        if op.forwarded:
+            return Error(OTHER_VIEW)
+        if op.id is None and op.verb != "read":
+            self._last_id += 1
+            self._own_ids[self._last_id] = None
+            waiting.own_id = self._last_id
+            op = waiting.op = evolve(op, id=f"{self.local.component}:{self._last_id}")
+        self._forwarded[waiting.token] = waiting
+        message = Forward(
+            **self.local.stamp(),
+            verb=op.verb,
+            key=op.key,
+            value=op.value,
+            old=op.old,
+            id=op.id,
+            lowest=op.lowest if waiting.own_id is None else next(iter(self._own_ids)),
+            retry=op.retry or waiting.passed_on,
+            after=op.after,
+            deadline=max(0.0, waiting.deadline - now),
+        )
+        waiting.passed_on = waiting.passed_on or op.verb != "read"
+        self.local.forward(home, message, waiting.token, waiting.deadline - now)
+        return None
+
+    # --- messages of peers ----------------------------------------------------------------------
+
+    def on_peer(self, token: Any, message: PeerMessage, now: float) -> list[Output]:
+        """A message from another storage node; it is answered under `token`."""
+        if message.cluster != self.config.cluster:
+            text = f"this is cluster {self.config.cluster}, not {message.cluster}"
+            self.local.answer(token, Error(errors.BAD_REQUEST, (text,)))
+            return self._end_turn(now)
+        same_view = self.local.view is not None and message.view == self.local.view_name
+        member = self.local.member(message.sender)
+        if member is not None:
+            self.membership.hear(message.sender, now)
+        reply: Reply | None
+        match message:
+            case Join():
+                reply = self.membership.on_join(message, now)
+            case Load():
+                held = wire.shaped(message.state.get("held", []), list[Record])
+                reply = self.membership.on_load(message, tuple(held), now)
+            case Install():
+                reply = self.membership.on_install(message.installs, message.base, now)
+            case Flush() if same_view or self.local.view is None:
+                reply = self.membership.on_flush(message, now)
+            case Level() if same_view or self.local.view is None:
+                reply = self.membership.on_level(message, now)
+            case _ if not same_view or member is None:
+                reply = self.membership.other_view()
+            case Fetch():
+                reply = self.replication.on_fetch(message, now)
+            case _ if not self.local.serving:
+                reply = Error(CHANGING)
+            case _:
+                reply = self._in_view(token, message, now)
+        if reply is not None:
+            self.local.answer(token, reply)
+        return self._end_turn(now)
+
+    def _in_view(self, token: Any, message: PeerMessage, now: float) -> Reply | None:
+        """A message of the view that is in force."""
+        self.replication.expose(message.sender, message.exposed, now)
+        self.commit.observe(now)
+        match message:
+            case Gossip():
+                return self.replication.on_gossip(message, now)
+            case Lock():
+                self._run_resumed(now)
+                return self.commit.on_lock(message, now)
+            case Decide():
+                return self.commit.on_decide(message, now)
+            case Release():
+                return self.commit.on_release(message, now)
+            case Heartbeat():
+                return self.membership.on_heartbeat(message, now)
+            case Suspect():
+                return self.membership.on_suspect(message, now)
+            case Forward():
+                self._attempt(Waiting(token, _forwarded(message), now + message.deadline), now)
+                return None
+        return Ok()
+
+    def on_answer(self, url: str, peer: str, message: Request, reply: Reply | None, now: float) -> list[Output]:
+        """The reply to what was sent to `peer` at `url`; None when it did not get through in time."""
+        assert isinstance(message, PeerMessage)
+        if message.sender != self.local.component:
+            return []  # this node was fenced since: another life's business
+        if reply is not None and self.local.member(peer) is not None:
+            self.membership.hear(peer, now)
+        try:
+            self._take_answer(url, peer, message, reply, now)
+        except DidaError as problem:
+            self.local.note(f"{url} answered {form_of(type(message)).verb} strangely: {problem}")
+        return self._end_turn(now)
+
+    def _take_answer(self, url: str, peer: str, message: PeerMessage, reply: Reply | None, now: float) -> None:
+        if isinstance(reply, Error):
+            if reply.code == OTHER_VIEW:
+                other = wire.shaped(reply.object, OtherView)
+                self.membership.on_other_view(url, peer, other.view, other.base, now)
+                if self.membership.fenced is not None:
+                    return
+            elif reply.code == CHANGING:
+                self.membership.on_changing(peer, wire.shaped(reply.object, Promised).promised, now)
+            elif isinstance(message, Join):
+                self.local.note(f"{url} refuses this node: {' '.join(reply.words)}")
+        ok = reply if isinstance(reply, Ok) else None
+        in_force = message.view == self.local.view_name and self.local.serving
+        match message:
+            case Heartbeat():
+                have = wire.shaped(ok.object, Has).have if ok is not None and in_force else None
+                self.membership.on_beat(peer, have, now)
+            case Join():
+                if ok is not None:
+                    self.membership.on_joined(wire.shaped(ok.object, Heard).heard)
+            case Load():
+                self.membership.on_loaded(peer, message, ok is not None, now)
+            case Flush():
+                flushed = wire.shaped(ok.object, Flushed) if ok is not None else None
+                silent = flushed.silent if flushed is not None else {}
+                self.membership.on_flushed(peer, message, flushed.have if flushed is not None else None, silent, now)
+            case Level():
+                have = wire.shaped(ok.object, Has).have if ok is not None else None
+                self.membership.on_levelled(peer, message, have, now)
+            case Suspect():
+                self.membership.on_suspected(
+                    peer, message, wire.shaped(ok.object, Silence).silent if ok is not None else None
+                )
+            case Fetch():
+                fetched = wire.shaped(ok.object, Fetched) if ok is not None else None
+                if fetched is None or not self.membership.on_fetched(peer, fetched.ranges, now):
+                    if fetched is not None and in_force:
+                        self.replication.on_fetched(peer, fetched.ranges, fetched.have, now)
+                    else:
+                        self.replication.on_fetched(peer, None, None, now)
+            case Gossip():
+                have = wire.shaped(ok.object, Has).have if ok is not None and in_force else None
+                self.replication.on_gossiped(peer, have, now)
+            case Lock() if ok is not None and in_force:
+                self.commit.on_granted(peer, message, wire.shaped(ok.object, Granted), now)
+            case Decide() if ok is not None and in_force:
+                self.commit.on_decided(peer, wire.shaped(ok.object, Has).have, now)
+            case Lock() | Decide():
+                self.commit.on_unanswered(peer, message.txn if isinstance(message, Lock) else None)
+            case Expose() if ok is None:
+                self.local.told.pop(peer, None)
+            case Release():
+                self.commit.on_released(peer, message, ok is not None)
+
+    def on_forwarded(self, token: Any, reply: Reply | None, now: float) -> list[Output]:
+        """The home's answer to a request that was passed on; None when none came."""
+        waiting = self._forwarded.pop(token, None)
+        if waiting is None:
+            return []
+        if reply is None or (isinstance(reply, Error) and reply.code in (OTHER_VIEW, CHANGING)):
+            reply = too_late(waiting) if now >= waiting.deadline else self._park(waiting, now)
+        if reply is not None:
+            self._forget_own_id(waiting)
+            self.local.answer(token, reply)
+        return self._end_turn(now)
+
+    # --- connections and time -------------------------------------------------------------------
+
+    def on_broken(self, url: str, now: float) -> list[Output]:
+        """The connection to `url` broke."""
+        self.membership.on_broken(url, now)
+        return self._end_turn(now)
+
+    def on_refused(self, url: str, now: float) -> list[Output]:
+        """Nobody listens at `url`."""
+        self.membership.on_refused(url, now)
+        self.membership.tick(now)
+        return self._end_turn(now)
+
+    def tick(self, now: float) -> list[Output]:
+        """Time passes; call it often (some tens of milliseconds)."""
+        self.membership.tick(now)
+        if self.local.serving:
+            self.replication.tick(now)
+            self.commit.tick(now)
+            self.commit.announce()
+        for token, (_, deadline) in list(self._watching.items()):
+            if now >= deadline:
+                self._answer_watch(token)
+        if self.waiting:
+            self._give_up_late(now)
+            self._run_waiting(now)
+        return self._end_turn(now)
+
+    def _give_up_late(self, now: float) -> None:
+        minority = self.config.majority and now >= self.membership.lease_until()
+        for token, waiting in list(self.waiting.items()):
+            if now >= waiting.deadline or (minority and now - self._since[token] >= NO_QUORUM_AFTER):
+                del self.waiting[token], self._since[token]
+                self._forget_own_id(waiting)
+                self.local.answer(token, too_late(waiting))
+
+    def _run_waiting(self, now: float) -> None:
+        if self.waiting and self.local.serving:
+            waiting, self.waiting = self.waiting, {}
+            since, self._since = self._since, {}
+            for token, one in waiting.items():
+                self._attempt(one, now)
+                if token in self.waiting:
+                    self._since[token] = since[token]
+
+    def _forget_own_id(self, waiting: Waiting) -> None:
+        """The client of an update that was passed on is answered: nobody asks for this id again."""
+        if waiting.own_id is not None:
+            self._own_ids.pop(waiting.own_id, None)
+
+    def _run_resumed(self, now: float) -> None:
+        while self.commit.resumed:
+            resumed, self.commit.resumed = self.commit.resumed, []
+            for waiting in resumed:
+                self._attempt(waiting, now)
+
+    def _end_turn(self, now: float) -> list[Output]:
+        """Follow up what has changed, until nothing does; then give out the outputs."""
+        while True:
+            if self.membership.fenced is not None:
+                self._fenced()
+            elif self.membership.entered:
+                self.membership.entered = False
+                self.lease_until = 0.0
+                for waiting in self.commit.restart():
+                    self._attempt(waiting, now)
+            else:
+                self.commit.observe(now)
+                self._run_resumed(now)
+                if not self.replication.changed:
+                    break
+            self.replication.changed = False
+            self.replication.check_concerns(self.local)
+            self._run_waiting(now)
+        if self.local.serving and self.local.exposed:
+            self.commit.announce()
+        for token, (name, _) in list(self._watching.items()):
+            if name != self.local.view_name:
+                self._answer_watch(token)
+        out, self.local.out = self.local.out, []
+        return out
+
+    def _answer_watch(self, token: Any) -> None:
+        del self._watching[token]
+        self.local.answer(token, Ok((), self.watched()))
+
+    def _fenced(self) -> None:
+        """Everything that waits hears that this node no longer serves; the state is gone."""
+        assert self.membership.fenced is not None
+        refusal = Error(errors.FENCED, (self.membership.fenced,))
+        waiting = [*self.waiting.values(), *self.commit.restart(), *self._forwarded.values()]
+        for one in waiting:
+            self.local.answer(one.token, unknown_outcome() if one.passed_on else refusal)
+        for token in self.replication.concerned():
+            self.local.answer(token, unknown_outcome())
+        self.waiting.clear()
+        self._since.clear()
+        self._forwarded.clear()
+        self._own_ids.clear()
+        self._last_id = 0
+        self.membership.fenced = None
+        self.membership.entered = False
+        self._forget()
+
+    # --- what people see ------------------------------------------------------------------------
+
+    def watched(self) -> dict[str, Any]:
+        """The view as clients may know it."""
+        view = self.local.view
+        members = view.members if view is not None else ()
+        return {
+            "view": self.local.view_name,
+            "number": view.number if view is not None else 0,
+            "members": [{"replica": m.replica, "id": m.id, "url": m.url} for m in members],
+            "dead": self.dead(),
+        }
+
+    def dead(self) -> list[str]:
+        """Ids of the nodes that were members, or named, and are not in the view."""
+        if self.local.view is None:
+            return []
+        inside = {m.replica for m in self.local.view.members}
+        names = {named.replica: named.id for named in self.membership.named}
+        names.update({replica: m.id for replica, m in self.membership.departed.items()})
+        return [id for replica, id in sorted(names.items()) if replica not in inside]
+
+    def status(self, now: float) -> dict[str, Any]:
+        """All that `status` tells."""
+        view = self.local.view
+        replication = self.replication
+        return {
+            "ready": self.local.serving,
+            "alive": [m.id for m in view.members] if view is not None else [],
+            "dead": self.dead(),
+            "view": view.number if view is not None else 0,
+            "replica": self.local.me.replica,
+            "component": self.local.component,
+            "membership": "majority" if self.config.majority else "available",
+            "records": len(replication.store),
+            **self.counts,
+            "log": replication.log.size,
+            "held": len(replication.held),
+            "waiting": len(self.waiting) + len(self._forwarded),
+            "transactions": self.commit.open,
+            "locks": len(self.commit.locks),
+            "executed": replication.executed.size,
+            "discarded": self.membership.discarded,
+            "notes": list(self.local.notes),
+        }
+
+    VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Watch)
+
+
+def _operation(request: Request) -> Operation | None:
+    match request:
+        case Read():
+            return Operation(
+                verb="read",
+                key=request.key,
+                version=request.version,
+                latest=request.latest and request.version is None,
+                after=request.after,
+            )
+        case Write():
+            return Operation(
+                verb="write",
+                key=request.key,
+                value=request.value,
+                id=request.id,
+                lowest=request.lowest,
+                retry=request.retry,
+                after=request.after,
+            )
+        case UpdateIf():
+            return Operation(
+                verb="updateif",
+                key=request.key,
+                old=request.old,
+                value=request.new,
+                id=request.id,
+                lowest=request.lowest,
+                retry=request.retry,
+                after=request.after,
+            )
+    return None
+
+
+def _forwarded(message: Forward) -> Operation:
+    return Operation(
+        verb=message.verb,
+        key=message.key,
+        latest=message.verb == "read",
+        value=message.value,
+        old=message.old,
+        id=message.id,
+        lowest=message.lowest,
+        retry=message.retry or message.verb == "write",
+        after=message.after,
+        forwarded=True,
+    )

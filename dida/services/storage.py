@@ -1,0 +1,256 @@
+"""`twistd dida-storage`: a storage replica in a process.
+
+The service owns no rules: it gives the replica what comes in (requests, messages of peers, answers, broken
+connections, ticks) and acts on its outputs in their order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from random import SystemRandom
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.failure import Failure
+
+from dida.addresses import Address, StorageAddress
+from dida.messages import Debug, Ok, Reply, Request, Status
+from dida.outputs import Answer, Config, Note, Output, Send
+from dida.peer_messages import Member, PeerMessage
+from dida.protocols.lines import Answer as LineAnswer
+from dida.protocols.links import Link
+from dida.protocols.storage import StorageCommands
+from dida.replica import Replica
+from dida.services.node import NodeOptions, NodeService, coerced, default_reactor, fail, listening, milliseconds, number
+
+TICK = 0.02
+"""Seconds between two ticks of the replica."""
+
+_log = Logger()
+
+
+class Options(NodeOptions):
+    """The options of a storage node."""
+
+    command = "dida-storage"
+    synopsis = "[options]"
+    required = ("id", "replica", "url")
+    optParameters = [
+        ["replica", None, None, "the replica's number", number(0, 2**31 - 1, "replica")],
+        ["gossip-delay", None, 0, "delay of gossip and of the LOCK round of its updateIfs, in ms", milliseconds],
+        ["max-versions", None, 10, "versions kept of a record", number(1, 1_000_000, "versions")],
+        [
+            "write-concern",
+            None,
+            1,
+            "replicas that have logged a write when it is answered",
+            number(1, 1000, "replicas"),
+        ],
+        ["membership", None, "available", "available: each side of a partition goes on; majority: only the larger"],
+        ["ping-interval", None, 500, "between two pings of a member, in ms", number(10, 3_600_000, "milliseconds")],
+        ["ping-timeout", None, 2000, "silence after which a member is suspected, in ms", number(20, 3_600_000, "ms")],
+        ["start-deadline", None, 30, "for named members to come, in s", number(0, 86_400, "seconds", float)],
+        ["session-ttl", None, 3600, "update ids are remembered so long, in s", number(1, 10**9, "seconds", float)],
+        ["cluster", None, "dida", "only nodes of the same cluster talk to each other"],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["storage"] = []
+
+    def opt_storage(self, text: str) -> None:
+        """A member of the first view, as R=ID@URL; once for each"""
+        self["storage"].append(coerced(StorageAddress.parse)(text))
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        if self["membership"] not in ("available", "majority"):
+            raise usage.UsageError(f"--membership {self['membership']}: say available or majority")
+        if self["ping-timeout"] < 2 * self["ping-interval"]:
+            raise usage.UsageError("--ping-timeout must be at least twice --ping-interval")
+        mine = (int(self["replica"]), self["id"], self.address)
+        for named in self["storage"]:
+            theirs = (named.replica, named.id, named.address)
+            if theirs != mine and any(a == b for a, b in zip(theirs, mine, strict=True)):
+                raise usage.UsageError(
+                    f"--storage {named} has this node's replica number, id or URL, but not all three"
+                )
+        for part, what in ((0, "replica number"), (1, "id"), (2, "URL")):
+            values = [(n.replica, n.id, n.address)[part] for n in set(self["storage"])]
+            if len(values) != len(set(values)):
+                raise usage.UsageError(f"--storage names one {what} twice")
+
+
+class _Token:
+    """A request that came over a connection: its reply, or whom to tell it."""
+
+    __slots__ = ("deferred", "reply")
+
+    def __init__(self) -> None:
+        self.reply: Reply | None = None
+        self.deferred: Deferred[Reply] | None = None
+
+    def answer(self, reply: Reply) -> None:
+        if self.deferred is not None:
+            self.deferred.callback(reply)
+        else:
+            self.reply = reply
+
+
+class StorageService(NodeService, StorageCommands):
+    """One replica and its connections."""
+
+    def __init__(self, options: Options, reactor: Any, incarnation: int, die: Callable[[int], None] = os._exit) -> None:
+        super().__init__(options["id"])
+        self._reactor = reactor
+        self._die = die
+        self._debug = bool(options["debug"])
+        self._links: dict[str, Link] = {}
+        component = f"{int(options['replica'])}:{_base36(incarnation)}"
+        me = Member(component, int(options["replica"]), options["id"], str(options.address))
+        config = Config(
+            cluster=options["cluster"],
+            gossip_delay=options["gossip-delay"] / 1000,
+            max_versions=int(options["max-versions"]),
+            write_concern=int(options["write-concern"]),
+            majority=options["membership"] == "majority",
+            ping_interval=options["ping-interval"] / 1000,
+            ping_timeout=options["ping-timeout"] / 1000,
+            start_deadline=options["start-deadline"],
+            session_ttl=options["session-ttl"],
+        )
+        self.replica = Replica(config, me, tuple(options["storage"]), reactor.seconds())
+        self.addService(_Ticks(reactor, self._tick))
+
+    # --- in -------------------------------------------------------------------------------------
+
+    def ask(self, request: Request) -> LineAnswer:
+        return self._answered(lambda token: self.replica.on_request(token, request, self._reactor.seconds()))
+
+    def tell(self, message: PeerMessage) -> LineAnswer:
+        return self._answered(lambda token: self.replica.on_peer(token, message, self._reactor.seconds()))
+
+    def _answered(self, turn: Callable[[_Token], list[Output]]) -> LineAnswer:
+        token = _Token()
+        self._turn(lambda: turn(token))
+        if token.reply is not None:
+            return token.reply
+        token.deferred = Deferred()
+        return token.deferred
+
+    def _tick(self) -> None:
+        self._turn(lambda: self.replica.tick(self._reactor.seconds()))
+
+    def _turn(self, turn: Callable[[], list[Output]]) -> None:
+        """One input of the replica, and what comes of it. A broken invariant ends the process: better a
+        crash, which the others survive, than a wrong answer."""
+        try:
+            outputs = turn()
+        except AssertionError:
+            _log.failure("an invariant does not hold; this node stops")
+            self._die(70)
+            return
+        for output in outputs:
+            if isinstance(output, Answer):
+                output.token.answer(output.reply)
+            elif isinstance(output, Send):
+                self._send(output)
+            else:
+                self._say(output)
+
+    def _say(self, note: Note) -> None:
+        _log.info("{text}", text=note.text)
+
+    # --- out ------------------------------------------------------------------------------------
+
+    def _send(self, send: Send) -> None:
+        if self._debug:
+            _log.debug("-> {url} {message}", url=send.url, message=send.message)
+        answer = self._link(send.url).ask(send.message, send.timeout)
+        answer.addErrback(lambda failure: None)  # whatever went wrong: it did not get through
+        answer.addCallback(self._got, send)
+        answer.addErrback(self._bug)
+
+    def _got(self, reply: Reply | None, send: Send) -> None:
+        now = self._reactor.seconds()
+        if send.token is not None:
+            self._turn(lambda: self.replica.on_forwarded(send.token, reply, now))
+        else:
+            self._turn(lambda: self.replica.on_answer(send.url, send.peer, send.message, reply, now))
+
+    def _bug(self, failure: Failure) -> None:
+        _log.failure("a bug while taking an answer", failure)
+
+    def _link(self, url: str) -> Link:
+        link = self._links.get(url)
+        if link is None:
+            address = Address.parse(url)
+            link = self._links[url] = Link(self._reactor, address.host, address.port)
+            link.on_broken = lambda: self._turn(lambda: self.replica.on_broken(url, self._reactor.seconds()))
+            link.on_refused = lambda: self._turn(lambda: self.replica.on_refused(url, self._reactor.seconds()))
+        return link
+
+    def stopService(self) -> Deferred[Any] | None:
+        for link in self._links.values():
+            link.stop()
+        stopped: Deferred[Any] | None = super().stopService()
+        return stopped
+
+    # --- verbs of every node --------------------------------------------------------------------
+
+    def cmd_status(self, request: Status) -> LineAnswer:
+        now = self._reactor.seconds()
+        return Ok(
+            (), {"id": self.name, "role": "storage", "url": self.replica.local.me.url, **self.replica.status(now)}
+        )
+
+    def cmd_debug(self, request: Debug) -> LineAnswer:
+        self._debug = request.switch == "on"
+        return Ok()
+
+
+class _Ticks(Service):
+    """Calls the tick, for as long as the service runs."""
+
+    def __init__(self, reactor: Any, tick: Callable[[], None]) -> None:
+        self._loop = LoopingCall(self._safely, tick)
+        self._loop.clock = reactor
+
+    def _safely(self, tick: Callable[[], None]) -> None:
+        try:
+            tick()
+        except Exception:  # noqa: BLE001 - a LoopingCall that raised once never runs again
+            _log.failure("a bug in a tick")
+
+    def startService(self) -> None:
+        super().startService()
+        self._loop.start(TICK, now=True)
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits or "0"
+
+
+def makeService(options: Options, reactor: Any = None) -> StorageService:
+    """The service of `twistd dida-storage`."""
+    reactor = default_reactor(reactor)
+    if int(options["write-concern"]) > max(1, len(options["storage"])):
+        fail(options.command, f"--write-concern {int(options['write-concern'])}: there are fewer --storage members")
+    # 64 bits of the system's randomness: no two lives have the same, however fast the restart
+    service = StorageService(options, reactor, SystemRandom().getrandbits(64))
+    service.addService(listening(service, options, reactor))
+    return service
