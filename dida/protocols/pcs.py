@@ -208,8 +208,12 @@ class Pcs:
             self.table = {entry.id: entry for entry in table.nodes}
             self.on_table(self)
 
-    async def close(self) -> None:
-        """End the connection."""
+    def end_watch(self) -> None:
+        """The table is not kept up to date any more."""
         if self._watching is not None:
             self._watching.cancel()
+
+    async def close(self) -> None:
+        """End the connection."""
+        self.end_watch()
         await self._link.stop()

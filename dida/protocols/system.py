@@ -294,12 +294,8 @@ class System:
         await self._finding.acquire()
         try:
             if key not in self._pcs:
+                await self._meet(address, key)
                 pcs = Pcs(self.reactor, address)
-                try:
-                    await self._meet(pcs, key)
-                except BaseException:
-                    await pcs.close()
-                    raise
                 pcs.on_table = self._on_table
                 pcs.on_trouble = self.on_trouble
                 pcs.watch()
@@ -308,18 +304,22 @@ class System:
         finally:
             self._finding.release()
 
-    async def _meet(self, pcs: Pcs, key: str) -> None:
+    async def _meet(self, address: Address, key: str) -> None:
+        """See to it that a PCS is there."""
+        pcs = Pcs(self.reactor, address)
         try:
             reply = await pcs.ask(Status(deadline=PING_TIMEOUT))
         except DidaError as problem:
             if key != "localhost" or self.start_pcs is None:
-                text = f"the PCS at {pcs.address} does not answer: start it there with twistd dida-pcs"
+                text = f"the PCS at {address} does not answer: start it there with twistd dida-pcs"
                 raise UserError(text) from problem
-            await self.start_pcs(pcs.address)
+            await self.start_pcs(address)
             return
+        finally:
+            await pcs.close()
         if reply.object.get("role") != "pcs":
             role = reply.object.get("role", "something else")
-            raise UserError(f"at {pcs.address} there is a {role}, no PCS: name another one with --pcs URL")
+            raise UserError(f"at {address} there is a {role}, no PCS: name another one with --pcs URL")
 
     async def stop_nodes(self) -> int:
         """End all nodes politely; how many."""
@@ -328,6 +328,11 @@ class System:
             [Deferred.fromCoroutine(node.pcs.stop(node.id)) for node in living if node.pcs], consumeErrors=True
         )
         return len(living)
+
+    def end_watch(self) -> None:
+        """From now on nodes and PCSs may end without a word."""
+        for pcs in self._pcs.values():
+            pcs.end_watch()
 
     async def close(self) -> None:
         """End all connections."""

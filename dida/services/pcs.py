@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from attrs import evolve
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError, ReactorNotRunning
 from twisted.internet.interfaces import IDelayedCall
@@ -46,7 +46,9 @@ MAX_OUTPUT_LINE = 4096
 """Bytes after which a line of a node's output is broken."""
 LOG_SIZE = 20_000_000
 """Bytes of a node's log file before it is rotated; one older file is kept."""
-PROBE_INTERVAL = 0.05
+PROBE_INTERVAL = 0.03
+SILENCE = 1.0
+"""Seconds after which a node is asked whether it listens, though it has not put out a line."""
 PROBE_TIMEOUT = 2.0
 POLITE = 3.0
 """Seconds between asking a node to end and killing it."""
@@ -112,6 +114,7 @@ class NodeProcess(ProcessProtocol):
         self._part = b""
         self._ended: list[Deferred[None]] = []
         self._probe: Deferred[None] | None = None
+        self._talks: Deferred[None] = Deferred()
         self._rest: IDelayedCall | None = None
 
     @property
@@ -137,6 +140,8 @@ class NodeProcess(ProcessProtocol):
     errReceived = outReceived
 
     def _line(self, line: bytes) -> None:
+        if not self._talks.called:
+            self._talks.callback(None)
         line = line.removesuffix(b"\r")
         self.lines.append(line[:MAX_OUTPUT_LINE].decode(errors="replace"))
         try:
@@ -150,9 +155,11 @@ class NodeProcess(ProcessProtocol):
 
     def connectionMade(self) -> None:
         self._probe = Deferred.fromCoroutine(self._until_ready())
-        self._probe.addErrback(lambda failure: failure.trap(CancelledError)).addErrback(
-            lambda failure: _log.failure("asking {id} whether it is ready", failure, id=self.entry.id)
-        )
+        self._probe.addErrback(self._probe_failed)
+
+    def _probe_failed(self, failure: Failure) -> None:
+        if self.alive:
+            _log.failure("asking {id} whether it is ready", failure, id=self.entry.id)
 
     async def _until_ready(self) -> None:
         await self._until_listening()
@@ -167,14 +174,15 @@ class NodeProcess(ProcessProtocol):
         self.set(state="ready")
 
     async def _until_listening(self) -> None:
-        """Cheaper than the link's own attempts, and at a steady pace."""
+        """Cheaper than the link's own attempts, at a steady pace, and not before the node has begun to talk."""
+        self._talks.addTimeout(SILENCE, self.reactor, lambda result, seconds: None)
+        await self._talks
         endpoint = HostnameEndpoint(self.reactor, self.address.host.encode(), self.address.port, PROBE_TIMEOUT)
         while True:
-            await deferLater(self.reactor, PROBE_INTERVAL)
             try:
                 connection = cast(Protocol, await endpoint.connect(_probes))
-            except (ConnectError, DNSLookupError) as problem:
-                _log.debug("{id} does not listen yet: {problem}", id=self.entry.id, problem=problem)
+            except (ConnectError, DNSLookupError):
+                await deferLater(self.reactor, PROBE_INTERVAL)
                 continue
             assert connection.transport is not None
             connection.transport.loseConnection()
@@ -210,12 +218,12 @@ class NodeProcess(ProcessProtocol):
         if self._part:
             self._line(self._part)
             self._part = b""
-        if self._probe is not None:
-            self._probe.cancel()
-        self.link.stop()
         self._file.close()
         said = [line for line in self.lines if line.strip()]
         self.set(state="ended", ended=how_it_ended(reason), line=said[-1] if said else "")
+        self.link.stop()
+        if self._probe is not None:
+            self._probe.cancel()
         ended, self._ended = self._ended, []
         for gone in ended:
             gone.callback(None)

@@ -194,6 +194,7 @@ class PuppetMaster(NodeService):
 
     async def _stop(self) -> None:
         await self.player.close()
+        self.system.end_watch()
         if self._playing is not None:
             self._playing.cancel()
         running = [node for node in self.system.named() if node.there and node.pid]
