@@ -216,9 +216,9 @@ def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | 
 
 def _path(problem: Exception, form: Form) -> str:
     """msgspec's message, with the member that it is about said in the words of the usage line."""
-    text, _, where = str(problem).partition(" - at `$.")
-    where = where.rstrip("`")
-    name = where.upper() if where in form.words else where
+    text, _, where = str(problem).partition(" - at `")
+    member = where.rpartition("$")[2].strip("`.")
+    name = member.upper() if member in form.words else member
     return f"{name}: {_lower(text)}" if name else _lower(text)
 
 

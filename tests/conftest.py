@@ -26,6 +26,15 @@ SETTLING_TURNS = 50
 """Turns of the reactor for what a test closed at its end to be gone."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test by Hypothesis is a plain call: pytest-twisted would wrap it anew for each of its parameters."""
+    if not hasattr(pyfuncitem.obj, "hypothesis"):
+        return None
+    pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames})
+    return True
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _all_set_up() -> None:
     """The reactor has its own readers; and what was there before the tests is not searched for garbage after each."""
