@@ -454,20 +454,23 @@ class Commit:
                 txn.waiters.remove(waiting)
                 self.local.answer(waiting.token, too_late(waiting))
 
-    def restart(self) -> list[Waiting]:
-        """The view has changed and is settled: nothing is locked, nothing runs.
-
-        What was decided is applied on all members now, its clients are told; what was not is given
-        back, to be begun again in the new view.
-        """
-        again: list[Waiting] = []
+    def settle(self) -> None:
+        """The new view is settled: what was decided is applied on all members; its clients are told."""
         for queue in self._queues.values():
             for txn in queue:
                 if txn.record is not None:
                     for waiting in txn.waiters:
                         self.local.answer(waiting.token, write_answer(txn.record))
-                else:
-                    again += txn.waiters
+                    txn.waiters = []
+
+    def give_back(self) -> list[Waiting]:
+        """Stop all: nothing is locked, nothing runs. The operations that are not answered are given back."""
+        again: list[Waiting] = []
+        for queue in self._queues.values():
+            for txn in queue:
+                for waiting in txn.waiters:
+                    waiting.passed_on = waiting.passed_on or txn.record is not None
+                    again.append(waiting)
         for lock in self.locks.values():
             again += lock.queue
         again += self.resumed

@@ -321,7 +321,9 @@ class Replication:
         return parts
 
     def load(self, parts: Iterable[Mapping[str, Any]], held: Iterable[Record], now: float) -> None:
-        """Take over a dump; this replica had nothing before."""
+        """Take over a dump, in place of whatever was here."""
+        self.store = Store(self.store.max_versions)
+        self.executed = Executed(self.executed.ttl)
         for part in parts:
             self.store.load(part.get("records", []))
             self.executed.load(part.get("executed", []), now)

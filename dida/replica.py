@@ -447,7 +447,8 @@ class Replica:
             elif self.membership.entered:
                 self.membership.entered = False
                 self.lease_until = 0.0
-                for waiting in self.commit.restart():
+                self.commit.settle()
+                for waiting in self.commit.give_back():
                     self._attempt(waiting, now)
             else:
                 self.commit.observe(now)
@@ -473,7 +474,7 @@ class Replica:
         """Everything that waits hears that this node no longer serves; the state is gone."""
         assert self.membership.fenced is not None
         refusal = Error(errors.FENCED, (self.membership.fenced,))
-        waiting = [*self.waiting.values(), *self.commit.restart(), *self._forwarded.values()]
+        waiting = [*self.waiting.values(), *self.commit.give_back(), *self._forwarded.values()]
         for one in waiting:
             self.local.answer(one.token, unknown_outcome() if one.passed_on else refusal)
         for token in self.replication.concerned():
@@ -486,6 +487,11 @@ class Replica:
         self.membership.fenced = None
         self.membership.entered = False
         self._forget()
+
+    @property
+    def in_hand(self) -> int:
+        """Operations that wait here, or were passed on."""
+        return len(self.waiting) + len(self._forwarded)
 
     # --- what people see ------------------------------------------------------------------------
 
@@ -525,7 +531,7 @@ class Replica:
             **self.counts,
             "log": replication.log.size,
             "held": len(replication.held),
-            "waiting": len(self.waiting) + len(self._forwarded),
+            "waiting": self.in_hand,
             "transactions": self.commit.open,
             "locks": len(self.commit.locks),
             "executed": replication.executed.size,

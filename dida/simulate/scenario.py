@@ -320,13 +320,7 @@ class Simulation:
     def _silent(self, session: _Session, token: Any) -> None:
         """No reply in time: ask another, with the same id."""
         if session.token == token and session.event is not None:
-            if self._node(session.node) and not self.stopping and not self.plan.odd:
-                pass
             self._again(session)
-
-    def _node(self, url: str) -> bool:
-        node = self.cluster.nodes[url]
-        return node.replica is not None and not node.paused
 
     def _again(self, session: _Session) -> None:
         event = session.event
@@ -405,7 +399,7 @@ class Simulation:
             return False
         replicas = [n.replica for n in self.cluster.nodes.values() if n.replica is not None]
         return all(
-            not r.replication.held and not r.replication.log.size and not r.commit.locks and not r.commit.open
+            not (r.replication.held or r.replication.log.size or r.commit.locks or r.commit.open or r.in_hand)
             for r in replicas
         )
 
@@ -422,7 +416,7 @@ class Simulation:
                 "log": node.replica.replication.log.size,
                 "locks": len(node.replica.commit.locks),
                 "open": node.replica.commit.open,
-                "waiting": len(node.replica.waiting) + len(node.replica._forwarded),
+                "waiting": node.replica.in_hand,
             }
             if any(left.values()):
                 self.wrong.append(f"s{node.number} is not quiet: {left}")
