@@ -1,4 +1,4 @@
-"""The verbs of the scheduler and of the workers, and `watch`, by which clients of the storage keep up to date."""
+"""The verbs of the scheduler and of the workers; also the form of the answer to a storage node's `watch`."""
 
 from __future__ import annotations
 
@@ -188,14 +188,7 @@ class Output(Request):
     meta: Meta
 
 
-# --- storage ------------------------------------------------------------------------------------
-
-
-@frozen
-class Watch(Request):
-    usage: ClassVar[str] = "watch [VIEW]"
-    about: ClassVar[str] = "who is a member; with VIEW: once that is no longer the current view"
-    view: str | None = None
+# --- what storage nodes answer to `watch` -------------------------------------------------------
 
 
 @frozen

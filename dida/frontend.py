@@ -71,10 +71,25 @@ class Seen:
 
     after: Timestamp = field(factory=dict)
     versions: dict[str, Version] | None = None
+    told: dict[str, Record] = field(factory=dict)
+    """By key, what a failed updateif told of it; with `versions` only."""
 
     def wanted(self, key: str) -> Version | None:
         """The version that a read of `key` must give, if it is fixed already."""
         return self.versions.get(key) if self.versions is not None else None
+
+    def known(self, key: str, version: Version | None) -> Record | None:
+        """The record that a read would give, when no replica needs to be asked for it."""
+        record = self.told.get(key)
+        if record is None or record.version != self.wanted(key) or version not in (None, record.version):
+            return None
+        return record
+
+    def on_told(self, record: Record) -> None:
+        """A failed updateif has told what is there: that counts as read, however soon it is discarded."""
+        if self.versions is not None:
+            self.versions[record.key] = record.version
+            self.told[record.key] = record
 
     def on_version(self, key: str, version: Version) -> None:
         """That version was read or written."""
@@ -323,8 +338,11 @@ class UpdateIfOperation(_Update["Version | None"]):
         if isinstance(reply, No) and not reply.words:
             return None
         version = Version.parse(reply.words[0])
+        if isinstance(reply, No):
+            self.seen.on_told(Record(self.key, reply.words[1], version))
+            return None
         self.seen.on_version(self.key, version)
-        return version if isinstance(reply, Ok) else None
+        return version
 
 
 @frozen

@@ -171,8 +171,13 @@ class Membership:
         self.heard[component] = now
         self._suspicions.pop(component, None)
 
-    def on_refused(self, url: str, now: float) -> None:
-        """Nobody listens at `url`: the process that did is dead."""
+    def on_refused(self, url: str, at: float, now: float) -> None:
+        """Nobody listened at `url` when a connection was tried at the time `at`: the process is dead.
+
+        What this node learns late, because it was paused, says nothing about now.
+        """
+        if now - at > STALL:
+            return
         for member in self.local.others():
             if member.url == url and member.component not in self.gone:
                 self.gone.add(member.component)

@@ -174,12 +174,12 @@ class Replica:
         if op.version is None:
             entry = store.newest(op.key)
             if entry is None:
-                return Error(errors.NO_SUCH_RECORD, (op.key,), {"after": self.replication.value_ts})
+                return Error(errors.NO_SUCH_RECORD, (op.key,))
         else:
             entry = store.find(op.key, op.version)
             if entry is None:
                 if store.newest(op.key) is None:
-                    return Error(errors.NO_SUCH_RECORD, (op.key,), {"after": self.replication.value_ts})
+                    return Error(errors.NO_SUCH_RECORD, (op.key,))
                 return Error(errors.NO_SUCH_VERSION, (op.key, str(op.version)))
         return answered((entry.value, str(entry.version)), self.replication.value_ts)
 
@@ -390,9 +390,9 @@ class Replica:
         self.membership.on_broken(url, now)
         return self._end_turn(now)
 
-    def on_refused(self, url: str, now: float) -> list[Output]:
-        """Nobody listens at `url`."""
-        self.membership.on_refused(url, now)
+    def on_refused(self, url: str, at: float, now: float) -> list[Output]:
+        """Nobody listened at `url` when a connection was tried at the time `at`."""
+        self.membership.on_refused(url, at, now)
         self.membership.tick(now)
         return self._end_turn(now)
 

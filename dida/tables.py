@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
+
+from attrs import field, frozen
 
 from dida.chain import Step
 from dida.versions import Version
@@ -82,20 +85,44 @@ def run_line(
     return start + (cut(what, room) if width is not None else what).ljust(room) + end
 
 
-def status_rows(nodes: Iterable[tuple[str, str, str, str, Mapping[str, Any]]]) -> list[list[str]]:
-    """A row per node: id, role, where, state, and what it says of itself besides."""
-    rows = [["node", "role", "at", "state", "says"]]
-    for id, role, address, state, members in nodes:
-        said = {name: value for name, value in members.items() if name not in ("id", "role", "ready")}
-        if members and not members.get("ready", True):
-            said = {"ready": False, **said}
-        rows.append([id, role, address, state, "  ".join(f"{name} {_brief(value)}" for name, value in said.items())])
-    return rows
+@frozen
+class NodeState:
+    """What is known of a node: where, and what it says of itself (nothing when it is not there)."""
+
+    id: str
+    role: str
+    address: str
+    state: str
+    members: Mapping[str, Any] = field(factory=dict)
+
+
+def status_lines(nodes: Sequence[NodeState], width: int | None = WIDTH) -> list[str]:
+    """For each node a row, who of the others it takes for alive and dead, and what it did (zeros left out)."""
+    rows = table(
+        [["node", "role", "at", "state"], *([node.id, node.role, node.address, node.state] for node in nodes)], width
+    )
+    lines = rows[:1]
+    for node, row in zip(nodes, rows[1:], strict=True):
+        lines.append(row)
+        if node.members:
+            seen = [f"{name}: {_brief(node.members[name])}" for name in ("alive", "dead") if node.members.get(name)]
+            did = ["serves not yet"] if node.members.get("ready") is False else []
+            did += [
+                f"{name} {_brief(value)}"
+                for name, value in node.members.items()
+                if name not in _SHOWN_ELSEWHERE and value not in (0, "", False, [], {}, None)
+            ]
+            text = printable("; ".join([*seen, ", ".join(did)]))
+            lines += wrap(text, width or WIDTH, initial_indent="      ", subsequent_indent="      ")
+    return lines
+
+
+_SHOWN_ELSEWHERE = ("id", "role", "url", "ready", "alive", "dead")
 
 
 def _brief(value: object) -> str:
     if isinstance(value, (list, tuple)):
-        return ",".join(map(_brief, value)) or "-"
+        return " ".join(map(_brief, value))
     if isinstance(value, Mapping):
-        return ",".join(f"{name}:{_brief(inner)}" for name, inner in value.items()) or "-"
+        return " ".join(f"{name}:{_brief(inner)}" for name, inner in value.items())
     return str(value)

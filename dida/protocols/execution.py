@@ -154,10 +154,10 @@ class Operators:
 
     def _lateness(self, late: _Late, asynchronous: bool, limit: float, left: float) -> str:
         if not late.begun:
-            return f"waited {left:.3g} s in vain for one of {self.threads.size} threads (--threads)"
+            return f"waited {left:.1f} s in vain for one of {self.threads.size} threads (--threads)"
         why = "the limit is --operator-timeout" if limit == self.timeout else "the run's deadline"
         rest = "" if asynchronous else "; its thread can't be stopped and goes on"
-        return f"did not return within {limit:.3g} s, {why}{rest}"
+        return f"did not return within {limit:.1f} s, {why}{rest}"
 
 
 def _told(problem: BaseException, request: Execute) -> str:

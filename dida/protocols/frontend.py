@@ -24,7 +24,7 @@ from zope.interface import implementer
 from dida import errors, wire
 from dida.addresses import Address, StorageAddress
 from dida.chain import Meta
-from dida.chain_messages import View, Watch
+from dida.chain_messages import View
 from dida.errors import BadRequest, DidaError, UserError
 from dida.frontend import (
     ListOperation,
@@ -39,7 +39,7 @@ from dida.frontend import (
     WriteOperation,
 )
 from dida.interfaces import IStorage, Record
-from dida.messages import DEFAULT_DEADLINE, Error
+from dida.messages import DEFAULT_DEADLINE, Error, Watch
 from dida.protocols.links import Link, Unreachable
 from dida.protocols.threads import blocking
 from dida.replicas import Replicas
@@ -116,6 +116,9 @@ class FrontEnd:
     async def read_as(self, seen: Seen, key: str, version: Version | None, seconds: float) -> Record:
         """`read` for a client that has seen `seen`."""
         self._check(key)
+        known = seen.known(key, version)
+        if known is not None:
+            return known
         return await self._carry_out(ReadOperation(self.replicas, seen, key, self._ends(seconds), version))
 
     async def write_as(self, seen: Seen, key: str, value: str, seconds: float) -> Version:
@@ -214,16 +217,17 @@ class FrontEnd:
 
     async def _watch(self) -> None:
         """Ask one of the living for the view, then for the next; when it does not answer, another one."""
-        failures = 0
+        failed: set[StorageAddress] = set()
         while True:
             order = self.replicas.order(self.ids.session, self.reactor.seconds())
-            if order:
-                member = order[failures % len(order)]
-                failures = 0 if await self._look(member) else failures + 1
+            member = next((each for each in order if each not in failed), None)
+            if member is None:
+                failed.clear()
+                await deferLater(self.reactor, 0.5 if order else 0.2)
+            elif await self._look(member):
+                failed.clear()
             else:
-                failures += 1
-            if failures:
-                await deferLater(self.reactor, 0.02 if failures < len(order) else 0.5)
+                failed.add(member)
 
     async def _look(self, member: StorageAddress) -> bool:
         """One `watch`; whether it gave a view."""

@@ -49,7 +49,9 @@ Answer = Reply | Deferred[Reply] | None
 class Node(Protocol):
     """Who answers: its vocabulary, and a `cmd_VERB(request)` for each verb."""
 
-    vocabulary: Mapping[str, type[Request]]
+    @property
+    def vocabulary(self) -> Mapping[str, type[Request]]:
+        """The verbs that it answers."""
 
 
 class _Slot:
@@ -221,14 +223,15 @@ class LineServer(TwistedProtocol):
     def _hang_up(self) -> None:
         """Close; the writing side first, as long as the client sends: a reset would destroy the last answer."""
         transport = cast(Any, self.transport)
-        transport.unregisterProducer()
-        self._stopped_by.clear()
+        if not self._hung_up:
+            self._hung_up = True
+            transport.unregisterProducer()
+            if not self._read_closed:
+                self._stopped_by.clear()
+                transport.resumeProducing()
+                transport.loseWriteConnection()
         if self._read_closed:
             transport.loseConnection()
-        elif not self._hung_up:
-            self._hung_up = True
-            transport.resumeProducing()
-            transport.loseWriteConnection()
 
     def readConnectionLost(self) -> None:
         self._read_closed = True

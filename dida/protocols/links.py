@@ -192,19 +192,20 @@ class _LineClientFactory(Factory):
 
 @implementer(IStreamClientEndpoint)
 class _Told:
-    """An endpoint that tells when a connection is refused: then nobody listens there."""
+    """An endpoint that tells when a connection is refused, and when it was tried: nobody listened there then."""
 
-    def __init__(self, endpoint: HostnameEndpoint, on_refused: Callable[[], None]) -> None:
+    def __init__(self, endpoint: HostnameEndpoint, clock: IReactorTime, on_refused: Callable[[float], None]) -> None:
         self._endpoint = endpoint
+        self._clock = clock
         self._on_refused = on_refused
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
         connected: Deferred[Any] = self._endpoint.connect(protocolFactory)
-        return connected.addErrback(self._failed)
+        return connected.addErrback(self._failed, self._clock.seconds())
 
-    def _failed(self, failure: Failure) -> Failure:
+    def _failed(self, failure: Failure, tried: float) -> Failure:
         if failure.check(ConnectionRefusedError):
-            self._on_refused()
+            self._on_refused(tried)
         return failure
 
 
@@ -212,7 +213,7 @@ class Link:
     """A connection to one node that is kept up: connects on first use, again when it breaks.
 
     `on_up` and `on_down` tell of changes; `on_down` also of each attempt that failed. More precisely,
-    `on_broken` tells of a connection that was lost, `on_refused` of an attempt where nobody listens.
+    `on_broken` tells of a connection that was lost, `on_refused` of an attempt (and its time) where nobody listened.
     """
 
     def __init__(self, reactor: Any, host: str, port: int) -> None:
@@ -222,10 +223,10 @@ class Link:
         self.on_up: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
         self.on_broken: Callable[[], None] = lambda: None
-        self.on_refused: Callable[[], None] = lambda: None
+        self.on_refused: Callable[[float], None] = lambda tried: None
         self._stopped = False
         there = HostnameEndpoint(reactor, host.encode(), port, timeout=CONNECT_TIMEOUT)
-        endpoint = _Told(there, lambda: self.on_refused())
+        endpoint = _Told(there, self.clock, lambda tried: self.on_refused(tried))
         self._service = ClientService(
             cast(Any, endpoint),
             cast(Any, _LineClientFactory(self._build)),

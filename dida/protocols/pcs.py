@@ -216,4 +216,5 @@ class Pcs:
     async def close(self) -> None:
         """End the connection."""
         self.end_watch()
+        await deferLater(self.reactor, 0)  # a link can't be stopped while it tells that it could not connect
         await self._link.stop()

@@ -26,9 +26,9 @@ from dida.chain_messages import Result, Run
 from dida.errors import TIMED_OUT, UNAVAILABLE, DidaError, UserError
 from dida.messages import Ok, Status
 from dida.protocols.frontend import FrontEnd
-from dida.protocols.system import READY, Node, System
+from dida.protocols.system import Node, System, plain
 from dida.script import Line
-from dida.tables import global_rows, record_rows, run_line, status_rows, table
+from dida.tables import NodeState, global_rows, record_rows, run_line, status_lines, table
 
 RESULT_TIME = 30.0
 """Seconds that one question for a run's result stays open."""
@@ -81,6 +81,7 @@ class Player:
         self._front_end: FrontEnd | None = None
         self._ended = False
         system.on_ready = self._on_ready
+        system.on_failed = self._on_failed
         system.on_lost = self._on_lost
         system.on_trouble = self.say
 
@@ -103,8 +104,7 @@ class Player:
             for text in script.help_lines():
                 self.say("  " + text)
         elif isinstance(command, script.NodeCommand) and not self.system.knows(command):
-            self._lines[command.id] = line
-            self._begin(line, self._start(command))
+            self._begin(line, self._start(line, command))
         else:
             work = self._work(line)
             if work is not None:
@@ -158,7 +158,7 @@ class Player:
         except CancelledError:
             pass
         except DidaError as problem:
-            self.fail(line, problem_text(problem))
+            self.fail(line, plain(problem))
         except Exception:  # noqa: BLE001 - a bug: the log has it, the line has failed, the others go on
             _log.failure("a command ended in a bug: {line}", line=str(line))
             self.fail(line, "a bug in the puppetmaster; its log has the details")
@@ -182,13 +182,13 @@ class Player:
 
     # --- nodes ----------------------------------------------------------------------------------
 
-    async def _start(self, command: script.NodeCommand) -> None:
-        await self._until_settled(await self.system.start(command))
-
-    async def _until_settled(self, node: Node) -> None:
+    async def _start(self, line: Line, command: script.NodeCommand) -> None:
+        node = await self.system.start(command)
+        self._lines[node.id] = line
         await node.settled.wait()
-        if node.problem and node.state != READY:
-            raise UserError(node.problem)
+
+    def _on_failed(self, node: Node) -> None:
+        self.fail(self._lines[node.id], node.problem)
 
     def _on_ready(self, node: Node, seconds: float) -> None:
         self.say(f"ready     {node.id:<6} {node.role:<10} {node.address!s:<22} {seconds:6.2f} s")
@@ -227,9 +227,7 @@ class Player:
         return None
 
     async def _start_again(self, line: Line, command: script.NodeCommand) -> None:
-        self._lines[command.id] = line
-        node = await self.system.start(command)
-        self._begin(line, self._until_settled(node))
+        self._begin(line, self._start(line, command))
 
     async def _client(self, line: Line, command: script.Client, application: Application) -> None:
         self.system.ready("storage")
@@ -280,7 +278,7 @@ class Player:
                 problem = cast(Any, result).value
                 if not isinstance(problem, DidaError):
                     raise problem
-                raise UserError(f"{path}: key {key} could not be written: {problem_text(problem)}")
+                raise UserError(f"{path}: key {key} could not be written: {plain(problem)}")
         batch.clear()
 
     def _storage_client(self) -> FrontEnd:
@@ -297,48 +295,42 @@ class Player:
 
     async def _status(self) -> None:
         nodes = self.system.named()
-        answers = await DeferredList(
-            [Deferred.fromCoroutine(self._state_of(node)) for node in nodes], consumeErrors=True
-        )
-        self._say_table(status_rows([row for success, row in answers if success]), "no node was started")
+        if not nodes:
+            raise UserError("no node was started yet")
+        states = await DeferredList([Deferred.fromCoroutine(self._state_of(node)) for node in nodes])
+        for text in status_lines([state for _, state in states], self.width):
+            self.say(text)
 
-    async def _state_of(self, node: Node) -> tuple[str, str, str, str, dict[str, Any]]:
+    async def _state_of(self, node: Node) -> NodeState:
         state, members = node.state, {}
         if node.there:
             try:
                 members = dict((await self.system.tell(node, Status())).object)
             except DidaError as problem:
-                state = problem_text(problem)
+                state = plain(problem)
         elif node.problem:
             state = node.problem
-        return node.id, node.role, str(node.address), state, members
+        return NodeState(node.id, node.role, str(node.address), state, members)
 
     async def _list_server(self, id: str) -> None:
         records = await self.system.records(self.system.node(id))
         self.say(f"records on {id}:")
-        self._say_table(record_rows(records), "none")
+        self._say_table(record_rows(records))
 
     async def _list_global(self) -> None:
         nodes = self.system.ready("storage")
         found = {node.id: await self.system.records(node) for node in nodes}
         self.say(f"records on {', '.join(found)}:")
-        self._say_table(global_rows(found), "none")
+        self._say_table(global_rows(found))
 
     async def _debug(self) -> None:
         to = self.listen_for_debug()
         told = await self.system.debug(to)
         self.say(f"debug     {_count(told, 'worker')} report here, at {to}, what they output")
 
-    def _say_table(self, rows: list[list[str]], none: str) -> None:
-        for text in table(rows, self.width) if len(rows) > 1 else ["  " + none]:
+    def _say_table(self, rows: list[list[str]]) -> None:
+        for text in table(rows, self.width) if len(rows) > 1 else ["  none"]:
             self.say(text)
-
-
-def problem_text(problem: DidaError) -> str:
-    """A problem in the words of its one line."""
-    if problem.words and problem.code in (UNAVAILABLE, "bad-request"):
-        return " ".join(problem.words)
-    return str(problem)
 
 
 def _count(number: int, noun: str) -> str:

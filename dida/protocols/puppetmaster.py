@@ -92,9 +92,13 @@ class TerminalConsole(Console):
         self._write(f"{CLEAR_LINE}{text}\n{PROMPT}" if self._prompting else text + "\n")
 
     def dataReceived(self, data: bytes) -> None:
-        for line in self._buffer.take(data):
+        lines = self._buffer.take(data)
+        if lines:
             self._prompting = False
+        for line in lines:
             self._on_line(line.decode(errors="replace"))
+        if lines:
+            self.prompt()
         if self._buffer.overlong:
             self._buffer = wire.LineBuffer(MAX_TYPED)
             self.say(f"that line was longer than {MAX_TYPED} bytes: it was dropped")

@@ -18,7 +18,7 @@ from dida import wire
 from dida.addresses import Address, NodeAddress, StorageAddress
 from dida.chain_messages import AddStorage, AddWorker, WorkerDebug
 from dida.control_messages import Start
-from dida.errors import DidaError, UserError
+from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
 from dida.messages import Error, ListRecords, Ok, Request, Status
 from dida.protocols.lines import GRACE
 from dida.protocols.links import Link
@@ -35,6 +35,13 @@ PLANNED, STARTING, READY, FAILED, ENDED = "planned", "starting", "ready", "faile
 
 _log = Logger()
 _T = TypeVar("_T")
+
+
+def plain(problem: DidaError) -> str:
+    """A problem in the words of its one line."""
+    if problem.words and problem.code in (UNAVAILABLE, BAD_REQUEST):
+        return " ".join(problem.words)
+    return str(problem)
 
 
 class Once:
@@ -124,6 +131,7 @@ class System:
         self.start_pcs: Callable[[Address], Awaitable[None]] | None = None
         """Starts a PCS on this machine; UserError says why it could not be."""
         self.on_ready: Callable[[Node, float], None] = lambda node, seconds: None
+        self.on_failed: Callable[[Node], None] = lambda node: None
         self.on_lost: Callable[[Node], None] = lambda node: None
         self.on_trouble: Callable[[str], None] = lambda text: None
         self._addresses = {"localhost": Address("localhost", 10_000)}
@@ -196,7 +204,7 @@ class System:
         return None
 
     async def start(self, command: NodeCommand) -> Node:
-        """Start a node. It will settle by itself; DidaError says why it can't even start."""
+        """Start a node, which will settle by itself. UserError when it can't be in this system."""
         node = self.nodes.get(command.id)
         if node is None or node.command is not command or node.state != PLANNED:
             clash = self._clash(command)
@@ -210,16 +218,11 @@ class System:
             if command.role == "scheduler":
                 self._told = {other.id for other in self.nodes.values() if other.there}
             node.pid = await node.pcs.start(self._start_request(node))
+            self._on_table(node.pcs)
         except DidaError as problem:
-            node.become(FAILED, str(problem))
-            node.settled.happen()
-            raise
-        except BaseException:
-            node.settled.happen()
-            raise
-        self._on_table(node.pcs)
+            node.become(FAILED, plain(problem))
         late = self.reactor.callLater(self.deadline, self._too_late, node)
-        node.answered.wait().addCallback(lambda result: late.cancel() if late.active() else None)
+        node.answered.wait().addCallback(lambda result: late.cancel())
         introduction = Deferred.fromCoroutine(self._introduce(node, began))
         introduction.addErrback(lambda failure: _log.failure("introducing {id}", failure, id=node.id))
         return node
@@ -248,6 +251,7 @@ class System:
         try:
             await node.answered.wait()
             if node.state != READY:
+                self.on_failed(node)
                 return
             for scheduler in self.named("scheduler"):
                 await scheduler.settled.wait() if scheduler is not node else None
@@ -257,8 +261,7 @@ class System:
                 await self._debug(node)
             self.on_ready(node, self.reactor.seconds() - began)
         except DidaError as problem:
-            node.problem = str(problem)
-            self.on_trouble(f"{node.id} is ready, but could not be introduced: {problem}")
+            self.on_trouble(f"{node.id} is ready, but could not be introduced: {plain(problem)}")
         finally:
             node.settled.happen()
 

@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.internet.defer import Deferred, DeferredQueue, QueueOverflow
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import CannotListenError, ConnectError, ReactorNotRunning
 from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
@@ -27,8 +27,10 @@ from twisted.python.logfile import LogFile
 
 from dida import script
 from dida.addresses import Address
-from dida.errors import UserError
+from dida.errors import DidaError, UserError
+from dida.messages import Status
 from dida.protocols.lines import LineServerFactory
+from dida.protocols.pcs import Pcs
 from dida.protocols.player import Player
 from dida.protocols.puppetmaster import Console, DebugCommands, KeyReader, ScriptConsole, TerminalConsole
 from dida.protocols.system import System
@@ -91,6 +93,9 @@ class _Probes(Factory):
     protocol = Protocol
 
 
+_probes = _Probes()
+
+
 class OwnPcs(ProcessProtocol):
     """The PCS process that was started here."""
 
@@ -109,20 +114,30 @@ class OwnPcs(ProcessProtocol):
             reactor.spawnProcess(self, arguments[0], arguments, env=None, childFDs=files)
         self.running = True
 
-    async def until_listening(self) -> None:
-        """UserError when it ends before."""
+    async def until_ready(self) -> None:
+        """Returns when it answers; UserError when it ends before, or takes too long."""
         endpoint = HostnameEndpoint(self.reactor, self.address.host.encode(), self.address.port, 2)
         ends = self.reactor.seconds() + PCS_DEADLINE
         while self.running and self.reactor.seconds() < ends:
             await deferLater(self.reactor, PROBE_INTERVAL)
             try:
-                connection = cast(Protocol, await endpoint.connect(_Probes()))
+                connection = cast(Protocol, await endpoint.connect(_probes))
             except ConnectError:
                 continue
             assert connection.transport is not None
             connection.transport.loseConnection()
-            return
+            if await self._answers():
+                return
         raise UserError(f"no PCS could be started at {self.address}: {self._last_line()}")
+
+    async def _answers(self) -> bool:
+        pcs = Pcs(self.reactor, self.address)
+        try:
+            return (await pcs.ask(Status(deadline=1))).object.get("role") == "pcs"
+        except DidaError:
+            return False
+        finally:
+            await pcs.close()
 
     def _last_line(self) -> str:
         try:
@@ -270,8 +285,10 @@ class PuppetMaster(NodeService):
     def _typed(self, text: str) -> None:
         line = script.parse_line(text)
         if line is not None:
-            self._typed_lines.put(line)
-        cast(TerminalConsole, self.console).prompt()
+            try:
+                self._typed_lines.put(line)
+            except QueueOverflow:
+                self._say(f"{line}: too many commands wait already: it was dropped")
 
     def _end_of_input(self) -> None:
         self._typed_lines.put(None)
@@ -321,7 +338,7 @@ class PuppetMaster(NodeService):
         if self._stopping:
             raise UserError("the puppetmaster is ending")
         self._own_pcs = OwnPcs(self.reactor, address, self.logs, self.options["keep"], self.options["operators"])
-        await self._own_pcs.until_listening()
+        await self._own_pcs.until_ready()
         self._say(f"pcs       started at {address}")
 
     def _listen_for_debug(self) -> str:

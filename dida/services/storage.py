@@ -192,7 +192,7 @@ class StorageService(NodeService, StorageCommands):
             address = Address.parse(url)
             link = self._links[url] = Link(self._reactor, address.host, address.port)
             link.on_broken = lambda: self._turn(lambda: self.replica.on_broken(url, self._reactor.seconds()))
-            link.on_refused = lambda: self._turn(lambda: self.replica.on_refused(url, self._reactor.seconds()))
+            link.on_refused = lambda at: self._turn(lambda: self.replica.on_refused(url, at, self._reactor.seconds()))
         return link
 
     def stopService(self) -> Deferred[Any] | None:

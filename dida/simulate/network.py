@@ -215,7 +215,8 @@ class Cluster:
     def _connect(self, source: Node, life: int, target: Node) -> None:
         """The connection is tried again: a port that nobody listens on refuses."""
         if target.replica is None and not self.cut.get((source.url, target.url)):
-            self._at_node(source, life, lambda r: r.on_refused(target.url, self.now))
+            at = self.now
+            self._at_node(source, life, lambda r: r.on_refused(target.url, at, self.now))
 
     def _give_up(self, number: int) -> None:
         """The ask will not be answered: its connection is gone, or its time is over."""

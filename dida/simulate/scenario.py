@@ -190,7 +190,7 @@ class Simulation:
             cluster.crash(node)
             delay = self.rng.choice([0.03, 0.2, 1.0, 3.0])
             cluster.at(delay, lambda: cluster.start(node) if node.replica is None else None)
-        elif kind == "pause" and node.replica is not None and not node.paused:
+        elif kind == "pause" and node.replica is not None and not node.paused and self._dispensable(node):
             cluster.pause(node)
             cluster.at(self.rng.choice([0.1, 0.3, 0.7, 2.0]), lambda: cluster.resume(node))
         elif kind == "cut" and not cluster.cut:

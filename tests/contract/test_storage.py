@@ -1,0 +1,230 @@
+"""The line protocol of a storage node, as a client with nothing but a socket meets it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clusters import StorageCluster
+from tests.netcat import Netcat, object_of
+from tests.nodes import until
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageCluster]:
+    """Four storage nodes."""
+    found = StorageCluster(Path(tmp_path_factory.mktemp("storage")), 4)
+    yield found
+    found.end()
+
+
+@pytest.fixture(params=[1, 2, 3, 4])
+def node(cluster: StorageCluster, request: pytest.FixtureRequest) -> Iterator[Netcat]:
+    """A connection to each of the four, in turn."""
+    with cluster.nodes[request.param].connect() as netcat:
+        yield netcat
+
+
+@pytest.fixture
+def key(request: pytest.FixtureRequest) -> str:
+    """A key of the test's own."""
+    return re.sub(r"\W", "-", request.node.name)
+
+
+def words_of(reply: str) -> list[str]:
+    return reply.partition(" {")[0].split()
+
+
+def test_every_node_verb_is_answered_as_written(node: Netcat) -> None:
+    """ping, status, debug, help and quit are answered as protocol.md says."""
+    assert node.ask("ping") == "ok"
+    status = node.ask_object("status")
+    assert {"id", "role", "ready", "alive", "dead"} <= set(status)
+    assert status["role"] == "storage"
+    assert status["alive"] == ["s1", "s2", "s3", "s4"]
+    assert status["dead"] == []
+    assert node.ask("debug on") == "ok"
+    assert node.ask("debug off") == "ok"
+    assert object_of(node.ask("#t help").removeprefix("#t "))["read"].startswith("read KEY")
+    node.send("help")
+    lines = []
+    while (line := node.line()) != "ok":
+        lines.append(line)
+    assert any(line.startswith("updateif KEY OLD NEW") for line in lines)
+    assert node.ask("quit") == "ok"
+    assert node.rest() == []
+
+
+def test_write_and_read(node: Netcat, key: str) -> None:
+    """A write gives a version, a read value and version, and both the timestamp."""
+    reply = node.ask(f'write {key} "hello world"')
+    version = words_of(reply)[1]
+    assert re.fullmatch(r"1\.[1-4]", version)
+    assert set(object_of(reply)) == {"after"}
+    reply = node.ask(f"read {key}")
+    assert reply.startswith(f'ok "hello world" {version} ')
+    assert words_of(node.ask(f"read {key} {version}")) == words_of(reply)
+    assert node.ask(f"read {key} 77.1") == f"error no-such-version {key} 77.1"
+    assert words_of(node.ask(f"read no-{key}")) == ["error", "no-such-record", f"no-{key}"]
+    assert object_of(node.ask(f"versions {key}"))["versions"] == [[version, "hello world"]]
+
+
+def test_updateif(node: Netcat, key: str) -> None:
+    """updateif answers ok VERSION, no VERSION VALUE, or no alone."""
+    assert node.ask(f"updateif {key} a b") == "no"
+    node.ask(f"write {key} a")
+    reply = words_of(node.ask(f"updateif {key} a b"))
+    assert reply[0] == "ok"
+    assert reply[1].startswith("2.")
+    assert words_of(node.ask(f"updateif {key} a c")) == ["no", reply[1], "b"]
+    assert words_of(node.ask(f"read {key}"))[1:] == ["b", reply[1]]
+
+
+def test_home_names_one_coordinator_for_all(cluster: StorageCluster, key: str) -> None:
+    """All replicas say the same home of a key, with the members that hold it."""
+    answers = {node.ask(f"home {key}") for node in cluster.nodes.values()}
+    assert len(answers) == 1
+    (reply,) = answers
+    number, id = words_of(reply)[1:]
+    assert id == f"s{number}"
+    assert object_of(reply)["members"] == ["s1", "s2", "s3", "s4"]
+
+
+def test_a_write_is_readable_everywhere(cluster: StorageCluster, key: str) -> None:
+    """At once with the returned `after`, and at all others after gossip."""
+    reply = cluster.nodes[1].ask(f"write {key} v")
+    after = json.dumps(object_of(reply))
+    for number in (2, 3, 4):
+        assert words_of(cluster.nodes[number].ask(f"read {key} {after}")) == ["ok", "v", "1.1"]
+    cluster.nodes[2].ask(f"write late-{key} v")
+    for node in cluster.nodes.values():
+        until("gossip", lambda node=node: node.ask(f"read late-{key}").startswith("ok v 1.2"))  # type: ignore[misc]
+
+
+def test_an_update_id_is_executed_once(cluster: StorageCluster, key: str) -> None:
+    """The same id again, at any replica, changes nothing and gets the first answer."""
+    for verb in (f"write {key} v", f"updateif {key} v w", f"updateif {key} v x"):
+        name = json.dumps({"id": f"{key}/{verb}"})
+        first = words_of(cluster.nodes[1].ask(f"{verb} {name}"))
+        for number in (1, 2, 3, 4):
+            assert words_of(cluster.nodes[number].ask(f"{verb} {name}")) == first
+    assert len(object_of(cluster.nodes[3].ask(f"versions {key}"))["versions"]) == 2
+
+
+def test_list_is_paged(cluster: StorageCluster, key: str) -> None:
+    """`limit` bounds a page, `next` and `from` go on with it, nothing is left out."""
+    with cluster.nodes[2].connect() as node:
+        for number in range(25):
+            node.ask(f"write {key}-{number:02} v")
+        found: dict[str, object] = {}
+        more: dict[str, object] = {"limit": 10}
+        while more:
+            page = node.ask_object(f"list {json.dumps(more)}")
+            assert len(page["records"]) <= 10
+            found.update(page["records"])
+            more = {"limit": 10, "from": page["next"]} if "next" in page else {}
+        assert [k for k in found if k.startswith(f"{key}-")] == [f"{key}-{n:02}" for n in range(25)]
+
+
+def test_any_string_comes_back_as_it_was(node: Netcat, key: str) -> None:
+    """Keys and values of any characters, said in JSON strings, are stored and read unchanged."""
+    for number, text in enumerate(
+        ["", " ", '"', "{", "[x", "#t", "a\tb\n\x00", "\u2028\u0085é😀", "\\", "x" * 100_000]
+    ):
+        value = json.dumps(text)
+        name = json.dumps(f"{key} {number} {text[:50]}")
+        assert node.ask(f"write {name} {value}").startswith("ok ")
+        reply = node.ask(f"#t read {name}")
+        found = (
+            json.loads(reply.split(" ", 2)[2].rpartition(" {")[0].rpartition(" ")[0])
+            if reply.split(" ", 2)[2].startswith('"')
+            else None
+        )
+        assert found == text or (found is None and reply.split(" ")[2] == text)
+
+
+MISTAKES = [
+    (b"", "error bad-request"),
+    (b"frobnicate", "error unknown-verb frobnicate"),
+    (b"read", "error bad-request"),
+    (b"read a b c", "error bad-request"),
+    (b"read a 4", "error bad-request"),
+    (b"read a 9223372036854775808.1", "error bad-request"),
+    (b"write a", "error bad-request"),
+    (b'write a "b', "error bad-request"),
+    (b"write a {x", "error bad-request"),
+    (b'write a b {"after": {"1:x": -1}}', "error bad-request"),
+    (b'write a b {"after": {"1:x": 9223372036854775808}}', "error bad-request"),
+    (b'write a b {"deadline": "soon"}', "error bad-request"),
+    (b"write a \xff", "error bad-request"),
+    (b"write a \x01", "error bad-request"),
+    (b"gossip x", "error bad-request"),
+    (b'lock {"sender": 5}', "error bad-request"),
+    (b"#" + b"x" * 65 + b" ping", "error bad-request"),
+]
+
+
+@pytest.mark.parametrize(("line", "answer"), MISTAKES)
+def test_a_mistake_is_one_clear_line_and_the_connection_stays(
+    cluster: StorageCluster, line: bytes, answer: str
+) -> None:
+    """A malformed line is told so in one line, and the next one is answered."""
+    with cluster.nodes[1].connect() as node:
+        assert node.ask(line).startswith(answer)
+        assert node.ask("ping") == "ok"
+
+
+def test_an_overlong_line_is_told_and_ends_the_connection(cluster: StorageCluster) -> None:
+    """`error line-too-long`, with or without an end in sight; then the connection is closed."""
+    for end in (b"\n", b""):
+        with cluster.nodes[1].connect() as node:
+            node.send_raw(b"write a " + b"x" * (2**20 + 1) + end)
+            assert node.line().startswith("error line-too-long")
+            assert node.rest() == []
+
+
+def test_peers_refuse_strangers(cluster: StorageCluster) -> None:
+    """Messages among storage nodes from another cluster or a non-member change nothing."""
+    before = cluster.nodes[1].ask("list")
+    with cluster.nodes[1].connect() as node:
+        assert node.ask('gossip {"cluster": "other", "sender": "9:x"}').startswith("error bad-request")
+        for verb in ("gossip", "lock", "decide", "release", "expose", "heartbeat", "fetch"):
+            more = {"cluster": "dida", "sender": "9:x", "view": "", "txn": 1, "key": "k"}
+            assert node.ask(f"{verb} {json.dumps(more)}").startswith("error other-view")
+        flush = {"cluster": "dida", "sender": "9:x", "view": "", "number": 99, "members": []}
+        assert node.ask(f"flush {json.dumps(flush)}").startswith("error other-view")
+    assert cluster.nodes[1].status()["ready"] is True
+    assert cluster.nodes[1].ask("list") == before
+
+
+def test_an_impossible_after_ends_at_the_deadline(node: Netcat, key: str) -> None:
+    """A timestamp that no state can include is refused within the deadline, not waited for."""
+    node.ask(f"write {key} v")
+    own = next(iter(object_of(node.ask(f"read {key}"))["after"]))
+    stream = own if ":" in own else "1:x"
+    wanted = json.dumps({"after": {stream: 10**9}, "deadline": 0.3})
+    assert words_of(node.ask(f"read {key} {wanted}"))[:2] == ["error", "unavailable"]
+    lost = node.ask(f'read {key} {{"after": {{"9:gone": 3}}}}')
+    assert words_of(lost)[:2] == ["error", "lost-update"]
+
+
+def test_crash_kills_the_process(tmp_path: Path) -> None:
+    """`crash` has no reply: the process is gone by SIGKILL; the others leave it out and go on."""
+    cluster = StorageCluster(tmp_path, 2)
+    try:
+        cluster.nodes[1].ask("write k v")
+        cluster.wait_equal(1, 2)
+        with cluster.nodes[1].connect() as node:
+            node.send("crash")
+            with pytest.raises((EOFError, ConnectionResetError)):
+                node.line()
+        assert cluster.nodes[1].wait_end() == -9
+        cluster.wait_members(2)
+        assert cluster.nodes[2].status()["dead"] == ["s1"]
+        assert words_of(cluster.nodes[2].ask("updateif k v w"))[0] == "ok"
+    finally:
+        cluster.end()
