@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
 import msgspec
@@ -42,7 +42,7 @@ replies: st.SearchStrategy[Reply] = (
 
 def requests(kind: type[Request]) -> st.SearchStrategy[Request]:
     """Any request of a class."""
-    return _requests(kind)
+    return _requests(cast(Any, kind))
 
 
 @cache

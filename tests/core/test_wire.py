@@ -36,7 +36,7 @@ names = pytest.mark.parametrize(
 
 
 @names
-@settings(max_examples=settings.default.max_examples // 3)
+@settings(max_examples=settings().max_examples // 3)
 @given(data=st.data())
 def test_a_request_comes_back_from_its_line_as_it_was(kind: type[Request], data: st.DataObject) -> None:
     """`decode` is the inverse of `encode` for every request class, whatever its fields and tag are."""
