@@ -19,6 +19,9 @@ from dida.protocols.lines import LineServerFactory, Node
 
 _T = TypeVar("_T")
 
+MAX_ID = 200
+"""Characters of a node's id."""
+
 
 def fail(command: str, text: str) -> NoReturn:
     """End the process before it has begun: one line on standard error, exit status 1."""
@@ -55,6 +58,13 @@ def number(least: float, most: float, unit: str, kind: type[int] | type[float] =
 milliseconds = number(0, 86_400_000, "milliseconds")
 
 
+def word(text: str) -> str:
+    """The coercion of an id: one word, as it can stand in a script and on the wire."""
+    if len(text.split()) != 1 or text.strip() != text or len(text) > MAX_ID:
+        raise ValueError(f"{text!r} is no id: give one word of at most {MAX_ID} characters")
+    return text
+
+
 class Options(usage.Options):
     """Options that end in one line when they are wrong, and what every listening node has.
 
@@ -86,13 +96,14 @@ class Options(usage.Options):
     def _own_pidfile(self) -> None:
         """twistd keeps one twistd.pid a folder; several nodes in one folder are the normal case here."""
         parent = self.parent
-        if parent is not None and parent.get("pidfile") == "twistd.pid":
-            name = self.get("id") or self.command
-            parent["pidfile"] = "" if parent.get("nodaemon") or parent.get("debug") else f"{name}.pid"
-            if not parent["pidfile"]:
-                return
-            if not parent.get("logfile"):
-                parent["logfile"] = f"{name}.log"
+        if parent is None or parent.get("pidfile") != "twistd.pid":
+            return
+        if parent.get("nodaemon") or parent.get("debug"):
+            parent["pidfile"] = ""
+        else:
+            name = (self.get("id") or self.command).replace(os.sep, "_")
+            parent["pidfile"] = f"{name}.pid"
+            parent["logfile"] = parent.get("logfile") or f"{name}.log"
 
 
 class NodeOptions(Options):
@@ -100,7 +111,7 @@ class NodeOptions(Options):
 
     required: tuple[str, ...] = ("id", "url")
     optParameters = [
-        ["id", None, None, "the node's id: any word"],
+        ["id", None, None, "the node's id: any word", word],
         ["url", None, None, "where it listens: http://HOST:PORT", coerced(Address.parse)],
         ["max-line", None, wire.MAX_LINE, "longest line taken, in bytes", number(1024, 2**30, "bytes")],
     ]
@@ -116,8 +127,9 @@ def bind(command: str, address: Address) -> socket.socket:
     """A listening socket on the host of a URL, or the end of the process in one line."""
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except OSError as problem:
-        fail(command, f"can't find the host of --url {address}: {problem.strerror}")
+    except (OSError, UnicodeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "no host can have that name"
+        fail(command, f"can't find the host of --url {address}: {reason}")
     family, kind, protocol, _, where = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     listening = socket.socket(family, kind, protocol)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -167,7 +179,7 @@ def default_reactor(reactor: Any) -> Any:
 
 
 def listening(node: Node, options: NodeOptions, reactor: Any) -> Listening:
-    """The listening service of `node` at its URL; says so on standard output when it is bound."""
+    """The listening service of `node` at its URL; its port is bound already, or the process has ended."""
     bound = bind(options.command, options.address)
     return Listening(reactor, bound, LineServerFactory(node, reactor, int(options["max-line"])))
 

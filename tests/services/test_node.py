@@ -1,0 +1,218 @@
+"""What all node services share: options that end in one line, the one port, the stock folders."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+
+from dida.addresses import Address, StorageAddress
+from dida.services import node
+from dida.services.node import NodeOptions, Options, bind, installed_folder, listening
+from tests.desk import Desk
+from tests.netcat import Netcat
+from tests.nodes import NodeProcess, free_port
+
+COMMANDS = ("dida-storage", "dida-worker", "dida-scheduler", "dida-pcs", "puppetmaster")
+
+
+class TeaOptions(NodeOptions):
+    command = "dida-tea"
+    optParameters = [
+        ["sugar", None, 1, "lumps", node.number(0, 5, "lumps")],
+        ["steep", None, 3.5, "minutes", node.number(0.5, 9, "minutes", float)],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storage: list[StorageAddress] = []
+
+    def opt_storage(self, text: str) -> None:
+        self.storage.append(StorageAddress.parse(text))
+
+
+def ending(options: Options, *words: str) -> str:
+    """The line with which the process would end."""
+    with pytest.raises(SystemExit) as caught:
+        options.parseOptions(list(words))
+    line = caught.value.code
+    assert isinstance(line, str)
+    assert "\n" not in line
+    return line
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+def test_good_options() -> None:
+    """A node's options are parsed to what they mean."""
+    options = TeaOptions()
+    options.parseOptions(["--id", "t1", "--url", "tcp://LOCALHOST:4001/", "--sugar", "2", "--storage", "1=s1@h:5001"])
+    assert options["id"] == "t1"
+    assert options.address == Address("localhost", 4001)
+    assert (options["sugar"], options["steep"], options["max-line"]) == (2, 3.5, 2**20)
+    assert options.storage == [StorageAddress(1, "s1", Address("h", 5001))]
+
+
+GOOD = ("--id", "t1", "--url", "localhost:4001")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ((), "--id is missing"),
+        (("--id", "t1"), "--url is missing"),
+        ((*GOOD, "--sugar", "many"), "'many' is no number of lumps from 0 to 5"),
+        ((*GOOD, "--sugar", "6"), "'6' is no number of lumps from 0 to 5"),
+        ((*GOOD, "--sugar", "-1"), "'-1' is no number of lumps from 0 to 5"),
+        ((*GOOD, "--sugar", "1.5"), "'1.5' is no number of lumps from 0 to 5"),
+        ((*GOOD, "--sugar", ""), "'' is no number of lumps from 0 to 5"),
+        ((*GOOD, "--steep", "nan"), "'nan' is no number of minutes from 0.5 to 9"),
+        ((*GOOD, "--max-line", "10"), "'10' is no number of bytes from 1024 to 1073741824"),
+        (("--id", "two words", *GOOD[2:]), "'two words' is no id: give one word of at most 200 characters"),
+        (("--id", "", *GOOD[2:]), "'' is no id: give one word of at most 200 characters"),
+        ((*GOOD, "--url", "nowhere"), "'nowhere' is no URL: write http://HOST:PORT, as in http://localhost:5001"),
+        ((*GOOD, "--sugr", "1"), "option --sugr not recognized"),
+        ((*GOOD, "--sugar"), "option --sugar requires argument"),
+        ((*GOOD, "surplus"), "unexpected 'surplus': everything is given by options"),
+    ],
+)
+def test_bad_options_end_in_one_line(words: tuple[str, ...], line: str) -> None:
+    """A wrong option ends the process with one line: the command, what is wrong, and where help is."""
+    assert ending(TeaOptions(), *words) == f"twistd dida-tea: {line} (--help shows the options)"
+
+
+def test_a_bad_repeated_option_ends_in_one_line() -> None:
+    """A user's mistake in a value that is parsed by the option itself ends in one line, too."""
+    assert ending(TeaOptions(), *GOOD, "--storage", "s1@localhost:5001") == (
+        "twistd dida-tea: 's1@localhost:5001' names no storage node: write R=ID@URL, as in 1=s1@http://localhost:5001"
+    )
+
+
+@pytest.mark.parametrize(
+    ("parent", "pidfile", "logfile"),
+    [
+        ({"pidfile": "twistd.pid", "nodaemon": 1, "logfile": None}, "", None),
+        ({"pidfile": "twistd.pid", "nodaemon": 0, "logfile": None}, "t1.pid", "t1.log"),
+        ({"pidfile": "twistd.pid", "nodaemon": 0, "logfile": "my.log"}, "t1.pid", "my.log"),
+        ({"pidfile": "my.pid", "nodaemon": 0, "logfile": None}, "my.pid", None),
+    ],
+)
+def test_nodes_in_one_folder_do_not_share_files(parent: Any, pidfile: str, logfile: str | None) -> None:
+    """Many nodes are started in one folder: each has its own pid and log file, unless the user names them."""
+    options = TeaOptions()
+    options.parent = parent
+    options.parseOptions(list(GOOD))
+    assert (parent["pidfile"], parent["logfile"]) == (pidfile, logfile)
+
+
+# --- the port -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_taken_port_ends_in_one_line(taken: int) -> None:
+    """A port that somebody has ends the process with one line that says what to do."""
+    with pytest.raises(SystemExit) as caught:
+        bind("dida-tea", Address("127.0.0.1", taken))
+    assert caught.value.code == (
+        f"twistd dida-tea: can't listen on 127.0.0.1:{taken}: address already in use: "
+        "choose another port, or stop what listens there"
+    )
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70, "no.such.host.invalid"])
+def test_an_unknown_host_ends_in_one_line(host: str) -> None:
+    """A URL whose host can't be found ends the process with one line, whatever is wrong with the name."""
+    with pytest.raises(SystemExit, match=f"^twistd dida-tea: can't find the host of --url {host}:5001: "):
+        bind("dida-tea", Address(host, 5001))
+
+
+def test_a_host_of_another_machine_ends_in_one_line() -> None:
+    """An address that this machine has not can't be listened on, and that is said."""
+    with pytest.raises(SystemExit, match=r"can.t listen on 192\.0\.2\.1:5001: cannot assign requested address"):
+        bind("dida-tea", Address("192.0.2.1", 5001))
+
+
+def test_localhost_is_ipv4_where_both_are_there() -> None:
+    """`localhost` is 127.0.0.1, so that nodes and clients mean the same."""
+    with bind("dida-tea", Address("localhost", free_port())) as bound:
+        assert bound.family == socket.AF_INET
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_listening_service(port: int) -> None:
+    """From its start the service answers on the port; after its end the port is free, connections are closed."""
+    from twisted.internet import reactor
+
+    options = TeaOptions()
+    options.parseOptions(["--id", "t1", "--url", f"127.0.0.1:{port}"])
+    service = listening(Desk(), options, reactor)
+    service.startService()
+    netcat = Netcat(port)
+    assert await deferToThread(netcat.ask, "ping") == "ok"
+    stopped = service.stopService()
+    assert stopped is not None
+    await stopped
+    with pytest.raises((EOFError, ConnectionError)):
+        await deferToThread(netcat.ask, "ping")
+    netcat.close()
+    bind("dida-tea", options.address).close()
+
+
+# --- stock folders ------------------------------------------------------------------------------
+
+
+def test_stock_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stock folder is the one in the current folder, else the one beside the source, else the installed one."""
+    source = Path(node.__file__).parent.parent.parent
+    monkeypatch.chdir(tmp_path)
+    assert installed_folder("tests") == str(source / "tests")
+    assert installed_folder("nonsense") == os.path.join(sys.prefix, "share", "dida", "nonsense")
+    (tmp_path / "tests").mkdir()
+    assert installed_folder("tests") == "tests"
+
+
+# --- as processes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_an_unknown_option_in_one_line(command: str, tmp_path: Path) -> None:
+    """`twistd COMMAND --nonsense` ends with one line and exit status 1, without a traceback."""
+    process = NodeProcess(command, "--nonsense", folder=tmp_path)
+    assert process.wait_end() == 1
+    assert process.output == f"twistd {command}: option --nonsense not recognized (--help shows the options)\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS[:4])
+def test_every_node_refuses_a_taken_port_in_one_line(command: str, tmp_path: Path, taken: int) -> None:
+    """A node whose port is taken ends with one line and exit status 1, and leaves no pid file behind."""
+    replica = ("--replica", "1") if command == "dida-storage" else ()
+    process = NodeProcess(command, "--id", "n1", *replica, "--url", f"http://127.0.0.1:{taken}", folder=tmp_path)
+    assert process.wait_end() == 1
+    assert process.output == (
+        f"twistd {command}: can't listen on 127.0.0.1:{taken}: address already in use: "
+        "choose another port, or stop what listens there\n"
+    )
+    assert list(tmp_path.glob("*.pid")) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_its_options(command: str, tmp_path: Path) -> None:
+    """`--help` has every option with a text."""
+    process = NodeProcess(command, "--help", folder=tmp_path)
+    assert process.wait_end() == 0
+    assert "--help" in process.output
+    options = [line.split() for line in process.output.splitlines() if line.strip().startswith("-")]
+    assert all(len(words) > 1 for words in options)
