@@ -66,10 +66,11 @@ class Waiting:
 
 @define(eq=False)
 class _Transaction:
-    number: int
     op: Operation
     waiters: list[Waiting]
     start_at: float
+    number: int = 0
+    """Given when the transaction starts: a home's numbers grow."""
     state: str = QUEUED
     asked: set[str] = Factory(set)
     grants: dict[str, Version | None] = Factory(dict)
@@ -123,10 +124,9 @@ class Commit:
             text = f"{MAX_QUEUE} operations already wait at this key: try again later"
             self.local.answer(waiting.token, Error(errors.UNAVAILABLE, (text,)))
             return
-        self._last += 1
         delayed = op.verb == "updateif" and bool(self.local.others())
         start_at = now + (self.local.config.gossip_delay if delayed else 0)
-        txn = _Transaction(self._last, op, [waiting], start_at)
+        txn = _Transaction(op, [waiting], start_at)
         if op.id is not None:
             self._by_id[op.id] = txn
         queue.append(txn)
@@ -134,6 +134,8 @@ class Commit:
             self._start(txn, now)
 
     def _start(self, txn: _Transaction, now: float) -> None:
+        self._last += 1
+        txn.number = self._last
         self._running[txn.number] = txn
         if txn.start_at <= now:
             self._lock_all(txn, now)
@@ -374,6 +376,18 @@ class Commit:
         if lock is not None and lock.home == home and lock.txn == txn:
             del self.locks[key]
             self.resumed += lock.queue
+
+    @property
+    def oldest(self) -> int:
+        """The number below which all transactions of this home have ended."""
+        return next(iter(self._running), self._last + 1)
+
+    def clear(self, home: str, oldest: int) -> None:
+        """Drop what an overtaken LOCK of a transaction that has ended may have left here."""
+        for key, lock in list(self.locks.items()):
+            if lock.home == home and lock.txn < oldest and lock.decided is None:
+                del self.locks[key]
+                self.resumed += lock.queue
 
     def queue_write(self, waiting: Waiting) -> bool:
         """Hold a plain write back while its key is locked; False when it is not locked."""

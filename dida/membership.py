@@ -127,6 +127,7 @@ class Membership:
     _urls: dict[str, None] = Factory(dict)
     _probed: float = -FOREVER
     _parts: list[dict[str, Any]] = Factory(list)
+    _transfer: tuple[str, str, int] = ("", "", 0)
     _ticked: float | None = None
 
     # --- the lease ------------------------------------------------------------------------------
@@ -147,7 +148,8 @@ class Membership:
         peer = member.component
         if peer not in self._beating:
             self._beating[peer] = self._beat[peer] = now
-            self.local.send(member, Heartbeat(**self.local.stamp(), have=self.replication.log.have))
+            have, oldest = self.replication.log.have, self.local.oldest
+            self.local.send(member, Heartbeat(**self.local.stamp(), have=have, oldest=oldest))
 
     def on_heartbeat(self, message: Heartbeat, now: float) -> Reply:
         """A member asks whether this node is there: it may count on that for its lease."""
@@ -363,9 +365,11 @@ class Membership:
         """A part of the whole state; with the last one it is taken over, as one."""
         if self.local.view is not None:
             return self.other_view()
+        transfer = (message.view, message.sender, message.parts)
         if message.part == 0:
             self._parts = []
-        if message.part != len(self._parts):
+            self._transfer = transfer
+        if message.part != len(self._parts) or transfer != self._transfer:
             return Error("bad-request", (f"part {message.part} came, {len(self._parts)} is next",))
         self._parts.append({**message.state, "held": held})
         if len(self._parts) == message.parts:
@@ -629,7 +633,7 @@ class Membership:
         view = self.local.view
         return Error(OTHER_VIEW, (), {"view": view, "base": self.base} if view is not None else {})
 
-    def on_other_view(self, url: str, peer: str, view: View | None, base: Timestamp, now: float) -> None:
+    def on_other_view(self, peer: str, view: View | None, base: Timestamp, now: float) -> None:
         """A peer is in another view: follow it, help it, or find out that this node was removed."""
         mine = self.local.view
         if view is None or mine is None:

@@ -82,6 +82,8 @@ class Local:
     """Whether the view is in force: not while it is being changed."""
     exposed: int = 0
     """Own commits that are acknowledged by all."""
+    oldest: int = 0
+    """Own transactions with lower numbers have ended."""
     told: dict[str, int] = Factory(dict)
     """Member to the `exposed` that it was sent."""
     out: list[Output] = Factory(list)

@@ -176,6 +176,8 @@ class Heartbeat(PeerMessage):
     usage: ClassVar[str] = "heartbeat"
     about: ClassVar[str] = "storage nodes: are you there, and what do you have"
     have: Timestamp = field(factory=dict)
+    oldest: Counter = 0
+    """The sender's transactions with lower numbers have ended."""
 
 
 @frozen

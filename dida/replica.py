@@ -296,6 +296,7 @@ class Replica:
             case Release():
                 return self.commit.on_release(message, now)
             case Heartbeat():
+                self.commit.clear(message.sender, message.oldest)
                 return self.membership.on_heartbeat(message, now)
             case Suspect():
                 return self.membership.on_suspect(message, now)
@@ -321,7 +322,8 @@ class Replica:
         if isinstance(reply, Error):
             if reply.code == OTHER_VIEW:
                 other = wire.shaped(reply.object, OtherView)
-                self.membership.on_other_view(url, peer, other.view, other.base, now)
+                helped = "" if isinstance(message, Install) else peer
+                self.membership.on_other_view(helped, other.view, other.base, now)
                 if self.membership.fenced is not None:
                     return
             elif reply.code == CHANGING:
@@ -398,6 +400,7 @@ class Replica:
 
     def tick(self, now: float) -> list[Output]:
         """Time passes; call it often (some tens of milliseconds)."""
+        self.local.oldest = self.commit.oldest
         self.membership.tick(now)
         if self.local.serving:
             self.replication.tick(now)

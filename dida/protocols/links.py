@@ -56,6 +56,7 @@ class LineClient(Protocol):
         self._flush_call: IDelayedCall | None = None
         self._cut: IDelayedCall | None = None
         self._open = False
+        self.on_made: Callable[[LineClient], None] = _nothing
         self.on_lost: Callable[[LineClient], None] = _nothing
 
     def connectionMade(self) -> None:
@@ -63,6 +64,7 @@ class LineClient(Protocol):
         transport = cast(Any, self.transport)
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
+        self.on_made(self)
 
     def ask(self, request: Request, timeout: float) -> Deferred[Reply]:
         """Send `request`; its reply, Unavailable when the connection ends, timed-out after `timeout` seconds.
@@ -177,7 +179,7 @@ class LineClient(Protocol):
 
 
 def _nothing(client: LineClient) -> None:
-    """The default of `LineClient.on_lost`."""
+    """The default of `LineClient.on_made` and `on_lost`."""
 
 
 class _LineClientFactory(Factory):
@@ -232,7 +234,6 @@ class Link:
             cast(Any, _LineClientFactory(self._build)),
             retryPolicy=self._retry,
             clock=reactor,
-            prepareConnection=self._up,
         )
 
     def start(self) -> None:
@@ -269,10 +270,11 @@ class Link:
 
     def _build(self) -> LineClient:
         client = LineClient(self.clock)
+        client.on_made = self._up
         client.on_lost = self._lost
         return client
 
-    def _up(self, client: Any) -> None:
+    def _up(self, client: LineClient) -> None:
         self.client = client
         self.on_up()
 
