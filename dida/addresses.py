@@ -10,8 +10,10 @@ import re
 from attrs import frozen
 
 from dida.errors import UserError
+from dida.versions import MAX_REPLICA
 
 _URL = re.compile(r"(?:(?:http|tcp)://)?(\[[0-9a-f:.]+\]|[a-z0-9._-]+):([0-9]{1,5})/?", re.IGNORECASE)
+_NUMBER = re.compile("[0-9]{1,10}")
 
 
 @frozen
@@ -43,7 +45,7 @@ class NodeAddress:
     @classmethod
     def parse(cls, text: str) -> NodeAddress:
         """`ID=URL`"""
-        id, equals, url = text.partition("=")
+        id, equals, url = text.rpartition("=")
         if not equals or not id or len(id.split()) != 1:
             raise UserError(f"{text!r} names no node: write ID=URL, as in w1=http://localhost:4001")
         return cls(id, Address.parse(url))
@@ -65,7 +67,7 @@ class StorageAddress:
         """`R=ID@URL`"""
         number, equals, rest = text.partition("=")
         id, at, url = rest.rpartition("@")
-        if not equals or not at or not id or not number.isascii() or not number.isdigit() or int(number) > 2**31 - 1:
+        if not (equals and at and len(id.split()) == 1 and _NUMBER.fullmatch(number)) or int(number) > MAX_REPLICA:
             raise UserError(f"{text!r} names no storage node: write R=ID@URL, as in 1=s1@http://localhost:5001")
         return cls(int(number), id, Address.parse(url))
 
