@@ -1,0 +1,109 @@
+"""Imports point one way only, and the core is pure: read off the source, no module is imported here."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*ROOT.glob("dida/**/*.py"), *ROOT.glob("operators/*.py"), *ROOT.glob("twisted/plugins/*.py")])
+
+CORE_MAY_USE = {"attrs", "mmh3", "msgspec", "zope"}
+CORE_MAY_NOT_USE = {"asyncio", "datetime", "logging", "secrets", "select", "socket", "subprocess", "threading", "uuid"}
+CLOCKS = {"time", "datetime"}
+
+
+def name_of(path: Path) -> str:
+    """The module that a file is."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer(module: str) -> int:
+    """0: the core, 1: its simulator, 2: protocols, 3: services, operators and what scripts use, 4: plugins."""
+    if module == "twisted.plugins.dida_plugins":
+        return 4
+    if module.startswith(("dida.services", "dida.client", "operators")):
+        return 3
+    return 2 if module.startswith("dida.protocols") else int(module.startswith("dida.simulate"))
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """(module, name taken from it or nothing) of every import."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def at_import(tree: ast.Module) -> ast.Module:
+    """The module without the bodies of its functions: what runs when it is imported."""
+
+    class Bodies(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+            return None
+
+    stripped = Bodies().visit(ast.parse(ast.unparse(tree)))
+    assert isinstance(stripped, ast.Module)
+    return stripped
+
+
+each_module = pytest.mark.parametrize("path", SOURCES, ids=name_of)
+
+
+@each_module
+def test_imports_point_one_way(path: Path) -> None:
+    """Plugins import services, services protocols, protocols the core; never the other way round."""
+    here = layer(name_of(path))
+    for module, name in imports(ast.parse(path.read_text())):
+        for imported in (module, f"{module}.{name}"):
+            if imported.startswith("dida") and (ROOT / imported.replace(".", "/")).with_suffix(".py").exists():
+                assert layer(imported) <= here, f"{name_of(path)} imports {imported}"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if layer(name_of(path)) <= 1], ids=name_of)
+def test_the_core_is_pure(path: Path) -> None:
+    """The core knows attrs, mmh3, msgspec, zope.interface and the standard library: no Twisted, sockets or threads."""
+    for module, name in imports(ast.parse(path.read_text())):
+        package = module.partition(".")[0]
+        assert package in CORE_MAY_USE | {"dida"} | sys.stdlib_module_names - CORE_MAY_NOT_USE, module
+        assert package != "time", "the clock comes in as an argument"
+        assert (module, name) == ("random", "Random") or package != "random", "a random.Random comes in as an argument"
+
+
+@each_module
+def test_nobody_installs_a_reactor_by_importing(path: Path) -> None:
+    """The reactor is imported in functions only, and so comes in as an argument nearly everywhere."""
+    for module, name in imports(at_import(ast.parse(path.read_text()))):
+        assert "reactor" not in (module.rpartition(".")[2], name) or not module.startswith("twisted.internet")
+
+
+@each_module
+def test_clock_and_chance_come_in(path: Path) -> None:
+    """Nobody asks the machine for the time, or its common random numbers, behind the reactor's back."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+        ):
+            called = (node.func.value.id, node.func.attr)
+            assert called[0] not in CLOCKS, ".".join(called)
+            assert called[0] != "random" or called[1] in ("Random", "SystemRandom"), ".".join(called)
+    for module, name in imports(ast.parse(path.read_text())):
+        assert module not in CLOCKS, f"from {module} import {name}"
+
+
+@pytest.mark.parametrize("folder", ["twisted", "twisted/plugins"])
+def test_the_plugins_folder_is_no_package_of_ours(folder: str) -> None:
+    """An __init__.py there would hide Twisted's own packages."""
+    assert not (ROOT / folder / "__init__.py").exists()

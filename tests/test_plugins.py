@@ -1,0 +1,96 @@
+"""DIDA as it is installed: built from its source distribution, in a fresh environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.nodes import ROOT, TWISTD
+
+COMMANDS = ["dida-pcs", "dida-scheduler", "dida-storage", "dida-worker", "puppetmaster"]
+SHIPPED = ["dida", "operators", "pmscripts", "twisted", "setup.py", "pyproject.toml", "MANIFEST.in"]
+TEXTS = ["LICENSE", "README.md", "CONTRIBUTING.md"]
+
+
+def run(*words: str | Path, cwd: Path) -> str:
+    """What a command prints; it must end well."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    done = subprocess.run(words, cwd=cwd, env=clean, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an environment that has DIDA from its source distribution, and no source tree in sight.
+
+    What DIDA needs is lent from the environment that runs the tests.
+    """
+    folder = tmp_path_factory.mktemp("installed")
+    source, sdist, fresh = folder / "source", folder / "sdist", folder / "env"
+    source.mkdir()
+    for name in SHIPPED + [text for text in TEXTS if (ROOT / text).exists()]:
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
+        else:
+            shutil.copy(path, source)
+    run(sys.executable, "setup.py", "-q", "sdist", "-d", sdist, cwd=source)
+    run(sys.executable, "-m", "venv", "--without-pip", fresh, cwd=folder)
+    python = fresh / "bin" / "python"
+    quietly = ("-qq", "--disable-pip-version-check", "--no-deps", "--no-index", "--no-build-isolation")
+    wheels = folder / "wheels"
+    run(sys.executable, "-m", "pip", "wheel", *quietly, "-w", wheels, *sdist.iterdir(), cwd=folder)
+    run(sys.executable, "-m", "pip", "--python", python, "install", *quietly, *wheels.iterdir(), cwd=folder)
+    lent = Path(sysconfig.get_paths()["purelib"])
+    packages = next(fresh.glob("lib/python*/site-packages"))
+    (packages / "lent.pth").write_text(f"{lent}\n")
+    return fresh
+
+
+def files(folder: Path) -> set[Path]:
+    """The files below a folder; what Python compiled does not count."""
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+def twistd(installed: Path, *words: str) -> str:
+    return run(installed / "bin" / "python", *TWISTD[1:], *words, cwd=installed)
+
+
+def test_twistd_lists_the_five_commands(installed: Path) -> None:
+    """`twistd --help` of an installed DIDA names its five commands, beside Twisted's own."""
+    lines = twistd(installed, "--help").splitlines()
+    listed = [line.split()[0] for line in lines if line.startswith("    ") and line.strip()]
+    assert [command for command in listed if command in COMMANDS] == COMMANDS
+    assert "web" in listed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_installed_command_loads(installed: Path, command: str) -> None:
+    """Each command's service module and all that it imports are there when installed."""
+    assert "--help" in twistd(installed, command, "--help")
+
+
+def test_the_installed_code_is_what_runs(installed: Path) -> None:
+    """The environment under test has its own DIDA, typed, and Twisted's packages are whole."""
+    code = "import dida, pathlib, twisted.plugins; print(pathlib.Path(dida.__file__).parent, *twisted.plugins.__path__)"
+    own, *plugins = run(installed / "bin" / "python", "-c", code, cwd=installed).split()
+    assert Path(own).is_relative_to(installed)
+    assert (Path(own) / "py.typed").exists()
+    assert any((Path(folder) / "dida_plugins.py").is_relative_to(installed) for folder in plugins)
+    assert any((Path(folder) / "twisted_core.py").exists() for folder in plugins)
+
+
+def test_the_stock_folders_are_installed(installed: Path) -> None:
+    """The stock operators and the scripts come along, and are found from any folder."""
+    code = "from dida.services.node import installed_folder as f; print(f('operators'), f('pmscripts'))"
+    folders = [Path(found) for found in run(installed / "bin" / "python", "-c", code, cwd=installed).split()]
+    assert folders == [installed / "share/dida/operators", installed / "share/dida/pmscripts"]
+    for folder in folders:
+        assert files(folder) == files(ROOT / folder.name) != set()
