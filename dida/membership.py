@@ -305,9 +305,10 @@ class Membership:
         self._remember(member)
         joiner = self._joiners.get(member.replica)
         if joiner is None or joiner.member.component != member.component:
-            joiner = self._joiners[member.replica] = _Joiner(member, now, message.loaded)
+            joiner = self._joiners[member.replica] = _Joiner(member, now, "")
         joiner.heard = now
-        joiner.loaded = message.loaded
+        # only who gave the state has kept the updates since: another leader gives it anew
+        joiner.loaded = message.loaded if member.component in self.replication.table else ""
         return Ok((), {"heard": list(view.members)})
 
     def _same_number(self, member: Member, old: Member) -> Reply:
