@@ -156,6 +156,7 @@ class Pcs:
         self.on_trouble: Callable[[str], None] = lambda text: None
         self._link = Link(reactor, address.host, address.port)
         self._watching: Deferred[None] | None = None
+        self._ended = False
 
     async def ask(self, request: Request) -> Ok:
         """Its `ok` to a request."""
@@ -191,7 +192,7 @@ class Pcs:
     async def _watch(self) -> None:
         number: int | None = None
         told = False
-        while True:
+        while not self._ended:
             try:
                 reply = await self.ask(WatchNodes(number, deadline=WATCH_TIME))
                 table = wire.shaped(reply.object, NodeTable)
@@ -209,7 +210,8 @@ class Pcs:
             self.on_table(self)
 
     def end_watch(self) -> None:
-        """The table is not kept up to date any more."""
+        """The table is not kept up to date any more. May be called by who is told of the table."""
+        self._ended = True
         if self._watching is not None:
             self._watching.cancel()
 

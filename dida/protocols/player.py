@@ -23,7 +23,7 @@ from dida import script, wire
 from dida.addresses import StorageAddress
 from dida.chain import Application, Step
 from dida.chain_messages import Result, Run
-from dida.errors import TIMED_OUT, UNAVAILABLE, DidaError, UserError
+from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, DidaError, UserError
 from dida.messages import Ok, Status
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.system import Node, System, plain
@@ -75,8 +75,8 @@ class Player:
         self._tail: Deferred[None] = succeed(None)
         """Fires when all that was queued is accepted."""
         self._open: dict[Deferred[None], Line] = {}
-        self._lines: dict[str, Line] = {}
-        """Node id to the line that started it."""
+        self._lines: dict[int, Line] = {}
+        """The `id` of a node command to its line."""
         self._questions = DeferredSemaphore(MAX_QUESTIONS)
         self._front_end: FrontEnd | None = None
         self._ended = False
@@ -111,7 +111,10 @@ class Player:
                 self._queue(line, work)
 
     async def finish(self) -> None:
-        """Wait for what is still going on, at most for the deadline; what then goes on has failed."""
+        """Wait for the commands to be accepted, then for the runs; those that go on at the deadline have failed."""
+        for node in self.system.named():
+            await node.settled.wait()
+        await _copy(self._tail)
         deadline = self.system.deadline
         late = self.reactor.callLater(deadline, self._give_up, f"not ended within {deadline:g} s of the script's end")
         while self._open:
@@ -165,12 +168,12 @@ class Player:
 
     def _queue(self, line: Line, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         before = self._tail
-        nodes = self.system.named()
+        ids = [node.id for node in self.system.named()]
 
         async def in_turn() -> None:
             await _copy(before)
-            for node in nodes:
-                await node.settled.wait()
+            for id in ids:  # a node may have been started anew meanwhile
+                await self.system.nodes[id].settled.wait()
             await work()
 
         self._tail = _copy(self._begin(line, in_turn()))
@@ -183,12 +186,12 @@ class Player:
     # --- nodes ----------------------------------------------------------------------------------
 
     async def _start(self, line: Line, command: script.NodeCommand) -> None:
+        self._lines[id(command)] = line
         node = await self.system.start(command)
-        self._lines[node.id] = line
         await node.settled.wait()
 
     def _on_failed(self, node: Node) -> None:
-        self.fail(self._lines[node.id], node.problem)
+        self.fail(self._lines[id(node.command)], node.problem)
 
     def _on_ready(self, node: Node, seconds: float) -> None:
         self.say(f"ready     {node.id:<6} {node.role:<10} {node.address!s:<22} {seconds:6.2f} s")
@@ -196,7 +199,7 @@ class Player:
             self._front_end.add(StorageAddress(node.replica, node.id, node.address))
 
     def _on_lost(self, node: Node) -> None:
-        self.fail(self._lines[node.id], f"{node.id} has ended by itself: {node.problem}")
+        self.fail(self._lines[id(node.command)], f"{node.id} has ended by itself: {node.problem}")
 
     # --- the other commands ---------------------------------------------------------------------
 
@@ -272,7 +275,8 @@ class Player:
         self.say(f"populate  {path}: {_count(len(pairs), 'record')} written, {ms:.0f} ms")
 
     async def _write(self, front_end: FrontEnd, path: str, batch: dict[str, str]) -> None:
-        written = await DeferredList([front_end.write(key, value) for key, value in batch.items()], consumeErrors=True)
+        writes = [Deferred.fromCoroutine(_write_record(front_end, key, value)) for key, value in batch.items()]
+        written = await DeferredList(writes, consumeErrors=True)
         for key, (success, result) in zip(batch, written, strict=True):
             if not success:
                 problem = cast(Any, result).value
@@ -331,6 +335,16 @@ class Player:
     def _say_table(self, rows: list[list[str]]) -> None:
         for text in table(rows, self.width) if len(rows) > 1 else ["  none"]:
             self.say(text)
+
+
+async def _write_record(front_end: FrontEnd, key: str, value: str) -> None:
+    try:
+        await front_end.write(key, value)
+    except DidaError as problem:
+        if problem.code != LOST_UPDATE:
+            raise
+        # What was written before is lost with a crashed node, which is told once; this record depends on none of it.
+        await front_end.write(key, value)
 
 
 def _count(number: int, noun: str) -> str:

@@ -44,6 +44,11 @@ def plain(problem: DidaError) -> str:
     return str(problem)
 
 
+def _short(problem: str) -> str:
+    """The first part of a problem that was told in full before."""
+    return problem.partition(": ")[0]
+
+
 class Once:
     """Something that happens once, and that many may wait for."""
 
@@ -159,8 +164,8 @@ class System:
         """The nodes of a role that serve; UserError when there is none."""
         nodes = [node for node in self.named(role) if node.state == READY]
         if not nodes:
-            failed = [f"{node.id}: {node.problem}" for node in self.named(role) if node.problem]
-            hint = f" ({failed[-1]})" if failed else f": a command {role} ID URL … starts one"
+            failed = [f"{node.id} {_short(node.problem)}" for node in self.named(role) if node.problem]
+            hint = f": {failed[-1]}" if failed else f": a command {role} ID URL … starts one"
             raise UserError(f"no {role}{' node' if role == 'storage' else ''} is there{hint}")
         return nodes
 
@@ -171,7 +176,7 @@ class System:
             known = ", ".join(node.id for node in self.named() if node.there) or "none yet"
             raise UserError(f"no node has the id {id}: there are {known}")
         if not node.there:
-            raise UserError(f"{id} is not there any more: {node.problem}")
+            raise UserError(f"{id} is not there any more: {_short(node.problem)}")
         return node
 
     def knows(self, command: NodeCommand) -> bool:
@@ -222,7 +227,7 @@ class System:
         except DidaError as problem:
             node.become(FAILED, plain(problem))
         late = self.reactor.callLater(self.deadline, self._too_late, node)
-        node.answered.wait().addCallback(lambda result: late.cancel())
+        node.answered.wait().addCallback(lambda result: late.cancel() if late.active() else None)
         introduction = Deferred.fromCoroutine(self._introduce(node, began))
         introduction.addErrback(lambda failure: _log.failure("introducing {id}", failure, id=node.id))
         return node
@@ -305,7 +310,7 @@ class System:
                 self._pcs[key] = pcs
             return self._pcs[key]
         finally:
-            self._finding.release()
+            self.reactor.callLater(0, self._finding.release)  # whoever waits comes after who has just found it
 
     async def _meet(self, address: Address, key: str) -> None:
         """See to it that a PCS is there."""
@@ -338,7 +343,10 @@ class System:
             pcs.end_watch()
 
     async def close(self) -> None:
-        """End all connections."""
+        """End all connections, and all waiting."""
+        for node in self.named():
+            if not node.answered.happened:
+                node.become(ENDED, "not waited for any more")
         for pcs in self._pcs.values():
             await pcs.close()
         if self._scheduler is not None:

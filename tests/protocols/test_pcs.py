@@ -1,0 +1,129 @@
+"""The PCS's verbs on the line: each form, each refusal, and the client side against them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.task import Clock
+
+from dida.control_messages import NodeEntry, Start
+from dida.errors import DidaError
+from dida.messages import Status
+from dida.protocols.lines import LineServerFactory
+from dida.protocols.pcs import Pcs, PcsCommands
+from tests.desk import Wire
+from tests.fakes import Port, refused, the_reactor, until
+from tests.protocols.fake_pcs import FakeTable
+
+ROW = '"asked":false,"ended":"","id":"w1","line":"","log":"logs/w1.log"'
+
+
+class Server:
+    """A PCS with a table of rows, on a transport in memory."""
+
+    def __init__(self) -> None:
+        self.table = FakeTable()
+        self.connection = LineServerFactory(PcsCommands("pcs", self.table), Clock()).buildProtocol(None)
+        self.wire = Wire()
+        self.connection.makeConnection(self.wire)
+
+    def say(self, line: str) -> list[str]:
+        self.connection.dataReceived(f"{line}\r\n".encode())
+        return self.wire.lines()
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+def test_start(server: Server) -> None:
+    """`start ROLE ID URL {…}` gives the process id; the object has what a person need not type."""
+    line = 'start storage s1 http://localhost:5001 {"replica":1,"gossip_delay":5,"storage":["2=s2@localhost:5002"]}'
+    assert server.say(line) == ["ok 1001"]
+    assert server.table.started == [
+        Start("storage", "s1", "http://localhost:5001", replica=1, gossip_delay=5, storage=["2=s2@localhost:5002"])
+    ]
+
+
+def test_tables(server: Server) -> None:
+    """`nodes` and `watch` give the table, `status` who lives and who has ended."""
+    server.say("start worker w1 localhost:4001")
+    server.say("start worker w2 localhost:4002")
+    server.say("crash w2")
+    (nodes,) = server.say("nodes")
+    assert nodes.startswith('ok {"nodes":[{' + ROW)
+    (table,) = server.say("watch")
+    assert table.startswith('ok {"number":4,"nodes":[{' + ROW)
+    assert server.say("watch 4") == []
+    assert server.say("status") == [], "untagged answers keep their order"
+    server.table.change("w1", state="ended", ended="exit status 0")
+    watched, status = server.wire.lines()
+    assert watched.startswith('ok {"number":5,')
+    assert status == 'ok {"id":"pcs","role":"pcs","ready":true,"alive":["w1"],"dead":["w2"]}'
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("crash w1", "ok"),
+        ("stop w1", "ok"),
+        ("stop", "ok"),
+        ("debug on", "ok"),
+        ("output w1 2", 'ok {"lines":["line 0","line 1"]}'),
+        (
+            "tell w1 status",
+            'ok {"id":"w1","role":"worker","ready":true,"alive":["s1","s2"],"dead":["s3"],"runs":0,"reads":4}',
+        ),
+        ('tell w1 "debug on {\\"to\\":\\"localhost:10001\\"}"', "ok"),
+        ("crash nobody", 'error no-such-node nobody "was never started here"'),
+        ("tell w1 crash", "error unknown-verb crash"),
+        ('tell w1 "write a b"', "error unknown-verb write"),
+        ("start worker", 'error bad-request "expected: start ROLE ID URL; got 1 word after start"'),
+        ("output w1 many", 'error bad-request "LINES: expected `int`, got `str`; expected: output ID [LINES]"'),
+    ],
+)
+def test_verbs(server: Server, line: str, answer: str) -> None:
+    """Every verb is answered as it says in its usage; what can't be done is one error line."""
+    server.say("start worker w1 localhost:4001")
+    assert server.say(line) == [answer]
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_side() -> None:
+    """The client side starts, asks and kills nodes, and follows the table, also over a broken connection."""
+    table = FakeTable()
+    port = Port(the_reactor(), PcsCommands("pcs", table))
+    pcs = Pcs(the_reactor(), port.address)
+    troubles: list[str] = []
+    pcs.on_trouble = troubles.append
+    pcs.watch()
+    pid = await pcs.start(Start("worker", "w1", "http://localhost:4001"))
+    await until(lambda: "w1" in pcs.table)
+    assert pcs.table["w1"] == NodeEntry("w1", "worker", "http://localhost:4001", pid, "ready", log="logs/w1.log")
+    assert (await pcs.tell("w1", Status())).object["alive"] == ["s1", "s2"]
+    with pytest.raises(DidaError) as caught:
+        await pcs.crash("nobody")
+    assert str(caught.value) == "no-such-node: nobody was never started here"
+    await port.close()
+    await until(lambda: troubles)
+    assert "does not answer any more" in troubles[0]
+    again = Port(the_reactor(), PcsCommands("pcs", table), port.address.port)
+    table.change("w1", state="ended", ended="signal SIGKILL")
+    await until(lambda: pcs.table["w1"].state == "ended")
+    assert len(troubles) == 1
+    await pcs.close()
+    table.tell()
+    await again.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_pcs() -> None:
+    """Where no PCS listens, the client side says so at once."""
+    pcs: Any = Pcs(the_reactor(), refused())
+    with pytest.raises(DidaError) as caught:
+        await pcs.stop()
+    assert "no connection to" in str(caught.value)
+    await pcs.close()

@@ -1,0 +1,448 @@
+"""The puppetmaster's player against a PCS, a scheduler and storage nodes in process; and its consoles."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from dida import script
+from dida.chain_messages import WorkerDebug
+from dida.messages import Error, Ok
+from dida.protocols.lines import LineServerFactory
+from dida.protocols.pcs import PcsCommands
+from dida.protocols.player import Player
+from dida.protocols.puppetmaster import DebugCommands, KeyReader, ScriptConsole, TerminalConsole
+from dida.protocols.system import System
+from tests.desk import Wire
+from tests.fakes import FakeCluster, Port, refused, the_reactor, until
+from tests.protocols.fake_pcs import FakeScheduler, FakeTable
+
+NODES = "storage s1 {s1} 5\nstorage s2 {s2} 5\nworker w1 localhost:4001 0\nscheduler sc {sc}\n"
+
+
+class Scene:
+    """A player, and all that it plays with."""
+
+    def __init__(self, folder: Path, deadline: float = 5.0) -> None:
+        self.reactor = the_reactor()
+        self.table = FakeTable()
+        self.pcs = Port(self.reactor, PcsCommands("pcs", self.table))
+        self.storage = FakeCluster(self.reactor, 2)
+        self.scheduler = FakeScheduler()
+        self.scheduler_port = Port(self.reactor, self.scheduler)
+        self.scheduler_closed: Any = None
+        self.said: list[str] = []
+        self.system = System(self.reactor, [self.pcs.address], deadline)
+        self.player = Player(self.system, self.said.append, [str(folder)], None)
+        (folder / "app").write_text("operator AddOperator 0\noperator AddOperator 1\n")
+        (folder / "data").write_text("13,1\n14,one\n13,2\n")
+        (folder / "bad_app").write_text("operator AddOperator 0\noperator AddOperator 2\n")
+        (folder / "bad_data").write_text("13,1\n14\n")
+
+    def lines(self, text: str) -> tuple[script.Line, ...]:
+        """A script with this scene's addresses."""
+        s1, s2 = (member.address for member in self.storage.addresses)
+        filled = text.format(s1=s1, s2=s2, sc=self.scheduler_port.address)
+        return script.in_order(script.parse_script(filled.encode()))
+
+    async def play(self, text: str) -> None:
+        """Play a whole script."""
+        lines = self.lines(text)
+        self.player.plan(lines)
+        for line in lines:
+            await self.player.play(line)
+        await self.player.finish()
+
+    def kill_scheduler(self) -> None:
+        """Its connections break, and nobody listens any more."""
+        if self.scheduler_closed is None:
+            self.scheduler_closed = self.scheduler_port.close()
+
+    @property
+    def failed(self) -> list[int]:
+        """The numbers of the lines that failed."""
+        return sorted(line.number for line in self.player.counts.failed)
+
+    async def close(self) -> None:
+        self.scheduler.end_at_once = True
+        await self.player.close()
+        self.system.end_watch()
+        await self.system.close()
+        self.table.tell()
+        self.storage.close()
+        await self.pcs.close()
+        self.kill_scheduler()
+        await self.scheduler_closed
+
+
+@pytest_twisted.async_yield_fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    made = Scene(tmp_path)
+    yield made
+    await made.close()
+
+
+# --- nodes ----------------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_first_members(scene: Scene) -> None:
+    """The nodes of the leading block know each other from the start, the replicas numbered in their order."""
+    await scene.play(NODES)
+    s1, s2 = (f"{number}=s{number}@{member.address}" for number, member in enumerate(scene.storage.addresses, 1))
+    started = {start.id: start for start in scene.table.started}
+    assert [started["s1"].replica, started["s2"].replica] == [1, 2]
+    assert started["s1"].storage == started["s2"].storage == started["sc"].storage == [s1, s2]
+    assert started["sc"].worker == ["w1=localhost:4001"]
+    assert started["w1"].storage == []
+    assert [line.split()[:2] for line in sorted(scene.said)] == [["ready", id] for id in ("s1", "s2", "sc", "w1")]
+    assert scene.scheduler.log == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_joiners(scene: Scene) -> None:
+    """A node named later is told of those before it, and a running scheduler is told of it."""
+    await scene.play("storage s1 {s1} 5\nscheduler sc {sc}\n")
+    await scene.play("storage s2 {s2} 5\nworker w1 localhost:4001 0\n")
+    started = {start.id: len(start.storage) for start in scene.table.started}
+    assert started == {"s1": 1, "sc": 1, "s2": 2, "w1": 0}
+    assert sorted(scene.scheduler.log) == ["storage 2 s2", "worker w1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_late_scheduler(scene: Scene) -> None:
+    """A scheduler that the script names last is there for the clients before it."""
+    await scene.play("storage s1 {s1} 5\nworker w1 localhost:4001 0\nclient 1 app\nwait 0\nscheduler sc {sc}\n")
+    assert scene.failed == []
+    assert scene.player.counts.done == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_fail(scene: Scene) -> None:
+    """A node that ends before it is ready, that its PCS refuses, or that ends by itself, is its line's failure."""
+    scene.table.ready_at_once = False
+    playing = Deferred.fromCoroutine(
+        scene.play("worker w1 localhost:4001 0\nworker refused localhost:4002 0\nworker w3 localhost:4003 0\n")
+    )
+    await until(lambda: len(scene.table.rows) == 2)
+    scene.table.change("w1", state="ended", ended="exit status 1", line="twistd dida-worker: the port is taken")
+    scene.table.change("w3", state="ready")
+    await playing
+    scene.table.change("w3", state="ended", ended="signal SIGSEGV")
+    await until(lambda: len(scene.said) == 4)
+    assert sorted(scene.said) == [
+        "ready     w3     worker     localhost:4003           " + scene.said[2][-6:],
+        "script line 1: worker w1 localhost:4001 0: ended before it was ready (exit status 1): "
+        "twistd dida-worker: the port is taken",
+        "script line 2: worker refused localhost:4002 0: no more nodes here",
+        "script line 3: worker w3 localhost:4003 0: w3 has ended by itself: signal SIGSEGV",
+    ]
+    assert scene.failed == [1, 2, 3]
+
+
+@pytest_twisted.ensureDeferred
+async def test_never_ready(tmp_path: Path) -> None:
+    """A node that is not ready within the deadline has failed; what needs it says so, and nothing hangs."""
+    scene = Scene(tmp_path, deadline=0.2)
+    scene.table.ready_at_once = False
+    await scene.play("storage s1 {s1} 5\npopulate data\n")
+    assert scene.said == [
+        f"script line 1: storage s1 {scene.storage.addresses[0].address} 5: "
+        "not ready within 0.2 s: its output is in logs/s1.log",
+        "script line 2: populate data: no storage node is there: s1 not ready within 0.2 s",
+    ]
+    await scene.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_start_again(scene: Scene) -> None:
+    """A node that was crashed can be started again: it keeps its number, and what follows waits for it."""
+    await scene.play("storage s1 {s1} 5\nstorage s2 {s2} 5\ncrash s1\nstorage s1 {s1} 5\npopulate data\n")
+    assert scene.failed == []
+    assert [(start.id, start.replica) for start in scene.table.started] == [("s1", 1), ("s2", 2), ("s1", 1)]
+    assert [line.split()[0] for line in scene.said[-3:]] == ["crashed", "ready", "populate"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_pcs(tmp_path: Path) -> None:
+    """Without a PCS, and no way to start one, the node's line says what to do."""
+    scene = Scene(tmp_path)
+    scene.system = System(scene.reactor, [refused()], 5.0)
+    scene.player = Player(scene.system, scene.said.append, [], None)
+    await scene.play("worker w1 localhost:4001 0\nworker w2 otherhost:4001 0\n")
+    assert "start it there with twistd dida-pcs" in scene.said[0] + scene.said[1]
+    assert "no PCS is known for otherhost" in scene.said[0] + scene.said[1]
+    await scene.close()
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_whole_script(scene: Scene) -> None:
+    """Data is written before the client runs; a run is one line with its output and workers; all is counted."""
+    await scene.play(NODES + "populate data\nclient 13 app\n")
+    assert [value for _, value in scene.storage.group.records["13"]] == ["2", "1"]
+    (run,) = scene.scheduler.runs
+    assert (run.input, run.operator) == ("13", ("AddOperator", "AddOperator"))
+    assert run.after, "the run starts from what populate wrote"
+    assert scene.said[-1].split() == ["run", "r1", "13", "app", "->", "24", "w1", "12.3", "ms"]
+    assert len(scene.said[-1]) == 80
+    assert scene.player.summary() == "6 commands, 1 run: 1 done, none failed"
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_lost_while_nodes_start(scene: Scene) -> None:
+    """populate, client, status and crash wait for the nodes named before them, and are then done in order."""
+    scene.table.ready_at_once = False
+    scene.table.on_crash = lambda id: scene.scheduler.log.append(f"crash {id}")
+    playing = Deferred.fromCoroutine(scene.play(NODES + "populate data\nclient 13 app\ncrash s1\nclient 14 app\n"))
+    await until(lambda: len(scene.table.rows) == 4)
+    assert scene.scheduler.log == []
+    for id in ("sc", "w1", "s2", "s1"):
+        scene.table.change(id, state="ready")
+    await playing
+    assert scene.failed == []
+    assert [word for word in scene.scheduler.log if "result" not in word] == ["run 13", "crash s1", "run 14"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_crash_comes_during_the_run(scene: Scene) -> None:
+    """A crash behind a client comes once the run has an id, and does not wait for its end."""
+    scene.scheduler.end_at_once = False
+    playing = Deferred.fromCoroutine(scene.play(NODES + "client 13 app\ncrash s1\n"))
+    await until(lambda: scene.table.crashed == ["s1"])
+    assert scene.scheduler.log[0] == "run 13"
+    assert scene.player.counts.done == 0
+    await until(lambda: "result r1" in scene.scheduler.log)
+    scene.scheduler.time_out("r1")
+    await playing
+    assert scene.scheduler.log.count("result r1") == 2, "a question that timed out is asked again"
+    assert scene.player.counts.done == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_wait(scene: Scene) -> None:
+    """A wait begins when what stands before it is accepted, and holds all that stands behind it."""
+    scene.table.ready_at_once = False
+    playing = Deferred.fromCoroutine(scene.play(NODES + "client 1 app\nwait 200\nworker w2 localhost:4002 0\n"))
+    await until(lambda: len(scene.table.rows) == 4)
+    for id in ("s1", "s2", "sc", "w1"):
+        scene.table.change(id, state="ready")
+    await until(lambda: scene.scheduler.runs)
+    began = scene.reactor.seconds()
+    assert "w2" not in scene.table.rows
+    await until(lambda: "w2" in scene.table.rows)
+    assert scene.reactor.seconds() - began > 0.18
+    scene.table.change("w2", state="ready")
+    await playing
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_clients(scene: Scene) -> None:
+    """A thousand clients in a row are a thousand runs."""
+    await scene.play(NODES + "client 1 app\n" * 1000)
+    assert len(scene.scheduler.runs) == scene.player.counts.done == 1000
+    assert scene.failed == []
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("clinet 13 app", "unknown command 'clinet': did you mean client?"),
+        ("client 13", "expected client INPUT APP_FILE, got 1 word after client"),
+        ("client 13 nofile", "no file 'nofile' in the current folder or below "),
+        ("client 13 bad_app", "bad_app line 2: number 2 leaves a gap, 1 is missing"),
+        ("populate bad_data", "bad_data line 2: no comma in '14': write key,value"),
+        ("storage s1 localhost:5999 0", "s1 is there already, a storage at "),
+        ("worker w9 localhost:4001 0", "localhost:4001 is the address of w1: take another port"),
+        ("worker w9 127.0.0.1:4001 0", "localhost:4001 is the address of w1: take another port"),
+        ("scheduler sc2 localhost:2999", "there is a scheduler already, sc at "),
+        ("crash nobody", "no node has the id nobody: there are s1, s2, w1, sc"),
+        ("listServer w1", "w1 is a worker: only storage nodes have records"),
+        ("debug", "there is no debug port here"),
+        ("wait soon", "'soon' is no number of milliseconds"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_mistakes(scene: Scene, line: str, problem: str) -> None:
+    """A faulty line is told with its number and what is wrong; the others are played."""
+    await scene.play(NODES + line + "\nclient 13 app\n")
+    (said,) = [text for text in scene.said if text.startswith("script line")]
+    assert said.startswith(f"script line 5: {line}: ")
+    assert problem in said
+    assert scene.failed == [5]
+    assert scene.player.counts.done == 1
+    assert scene.player.summary() == "6 commands, 1 run: 1 done; failed: line 5"
+
+
+@pytest.mark.parametrize(
+    ("missing", "problem"),
+    [
+        ("scheduler", "no scheduler is there: a command scheduler ID URL … starts one"),
+        ("worker", "no worker is there: a command worker ID URL … starts one"),
+        ("storage", "no storage node is there: a command storage ID URL … starts one"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_missing_nodes(scene: Scene, missing: str, problem: str) -> None:
+    """A client without one of the kinds of node says which, and how to start one."""
+    nodes = "".join(line + "\n" for line in NODES.splitlines() if not line.startswith(missing))
+    await scene.play(nodes + "client 13 app\n")
+    assert scene.said[-1].endswith(f"client 13 app: {problem}")
+
+
+@pytest_twisted.ensureDeferred
+async def test_failed_run(scene: Scene) -> None:
+    """A run that failed is its line's failure, with the reason."""
+    scene.scheduler.outcomes["r1"] = Ok(("failed", "AddOperator at position 0 on w1: raised ValueError"), {})
+    scene.scheduler.outcomes["r2"] = Error("no-such-run", ("r2",))
+    await scene.play(NODES + "client 13 app\nclient 14 app\n")
+    assert sorted(scene.said[-2:]) == [
+        "script line 5: client 13 app: run r1 failed: AddOperator at position 0 on w1: raised ValueError",
+        "script line 6: client 14 app: no-such-run: r2",
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_endless_run(tmp_path: Path) -> None:
+    """A run that does not end within the deadline after the script's end has failed."""
+    scene = Scene(tmp_path, deadline=0.3)
+    scene.scheduler.end_at_once = False
+    await scene.play(NODES + "client 13 app\n")
+    assert scene.said[-1] == "script line 5: client 13 app: not ended within 0.3 s of the script's end"
+    assert scene.failed == [5]
+    await scene.close()
+    scene.scheduler.time_out("r1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_scheduler_dies(scene: Scene) -> None:
+    """A run whose scheduler is gone fails at once, with the reason."""
+    scene.scheduler.end_at_once = False
+    playing = Deferred.fromCoroutine(scene.play(NODES + "client 13 app\n"))
+    await until(lambda: "result r1" in scene.scheduler.log)
+    scene.table.change("sc", state="ended", ended="signal SIGKILL")
+    scene.kill_scheduler()
+    await playing
+    assert scene.said[-1] == "script line 5: client 13 app: no scheduler is there: sc signal SIGKILL"
+    scene.scheduler.time_out("r1")
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_records(scene: Scene) -> None:
+    """listServer shows one node's records, listGlobal all and who has them, page after page, keys in their order."""
+    await scene.play(NODES + "listServer s1\nlistGlobal\n")
+    assert scene.said[4:] == [
+        "records on s1:",
+        "  key  version  value",
+        "  9    1.2      nine",
+        "  13   2.1      two",
+        "       1.1      one",
+        "records on s1, s2:",
+        "  key  version  on   value",
+        "  9    1.2      all  nine",
+        "  13   2.1      all  two",
+        "       1.1      all  one",
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_status(scene: Scene) -> None:
+    """status shows every node: where, its state, who it takes for alive and dead, what it did."""
+    await scene.play("worker w1 localhost:4001 0\nworker w2 localhost:4002 0\ncrash w2\nstatus\n")
+    assert scene.said[-4:] == [
+        "  node  role    at              state",
+        "  w1    worker  localhost:4001  ready",
+        "      alive: s1 s2; dead: s3; reads 4",
+        "  w2    worker  localhost:4002  crashed by command",
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_debug(scene: Scene) -> None:
+    """debug tells the workers where to report, those that come later, too."""
+    scene.player.listen_for_debug = lambda: "localhost:10001"
+    await scene.play(NODES + "debug\nwait 0\nworker w2 localhost:4002 0\n")
+    assert "debug     1 worker report here, at localhost:10001, what they output" in scene.said
+    asked = [(id, request) for id, request in scene.table.told if isinstance(request, WorkerDebug)]
+    assert asked == [(id, WorkerDebug("on", to="localhost:10001")) for id in ("w1", "w2")]
+
+
+def test_debug_port() -> None:
+    """What workers report is shown on two lines: the output, and the meta record."""
+    said: list[str] = []
+    connection = LineServerFactory(DebugCommands(said.append), Clock()).buildProtocol(None)
+    wire = Wire()
+    connection.makeConnection(wire)
+    connection.dataReceived(
+        b'output {"run":"r1","position":0,"operator":"AddOperator","worker":"w1","output":"a\\nb",'
+        b'"meta":{"run":"r1","scheduler":"localhost:2000","versions":{"13":"2.1"},"after":{"1":4}}}\r\n'
+        b"status\r\n"
+    )
+    assert wire.lines() == ["ok", 'ok {"id":"puppetmaster","role":"puppetmaster","ready":true}']
+    assert said == [
+        "debug     r1 AddOperator at 0 on w1 -> a\\nb",
+        "          read or wrote 13 2.1; after 1:4; view 0 of 0",
+    ]
+
+
+# --- consoles -------------------------------------------------------------------------------------
+
+
+def test_script_console() -> None:
+    """A script is handed over whole, whatever pieces it comes in; a closed output is noticed."""
+    scripts: list[bytes] = []
+    console = ScriptConsole(scripts.append)
+    gone: list[bool] = []
+    console.on_gone = lambda: gone.append(True)
+    wire = Wire()
+    console.makeConnection(wire)
+    console.dataReceived(b"wait 1\nwa")
+    console.dataReceived(b"it 2")
+    assert scripts == []
+    console.readConnectionLost()
+    assert scripts == [b"wait 1\nwait 2"]
+    console.say("hello")
+    assert wire.value() == b"hello\n"
+    console.writeConnectionLost()
+    assert gone == [True]
+
+
+def test_terminal_console() -> None:
+    """Typed lines come one by one; what is said while a line is being typed leaves the prompt behind it."""
+    lines: list[str] = []
+    ended: list[bool] = []
+    console = TerminalConsole(lines.append, lambda: ended.append(True))
+    wire = Wire()
+    console.makeConnection(wire)
+    console.prompt()
+    console.say("ready")
+    console.dataReceived(b"status\nhel")
+    console.dataReceived(b"p\n" + b"x" * 20_000)
+    console.readConnectionLost()
+    assert lines == ["status", "help"]
+    assert ended == [True]
+    text: Any = wire.value().decode()
+    assert text.startswith("dida> \r\x1b[Kready\ndida> dida> dida> ")
+    assert "longer than 10000 bytes: it was dropped" in text
+
+
+def test_keys() -> None:
+    """Each Enter is one key press."""
+    pressed: list[bool] = []
+    keys = KeyReader(lambda: pressed.append(True))
+    keys.dataReceived(b"\nq\n")
+    assert pressed == [True, True]
