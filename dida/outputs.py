@@ -49,6 +49,8 @@ class Config:
 
     cluster: str = "dida"
     gossip_delay: float = 0.0
+    replication_factor: int | None = None
+    """Replicas that hold a key; None: all."""
     max_versions: int = 10
     write_concern: int = 1
     majority: bool = False

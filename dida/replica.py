@@ -18,6 +18,7 @@ from dida.commit import Commit, Operation, Waiting, too_late, unknown_outcome
 from dida.errors import DidaError
 from dida.executed import Executed, answered
 from dida.gossip import Replication
+from dida.groups import Groups
 from dida.membership import CHANGING, OTHER_VIEW, Membership
 from dida.messages import Error, Home, ListRecords, Ok, Read, Reply, Request, UpdateIf, Versions, Watch, Write, form_of
 from dida.outputs import Config, Local, Output
@@ -47,6 +48,7 @@ from dida.peer_messages import (
     Release,
     Silence,
     Suspect,
+    component_of,
 )
 from dida.store import Store, said
 from dida.timestamps import Timestamp, covers
@@ -59,6 +61,12 @@ class Replica:
     """One replica. Not reentrant: an input is processed to its end, then its outputs are acted on."""
 
     def __init__(self, config: Config, me: Member, named: tuple[StorageAddress, ...], now: float) -> None:
+        self.groups = Groups({me.replica, *(other.replica for other in named)}, config.replication_factor)
+        self.group = self.groups.of_replica(me.replica)
+        if len(self.groups) > 1:
+            # its nodes know, gossip with and vote with their group only
+            config = evolve(config, cluster=f"{config.cluster}/{self.group + 1}")
+            named = tuple(other for other in named if self.groups.of_replica(other.replica) == self.group)
         self.config = config
         self.local = Local(config, me)
         self.membership = Membership(self.local, self._blank(), named, now)
@@ -95,6 +103,8 @@ class Replica:
             page, following = self.replication.store.page(request.from_, request.limit)
             more = {"next": following} if following is not None else {}
             self.local.answer(token, Ok((), {"records": page, **more}))
+        elif isinstance(request, Versions | Home) and (elsewhere := self._not_here(request.key)) is not None:
+            self.local.answer(token, elsewhere)
         elif isinstance(request, Versions):
             self.local.answer(token, Ok((), {"versions": said(self.replication.store.versions(request.key))}))
         elif isinstance(request, Home):
@@ -113,9 +123,18 @@ class Replica:
             self._forget_own_id(waiting)
             self.local.answer(waiting.token, reply)
 
+    def _not_here(self, key: str) -> Reply | None:
+        """The error of a request for a key that another group holds."""
+        holder = self.groups.of_key(key)
+        if holder == self.group:
+            return None
+        return Error(errors.NOT_HERE, (key,), {"replicas": self.groups.replicas(holder)})
+
     def _try(self, waiting: Waiting, now: float) -> Reply | None:
         """The answer, or None when somebody else now has the operation in hand."""
         op = waiting.op
+        if len(self.groups) > 1 and (elsewhere := self._not_here(op.key)) is not None:
+            return elsewhere
         if now >= waiting.deadline:
             return too_late(waiting)
         if not self.local.serving:
@@ -158,15 +177,22 @@ class Replica:
         lost: Timestamp = {}
         gone = []
         for stream, count in after.items():
-            component = stream.removesuffix("!")
-            if component in live or component == self.local.component or count == 0:
+            component = component_of(stream)
+            if component in live or component == self.local.component:
                 continue
             gone.append(stream)
+            if count == 0 or self._of_another_group(component):
+                continue
             if count > self.membership.cuts.get(stream, 0):
                 lost[stream] = count
         if gone:
             after = {stream: count for stream, count in after.items() if stream not in gone}
         return lost, after
+
+    def _of_another_group(self, component: str) -> bool:
+        """Whether a client has this entry from a group whose updates this node can't know."""
+        replica = component.partition(":")[0]
+        return replica.isdecimal() and self.groups.of_replica(int(replica)) != self.group
 
     def _read(self, op: Operation) -> Reply:
         self.counts["reads"] += 1
@@ -507,6 +533,7 @@ class Replica:
             "number": view.number if view is not None else 0,
             "members": [{"replica": m.replica, "id": m.id, "url": m.url} for m in members],
             "dead": self.dead(),
+            "groups": [self.groups.replicas(group) for group in range(len(self.groups))],
         }
 
     def dead(self) -> list[str]:
@@ -527,6 +554,7 @@ class Replica:
             "alive": [m.id for m in view.members] if view is not None else [],
             "dead": self.dead(),
             "view": view.number if view is not None else 0,
+            "group": self.group + 1,
             "replica": self.local.me.replica,
             "component": self.local.component,
             "membership": "majority" if self.config.majority else "available",

@@ -116,6 +116,7 @@ class StorageService(NodeService, StorageCommands):
         config = Config(
             cluster=options["cluster"],
             gossip_delay=options["gossip-delay"] / 1000,
+            replication_factor=int(options["replication-factor"]) if options["replication-factor"] else None,
             max_versions=int(options["max-versions"]),
             write_concern=int(options["write-concern"]),
             majority=options["membership"] == "majority",
