@@ -41,7 +41,10 @@ class StorageCluster:
         ids = [f"s{n}" for n in numbers]
 
         def agreed() -> bool:
-            found = [self.nodes[n].status() for n in numbers]
+            try:
+                found = [self.nodes[n].status() for n in numbers]
+            except (OSError, EOFError):
+                return False  # one is still starting
             return all(status["ready"] and status["alive"] == ids for status in found)
 
         until(f"the view is {ids}", agreed, seconds)

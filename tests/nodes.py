@@ -50,6 +50,8 @@ class NodeProcess:
 
     def __init__(self, command: str, *options: str, folder: Path, port: int | None = None) -> None:
         self.port = port
+        self.paused = False
+        self._paused_at = float("-inf")
         self._output = folder / f"{command}-{port}.output"
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -114,6 +116,23 @@ class NodeProcess:
         """Send a signal, SIGSTOP and SIGCONT for instance."""
         if self.process.poll() is None:
             os.kill(self.process.pid, number)
+
+    def pause(self) -> None:
+        """SIGSTOP"""
+        self.paused = True
+        self._paused_at = time.monotonic()
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT"""
+        if self.paused:
+            self._paused_at = time.monotonic()
+            self.signal(signal.SIGCONT)
+            self.paused = False
+
+    def paused_since(self, moment: float) -> bool:
+        """Whether it was paused for a part of the time since `moment` (of the monotonic clock)."""
+        return self.paused or self._paused_at >= moment
 
     def end(self) -> None:
         """Ask it to end; kill it when it does not."""
