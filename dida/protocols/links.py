@@ -227,6 +227,7 @@ class Link:
         self.on_broken: Callable[[], None] = lambda: None
         self.on_refused: Callable[[float], None] = lambda tried: None
         self._stopped = False
+        self._broke = False
         there = HostnameEndpoint(reactor, host.encode(), port, timeout=CONNECT_TIMEOUT)
         endpoint = _Told(there, self.clock, lambda tried: self.on_refused(tried))
         self._service = ClientService(
@@ -281,11 +282,13 @@ class Link:
     def _lost(self, client: LineClient) -> None:
         if self.client is client:
             self.client = None
+            self._broke = True
             if self._service.running:
                 self.on_broken()
                 self.on_down()
 
     def _retry(self, failures: int) -> float:
-        if failures:
+        if failures and not self._broke:  # a connection that broke counts as a failure, and was told of
             self.on_down()
+        self._broke = False
         return RETRY_DELAYS[min(failures, len(RETRY_DELAYS) - 1)]
