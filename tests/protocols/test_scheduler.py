@@ -1,0 +1,390 @@
+"""The scheduler on real connections, with real workers and fake storage nodes."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from dida import wire
+from dida.addresses import Address, NodeAddress
+from dida.chain_messages import SCHEDULER, WORKER, Execute
+from dida.loading import OperatorFolder
+from dida.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
+from dida.protocols.execution import Operators
+from dida.protocols.lines import Answer, NodeCommands
+from dida.protocols.links import Link
+from dida.protocols.scheduler import SchedulerNode
+from dida.protocols.worker import WorkerNode
+from dida.runs import Runs
+from dida.scheduling import LeastActive
+from tests.fakes import FakeCluster, Port, refused, the_reactor, until
+
+reactor = the_reactor()
+STOCK = str(Path(__file__).parent.parent.parent / "operators")
+VERBS = vocabulary(*NODE, *SCHEDULER)
+
+
+class Silent(NodeCommands):
+    """A worker that acknowledges requests and never executes them; `paused` it answers nothing at all."""
+
+    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, *WORKER)
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.requests: list[Execute] = []
+
+    def cmd_ping(self, request: Ping) -> Answer:
+        return None if self.paused else Ok()
+
+    def cmd_execute(self, request: Execute) -> Answer:
+        self.requests.append(request)
+        return Ok()
+
+
+class System:
+    """A scheduler, workers with the stock operators, storage nodes."""
+
+    def __init__(self) -> None:
+        self.storage = FakeCluster(reactor, 2)
+        self.nodes: list[Any] = []
+        self.ports: dict[str, Port] = {}
+        self._links: list[Link] = []
+
+    def start(self, workers: int = 2, declared: tuple[NodeAddress, ...] = (), **options: Any) -> SchedulerNode:
+        addresses = [self.worker(f"w{number + 1}") for number in range(workers)]
+        runs = Runs(LeastActive(), "test", options.pop("deadline", 20.0), options.pop("keep", 100))
+        here = refused()
+        scheduler = SchedulerNode(
+            reactor, NodeAddress("sc1", here), runs, (*addresses, *declared), self.storage.addresses, **options
+        )
+        self.ports["sc1"] = Port(reactor, scheduler, here.port)
+        scheduler.start()
+        self.nodes.append(scheduler)
+        self.link = Link(reactor, here.host, here.port)
+        self._links.append(self.link)
+        return scheduler
+
+    def worker(self, id: str, port: int = 0) -> NodeAddress:
+        operators = Operators(reactor, OperatorFolder(STOCK), 4, 5.0)
+        worker = WorkerNode(reactor, NodeAddress(id, Address("127.0.0.1", 1)), operators)
+        return self.node(id, worker, port)
+
+    def node(self, id: str, node: Any, port: int = 0) -> NodeAddress:
+        self.ports[id] = Port(reactor, node, port)
+        if isinstance(node, WorkerNode):
+            node.start()
+            self.nodes.append(node)
+        return NodeAddress(id, self.ports[id].address)
+
+    def ask(self, line: str) -> Deferred[Reply]:
+        """The scheduler's reply to a line."""
+        request = wire.decode(line.encode(), VERBS)[1]
+        return self.link.ask(request, 15.0)
+
+    async def run(self, line: str) -> Ok:
+        """The result of a run."""
+        reply = await self.ask(f"run {line}")
+        assert isinstance(reply, Ok), reply
+        result = await self.ask(f"result {reply.words[0]}")
+        assert isinstance(result, Ok), result
+        return result
+
+    def close(self) -> None:
+        for link in self._links:
+            link.stop()
+        for node in self.nodes:
+            node.stop()
+        for port in self.ports.values():
+            port.close()
+        self.storage.close()
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    """The system, started by the test."""
+    made = System()
+    for key, value in (("13", "1"), ("14", "one_ahead_of_13"), ("23", "11"), ("24", "one_ahead_of_23")):
+        made.storage.group.put(key, value)
+    yield made
+    made.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_baseline_application(system: System) -> None:
+    """A run over two workers ends with its output, and its steps tell operator, worker, output and milliseconds."""
+    system.start()
+    result = await system.run("23 AddOperator UpdateAndChainOperator AddOperator")
+    assert result.words == ("done", "int_conversion_failed")
+    steps = result.object["steps"]
+    assert [(step["operator"], step["worker"], step["output"]) for step in steps] == [
+        ("AddOperator", "w1", "12"),
+        ("UpdateAndChainOperator", "w2", "end"),
+        ("AddOperator", "w1", "int_conversion_failed"),
+    ]
+    assert all(step["ms"] > 0 for step in steps)
+    assert result.object["ms"] > 0
+    assert result.object["after"]
+    assert [value for _, value in system.storage.group.records["23"]] == ["success", "12", "11"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_stock_operators(system: System) -> None:
+    """Each stock operator does what its name says."""
+    system.start()
+    system.storage.group.put("user", "out")
+    for line, output in (
+        ("13 IncrementOperator", "2"),
+        ("13 CounterOperator CounterOperator", "4"),
+        ("14 ReaderOperator", "one_ahead_of_13"),
+        ("14 AddOperator", "int_conversion_failed"),
+        ("14 IncrementOperator", "int_conversion_failed"),
+        ("copy WriterOperator ReaderOperator", "r6-test"),
+        ("user LoginOperator", "in"),
+        ("user LoginOperator", "refused"),
+    ):
+        assert (await system.run(line)).words == ("done", output), line
+
+
+@pytest_twisted.ensureDeferred
+async def test_counting_at_once(system: System) -> None:
+    """A hundred runs that count at once get a hundred numbers, each another one."""
+    system.start()
+    runs = [await system.ask("run 13 CounterOperator") for _ in range(100)]
+    results = [await system.ask(f"result {run.words[0]}") for run in runs]
+    assert sorted(int(result.words[1]) for result in results) == list(range(2, 102))
+
+
+@pytest_twisted.ensureDeferred
+async def test_failures_reach_the_client(system: System) -> None:
+    """A run that fails says operator, position, worker and reason; so does asking later."""
+    scheduler = system.start()
+    result = await system.run("99 ReaderOperator")
+    assert result.words == ("failed", "ReaderOperator at position 0 on w1 failed: no-such-record: 99")
+    failed = await system.run("13 ReaderOperator NoOperator")
+    assert failed.words[1].startswith("NoOperator at position 1 on w1 could not be loaded: no class NoOperator")
+    assert (failed.object["position"], failed.object["operator"], failed.object["worker"]) == (1, "NoOperator", "w1")
+    assert failed.object["steps"][0]["output"] == "1"
+    assert await system.ask("result r2-test") == failed
+    assert all(load.active == 0 for load in scheduler.runs.policy.loads.values())
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_run_sees_what_the_client_has_seen(system: System) -> None:
+    """The client's timestamp goes with the run, to every read; what the run saw comes back."""
+    system.start()
+    run = await system.ask('run 13 ReaderOperator {"after":{"x":7}}')
+    result = await system.ask(f"result {run.words[0]}")
+    (request,) = system.storage.requests()
+    assert getattr(request, "after", None) == {"x": 7}
+    assert result.object["after"]["x"] == 7
+    assert len(result.object["after"]) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_route_spreads(system: System) -> None:
+    """The next operator goes to the worker with the fewest that are not confirmed; `workers` shows the counts."""
+    silent = [Silent() for _ in range(3)]
+    declared = tuple(system.node(f"x{number}", node) for number, node in enumerate(silent))
+    system.start(0, declared)
+    await system.ask("run 13 A B C D")
+    await system.ask("run 13 A B")
+    reply = await system.ask("workers")
+    assert {each["id"]: each["active"] for each in reply.object["workers"]} == {"x0": 2, "x1": 2, "x2": 2}
+    await until(lambda: silent[1].requests)
+    assert [len(each.requests) for each in silent] == [1, 1, 0]
+    assert [step.worker for step in silent[0].requests[0].chain] == ["x0", "x1", "x2", "x0"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_result_waits_so_long_and_no_longer(system: System) -> None:
+    """`result` answers when the run has ended; `{timeout}` bounds the wait; an unknown run is named."""
+    system.start(0, (system.node("x", Silent()),))
+    run = (await system.ask("run 13 A")).words[0]
+    began = reactor.seconds()
+    late = await system.ask(f'result {run} {{"timeout":0.2}}')
+    assert isinstance(late, Error)
+    assert (late.code, late.words[0]) == (
+        "timed-out",
+        f"run {run} is still going on: ask again, or give it a longer timeout",
+    )
+    assert 0.15 < reactor.seconds() - began < 1.0
+    assert isinstance(await system.ask(f'result {run} {{"timeout":0}}'), Error)
+    assert await system.ask("result r9-other") == Error("no-such-run", ("r9-other",))
+    waiting = [system.ask(f'result {run} {{"timeout":30}}') for _ in range(3)]
+    failed = f'failed {{"run":"{run}","position":0,"operator":"A","worker":"x","reason":"because"}}'
+    assert await system.ask(failed) == Ok()
+    for each in waiting:
+        assert (await each).words == ("failed", "because")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_run_of_which_nothing_is_heard(system: System) -> None:
+    """Every run has a deadline, after which it failed as lost."""
+    system.start(0, (system.node("x", Silent()),), deadline=0.3)
+    result = await system.run("13 A")
+    assert result.words == ("failed", "A at position 0 on x was not confirmed within the run's 0.3 s")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_dies_fails_its_runs(system: System) -> None:
+    """When the process of a worker dies, the runs it was executing fail soon, and it gets no more of them."""
+    silent = Silent()
+    dying = system.node("x", silent)
+    scheduler = system.start(1, (dying,))
+    await until(lambda: scheduler.ready)
+    runs = [(await system.ask("run 13 ReaderOperator")).words[0] for _ in range(2)]
+    await until(lambda: silent.requests)
+    for _ in range(3):
+        await system.ask("ping")  # by then its acknowledgement has arrived
+    began = reactor.seconds()
+    system.ports["x"].close()
+    results = [await system.ask(f"result {run}") for run in runs]
+    assert sorted(result.words[0] for result in results) == ["done", "failed"]
+    assert reactor.seconds() - began < 3.0
+    lost = next(result for result in results if result.words[0] == "failed")
+    assert lost.words[1] == ("ReaderOperator at position 0 on x was lost: the worker died, or its connection broke")
+    for _ in range(3):
+        result = await system.run("13 ReaderOperator")
+        assert result.words == ("done", "1")
+    status = (await system.ask("status")).object
+    assert (status["alive"], status["dead"]) == (["w1", "s1", "s2"], ["x"])
+    system.node("x", Silent(), dying.address.port)
+    await until(lambda: scheduler.workers["x"].reachable)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_worker_gets_nothing(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is connected and does not answer pings gets no operators until it does."""
+    monkeypatch.setattr("dida.protocols.scheduler.PING_TIMEOUT", 0.2)
+    monkeypatch.setattr("dida.protocols.scheduler.PING_EVERY", 0.05)
+    paused = Silent()
+    scheduler = system.start(0, (system.node("x", paused),))
+    await until(lambda: scheduler.workers and scheduler.workers["x"].reachable)
+    paused.paused = True
+    await until(lambda: not scheduler.workers["x"].reachable)
+    refusal = await system.ask('run 13 A {"deadline":0.1}')
+    assert isinstance(refusal, Error)
+    assert refusal.code == "unavailable"
+    paused.paused = False
+    await until(lambda: scheduler.workers["x"].reachable)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_run_waits_for_workers(system: System) -> None:
+    """A run that comes before the workers waits for those that are declared, within its deadline."""
+    scheduler = system.start(0)
+    refusal = await system.ask('run 13 A {"deadline":0.2}')
+    assert isinstance(refusal, Error)
+    assert refusal.code == "unavailable"
+    assert refusal.words[0].startswith("no worker can be reached: start one")
+    first, second = refused(), refused()
+    for id, address in (("w1", first), ("w2", second)):
+        assert await system.ask(f"worker {id} http://{address}") == Ok()
+    assert not (await system.ask("status")).object["ready"]
+    run = system.ask("run 23 AddOperator AddOperator")
+    system.worker("w1", first.port)
+    await until(lambda: scheduler.workers["w1"].reachable)
+    assert not run.called
+    system.worker("w2", second.port)
+    result = await system.ask(f"result {(await run).words[0]}")
+    assert [step["worker"] for step in result.object["steps"]] == ["w1", "w2"]
+    assert (await system.ask("status")).object["ready"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_that_never_comes(system: System) -> None:
+    """A declared worker that does not come is waited for until the start deadline, and then done without."""
+    scheduler = system.start(1, (NodeAddress("never", refused()),), start_deadline=0.2)
+    assert not scheduler.ready
+    assert (await system.run("13 ReaderOperator")).words == ("done", "1")
+    status = (await system.ask("status")).object
+    assert (status["ready"], status["awaited"]) == (True, ["never"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_are_added(system: System) -> None:
+    """Workers and storage nodes can be declared while it runs, twice and at another URL too."""
+    scheduler = system.start(1)
+    moved = system.worker("w1b").address
+    for _ in range(2):
+        assert await system.ask(f"worker w1 {moved}") == Ok()
+        assert await system.ask("storage 9 s9 localhost:5999") == Ok()
+    await until(lambda: scheduler.workers["w1"].reachable)
+    assert (await system.run("13 ReaderOperator")).words == ("done", "1")
+    assert [each.id for each in scheduler.front_end.replicas.living] == ["s1", "s2", "s9"]
+    assert isinstance(await system.ask("worker w2 nowhere"), Error)
+    assert isinstance(await system.ask("storage 1 s1 nowhere"), Error)
+
+
+@pytest_twisted.ensureDeferred
+async def test_runs_know_the_living_storage_only(system: System) -> None:
+    """A storage node that the others declared dead is in no later run's meta record."""
+    silent = Silent()
+    scheduler = system.start(0, (system.node("x", silent),))
+    await until(lambda: scheduler.front_end.replicas.view)
+    system.storage.group.kill("s1")
+    await until(lambda: scheduler.front_end.replicas.dead)
+    await system.ask("run 13 A")
+    await until(lambda: silent.requests)
+    meta = silent.requests[0].meta
+    assert (meta.storage, meta.view) == ((f"2=s2@{system.storage.addresses[1].address}",), 2)
+    assert (await system.ask("status")).object["dead"] == ["s1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_table_is_bounded(system: System) -> None:
+    """`runs` lists the newest first; only so many are kept, and the others are counted."""
+    system.start(1, keep=5)
+    for _ in range(8):
+        await system.run("13 ReaderOperator")
+    reply = await system.ask("runs")
+    assert [each["run"] for each in reply.object["runs"]] == [f"r{number}-test" for number in (8, 7, 6, 5, 4)]
+    assert reply.object["dropped"] == 3
+    assert reply.object["runs"][0]["state"] == "done"
+    assert await system.ask("result r1-test") == Error("no-such-run", ("r1-test",))
+    assert len((await system.ask('runs {"limit":2}')).object["runs"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("run 13 ../Operator", "bad-request"),
+        ("run 13 class", "bad-request"),
+        ('completed {"run":"r7-x","position":0,"operator":"A","worker":"w","ms":1}', "no-such-run"),
+        ('ended {"run":"r7-x","chain":[]}', "no-such-run"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_bad_requests(system: System, line: str, code: str) -> None:
+    """What can't be is refused by a code, and the scheduler goes on."""
+    system.start(1)
+    reply = await system.ask(line)
+    assert isinstance(reply, Error)
+    assert reply.code == code
+    assert (await system.run("13 ReaderOperator")).words == ("done", "1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_input_too_long_to_travel(system: System) -> None:
+    """An input that fits on the client's line but not on the workers' is refused before it breaks a connection."""
+    system.start(1)
+    reply = await system.ask("run " + "x" * (2**20 - 40) + " ReaderOperator")
+    assert isinstance(reply, Error)
+    assert reply.code == "line-too-long"
+    long = "y" * 500_000
+    system.storage.group.put(long, "found")
+    assert (await system.run(f"{long} ReaderOperator")).words == ("done", "found")
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_runs_at_once(system: System) -> None:
+    """A thousand runs at once all end, and the counts are back to nothing."""
+    scheduler = system.start(2, keep=1000)
+    await until(lambda: scheduler.ready)
+    runs = [system.ask("run 13 ReaderOperator") for _ in range(500)]
+    results = [system.ask(f"result {(await run).words[0]}") for run in runs]
+    assert {(await result).words for result in results} == {("done", "1")}
+    assert all(load.active == 0 for load in scheduler.runs.policy.loads.values())

@@ -1,0 +1,401 @@
+"""The worker on real connections, with a scheduler that only listens."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from dida.addresses import NodeAddress
+from dida.chain import Assignment, Meta
+from dida.chain_messages import (
+    Completed,
+    Ended,
+    Execute,
+    Failed,
+    ListOperators,
+    Output,
+    WorkerDebug,
+)
+from dida.loading import OperatorFolder
+from dida.messages import NODE, Error, Ok, Request, Status, vocabulary
+from dida.protocols.execution import Operators
+from dida.protocols.lines import Answer, NodeCommands
+from dida.protocols.links import Link
+from dida.protocols.worker import WorkerNode
+from tests.fakes import FakeCluster, Port, refused, the_reactor, until
+
+reactor = the_reactor()
+
+HEAD = "import time\nfrom twisted.internet.task import deferLater\n"
+PLAIN = """
+class {name}:
+    def configure_storage(self, storage):
+        self.storage = storage
+
+    def process_record(self, meta, input, previous_output):
+        {body}
+"""
+ASYNC = PLAIN.replace("def process_record", "async def process_record")
+
+
+class Listener(NodeCommands):
+    """A scheduler, and a collector of debug output, that notes what it is told."""
+
+    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Completed, Ended, Failed, Output)
+
+    def __init__(self) -> None:
+        self.completed: list[Completed] = []
+        self.ended: list[Ended] = []
+        self.failed: list[Failed] = []
+        self.output: list[Output] = []
+        self.outcomes: list[Ended | Failed] = []
+
+    def cmd_completed(self, request: Completed) -> Answer:
+        self.completed.append(request)
+        return Ok()
+
+    def cmd_ended(self, request: Ended) -> Answer:
+        self.ended.append(request)
+        self.outcomes.append(request)
+        return Ok()
+
+    def cmd_failed(self, request: Failed) -> Answer:
+        self.failed.append(request)
+        self.outcomes.append(request)
+        return Ok()
+
+    def cmd_output(self, request: Output) -> Answer:
+        self.output.append(request)
+        return Ok()
+
+
+class Stage:
+    """Two workers with one folder of operators, their scheduler, and one storage node."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.told = Listener()
+        self.storage = FakeCluster(reactor, 1)
+        self._scheduler = Port(reactor, self.told)
+        self.scheduler = self._scheduler.address
+        self.workers: dict[str, WorkerNode] = {}
+        self._ports: dict[str, Port] = {}
+        self._links: list[Link] = []
+        for id in ("w1", "w2"):
+            self.start(id)
+
+    def start(self, id: str, threads: int = 4, timeout: float = 5.0, **options: Any) -> WorkerNode:
+        if id in self.workers:
+            self.stop(id)
+        operators = Operators(reactor, OperatorFolder(str(self.folder)), threads, timeout)
+        worker = WorkerNode(reactor, NodeAddress(id, refused()), operators, **options)
+        self._ports[id] = Port(reactor, worker)
+        self.workers[id] = worker
+        worker.start()
+        return worker
+
+    def stop(self, id: str) -> None:
+        self.workers[id].stop()
+        self._ports[id].close()
+
+    def put(self, text: str, file: str = "ops.py") -> None:
+        (self.folder / file).write_text(HEAD + text)
+
+    def operator(self, body: str, form: str = PLAIN) -> None:
+        self.put(form.format(name="Op", body=body))
+
+    def request(self, *steps: str, input: str = "13", left: float = 20.0, **meta: Any) -> Execute:
+        """`Op@w1` for each step."""
+        chain = []
+        for position, step in enumerate(steps):
+            operator, _, worker = step.partition("@")
+            address = self._ports[worker].address
+            chain.append(Assignment(operator, position, worker, address.host, address.port))
+        known = tuple(map(str, self.storage.addresses))
+        described = Meta(run="r1-x", scheduler=str(self.scheduler), storage=known, **meta)
+        return Execute(meta=described, input=input, next=0, size=len(chain), chain=tuple(chain), left=left)
+
+    async def send(self, request: Execute) -> None:
+        reply = await self.ask(request.assignment.worker, request)
+        assert reply == Ok()
+
+    async def ask(self, worker: str, request: Request) -> Any:
+        address = self._ports[worker].address
+        link = Link(reactor, address.host, address.port)
+        self._links.append(link)
+        return await link.ask(request, 5.0)
+
+    async def outcome(self, request: Execute) -> Ended | Failed:
+        """Send it, and wait for how the run ends."""
+        before = len(self.told.outcomes)
+        await self.send(request)
+        await until(lambda: len(self.told.outcomes) > before, 10.0)
+        return self.told.outcomes[-1]
+
+    async def reason(self, *steps: str, **request: Any) -> str:
+        """Why the run fails."""
+        failed = await self.outcome(self.request(*(steps or ("Op@w1",)), **request))
+        assert isinstance(failed, Failed), failed
+        return failed.reason
+
+    def close(self) -> None:
+        for link in self._links:
+            link.stop()
+        for id in self.workers:
+            self.stop(id)
+        self._scheduler.close()
+        self.storage.close()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """The stage, set and cleared."""
+    made = Stage(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_chain_over_two_workers(stage: Stage) -> None:
+    """Each operator gets the input and the output before it; the scheduler hears of every step and of the end."""
+    stage.put(
+        PLAIN.format(name="First", body="return f'{input}+{previous_output!r}'")
+        + ASYNC.format(name="Second", body="return previous_output + '!'")
+    )
+    ended = await stage.outcome(stage.request("First@w1", "Second@w2", "First@w1"))
+    assert isinstance(ended, Ended)
+    assert [step.output for step in ended.chain] == ["13+''", "13+''!", """13+"13+''!\""""]
+    await until(lambda: len(stage.told.completed) == 2)
+    assert [(each.position, each.worker, each.operator) for each in stage.told.completed] == [
+        (0, "w1", "First"),
+        (1, "w2", "Second"),
+    ]
+    assert all(step.ms >= 0 for step in ended.chain)
+
+
+@pytest.mark.parametrize("form", [PLAIN, ASYNC])
+@pytest_twisted.ensureDeferred
+async def test_operators_share_the_storage(stage: Stage, form: str) -> None:
+    """Plain operators block and async ones await; a later step on another worker sees the very version written."""
+    wait = "await " if form is ASYNC else ""
+    write = f"version = {wait}self.storage.write(input, 'mine'); return str(version)"
+    read = f"record = {wait}self.storage.read(input); return record.value + str(record.version)"
+    stage.put(form.format(name="Writer", body=write) + form.format(name="Reader", body=read))
+    stage.storage.group.put("13", "theirs")
+    ended = await stage.outcome(stage.request("Reader@w1", "Writer@w1", "Reader@w2"))
+    assert isinstance(ended, Ended)
+    assert [step.output for step in ended.chain] == ["theirs1.1", "2.1", "mine2.1"]
+    assert ended.after == {"1:1": 2}
+
+
+@pytest.mark.parametrize(
+    ("body", "form", "reason"),
+    [
+        ("raise ValueError('no\\n  good')", PLAIN, "raised ValueError: no good"),
+        ("raise ValueError('no good')", ASYNC, "raised ValueError: no good"),
+        ("raise SystemExit(3)", PLAIN, "raised SystemExit: 3"),
+        ("raise SystemExit(3)", ASYNC, "raised SystemExit: 3"),
+        ("raise KeyError", PLAIN, "raised KeyError"),
+        ("return None", PLAIN, "returned NoneType, not a string"),
+        ("return 12", ASYNC, "returned int, not a string"),
+        ("return deferLater(None, 1) if input == '' else self.other()", PLAIN, "raised AttributeError: 'Op' object"),
+        ("return 'x' * 600_000", PLAIN, "returned 600000 bytes, more than the 524288 of an output"),
+        ("return 'é' * 300_000", ASYNC, "returned 600000 bytes, more than the 524288 of an output"),
+        ("return '\\udc00'", PLAIN, "returned text that can't be said in UTF-8"),
+        ("return self.storage.read('nowhere').value", PLAIN, "failed: no-such-record: nowhere"),
+        ("return (await self.storage.read('nowhere')).value", ASYNC, "failed: no-such-record: nowhere"),
+        ("self.storage.write('k', 'v'); return ''", ASYNC, "returned before 1 of its storage calls were answered"),
+        ("return self.storage.write('k', 'v')", ASYNC, "returned before 1 of its storage calls"),
+        ("return self.storage.write('k', 5)", PLAIN, "failed: bad-request: keys and values are strings, not int"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_operators_that_fail(stage: Stage, body: str, form: str, reason: str) -> None:
+    """Whatever an operator does wrong, the run fails with operator, position, worker and reason in one line."""
+    stage.operator(body, form)
+    told = await stage.reason()
+    assert told.startswith(f"Op at position 0 on w1 {reason}")
+    assert "\n" not in told
+    (failed,) = stage.told.failed
+    assert (failed.run, failed.position, failed.operator, failed.worker) == ("r1-x", 0, "Op", "w1")
+    stage.operator("return 'fine'")
+    await stage.send(stage.request("Op@w1"))
+    await until(lambda: stage.told.ended)
+
+
+@pytest_twisted.ensureDeferred
+async def test_operators_that_are_not_there(stage: Stage) -> None:
+    """A class that is missing, or whose file is broken, fails the run at its position; what was done before is told."""
+    stage.operator("return 'out'")
+    assert (await stage.reason("Op@w1", "Nowhere@w2")).startswith(
+        "Nowhere at position 1 on w2 could not be loaded: no class Nowhere in the files of"
+    )
+    assert [each.output for each in stage.told.failed[0].chain] == ["out"]
+    stage.put("class Bad(\n")
+    assert "on w1 could not be loaded: " in await stage.reason("Bad@w1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_operators_are_picked_up(stage: Stage) -> None:
+    """A file that is added or changed while the worker runs is what the next run executes."""
+    stage.operator("return 'one'")
+    await stage.send(stage.request("Op@w1"))
+    await until(lambda: len(stage.told.ended) == 1)
+    stage.operator("return 'two'")
+    await stage.send(stage.request("Op@w1"))
+    await until(lambda: len(stage.told.ended) == 2)
+    assert [each.chain[0].output for each in stage.told.ended] == ["one", "two"]
+    assert await stage.ask("w1", ListOperators()) == Ok((), {"operators": {"Op": "ops.py"}})
+
+
+@pytest_twisted.ensureDeferred
+async def test_time_outs(stage: Stage) -> None:
+    """An operator that outlives its time-out fails its run then, and can't write any more; others go on."""
+    stage.put(
+        PLAIN.format(name="Sleeper", body="time.sleep(0.6); self.storage.write('late', 'x'); return ''")
+        + ASYNC.format(name="AsyncSleeper", body="from twisted.internet import reactor; await deferLater(reactor, 9)")
+        + PLAIN.format(name="Op", body="return 'fine'")
+    )
+    worker = stage.start("w1", threads=1, timeout=0.2)
+    began = reactor.seconds()
+    assert await stage.reason("Sleeper@w1") == (
+        "Sleeper at position 0 on w1 did not return within 0.2 s,"
+        " the limit is --operator-timeout; its thread can't be stopped and goes on"
+    )
+    status = await stage.ask("w1", Status())
+    assert status.object["stuck_threads"] == 1
+    assert (await stage.reason("AsyncSleeper@w1")).endswith("0.2 s, the limit is --operator-timeout")
+    assert reactor.seconds() - began < 0.55
+    await stage.send(stage.request("Op@w1"))
+    await until(lambda: stage.told.ended)
+    assert reactor.seconds() - began < 0.6, "a stuck thread is replaced"
+    await until(lambda: worker.operators.threads.stuck == 0)
+    assert "late" not in stage.storage.group.records
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_executed_past_the_deadline(stage: Stage) -> None:
+    """A run's own deadline bounds its operators, also those that wait for a thread."""
+    stage.operator("time.sleep(0.5); return ''")
+    stage.start("w1", threads=1)
+    assert "on w1 did not return within 0.2 s, the run's deadline" in await stage.reason(left=0.2)
+    stage.start("w2", threads=1)
+    await stage.send(stage.request("Op@w2"))
+    assert "on w2 waited 0.1 s in vain for one of 1 threads" in await stage.reason("Op@w2", left=0.1)
+    assert "was not executed: the run is past its deadline" in await stage.reason("Op@w1", left=0.0)
+    await until(lambda: stage.told.ended)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slow_operator_stops_nobody(stage: Stage) -> None:
+    """While plain and async operators take their time the worker answers, and executes others."""
+    stage.put(
+        PLAIN.format(name="Slow", body="time.sleep(0.3); return ''") + ASYNC.format(name="Op", body="return 'fine'")
+    )
+    for _ in range(4):
+        await stage.send(stage.request("Slow@w1"))
+    began = reactor.seconds()
+    await stage.send(stage.request("Op@w1"))
+    await until(lambda: stage.told.ended)
+    assert reactor.seconds() - began < 0.25
+    await until(lambda: len(stage.told.ended) == 5)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gossip_delay_is_slept_before_forwarding(stage: Stage) -> None:
+    """A worker's gossip delay holds back the request that it forwards, not what it tells the scheduler."""
+    stage.operator("return ''", ASYNC)
+    stage.start("w1", gossip_delay=0.2)
+    began = reactor.seconds()
+    await stage.send(stage.request("Op@w1", "Op@w2"))
+    await until(lambda: stage.told.completed)
+    assert reactor.seconds() - began < 0.15
+    await until(lambda: stage.told.ended)
+    assert 0.2 <= reactor.seconds() - began < 0.4
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_next_worker_is_gone(stage: Stage) -> None:
+    """A request that can't be handed on fails the run, naming who could not reach whom."""
+    stage.operator("return 'out'")
+    request = stage.request("Op@w1", "Op@w2")
+    stage.stop("w2")
+    failed = await stage.outcome(request)
+    assert isinstance(failed, Failed)
+    assert failed.reason.startswith(
+        "Op at position 1 did not get the request that w1 handed on to w2: no connection to 127.0.0.1:"
+    )
+    assert (failed.position, failed.worker, [each.output for each in failed.chain]) == (1, "w2", ["out"])
+    stage.start("w2")
+
+
+@pytest_twisted.ensureDeferred
+async def test_outputs_too_long_for_a_line(stage: Stage) -> None:
+    """Outputs that together are longer than a line fail their own run, and no other on the same connection."""
+    stage.operator("return 'x' * 500_000")
+    assert "longer than a line may be (1048576)" in await stage.reason("Op@w1", "Op@w2", "Op@w1")
+    assert stage.told.failed[0].position == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_scheduler_that_is_away_is_told_later(stage: Stage) -> None:
+    """What a scheduler that can't be reached should hear, it hears when it is back."""
+    stage.operator("return 'out'")
+    stage._scheduler.close()
+    stage.scheduler = refused()
+    await stage.send(stage.request("Op@w1"))
+    worker = stage.workers["w1"]
+    await until(lambda: worker.counts["executed"] == 1)
+    again = stage._scheduler = Port(reactor, stage.told, stage.scheduler.port)
+    await until(lambda: stage.told.ended)
+    assert again.address == stage.scheduler
+
+
+@pytest_twisted.ensureDeferred
+async def test_debug_output(stage: Stage) -> None:
+    """In debug mode every output and meta record goes to the collector; when that is away nothing is slower."""
+    stage.operator("return 'out'", ASYNC)
+    assert await stage.ask("w1", WorkerDebug("on", to=str(stage.scheduler))) == Ok()
+    await stage.send(stage.request("Op@w1"))
+    await until(lambda: stage.told.output)
+    (told,) = stage.told.output
+    assert (told.run, told.operator, told.worker, told.output, told.meta.run) == ("r1-x", "Op", "w1", "out", "r1-x")
+    assert await stage.ask("w1", WorkerDebug("on", to=str(refused()))) == Ok()
+    await stage.send(stage.request("Op@w1"))
+    await until(lambda: len(stage.told.ended) == 2)
+    worker = stage.workers["w1"]
+    await until(lambda: worker.counts["debug_dropped"])
+    assert await stage.ask("w1", WorkerDebug("off")) == Ok()
+    wrong = await stage.ask("w1", WorkerDebug("on", to="nowhere"))
+    assert isinstance(wrong, Error)
+    assert len(stage.told.output) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_status(stage: Stage) -> None:
+    """`status` tells which storage nodes are alive and dead by the newest meta record, and what was done."""
+    stage.operator("return 'out'")
+    stage.storage.group.number = 5
+    await stage.outcome(stage.request("Op@w1", view=5))
+    status = (await stage.ask("w1", Status())).object
+    assert (status["id"], status["role"], status["ready"], status["executed"]) == ("w1", "worker", True, 1)
+    assert (status["alive"], status["dead"], status["active"]) == (["s1"], [], 0)
+    later = stage.request("Op@w1", view=6)
+    later.meta.storage = ("2=s2@127.0.0.1:9",)
+    await stage.send(later)
+    status = (await stage.ask("w1", Status())).object
+    assert (status["alive"], status["dead"]) == (["s2"], ["s1"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_runs_at_once(stage: Stage) -> None:
+    """A thousand chains at once all end."""
+    stage.operator("return previous_output + 'x'", ASYNC)
+    request = stage.request("Op@w1", "Op@w2", "Op@w1")
+    for _ in range(1000):
+        assert stage.workers["w1"].cmd_execute(request) == Ok()
+    await until(lambda: len(stage.told.ended) == 1000, 20.0)
+    assert {each.chain[-1].output for each in stage.told.ended} == {"xxx"}
+    assert len(stage.told.completed) == 2000

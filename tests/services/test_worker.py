@@ -1,0 +1,74 @@
+"""The worker's options and service."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from dida.services.node import Listening
+from dida.services.worker import Options, WorkerService, makeService
+from tests.fakes import the_reactor
+from tests.nodes import free_port
+
+
+def parsed(*words: str) -> Options:
+    options = Options()
+    options.parseOptions(list(words))
+    return options
+
+
+def test_options(tmp_path: Path) -> None:
+    """Every option reaches the node, in the unit that it is given in."""
+    url = f"http://127.0.0.1:{free_port()}"
+    given = ["--gossip-delay", "250", "--operators", str(tmp_path), "--operator-timeout", "2.5", "--threads", "7"]
+    options = parsed("--id", "w1", "--url", url, *given, "--max-line", "2048", "--debug")
+    service = makeService(options, the_reactor())
+    node = service.node
+    assert (node.me.id, f"http://{node.me.address}") == ("w1", url)
+    assert (node.gossip_delay, node.max_line, node.debug) == (0.25, 2048, True)
+    assert (node.operators.timeout, node.operators.threads.size) == (2.5, 7)
+    assert node.operators.folder.path == str(tmp_path)
+    assert isinstance(service, WorkerService)
+    children: list[Any] = list(service)
+    assert [type(child) for child in children] == [Listening]
+    children[0]._socket.close()
+
+
+def test_stock_operators_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without --operators the stock ones are used, wherever the worker is started."""
+    monkeypatch.chdir(tmp_path)
+    options = parsed("--id", "w1", "--url", "localhost:4001")
+    assert (Path(options["operators"]) / "arithmetic.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--id is missing"),
+        (("--id", "w1"), "--url is missing"),
+        (("--id", "w1", "--url", "nowhere"), "'nowhere' is no URL"),
+        (("--id", "w1", "--url", "localhost:1", "--gossip-delay", "-5"), "'-5' is no number of milliseconds"),
+        (("--id", "w1", "--url", "localhost:1", "--operator-timeout", "0"), "'0' is no number of seconds"),
+        (("--id", "w1", "--url", "localhost:1", "--threads", "many"), "'many' is no number of threads"),
+        (("--id", "w1", "--url", "localhost:1", "--operators", "/nowhere"), "--operators /nowhere: no such folder"),
+        (("--id", "w1", "--url", "localhost:1", "--color", "red"), "option --color not recognized"),
+    ],
+)
+def test_wrong_options(words: tuple[str, ...], message: str) -> None:
+    """A wrong option ends the command in one line that names it."""
+    with pytest.raises(SystemExit) as ended:
+        parsed(*words)
+    text = str(ended.value)
+    assert text.startswith("twistd dida-worker: ")
+    assert message in text
+    assert "\n" not in text
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_starts_and_stops(tmp_path: Path) -> None:
+    """The service listens while it runs, and leaves nothing behind."""
+    options = parsed("--id", "w1", "--url", f"127.0.0.1:{free_port()}", "--operators", str(tmp_path))
+    service = makeService(options, the_reactor())
+    service.startService()
+    await service.stopService()
