@@ -10,6 +10,7 @@ what stands before it is accepted. What runs come to is told when they end.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -194,7 +195,7 @@ class Player:
         self.fail(self._lines[id(node.command)], node.problem)
 
     def _on_ready(self, node: Node, seconds: float) -> None:
-        self.say(f"ready     {node.id:<6} {node.role:<10} {node.address!s:<22} {seconds:6.2f} s")
+        self.say(f"ready    {node.id:<6} {node.role:<10} {node.address!s:<22} {seconds:6.2f} s")
         if self._front_end is not None and node.replica:
             self._front_end.add(StorageAddress(node.replica, node.id, node.address))
 
@@ -272,7 +273,7 @@ class Player:
             batch[key] = value
         await self._write(front_end, path, batch)
         ms = (self.reactor.seconds() - began) * 1000
-        self.say(f"populate  {path}: {_count(len(pairs), 'record')} written, {ms:.0f} ms")
+        self.say(f"populate {os.path.basename(path)}: {_count(len(pairs), 'record')} written, {ms:.0f} ms")
 
     async def _write(self, front_end: FrontEnd, path: str, batch: dict[str, str]) -> None:
         writes = [Deferred.fromCoroutine(_write_record(front_end, key, value)) for key, value in batch.items()]
@@ -295,7 +296,7 @@ class Player:
     async def _crash(self, id: str) -> None:
         node = self.system.node(id)
         await self.system.crash(id)
-        self.say(f"crashed   {node.id:<6} {node.role:<10} {node.address}")
+        self.say(f"crashed  {node.id:<6} {node.role:<10} {node.address}")
 
     async def _status(self) -> None:
         nodes = self.system.named()
@@ -330,7 +331,7 @@ class Player:
     async def _debug(self) -> None:
         to = self.listen_for_debug()
         told = await self.system.debug(to)
-        self.say(f"debug     {_count(told, 'worker')} report here, at {to}, what they output")
+        self.say(f"debug    {_count(told, 'worker')} report here, at {to}, what they output")
 
     def _say_table(self, rows: list[list[str]]) -> None:
         for text in table(rows, self.width) if len(rows) > 1 else ["  none"]:

@@ -140,6 +140,6 @@ class DebugCommands(NodeCommands):
         seen = ", ".join(f"{key} {version}" for key, version in meta.versions.items()) or "nothing"
         after = " ".join(f"{stream}:{count}" for stream, count in meta.after.items()) or "-"
         where = f"{request.operator} at {request.position}"
-        self._say(printable(f"debug     {request.run} {where} on {request.worker} -> {request.output}"))
-        self._say(printable(f"          read or wrote {seen}; after {after}; view {meta.view} of {len(meta.storage)}"))
+        self._say(printable(f"debug    {request.run} {where} on {request.worker} -> {request.output}"))
+        self._say(printable(f"         read or wrote {seen}; after {after}; view {meta.view} of {len(meta.storage)}"))
         return ok()

@@ -183,6 +183,7 @@ class PuppetMaster(NodeService):
         self.console.on_gone = self._on_gone
         self._typed_lines: DeferredQueue[script.Line | None] = DeferredQueue(size=1000)
         self._keys: DeferredQueue[None] = DeferredQueue()
+        self.log_file: Any = None
         self._streams: list[tuple[int, bool]] = []
         self._own_pcs: OwnPcs | None = None
         self._debug_port: Any = None
@@ -196,8 +197,8 @@ class PuppetMaster(NodeService):
         super().setServiceParent(parent)
         twistd: Any = self.options.parent or {}
         if not (twistd.get("logfile") or twistd.get("logger") or twistd.get("syslog")):
-            file: Any = LogFile("puppetmaster.log", self.logs, 20_000_000, maxRotatedFiles=1)
-            parent.setComponent(ILogObserver, textFileLogObserver(file))
+            self.log_file = LogFile("puppetmaster.log", self.logs, 20_000_000, maxRotatedFiles=1)
+            parent.setComponent(ILogObserver, textFileLogObserver(self.log_file))
 
     def startService(self) -> None:
         super().startService()
@@ -216,13 +217,13 @@ class PuppetMaster(NodeService):
         nodes = f"{len(running)} node{'s' * (len(running) != 1)}"
         if self.options["keep"]:
             if running:
-                self._say(f"kept      {nodes} and the PCS; {self._how_to_end()}")
+                self._say(f"kept     {nodes} and the PCS; {self._how_to_end()}")
         else:
             await self.system.stop_nodes()
             if self._own_pcs is not None:
                 await self._own_pcs.stop()
             if running:
-                self._say(f"stopped   {nodes}")
+                self._say(f"stopped  {nodes}")
         await self.system.close()
         if self._debug_port is not None:
             await self._debug_port.stopListening()
@@ -313,17 +314,17 @@ class PuppetMaster(NodeService):
             self._say(str(problem))
             self._end(failed=True)
             return
-        self._say(f"playing   {len(lines)} command{'s' * (len(lines) != 1)}; logs in {self.logs}")
+        self._say(f"playing  {len(lines)} command{'s' * (len(lines) != 1)}; logs in {self.logs}")
         self.player.plan(lines)
         for line in lines:
             if isinstance(line.command, script.Quit):
                 break
             if self.options["step"]:
-                self._say(f"next      {line}   [Enter]")
+                self._say(f"next     {line}   [Enter]")
                 await self._keys.get()
             await self.player.play(line)
         await self.player.finish()
-        self._say(f"played    {self.player.summary()}")
+        self._say(f"played   {self.player.summary()}")
         self._end(failed=bool(self.player.counts.failed))
 
     def read_keys(self, terminal: int) -> None:
@@ -339,7 +340,7 @@ class PuppetMaster(NodeService):
             raise UserError("the puppetmaster is ending")
         self._own_pcs = OwnPcs(self.reactor, address, self.logs, self.options["keep"], self.options["operators"])
         await self._own_pcs.until_ready()
-        self._say(f"pcs       started at {address}")
+        self._say(f"pcs      started at {address}")
 
     def _listen_for_debug(self) -> str:
         port = int(self.options["debug-port"])

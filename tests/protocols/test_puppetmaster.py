@@ -137,7 +137,7 @@ async def test_nodes_fail(scene: Scene) -> None:
     scene.table.change("w3", state="ended", ended="signal SIGSEGV")
     await until(lambda: len(scene.said) == 4)
     assert sorted(scene.said) == [
-        "ready     w3     worker     localhost:4003           " + scene.said[2][-6:],
+        "ready    w3     worker     localhost:4003           " + scene.said[2][-6:],
         "script line 1: worker w1 localhost:4001 0: ended before it was ready (exit status 1): "
         "twistd dida-worker: the port is taken",
         "script line 2: worker refused localhost:4002 0: no more nodes here",
@@ -376,7 +376,7 @@ async def test_debug(scene: Scene) -> None:
     """debug tells the workers where to report, those that come later, too."""
     scene.player.listen_for_debug = lambda: "localhost:10001"
     await scene.play(NODES + "debug\nwait 0\nworker w2 localhost:4002 0\n")
-    assert "debug     1 worker report here, at localhost:10001, what they output" in scene.said
+    assert "debug    1 worker report here, at localhost:10001, what they output" in scene.said
     asked = [(id, request) for id, request in scene.table.told if isinstance(request, WorkerDebug)]
     assert asked == [(id, WorkerDebug("on", to="localhost:10001")) for id in ("w1", "w2")]
 
@@ -394,8 +394,8 @@ def test_debug_port() -> None:
     )
     assert wire.lines() == ["ok", 'ok {"id":"puppetmaster","role":"puppetmaster","ready":true}']
     assert said == [
-        "debug     r1 AddOperator at 0 on w1 -> a\\nb",
-        "          read or wrote 13 2.1; after 1:4; view 0 of 0",
+        "debug    r1 AddOperator at 0 on w1 -> a\\nb",
+        "         read or wrote 13 2.1; after 1:4; view 0 of 0",
     ]
 
 

@@ -1,0 +1,99 @@
+"""The puppetmaster's options, and what the service is made of."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from twisted.application.service import Application
+from twisted.logger import ILogObserver
+
+from dida.addresses import Address
+from dida.errors import UserError
+from dida.protocols.puppetmaster import ScriptConsole
+from dida.services.puppetmaster import Options, PuppetMaster, makeService
+from tests.fakes import the_reactor
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def parsed(*words: str) -> Options:
+    options = Options()
+    options.parseOptions(words)
+    return options
+
+
+def make(*words: str) -> PuppetMaster:
+    return makeService(parsed(*words), the_reactor())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pcs", "nowhere"], "'nowhere' is no URL: write http://HOST:PORT"),
+        (["--files", "nowhere"], "--files nowhere: no such folder"),
+        (["--deadline", "soon"], "'soon' is no number of seconds from 0.1 to 86400"),
+        (["--debug-port", "70000"], "'70000' is no number of a port from 1 to 65535"),
+        (["--logs", "/proc/nothing/there"], "can't write into the folder of --logs /proc/nothing/there"),
+        (["script"], "unexpected 'script': everything is given by options"),
+        (["--frobnicate"], "option --frobnicate not recognized"),
+    ],
+)
+def test_bad_options(words: list[str], message: str) -> None:
+    """A bad option ends the process with one line, before anything is started."""
+    with pytest.raises(SystemExit) as caught:
+        make(*words)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_background() -> None:
+    """A console without -n would have no input: that is said at once."""
+    options = Options()
+    options.parent = cast(Any, {"nodaemon": 0})
+    with pytest.raises(SystemExit) as caught:
+        makeService(options, the_reactor())
+    assert "write twistd -n puppetmaster" in str(caught.value)
+
+
+def test_options(tmp_path: Path) -> None:
+    """--pcs and --files repeat; the other options have defaults."""
+    options = parsed("--pcs", "localhost:1", "--pcs", "http://other:2", "--files", str(tmp_path), "--keep")
+    assert options["pcs"] == [Address("localhost", 1), Address("other", 2)]
+    assert options["files"] == [str(tmp_path)]
+    assert (options["deadline"], options["debug-port"], options["logs"]) == (60.0, 10_001, "logs")
+
+
+def test_log_goes_to_a_file(tmp_path: Path) -> None:
+    """The application's log is written to the logs folder, unless twistd is told otherwise; the console is separate."""
+    service = make()
+    application: Any = Application("test")
+    service.setServiceParent(application)
+    observer = application.getComponent(ILogObserver)
+    observer({"log_format": "something happened", "log_time": 0, "log_level": None, "log_namespace": "x"})
+    assert "something happened" in (tmp_path / "logs" / "puppetmaster.log").read_text()
+    assert isinstance(service.console, ScriptConsole) or os.isatty(0)
+    service.log_file.close()
+
+    options = parsed()
+    options.parent = cast(Any, {"nodaemon": 1, "logfile": "-"})
+    told: Any = Application("test")
+    makeService(options, the_reactor()).setServiceParent(told)
+    assert told.getComponent(ILogObserver) is None
+
+
+def test_debug_port_taken() -> None:
+    """A debug port that is taken is one line that says what to do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        service = make("--debug-port", str(taken.getsockname()[1]))
+        with pytest.raises(UserError) as caught:
+            service.player.listen_for_debug()
+    assert "address already in use: take another --debug-port" in str(caught.value)
