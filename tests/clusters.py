@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.nodes import NodeProcess, free_port, until
@@ -25,14 +26,14 @@ class StorageCluster:
         """The `--storage` options that name all nodes."""
         return [word for n, port in self.ports.items() for word in ("--storage", f"{n}=s{n}@http://127.0.0.1:{port}")]
 
-    def start(self, number: int, ready: bool = True) -> NodeProcess:
-        """Start node `number`, for the first time or again."""
+    def start(self, number: int, ready: bool = True, options: Sequence[str] = ()) -> NodeProcess:
+        """Start node `number`, for the first time or again; `options` in addition to those of all."""
         port = self.ports.setdefault(number, free_port())
         url = f"http://127.0.0.1:{port}"
         names = ["--id", f"s{number}", "--replica", str(number), "--url", url]
         folder = self._folder / f"s{number}-{len(list(self._folder.glob(f's{number}-*')))}"
         folder.mkdir()
-        node = NodeProcess("dida-storage", *names, *self.members, *self._options, folder=folder, port=port)
+        node = NodeProcess("dida-storage", *names, *self.members, *self._options, *options, folder=folder, port=port)
         self.nodes[number] = node
         return node.wait_ready() if ready else node
 

@@ -7,29 +7,35 @@ connections, ticks) and acts on its outputs in their order.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from random import SystemRandom
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
+from dida import failpoints
 from dida.addresses import Address, StorageAddress
-from dida.messages import Debug, Ok, Reply, Request, Status
+from dida.errors import Unavailable
+from dida.messages import Debug, Ok, Reply, Request, Status, form_of
 from dida.outputs import Answer, Config, Note, Output, Send
 from dida.peer_messages import Member, PeerMessage
 from dida.protocols.lines import Answer as LineAnswer
 from dida.protocols.links import Link
 from dida.protocols.storage import StorageCommands
 from dida.replica import Replica
-from dida.services.node import NodeOptions, NodeService, coerced, default_reactor, fail, listening, milliseconds, number
+from dida.services.node import NodeOptions, NodeService, default_reactor, fail, listening, milliseconds, number
 
 TICK = 0.02
 """Seconds between two ticks of the replica."""
+
+_SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP}
 
 _log = Logger()
 
@@ -63,10 +69,15 @@ class Options(NodeOptions):
     def __init__(self) -> None:
         super().__init__()
         self["storage"] = []
+        self["failpoint"] = []
+
+    def opt_failpoint(self, text: str) -> None:
+        """For tests: NAME=ACTION[@N], as decide.send=kill; actions kill, pause, drop, duplicate"""
+        self["failpoint"].append(failpoints.parse(text))
 
     def opt_storage(self, text: str) -> None:
         """A member of the first view, as R=ID@URL; once for each"""
-        self["storage"].append(coerced(StorageAddress.parse)(text))
+        self["storage"].append(StorageAddress.parse(text))
 
     def postOptions(self) -> None:
         super().postOptions()
@@ -112,6 +123,7 @@ class StorageService(NodeService, StorageCommands):
         self._die = die
         self._debug = bool(options["debug"])
         self._links: dict[str, Link] = {}
+        self._failpoints = failpoints.Failpoints(options["failpoint"])
         component = f"{int(options['replica'])}:{_base36(incarnation)}"
         me = Member(component, int(options["replica"]), options["id"], str(options.address))
         config = Config(
@@ -135,7 +147,20 @@ class StorageService(NodeService, StorageCommands):
         return self._answered(lambda token: self.replica.on_request(token, request, self._reactor.seconds()))
 
     def tell(self, message: PeerMessage) -> LineAnswer:
-        return self._answered(lambda token: self.replica.on_peer(token, message, self._reactor.seconds()))
+        verb = form_of(type(message)).verb
+        if self._goes_off(f"{verb}.receive") == "drop":
+            return Deferred()  # never taken, never answered
+        answer = self._answered(lambda token: self.replica.on_peer(token, message, self._reactor.seconds()))
+        return Deferred() if self._goes_off(f"{verb}.reply") == "drop" else answer
+
+    def _goes_off(self, name: str) -> str | None:
+        """What an armed failpoint does here; kill and pause are done at once."""
+        action = self._failpoints.hit(name)
+        if action is not None:
+            _log.info("failpoint {name}: {action}", name=name, action=action)
+            if action in _SIGNALS:
+                os.kill(os.getpid(), _SIGNALS[action])
+        return action
 
     def _answered(self, turn: Callable[[_Token], list[Output]]) -> LineAnswer:
         token = _Token()
@@ -173,12 +198,22 @@ class StorageService(NodeService, StorageCommands):
     def _send(self, send: Send) -> None:
         if self._debug:
             _log.debug("-> {url} {message}", url=send.url, message=send.message)
-        answer = self._link(send.url).ask(send.message, send.timeout)
+        verb = form_of(type(send.message)).verb
+        action = self._goes_off(f"{verb}.send")
+        answer: Deferred[Any]
+        if action == "drop":
+            answer = defer.fail(Unavailable("dropped by a failpoint"))
+        else:
+            answer = self._link(send.url).ask(send.message, send.timeout)
+        if action == "duplicate":
+            self._link(send.url).ask(send.message, send.timeout).addErrback(lambda failure: None)
         answer.addErrback(lambda failure: None)  # whatever went wrong: it did not get through
         answer.addCallback(self._got, send)
         answer.addErrback(self._bug)
 
     def _got(self, reply: Reply | None, send: Send) -> None:
+        if reply is not None and self._goes_off(f"{form_of(type(send.message)).verb}.answered") == "drop":
+            reply = None
         now = self._reactor.seconds()
         if send.token is not None:
             self._turn(lambda: self.replica.on_forwarded(send.token, reply, now))

@@ -278,7 +278,7 @@ def main() -> int:
     options.add_argument("--seconds", type=float, default=60)
     options.add_argument("--nodes", type=int, default=5)
     options.add_argument("--clients", type=int, default=20)
-    options.add_argument("--seed", type=int, default=int(time.time()))
+    options.add_argument("--seed", type=int, default=1)
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         torture = Torture(Path(folder), given.seconds, given.nodes, given.clients, given.seed)
