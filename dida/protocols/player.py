@@ -331,7 +331,7 @@ class Player:
     async def _debug(self) -> None:
         to = self.listen_for_debug()
         told = await self.system.debug(to)
-        self.say(f"debug    {_count(told, 'worker')} report here, at {to}, what they output")
+        self.say(f"debug    {_count(told, 'worker')} told to report outputs to {to}")
 
     def _say_table(self, rows: list[list[str]]) -> None:
         for text in table(rows, self.width) if len(rows) > 1 else ["  none"]:

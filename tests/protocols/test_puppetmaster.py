@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dida.protocols.puppetmaster import DebugCommands, KeyReader, ScriptConsole,
 from dida.protocols.system import System
 from tests.desk import Wire
 from tests.fakes import FakeCluster, Port, refused, the_reactor, until
+from tests.nodes import ROOT
 from tests.protocols.fake_pcs import FakeScheduler, FakeTable
 
 NODES = "storage s1 {s1} 5\nstorage s2 {s2} 5\nworker w1 localhost:4001 0\nscheduler sc {sc}\n"
@@ -255,31 +257,21 @@ async def test_many_clients(scene: Scene) -> None:
 # --- failures -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("line", "problem"),
-    [
-        ("clinet 13 app", "unknown command 'clinet': did you mean client?"),
-        ("client 13", "expected client INPUT APP_FILE, got 1 word after client"),
-        ("client 13 nofile", "no file 'nofile' in the current folder or below "),
-        ("client 13 bad_app", "bad_app line 2: number 2 leaves a gap, 1 is missing"),
-        ("populate bad_data", "bad_data line 2: no comma in '14': write key,value"),
-        ("storage s1 localhost:5999 0", "s1 is there already, a storage at "),
-        ("worker w9 localhost:4001 0", "localhost:4001 is the address of w1: take another port"),
-        ("worker w9 127.0.0.1:4001 0", "localhost:4001 is the address of w1: take another port"),
-        ("scheduler sc2 localhost:2999", "there is a scheduler already, sc at "),
-        ("crash nobody", "no node has the id nobody: there are s1, s2, w1, sc"),
-        ("listServer w1", "w1 is a worker: only storage nodes have records"),
-        ("debug", "there is no debug port here"),
-        ("wait soon", "'soon' is no number of milliseconds"),
-    ],
-)
+def documented_errors() -> list[tuple[str, str]]:
+    """The table of errors in docs/puppetmaster.md: a faulty line, and what is wrong with it."""
+    text = (ROOT / "docs" / "puppetmaster.md").read_text().partition("## Errors")[2].partition("\n## ")[0]
+    rows = [row.strip("|").split(" | ") for row in text.splitlines() if row.startswith("| `")]
+    return [(line.strip(" `"), problem.strip()) for line, problem in rows]
+
+
+@pytest.mark.parametrize(("line", "problem"), [*documented_errors(), ("debug", "there is no debug port here")])
 @pytest_twisted.ensureDeferred
 async def test_mistakes(scene: Scene, line: str, problem: str) -> None:
-    """A faulty line is told with its number and what is wrong; the others are played."""
+    """Every documented error is told as documented, with its line; the others are played."""
     await scene.play(NODES + line + "\nclient 13 app\n")
     (said,) = [text for text in scene.said if text.startswith("script line")]
-    assert said.startswith(f"script line 5: {line}: ")
-    assert problem in said
+    pattern = ".*".join(map(re.escape, f"script line 5: {line}: {problem}".split("…")))
+    assert re.fullmatch(pattern, said), said
     assert scene.failed == [5]
     assert scene.player.counts.done == 1
     assert scene.player.summary() == "6 commands, 1 run: 1 done; failed: line 5"
@@ -376,7 +368,7 @@ async def test_debug(scene: Scene) -> None:
     """debug tells the workers where to report, those that come later, too."""
     scene.player.listen_for_debug = lambda: "localhost:10001"
     await scene.play(NODES + "debug\nwait 0\nworker w2 localhost:4002 0\n")
-    assert "debug    1 worker report here, at localhost:10001, what they output" in scene.said
+    assert "debug    1 worker told to report outputs to localhost:10001" in scene.said
     asked = [(id, request) for id, request in scene.table.told if isinstance(request, WorkerDebug)]
     assert asked == [(id, WorkerDebug("on", to="localhost:10001")) for id in ("w1", "w2")]
 
