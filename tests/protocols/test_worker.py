@@ -1,5 +1,6 @@
 """The worker on real connections, with a scheduler that only listens."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -399,3 +400,18 @@ async def test_many_runs_at_once(stage: Stage) -> None:
     await until(lambda: len(stage.told.ended) == 1000, 20.0)
     assert {each.chain[-1].output for each in stage.told.ended} == {"xxx"}
     assert len(stage.told.completed) == 2000
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_operators_of_the_documentation(stage: Stage) -> None:
+    """The examples of docs/operators.md work as they stand there."""
+    text = (Path(__file__).parent.parent.parent / "docs" / "operators.md").read_text()
+    for number, code in enumerate(re.findall("```python\n(.*?)```", text, re.DOTALL)):
+        (stage.folder / f"example{number}.py").write_text(code)
+    stage.storage.group.put("page", "7")
+    ended = await stage.outcome(stage.request("GreetingOperator@w1", input="Ada"))
+    assert isinstance(ended, Ended)
+    assert ended.chain[0].output == "hello, Ada (1.1)"
+    ended = await stage.outcome(stage.request("VisitsOperator@w1", "VisitsOperator@w2", input="page"))
+    assert isinstance(ended, Ended)
+    assert [each.output for each in ended.chain] == ["7", "8"]
