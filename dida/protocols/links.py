@@ -30,9 +30,11 @@ MAX_WAITING = 100_000
 """Requests of one connection that may wait for their replies before more are refused."""
 CONNECT_TIMEOUT = 3.0
 """Seconds that one attempt to connect may take."""
+ATTEMPT_DELAY = 0.005
+"""Seconds between attempts at the addresses of one host name; so long a refused connection is told late, too."""
 CLOSE_TIMEOUT = 1.0
 """Seconds for a peer to take what was still to be sent, before a closed connection is cut."""
-RETRY_DELAYS = (0.01, 0.05, 0.2, 0.5, 1.0)
+RETRY_DELAYS = (0.001, 0.05, 0.2, 0.5, 1.0)
 """Seconds between attempts to connect again; the last one repeats."""
 
 _log = Logger()
@@ -228,7 +230,7 @@ class Link:
         self.on_refused: Callable[[float], None] = lambda tried: None
         self._stopped = False
         self._broke = False
-        there = HostnameEndpoint(reactor, host.encode(), port, timeout=CONNECT_TIMEOUT)
+        there = HostnameEndpoint(reactor, host.encode(), port, timeout=CONNECT_TIMEOUT, attemptDelay=ATTEMPT_DELAY)
         endpoint = _Told(there, self.clock, lambda tried: self.on_refused(tried))
         self._service = ClientService(
             cast(Any, endpoint),
