@@ -30,7 +30,7 @@ MAX_TAG = 64
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\{.*|[^ \t"\[][^ \t"]*', re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-_NOT_BARE = re.compile(r'[\s"\{\[\x00-\x1f\x7f-\x9f]')
+_BARE = re.compile(r'[^#\s"\{\[\x00-\x1f\x7f-\x9f][^\s"\{\[\x00-\x1f\x7f-\x9f]*')
 _SPELLED = re.compile(r"[\u0080-\u009f\u2028\u2029\x7f]")
 _TAGGED = re.compile(r"[ \t]*#([^\s\x00-\x1f\x7f-\x9f]{1,64})(?=[ \t]|\Z)")
 
@@ -93,7 +93,7 @@ _json = msgspec.json.Encoder(enc_hook=_say).encode
 
 def quote(word: str) -> str:
     """The word as it goes on a line: bare where it can be, else as a JSON string."""
-    if word.isalnum() or (word and word[0] != "#" and _NOT_BARE.search(word) is None):
+    if word.isalnum() or _BARE.fullmatch(word):
         return word
     return _SPELLED.sub(lambda m: f"\\u{ord(m[0]):04x}", _json(word).decode())
 
@@ -242,21 +242,17 @@ def encode(request: Request, tag: str | None = None) -> bytes:
 
 def encode_reply(reply: Reply, tag: str | None = None) -> bytes:
     """The line that says `reply`; BadRequest when it holds lone surrogates, which are no text."""
-    match reply:
-        case Ok():
-            first = "ok"
-        case No():
-            first = "no"
-        case Error():
-            first = "error " + reply.code
+    if isinstance(reply, Ok):
+        first = "ok"
+    else:
+        first = f"error {reply.code}" if isinstance(reply, Error) else "no"
     return _line(tag, first, reply.words, reply.object)
 
 
 def _line(tag: str | None, first: str, words: Sequence[str], members: Mapping[str, Any]) -> bytes:
     try:
-        line = " ".join((first, *map(quote, words))).encode()
-        if tag is not None:
-            line = b"#%b %b" % (tag.encode(), line)
+        text = " ".join([first, *map(quote, words)])
+        line = (text if tag is None else f"#{tag} {text}").encode()
         return b"%b %b" % (line, _json(members)) if members else line
     except UnicodeEncodeError:
         raise BadRequest("half a surrogate pair: text that can't be said in UTF-8") from None

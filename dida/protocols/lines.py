@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
@@ -126,29 +126,37 @@ class LineServer(TwistedProtocol):
         self._flush()
 
     def _serve_line(self, line: bytes) -> None:
+        commands = self.factory.commands
         try:
             tag, request = wire.decode(line, self.node.vocabulary)
         except DidaError as problem:
             tag = wire.tag_of(line)
             self._answer(tag, _encoded(reply_to(Failure(problem)), tag))
             return
-        if request.longest_line > self._buffer.limit:
-            self._buffer.limit = request.longest_line
-        if tag is None and type(request) is Help:
+        kind = type(request)
+        if kind.longest_line > self._buffer.limit:
+            self._buffer.limit = kind.longest_line
+        if tag is None and kind is Help:
             self._answer(tag, self._help_text())
             return
         answer: Answer
         try:
-            answer = getattr(self.node, f"cmd_{form_of(type(request)).verb}")(request)
+            answer = (commands.get(kind) or self._command(kind))(request)
         except Exception:  # noqa: BLE001 - whatever a request ends in, the connection goes on
             answer = reply_to(Failure())
         if isinstance(answer, Deferred):
             self._await(tag, request, answer)
         elif answer is not None:
             self._answer(tag, _encoded(answer, tag))
-        if type(request) is Quit:
+        if kind is Quit:
             self._closing = True
             self._lines.clear()
+
+    def _command(self, kind: type[Request]) -> Callable[[Any], Answer]:
+        """The node's method for a kind of request; sought once."""
+        command: Callable[[Any], Answer] = getattr(self.node, f"cmd_{form_of(kind).verb}")
+        self.factory.commands[kind] = command
+        return command
 
     # --- answers out ----------------------------------------------------------------------------
 
@@ -178,12 +186,12 @@ class LineServer(TwistedProtocol):
 
     def _answer(self, tag: str | None, line: bytes) -> None:
         """Answer at once; an untagged request only behind those before it."""
-        slot: _Slot | None = None
         if tag is None and self._slots:
-            slot = _Slot()
-            self._slots.append(slot)
+            self._slots.append(_Slot(line))
             self._look_at_load()
-        self._put(slot, line)
+        else:
+            self._output.append(line)
+            self._output_size += len(line)
 
     def _put(self, slot: _Slot | None, line: bytes) -> None:
         """Put out a reply as soon as its place has come; without a slot that is now."""
@@ -308,6 +316,7 @@ class LineServerFactory(Factory):
         self.clock = clock
         self.max_line = max_line
         self.connections: set[LineServer] = set()
+        self.commands: dict[type[Request], Callable[[Any], Answer]] = {}
 
     def buildProtocol(self, addr: object) -> LineServer:  # type: ignore[override]
         protocol = LineServer(self.node, self.clock, self.max_line)
