@@ -1,4 +1,4 @@
-"""The verbs of the control processes: of the PCS, and what the PCS relays to its nodes."""
+"""The verbs of the PCS, and the command line of the node that a `start` asks for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar
 from attrs import field, frozen
 from msgspec import Meta
 
+from dida.addresses import Address, NodeAddress, StorageAddress
+from dida.errors import BadRequest, UserError
 from dida.messages import NODE, Counter, Name, Request, vocabulary
 from dida.versions import MAX_REPLICA
 
@@ -100,3 +102,26 @@ class Tell(Request):
 
 PCS = vocabulary(*NODE, Start, Nodes, WatchNodes, CrashNode, Stop, Output, Tell)
 """The verbs of a PCS; `crash` takes a node's id here."""
+
+
+def node_arguments(request: Start, operators: str | None) -> list[str]:
+    """The command line of the node that `request` asks for; BadRequest says what is wrong with it."""
+    if request.role not in ROLES:
+        raise BadRequest(f"{request.role!r} is no role: write one of {', '.join(ROLES)}")
+    try:
+        words = [f"dida-{request.role}", f"--id={request.id}", f"--url=http://{Address.parse(request.url)}"]
+        if request.role != "scheduler":
+            words.append(f"--gossip-delay={request.gossip_delay}")
+        if request.role == "storage":
+            if not request.replica:
+                raise BadRequest("a storage node needs its number: {replica: 1} or more")
+            words.append(f"--replica={request.replica}")
+        if request.role == "worker" and operators is not None:
+            words.append(f"--operators={operators}")
+        if request.role != "worker":
+            words += [f"--storage={StorageAddress.parse(member)}" for member in request.storage]
+        if request.role == "scheduler":
+            words += [f"--worker={NodeAddress.parse(member)}" for member in request.worker]
+    except UserError as problem:
+        raise BadRequest(str(problem)) from None
+    return words

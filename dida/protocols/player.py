@@ -27,7 +27,8 @@ from dida.chain_messages import Result, Run
 from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, DidaError, UserError
 from dida.messages import Ok, Status
 from dida.protocols.frontend import FrontEnd
-from dida.protocols.system import Node, System, plain
+from dida.protocols.named_nodes import Node
+from dida.protocols.system import System, plain
 from dida.script import Line
 from dida.tables import NodeState, global_rows, record_rows, run_line, status_lines, table
 

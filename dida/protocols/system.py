@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from attrs import define, field, frozen
-from twisted.internet.defer import Deferred, DeferredList, DeferredLock, succeed
+from attrs import field, frozen
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.logger import Logger
 
 from dida import wire
@@ -22,6 +22,7 @@ from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
 from dida.messages import Error, ListRecords, Ok, Request, Status
 from dida.protocols.lines import GRACE
 from dida.protocols.links import Link
+from dida.protocols.named_nodes import ENDED, FAILED, PLANNED, READY, STARTING, Node
 from dida.protocols.pcs import Pcs
 from dida.script import NodeCommand, Scheduler, Storage
 from dida.tables import Records
@@ -30,8 +31,6 @@ from dida.versions import Version
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PING_TIMEOUT = 3.0
 """Seconds for a PCS to answer that it is there."""
-
-PLANNED, STARTING, READY, FAILED, ENDED = "planned", "starting", "ready", "failed", "ended"
 
 _log = Logger()
 _T = TypeVar("_T")
@@ -47,68 +46,6 @@ def plain(problem: DidaError) -> str:
 def _short(problem: str) -> str:
     """The first part of a problem that was told in full before."""
     return problem.partition(": ")[0]
-
-
-class Once:
-    """Something that happens once, and that many may wait for."""
-
-    def __init__(self) -> None:
-        self.happened = False
-        self._waiting: list[Deferred[None]] = []
-
-    def happen(self) -> None:
-        """Now. Again changes nothing."""
-        self.happened = True
-        waiting, self._waiting = self._waiting, []
-        for deferred in waiting:
-            deferred.callback(None)
-
-    def wait(self) -> Deferred[None]:
-        """Fires when it happens, or at once when it has."""
-        if self.happened:
-            return succeed(None)
-        deferred: Deferred[None] = Deferred(self._waiting.remove)
-        self._waiting.append(deferred)
-        return deferred
-
-
-@define(eq=False)
-class Node:
-    """A node that a command names."""
-
-    command: NodeCommand
-    replica: int = 0
-    """A storage node's number; 0 for others."""
-    state: str = PLANNED
-    problem: str = ""
-    """Why it failed, or how it ended."""
-    pid: int = 0
-    pcs: Pcs | None = None
-    answered: Once = field(factory=Once)
-    settled: Once = field(factory=Once)
-
-    @property
-    def id(self) -> str:
-        return self.command.id
-
-    @property
-    def role(self) -> str:
-        return self.command.role
-
-    @property
-    def address(self) -> Address:
-        return self.command.address
-
-    @property
-    def there(self) -> bool:
-        """Whether it runs, or is to."""
-        return self.state in (PLANNED, STARTING, READY)
-
-    def become(self, state: str, problem: str = "") -> None:
-        """It is known what became of it."""
-        self.state = state
-        self.problem = problem
-        self.answered.happen()
 
 
 @frozen

@@ -29,9 +29,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
-from dida.addresses import Address, NodeAddress, StorageAddress
-from dida.control_messages import ROLES, NodeEntry, Start
-from dida.errors import NO_SUCH_NODE, BadRequest, DidaError, Unavailable, UserError
+from dida.addresses import Address
+from dida.control_messages import NodeEntry, Start, node_arguments
+from dida.errors import NO_SUCH_NODE, BadRequest, DidaError, Unavailable
 from dida.messages import Ok, Reply, Request, Status
 from dida.protocols.links import Link
 from dida.protocols.pcs import PcsCommands
@@ -66,29 +66,6 @@ class _Probes(Factory):
 
 
 _probes = _Probes()
-
-
-def node_arguments(request: Start, operators: str | None) -> list[str]:
-    """The command line of the node that `request` asks for; BadRequest says what is wrong with it."""
-    if request.role not in ROLES:
-        raise BadRequest(f"{request.role!r} is no role: write one of {', '.join(ROLES)}")
-    try:
-        words = [f"dida-{request.role}", f"--id={request.id}", f"--url=http://{Address.parse(request.url)}"]
-        if request.role != "scheduler":
-            words.append(f"--gossip-delay={request.gossip_delay}")
-        if request.role == "storage":
-            if not request.replica:
-                raise BadRequest("a storage node needs its number: {replica: 1} or more")
-            words.append(f"--replica={request.replica}")
-        if request.role == "worker" and operators is not None:
-            words.append(f"--operators={operators}")
-        if request.role != "worker":
-            words += [f"--storage={StorageAddress.parse(member)}" for member in request.storage]
-        if request.role == "scheduler":
-            words += [f"--worker={NodeAddress.parse(member)}" for member in request.worker]
-    except UserError as problem:
-        raise BadRequest(str(problem)) from None
-    return words
 
 
 def how_it_ended(failure: Failure) -> str:

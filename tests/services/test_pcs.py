@@ -15,10 +15,10 @@ import pytest_twisted
 from twisted.internet.error import ProcessDone
 from twisted.python.failure import Failure
 
-from dida.control_messages import NodeEntry, Start
+from dida.control_messages import NodeEntry, Start, node_arguments
 from dida.errors import BadRequest, DidaError, Unavailable
 from dida.messages import ListRecords, Status
-from dida.services.pcs import NodeProcess, Options, Processes, makeService, node_arguments
+from dida.services.pcs import NodeProcess, Options, Processes, makeService
 
 
 def _reactor() -> Any:

@@ -1,0 +1,74 @@
+"""The nodes that the puppetmaster's commands name, and what is known of each. Kept by `dida.protocols.system`."""
+
+from __future__ import annotations
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, succeed
+
+from dida.addresses import Address
+from dida.protocols.pcs import Pcs
+from dida.script import NodeCommand
+
+PLANNED, STARTING, READY, FAILED, ENDED = "planned", "starting", "ready", "failed", "ended"
+
+
+class Once:
+    """Something that happens once, and that many may wait for."""
+
+    def __init__(self) -> None:
+        self.happened = False
+        self._waiting: list[Deferred[None]] = []
+
+    def happen(self) -> None:
+        """Now. Again changes nothing."""
+        self.happened = True
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:
+            deferred.callback(None)
+
+    def wait(self) -> Deferred[None]:
+        """Fires when it happens, or at once when it has."""
+        if self.happened:
+            return succeed(None)
+        deferred: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(deferred)
+        return deferred
+
+
+@define(eq=False)
+class Node:
+    """A node that a command names."""
+
+    command: NodeCommand
+    replica: int = 0
+    """A storage node's number; 0 for others."""
+    state: str = PLANNED
+    problem: str = ""
+    """Why it failed, or how it ended."""
+    pid: int = 0
+    pcs: Pcs | None = None
+    answered: Once = field(factory=Once)
+    settled: Once = field(factory=Once)
+
+    @property
+    def id(self) -> str:
+        return self.command.id
+
+    @property
+    def role(self) -> str:
+        return self.command.role
+
+    @property
+    def address(self) -> Address:
+        return self.command.address
+
+    @property
+    def there(self) -> bool:
+        """Whether it runs, or is to."""
+        return self.state in (PLANNED, STARTING, READY)
+
+    def become(self, state: str, problem: str = "") -> None:
+        """It is known what became of it."""
+        self.state = state
+        self.problem = problem
+        self.answered.happen()
