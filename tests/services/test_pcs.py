@@ -182,7 +182,7 @@ async def test_output(processes: Processes, tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_stop(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that does not end when asked politely is killed a little later."""
-    monkeypatch.setattr("dida.services.pcs.POLITE", 0.2)
+    monkeypatch.setattr("dida.services.pcs.POLITE", 2.0)
     processes.start(a_start("w1"))
     processes.start(a_start("stubborn"))
     for id in ("w1", "stubborn"):
