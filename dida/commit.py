@@ -443,9 +443,22 @@ class Commit:
         for queue in list(self._queues.values()):
             for txn in list(queue):
                 self._give_up_late(txn, now)
+        self._give_up_queued(now)
+
+    def tick_stopped(self, now: float) -> None:
+        """While the view changes: nothing goes on, but what is late is answered."""
+        for queue in self._queues.values():
+            for txn in queue:
+                for waiting in [w for w in txn.waiters if now >= w.deadline]:
+                    txn.waiters.remove(waiting)
+                    self.local.answer(
+                        waiting.token, unknown_outcome() if txn.record is not None else too_late(waiting)
+                    )
+        self._give_up_queued(now)
+
+    def _give_up_queued(self, now: float) -> None:
         for lock in self.locks.values():
-            late = [w for w in lock.queue if now >= w.deadline]
-            for waiting in late:
+            for waiting in [w for w in lock.queue if now >= w.deadline]:
                 lock.queue.remove(waiting)
                 self.local.answer(waiting.token, too_late(waiting))
 

@@ -333,7 +333,7 @@ class Membership:
         for joiner in self._joiners.values():
             if joiner.loaded != self.local.view_name and now - joiner.asked >= self.local.config.call_timeout:
                 if joiner.parts is None:
-                    joiner.parts = self.replication.dump(now)
+                    joiner.parts = [*self.replication.dump(now), {"cuts": self.cuts}]
                     joiner.have = self.replication.log.have
                     self.replication.table[joiner.member.component] = dict(joiner.have)
                     joiner.next = 0
@@ -376,6 +376,7 @@ class Membership:
         if len(self._parts) == message.parts:
             records = [record for part in self._parts for record in part["held"]]
             self.replication.load(self._parts, records, now)
+            self.cuts = {stream: count for part in self._parts for stream, count in part.get("cuts", {}).items()}
             self.loaded = message.view
             self._parts = []
         return Ok()

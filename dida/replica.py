@@ -432,6 +432,9 @@ class Replica:
             self.replication.tick(now)
             self.commit.tick(now)
             self.commit.announce()
+        else:
+            self.replication.check_concerns(self.local, now)
+            self.commit.tick_stopped(now)
         for token, (_, deadline) in list(self._watching.items()):
             if now >= deadline:
                 self._answer_watch(token)

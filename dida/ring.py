@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import mmh3
 
@@ -20,14 +21,19 @@ def _position(text: str) -> int:
     return mmh3.hash64(text.encode("utf-8", "surrogatepass"), signed=False)[0]
 
 
+@lru_cache(maxsize=128)
+def _placed(names: tuple[str, ...], points: int) -> tuple[list[int], list[str]]:
+    """The circle: positions in order, and whose they are. Views come again, and hashing takes milliseconds."""
+    placed = sorted((_position(f"{name}/{point}"), name) for name in names for point in range(points))
+    return [position for position, _ in placed], [name for _, name in placed]
+
+
 class Ring:
     """Names (of nodes, or of groups of nodes) on the circle; immutable."""
 
     def __init__(self, names: Iterable[str], points: int = POINTS) -> None:
         self.names = tuple(sorted(set(names)))
-        placed = sorted((_position(f"{name}/{point}"), name) for name in self.names for point in range(points))
-        self._positions = [position for position, _ in placed]
-        self._owners = [name for _, name in placed]
+        self._positions, self._owners = _placed(self.names, points)
 
     def owner(self, key: str) -> str:
         """The name that `key` belongs to; LookupError on an empty ring."""
