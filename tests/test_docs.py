@@ -1,0 +1,503 @@
+"""The documents say what the code does: tables are made from it, examples are run, links lead somewhere.
+
+`python -m tests.test_docs` writes the tables of docs/protocol.md anew; what people wrote in their last
+column stays. An example is a block of a document: a file (a block behind its name), shell commands
+(`$ …`), a session (`$ nc HOST PORT`, then what is typed behind `> `) or a Python script. Its ports are
+replaced by free ones. Replies are compared without what changes from run to run; `…` stands for anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import attrs
+import msgspec
+import pytest
+from attrs import evolve, field, frozen
+
+import dida.errors
+from dida import chain, chain_messages, control_messages, messages, peer_messages
+from dida.membership import CHANGING, OTHER_VIEW
+from dida.messages import NODE, Request, form_of
+from dida.protocols.pcs import PcsCommands
+from dida.protocols.puppetmaster import DebugCommands
+from dida.protocols.scheduler import SchedulerNode
+from dida.protocols.storage import StorageCommands
+from dida.protocols.worker import WorkerNode
+from dida.versions import Version
+from tests.netcat import Netcat
+from tests.nodes import ROOT, environment, free_port
+
+README = ROOT / "README.md"
+PROTOCOL = ROOT / "docs" / "protocol.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+DOCUMENTS = sorted([README, *ROOT.glob("CONTRIBUTING.md"), *(ROOT / "docs").glob("*.md")])
+
+# --- what the tables of docs/protocol.md are made from --------------------------------------------
+
+TYPES: dict[str, Any] = {
+    "counter": messages.Counter,
+    "name": messages.Name,
+    "position": chain.Position,
+    "seconds": messages.Seconds,
+    "timestamp": messages.Timestamp,
+    "version": Version,
+}
+"""Types that have a name of their own in the document."""
+VERSION = "string `NUMBER.REPLICA`, as in `4.1`"
+
+NODES: dict[str, Mapping[str, type[Request]]] = {
+    "storage": StorageCommands.vocabulary,
+    "scheduler": SchedulerNode.vocabulary,
+    "worker": WorkerNode.vocabulary,
+    "PCS": PcsCommands.vocabulary,
+    "debug port": DebugCommands.vocabulary,
+}
+
+SHAPES: dict[str, tuple[type[Any], ...]] = {
+    "chains": (chain.Meta, chain.Assignment, chain.Step),
+    "storage": (chain_messages.Member,),
+    "PCS": (control_messages.NodeEntry,),
+    "peers": (peer_messages.Record, peer_messages.Range, peer_messages.Member, peer_messages.View),
+}
+
+
+def verbs(table: str) -> list[type[Request]]:
+    """The requests of a table: of every node, of one kind of node beyond that, or between storage nodes."""
+    if table == "every node":
+        return list(NODE)
+    if table == "peers":
+        return list(peer_messages.PEER)
+    return [kind for kind in NODES[table].values() if kind not in NODE and kind not in peer_messages.PEER]
+
+
+def said(hint: Any) -> str:
+    """A type as the document says it."""
+    for name, known in TYPES.items():
+        if hint == known:
+            return name
+    return spelled(hint)
+
+
+def spelled(hint: Any) -> str:
+    """A type in full."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return bounded(arguments[0], arguments[1])
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if each is type(None) else said(each) for each in arguments)
+    if origin is dict:
+        return "object" if arguments[1] is Any else f"object of {said(arguments[0])} to {said(arguments[1])}"
+    if origin in (tuple, list):
+        return f"array of {said(arguments[0])}"
+    if hint is Version:
+        return VERSION
+    plain = {str: "string", int: "integer", float: "number", bool: "boolean"}
+    return plain.get(hint) or f"*{hint.__name__}*"
+
+
+def bounded(base: Any, limits: msgspec.Meta) -> str:
+    """A type with its limits."""
+    text = spelled(base)
+    low, high = limits.ge, limits.le if limits.lt is None else limits.lt - 1
+    if limits.min_length is not None or limits.max_length is not None:
+        what = "characters" if base is str else "elements"
+        least = f"{limits.min_length} to " if limits.min_length else "at most "
+        return f"{text} of {least}{limits.max_length} {what}" if base is str else f"{text}, {least}{limits.max_length}"
+    return f"{text} from {low}" if high is None else f"{text} {low} … {high}"
+
+
+def value(default: Any) -> str:
+    """A default as JSON."""
+    return msgspec.json.encode(default).decode()
+
+
+def member(name: str, hint: Any, default: Any) -> str:
+    """A member of an object: name, type, and its default (or that it may not be left out)."""
+    if default is attrs.NOTHING:
+        return f"`{name}`: {said(hint)}, required"
+    optional = get_origin(hint) in (Union, types.UnionType)
+    if optional and default is None:
+        hint = next(each for each in get_args(hint) if each is not type(None))
+        return f"`{name}`: {said(hint)}, may be left out"
+    return f"`{name}`: {said(hint)}, `{value(default)}`"
+
+
+def in_row(kind: type[Request], inherited: Iterable[str]) -> str:
+    """The words (those that are not just strings) and members of a verb."""
+    form = form_of(kind)
+    hints = get_type_hints(kind, include_extras=True)
+    parts = []
+    for word in form.words:
+        hint = hints[word]
+        if get_origin(hint) in (Union, types.UnionType):
+            hint = next(each for each in get_args(hint) if each is not type(None))
+        default = getattr(attrs.fields_dict(kind)[word], "default", None)
+        given = "" if default in (None, attrs.NOTHING) else f", `{value(default)}`"
+        if hint is not str:
+            parts.append(f"`{word.upper()}`: {said(hint)}{given}")
+    parts += [
+        member(name, hints[attribute], default) for name, attribute, default in form.members if name not in inherited
+    ]
+    return "; ".join(parts)
+
+
+def cells(text: str) -> list[str]:
+    """The cells of a table's row; a bar within one is written `\\|`."""
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", text)[1:-1]]
+
+
+def row(*texts: str) -> str:
+    """A row of a table."""
+    return "|" + "|".join(f" {text} ".replace("|", "\\|").replace("  ", " ") for text in texts) + "|"
+
+
+def verb_table(name: str, old: Iterable[str]) -> list[str]:
+    """A table of verbs. The replies, the last column, are written by people, and kept."""
+    replies = {found[0]: found[-1].replace("\\|", "|") for found in map(cells, old) if len(found) > 2}
+    inherited = {"deadline"}
+    lines = [row("line", "what it does", "words and members", "reply"), "| --- | --- | --- | --- |"]
+    if name == "peers":
+        common = [n for n, _, _ in form_of(peer_messages.Expose).members]
+        hints = get_type_hints(peer_messages.Expose, include_extras=True)
+        defaults = {n: d for n, _, d in form_of(peer_messages.Expose).members}
+        parts = "; ".join(member(n, hints[n], defaults[n]) for n in common if n != "deadline")
+        lines.append(row("all of these", "who says it", parts, replies.get("all of these", "")))
+        inherited |= set(common)
+    for kind in verbs(name):
+        line = f"`{form_of(kind).usage}`"
+        about = form_of(kind).about.removeprefix("storage nodes: ")
+        lines.append(row(line, about, in_row(kind, inherited), replies.get(line, "")))
+    return lines
+
+
+def shape_table(name: str) -> list[str]:
+    """Objects (or arrays) that are members of requests and replies."""
+    lines = [row("shape", "its members"), "| --- | --- |"]
+    for kind in SHAPES[name]:
+        hints = get_type_hints(kind, include_extras=True)
+        if issubclass(kind, msgspec.Struct):
+            fields = [(f.encode_name, f.default) for f in msgspec.structs.fields(kind)]
+            fields = [(n, attrs.NOTHING if d is msgspec.NODEFAULT else d) for n, d in fields]
+        else:
+            fields = [
+                (a.name, a.default.factory() if isinstance(a.default, attrs.Factory) else a.default)  # type: ignore[arg-type]
+                for a in attrs.fields(kind)
+            ]
+        ordered = bool(getattr(getattr(kind, "__struct_config__", None), "array_like", False))
+        parts = "; ".join(member(n, hints[n], d) for n, d in fields)
+        lines.append(row(f"*{kind.__name__}*", f"an array, in this order: {parts}" if ordered else parts))
+    return lines
+
+
+def type_table() -> list[str]:
+    """The types that have a name."""
+    lines = [row("type", "in JSON"), "| --- | --- |"]
+    return lines + [row(name, spelled(hint)) for name, hint in sorted(TYPES.items())]
+
+
+_TABLE = re.compile(r"(<!-- table: (verbs|shapes|types) ?([\w ]*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def with_tables(text: str) -> str:
+    """The document with its tables as the code has them now."""
+
+    def table(match: re.Match[str]) -> str:
+        old = match[4].splitlines()
+        lines = {
+            "verbs": lambda: verb_table(match[3], old),
+            "shapes": lambda: shape_table(match[3]),
+            "types": type_table,
+        }[match[2]]()
+        return match[1] + "".join(f"{line}\n" for line in lines) + match[5]
+
+    return _TABLE.sub(table, text)
+
+
+# --- tables and links -------------------------------------------------------------------------------
+
+
+def test_the_verbs_in_protocol_md_are_those_of_the_code() -> None:
+    """Every verb of every node is in docs/protocol.md, with the words, members, types and defaults that it has."""
+    text = PROTOCOL.read_text()
+    assert with_tables(text) == text, "run: python -m tests.test_docs"
+    tables = {(match[2], match[3]) for match in _TABLE.finditer(text)}
+    assert tables == {
+        ("types", ""),
+        *(("verbs", n) for n in ("every node", *NODES, "peers")),
+        *(("shapes", n) for n in SHAPES),
+    }
+
+
+def test_every_verb_has_a_reply() -> None:
+    """Of every verb the document says what it is answered."""
+    for match in _TABLE.finditer(PROTOCOL.read_text()):
+        if match[2] == "verbs":
+            for line in match[4].splitlines()[2:]:
+                assert cells(line)[-1], f"no reply: {line}"
+
+
+def test_every_error_code_is_explained() -> None:
+    """The table of errors has the codes of dida.errors, and those between storage nodes, and no others."""
+    text = PROTOCOL.read_text().partition("## Errors")[2].partition("\n## ")[0]
+    listed = {cells(line)[0].strip("`") for line in text.splitlines() if line.startswith("| `")}
+    codes = {v for n, v in vars(dida.errors).items() if n.isupper() and isinstance(v, str)}
+    assert listed == codes | {OTHER_VIEW, CHANGING}
+
+
+def test_every_module_is_in_architecture_md() -> None:
+    """The table of modules names every module, and no other."""
+    there = {str(path.relative_to(ROOT)) for path in ROOT.glob("dida/**/*.py") if path.name != "__init__.py"}
+    there |= {"twisted/plugins/dida_plugins.py"}
+    named = re.findall(r"^\| `([\w/]+\.py)` \|", ARCHITECTURE.read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(there)
+
+
+def heading_anchors(text: str) -> set[str]:
+    """The anchors that a document's headings have."""
+    headings = re.findall(r"^#+ (.+)$", without_blocks(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Files and headings that a document links to are there."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(document.read_text())):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = document.parent / name if name else document
+        assert path.exists(), f"{document.name} links to {target}"
+        assert not anchor or anchor in heading_anchors(path.read_text()), f"{document.name} links to {target}"
+
+
+# --- examples -----------------------------------------------------------------------------------------
+
+_BLOCK = re.compile(r"(?:^`([^`\n]+)`:?\n\n?)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_DYNAMIC = re.compile(r'\br\d+-[a-z0-9]{4}\b|\b\d+:[0-9a-z]{10,13}\b|\{(?:"\d+:[0-9a-z]{10,13}!?":\d+,?)*\}')
+"""Runs, components, and timestamps."""
+_PORTS = re.compile(r"""(localhost(?:[: ]|", ))(\d{4,5})\b""")
+
+
+@frozen
+class Block:
+    """A block of a document; `name` is the file that it is said to be."""
+
+    name: str
+    language: str
+    text: str
+
+
+def blocks(document: Path, heading: str) -> list[Block]:
+    """The blocks under a heading, up to the next heading of that depth."""
+    depth = heading.split()[0]
+    text = f"\n{document.read_text()}\n".partition(f"\n{heading}\n")[2]
+    assert text, f"{document.name} has no heading {heading!r}"
+    text = re.split(rf"^{depth} ", text, flags=re.MULTILINE)[0]
+    return [Block(match[1] or "", match[2], match[3]) for match in _BLOCK.finditer(text)]
+
+
+def plain(reply: str) -> str:
+    """A reply without what differs from run to run."""
+    reply = re.sub(r'"(ms|pid|number|view|log)":"?[\d.]+(@[^"]*")?', r'"\1":0', reply)
+    reply = re.sub(r"\d+\.\d+ (ms|s)\b|\b\d+ ms\b", r"0 \1", reply)
+    reply = re.sub(r'(?<![\w"])(/[\w.\-]+)+/', "/", reply)
+    reply = re.sub(r"^ok \d{3,}$", "ok PID", reply)
+    reply = re.sub(r"\bw[12]\b", "w1", reply)
+    return re.sub(r" +", " ", _DYNAMIC.sub("ID", reply)).rstrip()
+
+
+def alike(expected: str, got: str) -> bool:
+    """Whether a line is what the document says; `…` stands for anything."""
+    pattern = (
+        ".*".join(re.escape(plain(part)) for part in expected.split("…"))
+        if "…" in expected
+        else re.escape(plain(expected))
+    )
+    return re.fullmatch(pattern, plain(got)) is not None
+
+
+@frozen
+class Place:
+    """Where examples are run: a folder, and free ports in place of those that the documents name."""
+
+    folder: Path
+    ports: dict[str, int] = field(factory=dict)
+    ids: dict[str, str] = field(factory=dict)
+    """Runs, components and timestamps of the documents to those of here."""
+
+    def here(self, text: str) -> str:
+        """The text with the ports of this place."""
+
+        def port(match: re.Match[str]) -> str:
+            return f"{match[1]}{self.ports.setdefault(match[2], free_port())}"
+
+        return _PORTS.sub(port, text)
+
+    def there(self, text: str) -> str:
+        """The text with the ports of the documents."""
+        for said, port in self.ports.items():
+            text = re.sub(rf"\b{port}\b", said, text)
+        return text
+
+    def shell(self, script: str, seconds: float = 50.0) -> str:
+        """What shell commands print; they must end well."""
+        path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+        process = subprocess.Popen(
+            ["bash", "-eu", "-c", self.here(script)],
+            cwd=self.folder,
+            env={**environment(), "PATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        text = self.there(output.decode())
+        assert process.returncode == 0, text
+        return text
+
+    def session(self, text: str) -> None:
+        """Type what is behind `> `, and compare what comes."""
+        first, *lines = text.splitlines()
+        match = re.fullmatch(r"\$ nc localhost (\d+)", self.here(first))
+        assert match is not None, first
+        with Netcat(int(match[1])) as netcat:
+            for line in lines:
+                if line.startswith("> "):
+                    typed = self.here(line.removeprefix("> "))
+                    netcat.send(
+                        _DYNAMIC.sub(
+                            lambda found: self.ids.get(found[0], found[0]) if found[0] != "{}" else "{}", typed
+                        )
+                    )
+                else:
+                    got = self.there(netcat.line())
+                    assert alike(line, got), f"the document says: {line}\nthe node says:     {got}"
+                    if "…" not in line:
+                        self.ids.update(zip(_DYNAMIC.findall(line), _DYNAMIC.findall(got), strict=True))
+
+    def compare(self, expected: str, got: str) -> None:
+        """Compare what commands printed; nodes may become ready, and runs end, in another order."""
+
+        def ordered(text: str) -> list[str]:
+            lines = text.strip().splitlines()
+            free = [line for line in lines if line.startswith(("ready", "run "))]
+            return [line for line in lines if line not in free] + sorted(free, key=lambda line: plain(line))
+
+        said, came = ordered(expected), ordered(got)
+        assert len(said) == len(came), got
+        for one, other in zip(said, came, strict=True):
+            assert alike(one, other), f"the document says: {one}\nit printed:        {other}"
+
+    def run(self, block: Block) -> None:
+        """Do what a block shows."""
+        if block.text.startswith("$ nc "):
+            self.session(block.text)
+        elif block.name:
+            path = self.folder / block.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(self.here(block.text))
+        elif block.language == "console":
+            commands, output = commands_of(block.text)
+            self.compare(output, self.shell(commands))
+
+    def end(self) -> None:
+        """End the nodes that commands have put into the background here."""
+        for file in self.folder.glob("*.pid"):
+            os.kill(int(file.read_text()), signal.SIGTERM)
+
+
+def commands_of(text: str) -> tuple[str, str]:
+    """The commands of a console block (with the lines that continue them), and what they print."""
+    commands, output, more = [], [], False
+    for line in text.splitlines():
+        if line.startswith("$ ") or more:
+            commands.append(line.removeprefix("$ "))
+            more = line.endswith("\\")
+        else:
+            output.append(line)
+    return "\n".join(commands), "\n".join(output)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A folder of the test's own."""
+    return Place(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """The system that README.md starts by hand."""
+    found = Place(tmp_path_factory.mktemp("by-hand"))
+    start, *_ = blocks(README, "## A system by hand")
+    try:
+        found.run(start)
+        yield found
+    finally:
+        found.end()
+
+
+# --- README.md and docs/protocol.md, run ------------------------------------------------------------
+
+
+def test_the_demo(place: Place) -> None:
+    """`make demo` prints what README.md shows."""
+    shown = next(block for block in blocks(README, "# DIDA") if "make demo" in block.text)
+    _, output = commands_of(shown.text)
+    (place.folder / "baseline").write_text(place.here((ROOT / "pmscripts" / "baseline").read_text()))
+    played = place.shell(f"twistd -n puppetmaster --pcs localhost:10000 --files {ROOT}/pmscripts < baseline")
+    place.compare(output[output.index("playing") :], played)
+
+
+def test_an_operator_in_a_minute(place: Place) -> None:
+    """The operator, application and script of README.md are all that it takes, and print what it shows."""
+    for block in blocks(README, "## Your own operator"):
+        place.run(evolve(block, text=block.text.replace("puppetmaster <", "puppetmaster --pcs localhost:10000 <")))
+
+
+@pytest.mark.parametrize("heading", ["## A system by hand", "## From Python"])
+def test_readme_by_hand(by_hand: Place, heading: str) -> None:
+    """The system that README.md starts by hand answers as it shows, to nc and to Python."""
+    for block in blocks(README, heading):
+        if "twistd" not in block.text and "kill" not in block.text:
+            by_hand.run(block)
+
+
+SESSIONS = ["## Answers", "## Every node", "## Storage", "## Scheduler", "## Workers", "## PCS"]
+
+
+def test_exchanges_in_protocol_md(by_hand: Place) -> None:
+    """The exchanges of docs/protocol.md, one after the other, are answered as they stand there."""
+    for heading in SESSIONS:
+        for block in blocks(PROTOCOL, heading):
+            by_hand.run(block)
+
+
+def test_status_is_explained(by_hand: Place) -> None:
+    """Every member of `status`, of every kind of node, is in the document."""
+    text = PROTOCOL.read_text().partition("`status` is one object")[2].partition("```")[0]
+    explained = {name for line in text.splitlines() for name in re.findall(r"`(\w+)`", (cells(line) or [""])[0])}
+    for port in ("5001", "2000", "4001", "10000"):
+        with Netcat(by_hand.ports[port]) as netcat:
+            assert set(netcat.ask_object("status")) <= explained, port
+
+
+if __name__ == "__main__":
+    PROTOCOL.write_text(with_tables(PROTOCOL.read_text()))
