@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,9 @@ import pytest
 import pytest_twisted
 from hypothesis import HealthCheck, settings
 from twisted.internet import task
+from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
 from zope.interface import provider
 
 from tests.nodes import NodeProcess, free_port
@@ -28,11 +32,25 @@ SETTLING_TURNS = 50
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """A test by Hypothesis is a plain call: pytest-twisted would wrap it anew for each of its parameters."""
-    if not hasattr(pyfuncitem.obj, "hypothesis"):
-        return None
-    pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames})
-    return True
+    """Two things that pytest-twisted does not do well.
+
+    A test by Hypothesis is a plain call: pytest-twisted would wrap it anew for each of its parameters. And an async
+    test has a deadline inside the reactor, because pytest-timeout can only end the whole run when the reactor waits.
+    """
+    test = pyfuncitem.obj
+    if hasattr(test, "hypothesis"):
+        test(**{name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames})
+        return True
+    if inspect.iscoroutinefunction(test):
+        marker = pyfuncitem.get_closest_marker("timeout")
+        limit = float(marker.args[0] if marker else pyfuncitem.config.getini("timeout"))
+
+        @functools.wraps(test)
+        async def limited(**arguments: Any) -> None:
+            await Deferred.fromCoroutine(test(**arguments)).addTimeout(limit - 5, _reactor(), _where)
+
+        pyfuncitem.obj = limited
+    return None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -76,18 +94,24 @@ def _clean(logged_errors: list[LogEvent]) -> Iterator[None]:
     assert not texts, "logged errors:\n" + "\n".join(texts)
 
 
+def _where(cancelled: Failure, seconds: float) -> Failure:
+    """What a test fails with at its deadline: the CancelledError, whose traceback shows what it awaited."""
+    return cancelled
+
+
+def _reactor() -> Any:
+    from twisted.internet import reactor
+
+    return reactor
+
+
 def _in_reactor() -> set[Any]:
-    from twisted.internet import reactor
-
-    there: Any = reactor
-    return {*there.getDelayedCalls(), *there.getReaders(), *there.getWriters()}
+    reactor = _reactor()
+    return {*reactor.getDelayedCalls(), *reactor.getReaders(), *reactor.getWriters()}
 
 
-def _one_turn() -> Any:
-    from twisted.internet import reactor
-
-    clock: Any = reactor
-    return task.deferLater(clock, 0)
+def _one_turn() -> Deferred[None]:
+    return task.deferLater(_reactor(), 0)
 
 
 @pytest.fixture

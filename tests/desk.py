@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import deferLater
 from twisted.internet.testing import StringTransport
 
 from dida import errors
@@ -97,8 +98,8 @@ def cut(connection: LineServer) -> None:
 
 
 async def turn(reactor: Any, condition: Callable[[], bool]) -> None:
-    """Let the reactor run until something is true; the test's own time limit ends it otherwise."""
-    from twisted.internet.task import deferLater
-
+    """Let the reactor run until something is true."""
+    end = reactor.seconds() + 20
     while not condition():
+        assert reactor.seconds() < end, "what the test waits for never came"
         await deferLater(reactor, 0.002)
