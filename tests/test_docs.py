@@ -32,6 +32,7 @@ from dida.protocols.puppetmaster import DebugCommands
 from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.storage import StorageCommands
 from dida.protocols.worker import WorkerNode
+from dida.ring import Ring
 from dida.versions import Version
 from tests.netcat import Netcat
 from tests.nodes import ROOT, environment, free_port
@@ -488,6 +489,17 @@ def test_exchanges_in_protocol_md(by_hand: Place) -> None:
     for heading in SESSIONS:
         for block in blocks(PROTOCOL, heading):
             by_hand.run(block)
+
+
+def test_the_ring_in_protocol_md() -> None:
+    """Who owns a key can be found out with what the document says."""
+    (code,) = (block.text for block in blocks(PROTOCOL, "## Storage") if block.language == "python")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    for names in (["1", "2", "3", "4"], ["2", "7"], ["0", "1", "2"]):
+        ring = Ring(names)
+        for key in ("13", "", "hello world", "é", "x" * 1000):
+            assert found["owner"](key, names) == ring.owner(key)
 
 
 def test_status_is_explained(by_hand: Place) -> None:
