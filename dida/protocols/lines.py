@@ -1,7 +1,7 @@
 """The line protocol on a transport, the answering side; the asking side is `dida.protocols.links`.
 
 `LineServer` bounds and decodes lines and dispatches them to `cmd_VERB` of its node, which returns a
-reply, or a Deferred of one. Untagged requests are answered in order, tagged ones as they come. All that
+reply, or a Deferred of one. Untagged requests are done and answered one after the other, tagged ones as they come. All that
 one turn of the reactor produces goes out in one write.
 
 What bounds it: the line, the requests in flight per connection, and the transport's own buffer, whose
@@ -115,6 +115,9 @@ class LineServer(TwistedProtocol):
         """Serve the lines that are here, as long as nothing stops it, and put out what is answered."""
         self._serving = True
         while self._lines and not self._stopped_by and not self._closing:
+            if self._slots and not self._lines[0].lstrip(b" \t").startswith(b"#"):
+                self._stop("order")  # what was typed first is done first
+                break
             self._serve_line(self._lines.popleft())
             if self._output_size > MAX_OUTPUT:
                 self._write_output()
@@ -124,6 +127,16 @@ class LineServer(TwistedProtocol):
             self._closing = True
         self._serving = False
         self._flush()
+
+    def _serve_next(self) -> None:
+        """An answer has come: serve the lines that waited for their turn, and read on."""
+        if "order" in self._stopped_by and not self._slots:
+            self._stopped_by.discard("order")
+            self._serve()
+            if not self._stopped_by and not self._read_closed and not self._hung_up:
+                cast(Any, self.transport).resumeProducing()
+        else:
+            self._flush()
 
     def _serve_line(self, line: bytes) -> None:
         commands = self.factory.commands
@@ -178,7 +191,7 @@ class LineServer(TwistedProtocol):
             self._put(slot, _encoded(reply, tag))
             self._look_at_load()
             if not self._serving:
-                self._flush()
+                self._serve_next()
 
         answer.addTimeout(request.deadline + GRACE, self.clock, _too_late)
         answer.addBoth(done)

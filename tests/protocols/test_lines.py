@@ -56,13 +56,14 @@ READ = 'ok {} {{"after":{{"1":1}}}}'.format
 
 
 def test_untagged_requests_are_answered_in_order(server: Server) -> None:
-    """An untagged answer never overtakes the one before it, however long that takes."""
+    """Untagged requests are done one after the other: each sees what those before it did, however long they take."""
     assert server.say("write a 1", "read b", "write c 1", "nonsense", "help") == []
-    server.desk.waiting["c"].callback(ok("c"))
-    assert server.wire.lines() == []
+    assert [type(request).__name__ for request in server.desk.seen] == ["Write"]
     server.desk.waiting["a"].callback(ok("a"))
+    assert server.wire.lines() == ["ok a", READ("b")]
+    server.desk.waiting["c"].callback(ok("c"))
     answers = server.wire.lines()
-    assert answers[:4] == ["ok a", READ("b"), "ok c", "error unknown-verb nonsense"]
+    assert answers[:2] == ["ok c", "error unknown-verb nonsense"]
     assert answers[-1] == "ok"
 
 
@@ -328,11 +329,10 @@ def test_a_full_buffer_stops_the_lines_that_were_read_already() -> None:
     assert b"".join(written).count(b"\r\n") == 20
 
 
-@pytest.mark.parametrize("tag", ["", "#1 "])
-def test_requests_in_flight_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch, tag: str) -> None:
+def test_requests_in_flight_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """With many requests unanswered no more are read; when half of them are answered, reading goes on."""
     monkeypatch.setattr(lines, "MAX_IN_FLIGHT", 4)
-    server.say(*[f"{tag}write {name} 1" for name in "abcdef"])
+    server.say(*[f"#1 write {name} 1" for name in "abcdef"])
     assert [getattr(request, "key", None) for request in server.desk.seen] == ["a", "b", "c", "d"]
     assert server.wire.producerState == "paused"
     for name in "abc":
@@ -340,17 +340,17 @@ def test_requests_in_flight_are_bounded(server: Server, monkeypatch: pytest.Monk
     server.clock.advance(0)
     assert len(server.desk.seen) == 6
     assert server.wire.producerState == "producing"
-    assert server.wire.lines() == [f"{tag}ok {name}" for name in "abc"]
+    assert server.wire.lines() == [f"#1 ok {name}" for name in "abc"]
 
 
-def test_answers_that_wait_for_their_turn_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Quick requests behind a slow one count as in flight until they are answered."""
-    monkeypatch.setattr(lines, "MAX_IN_FLIGHT", 4)
+def test_requests_that_wait_for_their_turn_are_bounded(server: Server) -> None:
+    """Quick requests behind a slow one wait for their turn, and no more are read meanwhile."""
     server.say("write a 1", *["read k"] * 10)
-    assert len(server.desk.seen) == 4
+    assert len(server.desk.seen) == 1
+    assert server.wire.producerState == "paused"
     server.desk.waiting["a"].callback(ok("a"))
-    server.clock.advance(0)
     assert len(server.wire.lines()) == 11
+    assert server.wire.producerState == "producing"
 
 
 def test_half_closed_with_lines_still_waiting(server: Server) -> None:
@@ -396,7 +396,6 @@ async def test_half_close_over_tcp(listener: Listener) -> None:
 
     talked = talk(listener, conversation)
     await turn(listener.reactor, lambda: "k" in listener.desk.waiting)
-    await turn(listener.reactor, lambda: all(each._read_closed for each in listener.factory.connections))
     listener.desk.waiting["k"].callback(ok("k"))
     assert await talked == ["ok k", "ok"]
     await turn(listener.reactor, lambda: not listener.factory.connections)
