@@ -491,6 +491,13 @@ def test_exchanges_in_protocol_md(by_hand: Place) -> None:
             by_hand.run(block)
 
 
+def test_pasted_lines_are_done_in_order(by_hand: Place) -> None:
+    """A read that is pasted behind an updateif sees what that has written."""
+    with Netcat(by_hand.ports["5001"]) as netcat:
+        netcat.send("write pasted 1\nupdateif pasted 1 2\nread pasted\nquit")
+        assert [line.split()[1] for line in netcat.rest()[1:3]][1] == "2"
+
+
 def test_the_ring_in_protocol_md() -> None:
     """Who owns a key can be found out with what the document says."""
     (code,) = (block.text for block in blocks(PROTOCOL, "## Storage") if block.language == "python")
