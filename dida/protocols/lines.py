@@ -53,6 +53,9 @@ class Node(Protocol):
     def vocabulary(self) -> Mapping[str, type[Request]]:
         """The verbs that it answers."""
 
+    def knows(self, request: Request) -> bool:
+        """Whether the request comes from a peer, which may send longer lines than a client."""
+
 
 class _Slot:
     """The place of an untagged request in the order of answers."""
@@ -147,7 +150,7 @@ class LineServer(TwistedProtocol):
             self._answer(tag, _encoded(reply_to(Failure(problem)), tag))
             return
         kind = type(request)
-        if kind.longest_line > self._buffer.limit:
+        if kind.longest_line > self._buffer.limit and self.node.knows(request):
             self._buffer.limit = kind.longest_line
         if tag is None and kind is Help:
             self._answer(tag, self._help_text())
@@ -346,6 +349,10 @@ class NodeCommands:
     """The verbs that every node has; a node's class adds its own `vocabulary` and `cmd_` methods."""
 
     vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE)
+
+    def knows(self, request: Request) -> bool:
+        """A node without peers knows nobody."""
+        return False
 
     def cmd_help(self, request: Help) -> Answer:
         """The tagged form; the untagged one is answered as text by the connection."""

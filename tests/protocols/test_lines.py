@@ -232,9 +232,14 @@ class Bulky(Request):
 
 
 def test_a_connection_that_brings_bulky_requests_has_a_limit_of_its_own(server: Server) -> None:
-    """A kind of request may need longer lines: from the first one on, its connection takes them, no other."""
+    """A peer's requests may need longer lines: from its first one on, its connection takes them, no other."""
     server.desk.vocabulary = {**Desk.vocabulary, **vocabulary(Bulky)}
     long, answer = "k" * 400, READ("k" * 400)
+    stranger = Server()
+    stranger.desk.vocabulary = server.desk.vocabulary
+    stranger.say("home word")
+    assert stranger.say(f"read {long}")[0].startswith('error line-too-long "longer than 200 bytes')
+    server.desk.peers = ("word",)
     server.say("home word")
     assert server.say(f"read {long}") == [answer]
     assert server.say("x" * 501)[0].startswith('error line-too-long "longer than 500 bytes')
