@@ -19,7 +19,7 @@ from typing import Any
 from attrs import Factory, define, frozen
 
 from dida import errors
-from dida.executed import answered
+from dida.executed import after_of, answered
 from dida.gossip import Replication, write_answer
 from dida.messages import Error, No, Ok, Reply
 from dida.outputs import Local
@@ -174,8 +174,7 @@ class Commit:
             return
         txn.asked.discard(peer)
         if grant.known is not None:
-            known = answered(grant.known, grant.after) if grant.ok else No(grant.known)
-            self._finish(txn, known, now)
+            self._finish_known(txn, answered(grant.known, grant.after) if grant.ok else No(grant.known), now)
             return
         txn.grants[peer] = grant.newest
         txn.seen[peer] = grant.seen
@@ -206,7 +205,8 @@ class Commit:
             txn.state = COMPARING
         if txn.state == COMPARING:
             self._compare(txn, now)
-        if txn.state == HOLDING and self.replication.held_by_all(txn.holding):
+        replication = self.replication
+        if txn.state == HOLDING and covers(replication.log.have, txn.holding) and replication.held_by_all(txn.holding):
             assert txn.answer is not None
             self._finish(txn, txn.answer, now)
         if txn.state in (COMPARING, HOLDING):
@@ -219,7 +219,7 @@ class Commit:
         replication, op = self.replication, txn.op
         known = replication.executed.answer(op.id) if op.id is not None else None
         if known is not None:
-            self._finish(txn, known, now)
+            self._finish_known(txn, known, now)
             return
         newest = replication.store.newest(op.key)
         for peer, version in txn.grants.items():
@@ -228,6 +228,9 @@ class Commit:
                 return
         if not covers(replication.value_ts, op.after):
             replication.fetch(op.after, now)
+            return
+        if op.verb == "write" and self._too_few:
+            self._finish(txn, unknown_outcome(), now)
             return
         if op.verb == "write" or (op.verb == "updateif" and newest is not None and newest.value == op.old):
             self._decide(txn, newest, now)
@@ -245,6 +248,23 @@ class Commit:
         for member in self.local.others():
             if not covers(replication.table[member.component], txn.holding):
                 replication.push(member.component, txn.holding)
+
+    def _finish_known(self, txn: _Transaction, known: Reply, now: float) -> None:
+        """The update was executed before. A write is answered again when as many hold it as its concern wants: all."""
+        if txn.op.verb != "write" or self.local.config.write_concern == 1:
+            self._finish(txn, known, now)
+        elif self._too_few:
+            self._finish(txn, unknown_outcome(), now)
+        else:
+            after = after_of(known)
+            live = {s: n for s, n in after.items() if self.local.member(component_of(s)) is not None}
+            txn.answer, txn.holding, txn.state = known, live, HOLDING
+            self.replication.fetch(live, now)
+            self._advance(txn, now)
+
+    @property
+    def _too_few(self) -> bool:
+        return self.local.config.write_concern > len(self.local.others()) + 1
 
     def _decide(self, txn: _Transaction, newest: Entry | None, now: float) -> None:
         replication, op = self.replication, txn.op
@@ -451,9 +471,7 @@ class Commit:
             for txn in queue:
                 for waiting in [w for w in txn.waiters if now >= w.deadline]:
                     txn.waiters.remove(waiting)
-                    self.local.answer(
-                        waiting.token, unknown_outcome() if txn.record is not None else too_late(waiting)
-                    )
+                    self.local.answer(waiting.token, unknown_outcome() if txn.record is not None else too_late(waiting))
         self._give_up_queued(now)
 
     def _give_up_queued(self, now: float) -> None:
@@ -486,8 +504,9 @@ class Commit:
         for queue in self._queues.values():
             for txn in queue:
                 if txn.record is not None:
+                    unsure = txn.op.verb == "write" and self._too_few
                     for waiting in txn.waiters:
-                        self.local.answer(waiting.token, write_answer(txn.record))
+                        self.local.answer(waiting.token, unknown_outcome() if unsure else write_answer(txn.record))
                     txn.waiters = []
 
     def give_back(self) -> list[Waiting]:
