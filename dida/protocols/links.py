@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.application.internet import ClientService
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
@@ -269,6 +269,8 @@ class Link:
         )
 
     def _unreachable(self, failure: Failure) -> Failure:
+        if failure.check(CancelledError):
+            return failure  # the one who asked no longer wants to know
         return Failure(Unreachable(f"no connection to {self.address}"))
 
     def _build(self) -> LineClient:
