@@ -33,6 +33,28 @@ MAX_QUEUE = 1000
 
 QUEUED, LOCKING, COMPARING, HOLDING, DECIDING, ENDED = "queued", "locking", "comparing", "holding", "deciding", "ended"
 
+TRANSITIONS: dict[str, dict[str, str]] = {
+    QUEUED: {
+        LOCKING: "its turn has come, and the gossip delay is over: LOCK to all members",
+        ENDED: "the deadline: unavailable",
+    },
+    LOCKING: {
+        COMPARING: "all members have granted",
+        HOLDING: "a member has executed this update before, and the write concern wants it held by all",
+        ENDED: "a member has executed this update before: its answer again; or the deadline: unavailable",
+    },
+    COMPARING: {
+        DECIDING: "the newest value of all is `old` (or it is a write): the commit is logged, DECIDE to all members",
+        HOLDING: "the value is another one, or it is a read: the answer waits until all members hold that value",
+        ENDED: "there is no record; or the update was executed before; or the deadline: unavailable",
+    },
+    HOLDING: {ENDED: "all members hold the value: no, or the value read; RELEASE; or the deadline: unavailable"},
+    DECIDING: {ENDED: "all members have logged the commit: it is exposed, the client hears ok"},
+    ENDED: {},
+}
+"""The states of a transaction at its home: from where to where, and when. A change of the view ends each: what is
+decided is applied by all, what is not begins again in the new view."""
+
 
 @frozen(kw_only=True)
 class Operation:
@@ -79,9 +101,10 @@ class _Transaction:
     answer: Reply | None = None
     holding: Timestamp = Factory(dict)
 
-    @property
-    def deadline(self) -> float:
-        return max(w.deadline for w in self.waiters)
+    def become(self, state: str) -> None:
+        """Go on to a state that may follow."""
+        assert state in TRANSITIONS[self.state], f"a transaction that is {self.state} can't become {state}"
+        self.state = state
 
 
 @define(eq=False)
@@ -141,7 +164,7 @@ class Commit:
             self._lock_all(txn, now)
 
     def _lock_all(self, txn: _Transaction, now: float) -> None:
-        txn.state = LOCKING
+        txn.become(LOCKING)
         self._lock_here(self.local.component, txn.number, txn.op.key)
         self._ask(txn)
         self._advance(txn, now)
@@ -202,7 +225,7 @@ class Commit:
     def _advance(self, txn: _Transaction, now: float) -> None:
         """Go on as far as what has been heard allows."""
         if txn.state == LOCKING and len(txn.grants) == len(self.local.others()):
-            txn.state = COMPARING
+            txn.become(COMPARING)
         if txn.state == COMPARING:
             self._compare(txn, now)
         replication = self.replication
@@ -244,7 +267,7 @@ class Commit:
         else:
             txn.answer = Ok((newest.value, str(newest.version)), {"after": replication.value_ts})
         txn.holding = newest.ts or {}
-        txn.state = HOLDING
+        txn.become(HOLDING)
         for member in self.local.others():
             if not covers(replication.table[member.component], txn.holding):
                 replication.push(member.component, txn.holding)
@@ -258,7 +281,8 @@ class Commit:
         else:
             after = after_of(known)
             live = {s: n for s, n in after.items() if self.local.member(component_of(s)) is not None}
-            txn.answer, txn.holding, txn.state = known, live, HOLDING
+            txn.answer, txn.holding = known, live
+            txn.become(HOLDING)
             self.replication.fetch(live, now)
             self._advance(txn, now)
 
@@ -281,7 +305,7 @@ class Commit:
         )
         replication.append_commit(txn.record)
         self.locks[op.key].decided = txn.record.seq
-        txn.state = DECIDING
+        txn.become(DECIDING)
         txn.asked.clear()
         self._deciding.append(txn)
         self._ask(txn)
@@ -308,7 +332,7 @@ class Commit:
             if txn.op.id is not None and isinstance(answer, No):
                 self.replication.executed.note(txn.op.id, txn.op.lowest, answer, now)
             self._release(txn, answer)
-        txn.state = ENDED
+        txn.become(ENDED)
         queue = self._queues[txn.op.key]
         if queue[0] is txn:
             queue.popleft()
