@@ -213,6 +213,12 @@ class _Told:
         return failure
 
 
+class _QuietClientService(ClientService):
+    """ClientService logs every attempt, once a second for a dead node: who owns the link tells what matters."""
+
+    _log = Logger(observer=lambda event: None)
+
+
 class Link:
     """A connection to one node that is kept up: connects on first use, again when it breaks.
 
@@ -232,7 +238,7 @@ class Link:
         self._broke = False
         there = HostnameEndpoint(reactor, host.encode(), port, timeout=CONNECT_TIMEOUT, attemptDelay=ATTEMPT_DELAY)
         endpoint = _Told(there, self.clock, lambda tried: self.on_refused(tried))
-        self._service = ClientService(
+        self._service = _QuietClientService(
             cast(Any, endpoint),
             cast(Any, _LineClientFactory(self._build)),
             retryPolicy=self._retry,
