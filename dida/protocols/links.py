@@ -216,7 +216,7 @@ class _Told:
 class _QuietClientService(ClientService):
     """ClientService logs every attempt, once a second for a dead node: who owns the link tells what matters."""
 
-    _log = Logger(observer=lambda event: None)
+    _log = Logger(observer=cast(Any, lambda event: None))
 
 
 class Link:
