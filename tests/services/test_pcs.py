@@ -222,8 +222,8 @@ def make(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--max-nodes", "many"], "twistd dida-pcs: 'many' is no number of nodes from 1 to 10000"),
-        (["--url", "nowhere"], "twistd dida-pcs: 'nowhere' is no URL"),
+        (["--max-nodes", "many"], "twistd dida-pcs: --max-nodes: 'many' is no number of nodes from 1 to 10000"),
+        (["--url", "nowhere"], "twistd dida-pcs: --url: 'nowhere' is no URL"),
         (["--operators", "/nonexistent"], "twistd dida-pcs: --operators /nonexistent: no such folder"),
         (["--logs", "/proc/nothing/there"], "can't make the folder of --logs /proc/nothing/there"),
     ],
