@@ -19,7 +19,7 @@ from typing import Any
 from attrs import Factory, define, frozen
 
 from dida import errors
-from dida.executed import answered
+from dida.executed import after_of, answered
 from dida.gossip import Replication, write_answer
 from dida.messages import Error, No, Ok, Reply
 from dida.outputs import Local
@@ -32,6 +32,28 @@ MAX_QUEUE = 1000
 """Operations that may wait at one key: transactions at its home, plain writes at each member."""
 
 QUEUED, LOCKING, COMPARING, HOLDING, DECIDING, ENDED = "queued", "locking", "comparing", "holding", "deciding", "ended"
+
+TRANSITIONS: dict[str, dict[str, str]] = {
+    QUEUED: {
+        LOCKING: "its turn has come, and the gossip delay is over: LOCK to all members",
+        ENDED: "the deadline: unavailable",
+    },
+    LOCKING: {
+        COMPARING: "all members have granted",
+        HOLDING: "a member has executed this update before, and the write concern wants it held by all",
+        ENDED: "a member has executed this update before: its answer again; or the deadline: unavailable",
+    },
+    COMPARING: {
+        DECIDING: "the newest value of all is `old` (or it is a write): the commit is logged, DECIDE to all members",
+        HOLDING: "the value is another one, or it is a read: the answer waits until all members hold that value",
+        ENDED: "there is no record; or the update was executed before; or the deadline: unavailable",
+    },
+    HOLDING: {ENDED: "all members hold the value: no, or the value read; RELEASE; or the deadline: unavailable"},
+    DECIDING: {ENDED: "all members have logged the commit: it is exposed, the client hears ok"},
+    ENDED: {},
+}
+"""The states of a transaction at its home: from where to where, and when. A change of the view ends each: what is
+decided is applied by all, what is not begins again in the new view."""
 
 
 @frozen(kw_only=True)
@@ -79,9 +101,10 @@ class _Transaction:
     answer: Reply | None = None
     holding: Timestamp = Factory(dict)
 
-    @property
-    def deadline(self) -> float:
-        return max(w.deadline for w in self.waiters)
+    def become(self, state: str) -> None:
+        """Go on to a state that may follow."""
+        assert state in TRANSITIONS[self.state], f"a transaction that is {self.state} can't become {state}"
+        self.state = state
 
 
 @define(eq=False)
@@ -141,7 +164,7 @@ class Commit:
             self._lock_all(txn, now)
 
     def _lock_all(self, txn: _Transaction, now: float) -> None:
-        txn.state = LOCKING
+        txn.become(LOCKING)
         self._lock_here(self.local.component, txn.number, txn.op.key)
         self._ask(txn)
         self._advance(txn, now)
@@ -174,8 +197,7 @@ class Commit:
             return
         txn.asked.discard(peer)
         if grant.known is not None:
-            known = answered(grant.known, grant.after) if grant.ok else No(grant.known)
-            self._finish(txn, known, now)
+            self._finish_known(txn, answered(grant.known, grant.after) if grant.ok else No(grant.known), now)
             return
         txn.grants[peer] = grant.newest
         txn.seen[peer] = grant.seen
@@ -203,10 +225,11 @@ class Commit:
     def _advance(self, txn: _Transaction, now: float) -> None:
         """Go on as far as what has been heard allows."""
         if txn.state == LOCKING and len(txn.grants) == len(self.local.others()):
-            txn.state = COMPARING
+            txn.become(COMPARING)
         if txn.state == COMPARING:
             self._compare(txn, now)
-        if txn.state == HOLDING and self.replication.held_by_all(txn.holding):
+        replication = self.replication
+        if txn.state == HOLDING and covers(replication.log.have, txn.holding) and replication.held_by_all(txn.holding):
             assert txn.answer is not None
             self._finish(txn, txn.answer, now)
         if txn.state in (COMPARING, HOLDING):
@@ -219,7 +242,7 @@ class Commit:
         replication, op = self.replication, txn.op
         known = replication.executed.answer(op.id) if op.id is not None else None
         if known is not None:
-            self._finish(txn, known, now)
+            self._finish_known(txn, known, now)
             return
         newest = replication.store.newest(op.key)
         for peer, version in txn.grants.items():
@@ -228,6 +251,9 @@ class Commit:
                 return
         if not covers(replication.value_ts, op.after):
             replication.fetch(op.after, now)
+            return
+        if op.verb == "write" and self._too_few:
+            self._finish(txn, unknown_outcome(), now)
             return
         if op.verb == "write" or (op.verb == "updateif" and newest is not None and newest.value == op.old):
             self._decide(txn, newest, now)
@@ -241,10 +267,28 @@ class Commit:
         else:
             txn.answer = Ok((newest.value, str(newest.version)), {"after": replication.value_ts})
         txn.holding = newest.ts or {}
-        txn.state = HOLDING
+        txn.become(HOLDING)
         for member in self.local.others():
             if not covers(replication.table[member.component], txn.holding):
                 replication.push(member.component, txn.holding)
+
+    def _finish_known(self, txn: _Transaction, known: Reply, now: float) -> None:
+        """The update was executed before. A write is answered again when as many hold it as its concern wants: all."""
+        if txn.op.verb != "write" or self.local.config.write_concern == 1:
+            self._finish(txn, known, now)
+        elif self._too_few:
+            self._finish(txn, unknown_outcome(), now)
+        else:
+            after = after_of(known)
+            live = {s: n for s, n in after.items() if self.local.member(component_of(s)) is not None}
+            txn.answer, txn.holding = known, live
+            txn.become(HOLDING)
+            self.replication.fetch(live, now)
+            self._advance(txn, now)
+
+    @property
+    def _too_few(self) -> bool:
+        return self.local.config.write_concern > len(self.local.others()) + 1
 
     def _decide(self, txn: _Transaction, newest: Entry | None, now: float) -> None:
         replication, op = self.replication, txn.op
@@ -261,7 +305,7 @@ class Commit:
         )
         replication.append_commit(txn.record)
         self.locks[op.key].decided = txn.record.seq
-        txn.state = DECIDING
+        txn.become(DECIDING)
         txn.asked.clear()
         self._deciding.append(txn)
         self._ask(txn)
@@ -288,7 +332,7 @@ class Commit:
             if txn.op.id is not None and isinstance(answer, No):
                 self.replication.executed.note(txn.op.id, txn.op.lowest, answer, now)
             self._release(txn, answer)
-        txn.state = ENDED
+        txn.become(ENDED)
         queue = self._queues[txn.op.key]
         if queue[0] is txn:
             queue.popleft()
@@ -451,9 +495,7 @@ class Commit:
             for txn in queue:
                 for waiting in [w for w in txn.waiters if now >= w.deadline]:
                     txn.waiters.remove(waiting)
-                    self.local.answer(
-                        waiting.token, unknown_outcome() if txn.record is not None else too_late(waiting)
-                    )
+                    self.local.answer(waiting.token, unknown_outcome() if txn.record is not None else too_late(waiting))
         self._give_up_queued(now)
 
     def _give_up_queued(self, now: float) -> None:
@@ -486,8 +528,9 @@ class Commit:
         for queue in self._queues.values():
             for txn in queue:
                 if txn.record is not None:
+                    unsure = txn.op.verb == "write" and self._too_few
                     for waiting in txn.waiters:
-                        self.local.answer(waiting.token, write_answer(txn.record))
+                        self.local.answer(waiting.token, unknown_outcome() if unsure else write_answer(txn.record))
                     txn.waiters = []
 
     def give_back(self) -> list[Waiting]:

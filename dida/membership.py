@@ -106,8 +106,8 @@ class Membership:
     """Stream of a removed component to how much of it survived; the newest ones."""
     departed: dict[int, Member] = Factory(dict)
     """Replica to the member that was removed last."""
-    gone: set[str] = Factory(set)
-    """Components whose process is certainly dead."""
+    gone: dict[str, float] = Factory(dict)
+    """Components whose process is certainly dead, and from when on that counts."""
     heard: dict[str, float] = Factory(dict)
     loaded: str = ""
     changing_since: float | None = None
@@ -117,6 +117,8 @@ class Membership:
     """Members that said they are in a change of the view, and since when."""
     _answered: dict[str, float] = Factory(dict)
     _lease: dict[str, float] = Factory(dict)
+    _entered_at: float = -FOREVER
+    """When the view was entered, if this node was awake ever since."""
     _beat: dict[str, float] = Factory(dict)
     _beating: dict[str, float] = Factory(dict)
     _suspicions: dict[str, _Suspicion] = Factory(dict)
@@ -182,10 +184,25 @@ class Membership:
             return
         for member in self.local.others():
             if member.url == url and member.component not in self.gone:
-                self.gone.add(member.component)
+                self._bury(member.component, now)
                 self.local.note(f"{member.id} ({url}) is gone: its port refuses")
         self._waiting = {r: (m, at) for r, (m, at) in self._waiting.items() if m.url != url}
         self._joiners = {r: j for r, j in self._joiners.items() if j.member.url != url}
+
+    def _bury(self, component: str, now: float) -> None:
+        """A member's process is dead. While this node held its lease it can't have removed this node before.
+
+        Otherwise (this node was paused, say) it may have, and others may go on with the state: they are asked first.
+        """
+        answered = max(self._lease.get(component, -FOREVER), self._entered_at)
+        if now < answered + self.local.config.lease:
+            self.gone[component] = now
+        else:
+            self.gone.setdefault(component, now + self.local.config.ping_timeout)
+            self._probed = -FOREVER
+
+    def _is_gone(self, component: str, now: float) -> bool:
+        return now >= self.gone.get(component, FOREVER)
 
     def on_broken(self, url: str, now: float) -> None:
         """The connection to `url` broke: a hint that makes the heartbeat come at once."""
@@ -213,7 +230,7 @@ class Membership:
         config = self.local.config
         others = self.local.others()
         silent = {m.component for m in others if now - self.heard.get(m.component, now) > config.ping_timeout}
-        dead = {m.component for m in others if m.component in self.gone}
+        dead = {m.component for m in others if self._is_gone(m.component, now)}
         witnesses = [m for m in others if m.component not in silent and m.component not in dead]
         for member in others:
             peer = member.component
@@ -248,6 +265,7 @@ class Membership:
         self._lead(now)
 
     def _doubt_myself(self, now: float) -> None:
+        self._entered_at = -FOREVER
         for member in self.local.others():
             self.heard[member.component] = now
         self._suspicions.clear()
@@ -301,7 +319,7 @@ class Membership:
         if old is not None:
             if old.url != member.url:
                 return self._same_number(member, old)
-            self.gone.add(old.component)
+            self._bury(old.component, now)
         self._remember(member)
         joiner = self._joiners.get(member.replica)
         if joiner is None or joiner.member.component != member.component:
@@ -390,7 +408,7 @@ class Membership:
         return not any(
             m.replica < mine
             for m in self.local.others()
-            if m.component not in self.gone and now - self.heard.get(m.component, now) <= timeout
+            if not self._is_gone(m.component, now) and now - self.heard.get(m.component, now) <= timeout
         )
 
     def _wanted(self, now: float) -> tuple[Member, ...] | None:
@@ -500,7 +518,7 @@ class Membership:
         staying = {m.component for m in ballot.members}
         for member in self.local.view.members if self.local.view is not None else ():
             peer = member.component
-            if peer not in staying and peer not in self.gone:
+            if peer not in staying and not self._is_gone(peer, now):
                 left = self.local.config.lease - silent.get(peer, FOREVER)
                 ballot.not_before = max(ballot.not_before, now + left)
 
@@ -604,7 +622,8 @@ class Membership:
         self.local.enter(view)
         self.replication.settle(base, live, now)
         self.base = dict(base)
-        self.gone &= live
+        self._entered_at = now
+        self.gone = {component: since for component, since in self.gone.items() if component in live}
         self.heard = {m.component: now for m in view.members}
         for table in (
             self._lease,

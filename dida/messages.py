@@ -97,6 +97,7 @@ def _form_of(kind: type[Request]) -> Form:
     }
     arguments = [(a.name, types[a.name]) for a in fields if not a.kw_only]
     plain = takewhile(lambda pair: pair[0] == (pair[1], str), zip(arguments, words, strict=False))
+    wanting = any(default is attrs.NOTHING for name, default in defaults.items() if name not in words)
     rest = bool(given) and given[-1].strip("[]").endswith("…")
     return Form(
         verb=verb,
@@ -105,7 +106,7 @@ def _form_of(kind: type[Request]) -> Form:
         words=words,
         required=sum(not word.startswith("[") for word in given),
         rest=rest,
-        plain=-1 if rest else len(list(plain)),
+        plain=-1 if rest or wanting else len(list(plain)),
         members=tuple((name.rstrip("_"), name, value) for name, value in defaults.items() if name not in words),
     )
 

@@ -154,6 +154,8 @@ class Replica:
         if op.id is not None:
             known = self.replication.executed.answer(op.id)
             if known is not None:
+                if op.verb == "write" and self.config.write_concern > 1 and self.local.others():
+                    return self._at_home(waiting, now)  # executed, but maybe not yet where its concern wants it
                 return known
             if self.replication.executed.expired(op.id):
                 return Error(errors.SESSION_EXPIRED, (op.id,))
@@ -330,6 +332,11 @@ class Replica:
                 self._attempt(Waiting(token, _forwarded(message), now + message.deadline), now)
                 return None
         return Ok()
+
+    def knows(self, message: PeerMessage) -> bool:
+        """Whether the message comes from a member, or from one that may give this node the state."""
+        here = message.cluster == self.config.cluster
+        return here and (self.local.view is None or self.local.member(message.sender) is not None)
 
     def on_answer(self, url: str, peer: str, message: Request, reply: Reply | None, now: float) -> list[Output]:
         """The reply to what was sent to `peer` at `url`; None when it did not get through in time."""

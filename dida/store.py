@@ -7,11 +7,16 @@ order), so that putting is associative, commutative and idempotent.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from attrs import define, field
 
 from dida.versions import Version
+
+
+PAGE = 512 * 1024
+"""Characters of keys and values in one page, about; a single record may be larger."""
 
 
 class Entry:
@@ -68,7 +73,7 @@ class Store:
         return True
 
     def page(self, start: str, limit: int) -> tuple[dict[str, list[list[str]]], str | None]:
-        """Up to `limit` records from key `start` on, and the key to go on with."""
+        """Up to `limit` records from key `start` on, as many as fit a reply, and the key to go on with."""
         if self._sorted is None:
             self._sorted = sorted(self._records)
         low, high = 0, len(self._sorted)
@@ -78,9 +83,15 @@ class Store:
                 low = middle + 1
             else:
                 high = middle
-        keys = self._sorted[low : low + limit + 1]
-        following = keys[limit] if len(keys) > limit else None
-        return {key: said(self._records[key]) for key in keys[:limit]}, following
+        found: dict[str, list[list[str]]] = {}
+        room = PAGE
+        for key in islice(self._sorted, low, None):
+            if len(found) == limit or (found and room <= 0):
+                return found, key
+            entries = self._records[key]
+            found[key] = said(entries)
+            room -= len(key) + sum(40 + len(entry.value) for entry in entries)
+        return found, None
 
     def dump(self) -> Iterator[list[Any]]:
         """Everything, key by key, for a node that joins."""

@@ -23,6 +23,10 @@ class Desk(NodeCommands):
     def __init__(self) -> None:
         self.waiting: dict[str, Deferred[Reply]] = {}
         self.seen: list[Request] = []
+        self.peers: tuple[str, ...] = ()
+
+    def knows(self, request: Request) -> bool:
+        return getattr(request, "word", None) in self.peers
 
     def cmd_read(self, request: Read) -> Answer:
         self.seen.append(request)

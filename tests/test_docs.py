@@ -25,6 +25,7 @@ from attrs import evolve, field, frozen
 
 import dida.errors
 from dida import chain, chain_messages, control_messages, messages, peer_messages
+from dida.commit import TRANSITIONS
 from dida.membership import CHANGING, OTHER_VIEW
 from dida.messages import NODE, Request, form_of
 from dida.protocols.pcs import PcsCommands
@@ -39,6 +40,7 @@ from tests.nodes import ROOT, environment, free_port
 
 README = ROOT / "README.md"
 PROTOCOL = ROOT / "docs" / "protocol.md"
+RELIABILITY = PROTOCOL.with_name("reliability.md")
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 DOCUMENTS = sorted([README, *ROOT.glob("CONTRIBUTING.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -205,7 +207,13 @@ def type_table() -> list[str]:
     return lines + [row(name, spelled(hint)) for name, hint in sorted(TYPES.items())]
 
 
-_TABLE = re.compile(r"(<!-- table: (verbs|shapes|types) ?([\w ]*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+def transition_table() -> list[str]:
+    """The states of a transaction at its home."""
+    lines = [row("from", "to", "when"), "| --- | --- | --- |"]
+    return lines + [row(old, new, why) for old, following in TRANSITIONS.items() for new, why in following.items()]
+
+
+_TABLE = re.compile(r"(<!-- table: (verbs|shapes|types|transitions) ?([\w ]*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def with_tables(text: str) -> str:
@@ -217,10 +225,18 @@ def with_tables(text: str) -> str:
             "verbs": lambda: verb_table(match[3], old),
             "shapes": lambda: shape_table(match[3]),
             "types": type_table,
+            "transitions": transition_table,
         }[match[2]]()
         return match[1] + "".join(f"{line}\n" for line in lines) + match[5]
 
     return _TABLE.sub(table, text)
+
+
+def test_the_states_in_reliability_md_are_those_of_the_code() -> None:
+    """The table of a transaction's states is drawn from the transitions that the code asserts."""
+    text = RELIABILITY.read_text()
+    assert with_tables(text) == text, "run: python -m tests.test_docs"
+    assert [match[2] for match in _TABLE.finditer(text)] == ["transitions"]
 
 
 # --- tables and links -------------------------------------------------------------------------------
@@ -491,6 +507,13 @@ def test_exchanges_in_protocol_md(by_hand: Place) -> None:
             by_hand.run(block)
 
 
+def test_pasted_lines_are_done_in_order(by_hand: Place) -> None:
+    """A read that is pasted behind an updateif sees what that has written."""
+    with Netcat(by_hand.ports["5001"]) as netcat:
+        netcat.send("write pasted 1\nupdateif pasted 1 2\nread pasted\nquit")
+        assert [line.split()[1] for line in netcat.rest()[1:3]][1] == "2"
+
+
 def test_the_ring_in_protocol_md() -> None:
     """Who owns a key can be found out with what the document says."""
     (code,) = (block.text for block in blocks(PROTOCOL, "## Storage") if block.language == "python")
@@ -512,4 +535,5 @@ def test_status_is_explained(by_hand: Place) -> None:
 
 
 if __name__ == "__main__":
-    PROTOCOL.write_text(with_tables(PROTOCOL.read_text()))
+    for page in (PROTOCOL, RELIABILITY):
+        page.write_text(with_tables(page.read_text()))

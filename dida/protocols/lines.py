@@ -1,8 +1,9 @@
 """The line protocol on a transport, the answering side; the asking side is `dida.protocols.links`.
 
 `LineServer` bounds and decodes lines and dispatches them to `cmd_VERB` of its node, which returns a
-reply, or a Deferred of one. Untagged requests are done and answered one after the other, tagged ones as they come. All that
-one turn of the reactor produces goes out in one write.
+reply, or a Deferred of one. Untagged requests are done one after the other, so that each sees what those
+before it did; tagged ones are done as they come. All that one turn of the reactor produces goes out in one
+write.
 
 What bounds it: the line, the requests in flight per connection, and the transport's own buffer, whose
 fullness stops the reading (a client that does not read its answers is not read from, either). Lines
@@ -53,14 +54,8 @@ class Node(Protocol):
     def vocabulary(self) -> Mapping[str, type[Request]]:
         """The verbs that it answers."""
 
-
-class _Slot:
-    """The place of an untagged request in the order of answers."""
-
-    __slots__ = ("line",)
-
-    def __init__(self, line: bytes | None = None) -> None:
-        self.line = line
+    def knows(self, request: Request) -> bool:
+        """Whether the request comes from a peer, which may send longer lines than a client."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -75,8 +70,8 @@ class LineServer(TwistedProtocol):
         self._buffer = wire.LineBuffer(max_line)
         self._lines: deque[bytes] = deque()
         self._serving = False
-        self._slots: deque[_Slot] = deque()
-        self._tagged_in_flight = 0
+        self._in_flight = 0
+        self._turn_taken = False
         self._output: list[bytes] = []
         self._output_size = 0
         self._stopped_by: set[str] = set()
@@ -103,7 +98,6 @@ class LineServer(TwistedProtocol):
             if call is not None and call.active():
                 call.cancel()
         self._lines.clear()
-        self._slots.clear()
         self._output.clear()
 
     def dataReceived(self, data: bytes) -> None:
@@ -115,28 +109,21 @@ class LineServer(TwistedProtocol):
         """Serve the lines that are here, as long as nothing stops it, and put out what is answered."""
         self._serving = True
         while self._lines and not self._stopped_by and not self._closing:
-            if self._slots and not self._lines[0].lstrip(b" \t").startswith(b"#"):
-                self._stop("order")  # what was typed first is done first
-                break
-            self._serve_line(self._lines.popleft())
-            if self._output_size > MAX_OUTPUT:
-                self._write_output()
+            if self._turn_taken and not self._lines[0].lstrip(b" \t").startswith(b"#"):
+                self._stop("order")
+            else:
+                self._serve_line(self._lines.popleft())
+                if self._output_size > MAX_OUTPUT:
+                    self._write_output()
         if self._buffer.overlong and not self._lines and not self._closing:
-            text = f"longer than {self._buffer.limit} bytes: raise --max-line, or send less"
-            self._answer(None, wire.encode_reply(Error(errors.LINE_TOO_LONG, (text,))))
-            self._closing = True
+            if self._turn_taken:
+                self._stop("order")
+            else:
+                text = f"longer than {self._buffer.limit} bytes: raise --max-line, or send less"
+                self._answer(wire.encode_reply(Error(errors.LINE_TOO_LONG, (text,))))
+                self._closing = True
         self._serving = False
         self._flush()
-
-    def _serve_next(self) -> None:
-        """An answer has come: serve the lines that waited for their turn, and read on."""
-        if "order" in self._stopped_by and not self._slots:
-            self._stopped_by.discard("order")
-            self._serve()
-            if not self._stopped_by and not self._read_closed and not self._hung_up:
-                cast(Any, self.transport).resumeProducing()
-        else:
-            self._flush()
 
     def _serve_line(self, line: bytes) -> None:
         commands = self.factory.commands
@@ -144,13 +131,13 @@ class LineServer(TwistedProtocol):
             tag, request = wire.decode(line, self.node.vocabulary)
         except DidaError as problem:
             tag = wire.tag_of(line)
-            self._answer(tag, _encoded(reply_to(Failure(problem)), tag))
+            self._answer(_encoded(reply_to(Failure(problem)), tag))
             return
         kind = type(request)
-        if kind.longest_line > self._buffer.limit:
+        if kind.longest_line > self._buffer.limit and self.node.knows(request):
             self._buffer.limit = kind.longest_line
         if tag is None and kind is Help:
-            self._answer(tag, self._help_text())
+            self._answer(self._help_text())
             return
         answer: Answer
         try:
@@ -160,7 +147,7 @@ class LineServer(TwistedProtocol):
         if isinstance(answer, Deferred):
             self._await(tag, request, answer)
         elif answer is not None:
-            self._answer(tag, _encoded(answer, tag))
+            self._answer(_encoded(answer, tag))
         if kind is Quit:
             self._closing = True
             self._lines.clear()
@@ -175,48 +162,33 @@ class LineServer(TwistedProtocol):
 
     def _await(self, tag: str | None, request: Request, answer: Deferred[Reply]) -> None:
         """Answer when `answer` fires, at the latest a little after the request's deadline."""
-        slot: _Slot | None = None
+        self._in_flight += 1
         if tag is None:
-            slot = _Slot()
-            self._slots.append(slot)
-        else:
-            self._tagged_in_flight += 1
+            self._turn_taken = True
 
         def done(result: Reply | Failure) -> None:
             reply = reply_to(result) if isinstance(result, Failure) else result
-            if slot is None:
-                self._tagged_in_flight -= 1
+            self._in_flight -= 1
+            if tag is None:
+                self._turn_taken = False
             if self._lost:
                 return
-            self._put(slot, _encoded(reply, tag))
-            self._look_at_load()
+            self._answer(_encoded(reply, tag))
+            if tag is None:
+                self._go_on("order")
+            if self._in_flight < MAX_IN_FLIGHT // 2:
+                self._go_on("in-flight")
             if not self._serving:
-                self._serve_next()
+                self._flush()
 
         answer.addTimeout(request.deadline + GRACE, self.clock, _too_late)
         answer.addBoth(done)
-        self._look_at_load()
+        if self._in_flight >= MAX_IN_FLIGHT:
+            self._stop("in-flight")
 
-    def _answer(self, tag: str | None, line: bytes) -> None:
-        """Answer at once; an untagged request only behind those before it."""
-        if tag is None and self._slots:
-            self._slots.append(_Slot(line))
-            self._look_at_load()
-        else:
-            self._output.append(line)
-            self._output_size += len(line)
-
-    def _put(self, slot: _Slot | None, line: bytes) -> None:
-        """Put out a reply as soon as its place has come; without a slot that is now."""
-        if slot is not None:
-            slot.line = line
-        else:
-            self._output.append(line)
-            self._output_size += len(line)
-        while self._slots and (ready := self._slots[0].line) is not None:
-            self._slots.popleft()
-            self._output.append(ready)
-            self._output_size += len(ready)
+    def _answer(self, line: bytes) -> None:
+        self._output.append(line)
+        self._output_size += len(line)
 
     def _write_output(self) -> None:
         output = self._output
@@ -230,7 +202,7 @@ class LineServer(TwistedProtocol):
             return
         if self._output:
             self._write_output()
-        if (self._closing or self._read_closed) and not (self._tagged_in_flight or self._slots or self._lines):
+        if (self._closing or self._read_closed) and not (self._in_flight or self._lines or self._resumption):
             self._hang_up()
 
     def _help_text(self) -> bytes:
@@ -272,13 +244,6 @@ class LineServer(TwistedProtocol):
 
     def stopProducing(self) -> None:
         """The connection is gone; connectionLost follows."""
-
-    def _look_at_load(self) -> None:
-        in_flight = self._tagged_in_flight + len(self._slots)
-        if in_flight >= MAX_IN_FLIGHT:
-            self._stop("in-flight")
-        elif self._stopped_by and in_flight < MAX_IN_FLIGHT // 2:
-            self._go_on("in-flight")
 
     def _stop(self, why: str) -> None:
         if not self._stopped_by:
@@ -346,6 +311,10 @@ class NodeCommands:
     """The verbs that every node has; a node's class adds its own `vocabulary` and `cmd_` methods."""
 
     vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE)
+
+    def knows(self, request: Request) -> bool:
+        """A node without peers knows nobody."""
+        return False
 
     def cmd_help(self, request: Help) -> Answer:
         """The tagged form; the untagged one is answered as text by the connection."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.application.internet import ClientService
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
@@ -213,6 +213,12 @@ class _Told:
         return failure
 
 
+class _QuietClientService(ClientService):
+    """ClientService logs every attempt, once a second for a dead node: who owns the link tells what matters."""
+
+    _log = Logger(observer=cast(Any, lambda event: None))
+
+
 class Link:
     """A connection to one node that is kept up: connects on first use, again when it breaks.
 
@@ -232,7 +238,7 @@ class Link:
         self._broke = False
         there = HostnameEndpoint(reactor, host.encode(), port, timeout=CONNECT_TIMEOUT, attemptDelay=ATTEMPT_DELAY)
         endpoint = _Told(there, self.clock, lambda tried: self.on_refused(tried))
-        self._service = ClientService(
+        self._service = _QuietClientService(
             cast(Any, endpoint),
             cast(Any, _LineClientFactory(self._build)),
             retryPolicy=self._retry,
@@ -269,6 +275,8 @@ class Link:
         )
 
     def _unreachable(self, failure: Failure) -> Failure:
+        if failure.check(CancelledError):
+            return failure  # the one who asked no longer wants to know
         return Failure(Unreachable(f"no connection to {self.address}"))
 
     def _build(self) -> LineClient:

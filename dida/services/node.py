@@ -55,6 +55,16 @@ def number(least: float, most: float, unit: str, kind: type[int] | type[float] =
     return coerce
 
 
+def _named(name: str, coerce: Callable[[str], Any]) -> Callable[[str], Any]:
+    def named(text: str) -> Any:
+        try:
+            return coerce(text)
+        except ValueError as problem:
+            raise ValueError(f"--{name}: {problem}") from None
+
+    return named
+
+
 milliseconds = number(0, 86_400_000, "milliseconds")
 
 
@@ -73,6 +83,13 @@ class Options(usage.Options):
 
     command = ""
     required: tuple[str, ...] = ()
+
+    def __init_subclass__(cls) -> None:
+        """What is wrong with an option's value is told with the option's name."""
+        super().__init_subclass__()
+        for option in cls.__dict__.get("optParameters", ()):
+            if len(option) > 4:
+                option[4] = _named(option[0], option[4])
 
     def parseOptions(self, options: Any = None) -> None:
         try:

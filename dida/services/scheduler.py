@@ -26,7 +26,7 @@ class Options(NodeOptions):
     """What `twistd dida-scheduler` takes."""
 
     command = "dida-scheduler"
-    synopsis = "Usage: twistd [options] dida-scheduler --id sc1 --url http://localhost:2000 [options]"
+    synopsis = "--id sc1 --url http://localhost:2000 [options]"
     optParameters = [
         ["policy", None, "least-active", f"which worker is next: {' or '.join(POLICIES)}"],
         [

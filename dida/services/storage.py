@@ -153,6 +153,10 @@ class StorageService(NodeService, StorageCommands):
         answer = self._answered(lambda token: self.replica.on_peer(token, message, self._reactor.seconds()))
         return Deferred() if self._goes_off(f"{verb}.reply") == "drop" else answer
 
+    def knows(self, request: Request) -> bool:
+        """Members of the view; while there is none, whoever may bring the state."""
+        return isinstance(request, PeerMessage) and self.replica.knows(request)
+
     def _goes_off(self, name: str) -> str | None:
         """What an armed failpoint does here; kill and pause are done at once."""
         action = self._failpoints.hit(name)

@@ -25,7 +25,7 @@ class Options(NodeOptions):
     """What `twistd dida-worker` takes."""
 
     command = "dida-worker"
-    synopsis = "Usage: twistd [options] dida-worker --id w1 --url http://localhost:4001 [options]"
+    synopsis = "--id w1 --url http://localhost:4001 [options]"
     optParameters = [
         ["gossip-delay", None, 0, "milliseconds slept before a request is forwarded", milliseconds],
         ["operators", None, None, "folder of the operators' files (default: operators, here or as installed)"],

@@ -228,3 +228,30 @@ def test_crash_kills_the_process(tmp_path: Path) -> None:
         assert words_of(cluster.nodes[2].ask("updateif k v w"))[0] == "ok"
     finally:
         cluster.end()
+
+
+def test_a_stranger_can_not_lengthen_its_lines(cluster: StorageCluster) -> None:
+    """The verbs of peers raise the limit of a line for members of the view only."""
+    with cluster.nodes[1].connect() as node:
+        assert node.ask('gossip {"cluster": "dida", "sender": "9:x"}').startswith("error ")
+        node.send_raw(b"write a " + b"x" * (2**20 + 1) + b"\n")
+        assert node.line().startswith("error line-too-long")
+
+
+def test_every_verb_without_its_members_is_answered(cluster: StorageCluster) -> None:
+    """A verb typed alone gets one line, whatever it lacks."""
+    with cluster.nodes[1].connect() as node:
+        for verb in object_of(node.ask("#t help").removeprefix("#t ")):
+            if verb not in ("help", "quit", "crash", "watch"):
+                assert node.ask(verb).split()[0] in ("ok", "error"), verb
+    assert "Traceback" not in cluster.nodes[1].output
+
+
+def test_a_list_of_large_records_comes_in_pages(cluster: StorageCluster, key: str) -> None:
+    """A reply to `list` stays below a megabyte or two, however large the records are."""
+    with cluster.nodes[3].connect() as node:
+        for number in range(6):
+            node.ask(f"write {key}-{number} {'x' * 300_000}")
+        page = node.ask_object(f'list {{"from": "{key}"}}')
+        assert len(page["records"]) < 6
+        assert page["next"].startswith(key)

@@ -177,6 +177,17 @@ def test_every_verb_says_its_form(kind: type[Request]) -> None:
     assert form.about
 
 
+@names
+def test_a_verb_alone(kind: type[Request]) -> None:
+    """A verb without anything is a request, or a bad request that tells its form: never a bug."""
+    try:
+        _, request = wire.decode(form_of(kind).verb.encode(), vocabulary(kind))
+    except BadRequest as problem:
+        assert problem.words[0].endswith(f"expected: {kind.usage}") or problem.words[0].startswith("expected: ")
+    else:
+        assert isinstance(request, kind)
+
+
 def test_verbs_are_said_once() -> None:
     """No two classes of one vocabulary share a verb, except where one overrides the node's own."""
     for kinds in (messages.NODE, chain_messages.SCHEDULER, chain_messages.WORKER, peer_messages.PEER):

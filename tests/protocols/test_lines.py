@@ -39,6 +39,12 @@ class Server:
         self.connection.dataReceived("".join(f"{line}\r\n" for line in said).encode())
         return self.wire.lines()
 
+    def answers(self) -> list[str]:
+        """What is answered once the reactor has turned, so that lines that waited were served."""
+        for _ in range(10):
+            self.clock.advance(0)
+        return self.wire.lines()
+
     def hang_up(self) -> None:
         self.connection.connectionLost(Failure(ConnectionDone()))
 
@@ -60,11 +66,19 @@ def test_untagged_requests_are_answered_in_order(server: Server) -> None:
     assert server.say("write a 1", "read b", "write c 1", "nonsense", "help") == []
     assert [type(request).__name__ for request in server.desk.seen] == ["Write"]
     server.desk.waiting["a"].callback(ok("a"))
-    assert server.wire.lines() == ["ok a", READ("b")]
+    assert server.answers() == ["ok a", READ("b")]
     server.desk.waiting["c"].callback(ok("c"))
-    answers = server.wire.lines()
+    answers = server.answers()
     assert answers[:2] == ["ok c", "error unknown-verb nonsense"]
     assert answers[-1] == "ok"
+
+
+def test_an_answer_does_not_call_the_node_again(server: Server) -> None:
+    """The next line is served in a turn of its own: a node that answers is never called in the middle of that."""
+    server.say("write a 1", "read b")
+    server.desk.waiting["a"].callback(ok("a"))
+    assert len(server.desk.seen) == 1
+    assert server.answers() == ["ok a", READ("b")]
 
 
 def test_tagged_requests_are_answered_as_they_come(server: Server) -> None:
@@ -76,7 +90,7 @@ def test_tagged_requests_are_answered_as_they_come(server: Server) -> None:
     ]
     server.desk.waiting["c"].callback(ok("c"))
     server.desk.waiting["a"].callback(ok("a"))
-    assert server.wire.lines() == ["ok c", "#1 ok a"]
+    assert server.answers() == ["ok c", "#1 ok a"]
 
 
 def test_what_one_read_brings_is_answered_by_one_write(server: Server) -> None:
@@ -167,7 +181,7 @@ def test_a_late_bug_is_one_error_line_and_in_the_log(server: Server, logged_erro
     """The same for a command whose Deferred fails."""
     assert server.say("write a 1", "ping") == []
     server.desk.waiting["a"].errback(ZeroDivisionError())
-    assert server.wire.lines() == [BUG, "ok"]
+    assert server.answers() == [BUG, "ok"]
     assert len(logged_errors) == 1
     logged_errors.clear()
 
@@ -176,13 +190,13 @@ def test_every_request_is_answered_by_its_deadline(server: Server) -> None:
     """A command that does not answer is answered for, a little after the request's deadline."""
     assert server.say('write a 1 {"deadline": 2}', "#1 write b 1", "ping") == []
     server.clock.advance(2.9)
-    assert server.wire.lines() == []
+    assert server.answers() == []
     server.clock.advance(0.2)
-    assert server.wire.lines() == ['error unknown-outcome "no answer within the deadline"', "ok"]
+    assert server.answers() == ['error unknown-outcome "no answer within the deadline"', "ok"]
     server.clock.advance(8)
-    assert server.wire.lines() == ['#1 error unknown-outcome "no answer within the deadline"']
+    assert server.answers() == ['#1 error unknown-outcome "no answer within the deadline"']
     server.desk.waiting["a"].callback(ok("too late"))
-    assert server.wire.lines() == []
+    assert server.answers() == []
     assert server.clock.getDelayedCalls() == []
 
 
@@ -220,7 +234,7 @@ def test_what_was_asked_before_a_line_that_is_too_long_is_answered_before_it(ser
     assert server.say("write a 1", "x" * 300) == []
     assert server.wire.closed == ""
     server.desk.waiting["a"].callback(ok("a"))
-    assert [answer.split(" ")[:2] for answer in server.wire.lines()] == [["ok", "a"], ["error", "line-too-long"]]
+    assert [answer.split(" ")[:2] for answer in server.answers()] == [["ok", "a"], ["error", "line-too-long"]]
     assert server.wire.closed == "writing"
 
 
@@ -232,9 +246,14 @@ class Bulky(Request):
 
 
 def test_a_connection_that_brings_bulky_requests_has_a_limit_of_its_own(server: Server) -> None:
-    """A kind of request may need longer lines: from the first one on, its connection takes them, no other."""
+    """A peer's requests may need longer lines: from its first one on, its connection takes them, no other."""
     server.desk.vocabulary = {**Desk.vocabulary, **vocabulary(Bulky)}
     long, answer = "k" * 400, READ("k" * 400)
+    stranger = Server()
+    stranger.desk.vocabulary = server.desk.vocabulary
+    stranger.say("home word")
+    assert stranger.say(f"read {long}")[0].startswith('error line-too-long "longer than 200 bytes')
+    server.desk.peers = ("word",)
     server.say("home word")
     assert server.say(f"read {long}") == [answer]
     assert server.say("x" * 501)[0].startswith('error line-too-long "longer than 500 bytes')
@@ -248,9 +267,9 @@ def test_quit_closes_when_all_is_answered(server: Server) -> None:
     """After quit nothing more is read; what was asked before is answered, then ok, then the end."""
     assert server.say("write a 1", "#1 write b 1", "quit", "read k") == []
     server.desk.waiting["b"].callback(ok("b"))
-    assert (server.wire.lines(), server.wire.closed) == (["#1 ok b"], "")
+    assert (server.answers(), server.wire.closed) == (["#1 ok b"], "")
     server.desk.waiting["a"].callback(ok("a"))
-    assert (server.wire.lines(), server.wire.closed) == (["ok a", "ok"], "writing")
+    assert (server.answers(), server.wire.closed) == (["ok a", "ok"], "writing")
     server.connection.writeConnectionLost()
     server.connection.readConnectionLost()
     assert server.wire.disconnecting
@@ -264,7 +283,7 @@ def test_a_client_that_only_listens_any_more_gets_its_answers(server: Server) ->
     server.connection.readConnectionLost()
     assert server.wire.closed == ""
     server.desk.waiting["a"].callback(ok("a"))
-    assert (server.wire.lines(), server.wire.closed) == (["ok a", "ok"], "wholly")
+    assert (server.answers(), server.wire.closed) == (["ok a", "ok"], "wholly")
 
 
 def test_a_client_that_only_listens_from_the_start(server: Server) -> None:
@@ -289,7 +308,7 @@ def test_answers_to_a_client_that_is_gone_are_dropped(server: Server) -> None:
     server.hang_up()
     server.desk.waiting["b"].callback(ok("b"))
     server.clock.advance(5)
-    assert (server.wire.lines(), server.wire.closed) == ([], "")
+    assert (server.answers(), server.wire.closed) == ([], "")
     assert server.clock.getDelayedCalls() == []
 
 
@@ -304,7 +323,7 @@ def test_a_client_that_does_not_read_is_not_read_from(server: Server) -> None:
     assert server.desk.seen == []
     server.connection.resumeProducing()
     server.clock.advance(0)
-    assert server.wire.lines() == [READ("a"), READ("b")]
+    assert server.answers() == [READ("a"), READ("b")]
     assert server.wire.producerState == "producing"
 
 
@@ -349,7 +368,7 @@ def test_requests_that_wait_for_their_turn_are_bounded(server: Server) -> None:
     assert len(server.desk.seen) == 1
     assert server.wire.producerState == "paused"
     server.desk.waiting["a"].callback(ok("a"))
-    assert len(server.wire.lines()) == 11
+    assert len(server.answers()) == 11
     assert server.wire.producerState == "producing"
 
 
@@ -361,7 +380,7 @@ def test_half_closed_with_lines_still_waiting(server: Server) -> None:
     assert server.wire.closed == ""
     server.connection.resumeProducing()
     server.clock.advance(0)
-    assert (server.wire.lines(), server.wire.closed) == ([READ("a"), "ok"], "wholly")
+    assert (server.answers(), server.wire.closed) == ([READ("a"), "ok"], "wholly")
 
 
 # --- a connection over TCP ----------------------------------------------------------------------

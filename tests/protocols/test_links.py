@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -228,6 +229,15 @@ async def test_a_link_to_nobody(listener: Listener, link: Link) -> None:
     listener.open()
     await turn(listener.reactor, lambda: link.client is not None)
     assert await link.ask(Ping(), 5) == Ok()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_question_that_is_cancelled_while_connecting(listener: Listener, link: Link) -> None:
+    """Who cancels a question hears of that, not of a node that can't be reached: a loop that asks ends."""
+    asked = link.ask(Ping(), 5)
+    asked.cancel()
+    with pytest.raises(CancelledError):
+        await asked
 
 
 @pytest_twisted.ensureDeferred

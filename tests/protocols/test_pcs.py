@@ -25,7 +25,8 @@ class Server:
 
     def __init__(self) -> None:
         self.table = FakeTable()
-        self.connection = LineServerFactory(PcsCommands("pcs", self.table), Clock()).buildProtocol(None)
+        self.clock = Clock()
+        self.connection = LineServerFactory(PcsCommands("pcs", self.table), self.clock).buildProtocol(None)
         self.wire = Wire()
         self.connection.makeConnection(self.wire)
 
@@ -58,11 +59,13 @@ def test_tables(server: Server) -> None:
     (table,) = server.say("watch")
     assert table.startswith('ok {"number":4,"nodes":[{' + ROW)
     assert server.say("watch 4") == []
-    assert server.say("status") == [], "untagged answers keep their order"
+    assert server.say("#1 status") == ['#1 ok {"id":"pcs","role":"pcs","ready":true,"alive":["w1"],"dead":["w2"]}']
+    assert server.say("status") == [], "an untagged request waits for its turn"
     server.table.change("w1", state="ended", ended="exit status 0")
+    server.clock.advance(0)
     watched, status = server.wire.lines()
     assert watched.startswith('ok {"number":5,')
-    assert status == 'ok {"id":"pcs","role":"pcs","ready":true,"alive":["w1"],"dead":["w2"]}'
+    assert status == 'ok {"id":"pcs","role":"pcs","ready":true,"alive":[],"dead":["w1","w2"]}'
 
 
 @pytest.mark.parametrize(
