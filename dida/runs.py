@@ -9,6 +9,7 @@ at its worker, and nothing else does. The newest `keep` runs stay known.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 from attrs import define, field
@@ -19,7 +20,7 @@ from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
 from dida.redo import rewound
 from dida.scheduling import LeastActive
 from dida.timestamps import Timestamp
-from dida.wire import unshaped
+from dida.versions import Version
 
 SLACK = 0.2
 """Seconds that a worker's word may be on its way."""
@@ -398,6 +399,11 @@ def _at(step: Assignment) -> str:
     return f"{step.operator} at position {step.position} on {step.worker}"
 
 
+def _said(owner: object, name: object, value: Any) -> Any:
+    """A value of a step as it goes into a reply."""
+    return str(value) if isinstance(value, Version) else value
+
+
 def summary(run: RunRecord) -> dict[str, object]:
     """A run as `runs` lists it."""
     return {
@@ -414,7 +420,7 @@ def outcome(run: RunRecord) -> dict[str, object]:
     members: dict[str, object] = {
         "run": run.id,
         "input": run.input,
-        "steps": [unshaped(step) for step in run.steps],
+        "steps": [attrs.asdict(step, value_serializer=_said) for step in run.steps],
         "ms": run.ms,
         "after": run.after,
         "rounds": run.round,
