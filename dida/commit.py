@@ -145,7 +145,7 @@ class Commit:
         queue = self._queues.setdefault(op.key, deque())
         if len(queue) >= MAX_QUEUE:
             text = f"{MAX_QUEUE} operations already wait at this key: try again later"
-            self.local.answer(waiting.token, Error(errors.UNAVAILABLE, (text,)))
+            self.local.answer(waiting.token, refused(waiting, text))
             return
         delayed = op.verb == "updateif" and bool(self.local.others())
         start_at = now + (self.local.config.gossip_delay if delayed else 0)
@@ -440,7 +440,7 @@ class Commit:
             return False
         if len(lock.queue) >= MAX_QUEUE:
             text = f"{MAX_QUEUE} writes already wait at this key: try again later"
-            self.local.answer(waiting.token, Error(errors.UNAVAILABLE, (text,)))
+            self.local.answer(waiting.token, refused(waiting, text))
         else:
             lock.queue.append(waiting)
         return True
@@ -559,10 +559,15 @@ class Commit:
 
 
 def too_late(waiting: Waiting) -> Error:
-    """The answer at the deadline: nothing was changed, where that is sure."""
-    if waiting.op.id is not None and waiting.op.retry or waiting.passed_on:
+    """The answer at the deadline."""
+    return refused(waiting, "not possible within the deadline; nothing was changed, try again")
+
+
+def refused(waiting: Waiting, why: str) -> Error:
+    """The answer when it is not done: nothing was changed, where that is sure, for an earlier try may take effect."""
+    if waiting.passed_on or (waiting.op.id is not None and waiting.op.retry):
         return unknown_outcome()
-    return Error(errors.UNAVAILABLE, ("not possible within the deadline; nothing was changed, try again",))
+    return Error(errors.UNAVAILABLE, (why,))
 
 
 def unknown_outcome() -> Error:

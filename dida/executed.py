@@ -100,8 +100,14 @@ class Executed:
             for name, s in self._sessions.items()
         ]
 
-    def load(self, dumped: list[Any], now: float) -> None:
-        """Take over a dump."""
+    @property
+    def expired_sessions(self) -> list[str]:
+        """What a node that joins must know, too: their ids are not to be executed again."""
+        return list(self._expired)
+
+    def load(self, dumped: list[Any], expired: list[str], now: float) -> None:
+        """Take over a part of a dump."""
+        self._expired.update(dict.fromkeys(expired))
         for name, age, lowest, answers in dumped:
             session = _Session(now - age, lowest)
             for number, is_ok, words, after in answers:

@@ -12,7 +12,7 @@ Availability Using Lazy Replication" (1992). This module neither commits nor kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from attrs import define, field
@@ -270,8 +270,10 @@ class Replication:
 
     # --- the barrier of a new view --------------------------------------------------------------
 
-    def settle(self, base: Timestamp, live: Iterable[str], now: float) -> None:
+    def settle(self, base: Timestamp, live: Iterable[str], stayed: Collection[str], now: float) -> None:
         """A new view of the components `live` begins: all its members have exactly `base`.
+
+        Those that have `stayed` will have it; a node that joins has it for good when it says so in the new view.
 
         Commits are exposed, held-back records applied (what they still lack died with its component),
         the dead leave the timestamps, the log is empty.
@@ -293,7 +295,11 @@ class Replication:
         self.unsettled.clear()
         self.value_ts = dict(kept)
         self.exposed = {s: n for s, n in self.exposed.items() if s in kept}
-        self.table = {component: dict(kept) for component in sorted(alive) if component != self.local.component}
+        self.table = {
+            component: dict(kept) if component in stayed else {}
+            for component in sorted(alive)
+            if component != self.local.component
+        }
         self._gossiping.clear()
         self._due.clear()
         self._fetching.clear()
@@ -315,6 +321,7 @@ class Replication:
         parts.append({"records": batch})
         sessions = self.executed.dump(now)
         parts += [{"executed": sessions[at : at + 2000]} for at in range(0, len(sessions), 2000)]
+        parts.append({"expired": self.executed.expired_sessions})
         held = [self.held[place] for place in sorted(self.held)]
         parts += [{"held": held[at : at + 100]} for at in range(0, len(held), 100)]
         parts.append({"value_ts": self.value_ts, "have": self.log.have, "exposed": dict(self.exposed)})
@@ -326,7 +333,7 @@ class Replication:
         self.executed = Executed(self.executed.ttl)
         for part in parts:
             self.store.load(part.get("records", []))
-            self.executed.load(part.get("executed", []), now)
+            self.executed.load(part.get("executed", []), part.get("expired", []), now)
             if "have" in part:
                 self.value_ts = dict(part["value_ts"])
                 self.log.restart(part["have"])

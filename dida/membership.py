@@ -151,7 +151,7 @@ class Membership:
         if peer not in self._beating:
             self._beating[peer] = self._beat[peer] = now
             have, oldest = self.replication.log.have, self.local.oldest
-            self.local.send(member, Heartbeat(**self.local.stamp(), have=have, oldest=oldest))
+            self.local.send(member, Heartbeat(**self.local.stamp(), have=have, oldest=oldest, at=now))
 
     def on_heartbeat(self, message: Heartbeat, now: float) -> Reply:
         """A member asks whether this node is there: it may count on that for its lease."""
@@ -159,10 +159,14 @@ class Membership:
         self.replication.confirm(message.sender, message.have)
         return Ok((), {"have": self.replication.log.have})
 
-    def on_beat(self, peer: str, have: Timestamp | None, now: float) -> None:
-        """The answer to a heartbeat; None: it did not get through."""
-        sent = self._beating.pop(peer, None)
-        if have is not None and sent is not None:
+    def on_beat(self, peer: str, sent: float, have: Timestamp | None, now: float) -> None:
+        """The answer to the heartbeat of the time `sent`; None: it did not get through.
+
+        The lease counts from then on: what is read late, after a pause say, renews nothing.
+        """
+        if self._beating.get(peer) == sent:
+            del self._beating[peer]
+        if have is not None and self.local.member(peer) is not None:
             self.halted.pop(peer, None)
             self._lease[peer] = max(sent, self._lease.get(peer, -FOREVER))
             self.replication.confirm(peer, have)
@@ -620,7 +624,8 @@ class Membership:
             self.departed.pop(member.replica, None)
             self._remember(member)
         self.local.enter(view)
-        self.replication.settle(base, live, now)
+        stayed = [m.component for m in old.members] if old is not None else []
+        self.replication.settle(base, live, stayed, now)
         self.base = dict(base)
         self._entered_at = now
         self.gone = {component: since for component, since in self.gone.items() if component in live}

@@ -178,6 +178,8 @@ class Heartbeat(PeerMessage):
     have: Timestamp = field(factory=dict)
     oldest: Counter = 0
     """The sender's transactions with lower numbers have ended."""
+    at: float = 0.0
+    """The sender's clock when it was sent: to nobody else of any meaning."""
 
 
 @frozen

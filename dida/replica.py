@@ -14,7 +14,7 @@ from attrs import evolve
 
 from dida import errors, wire
 from dida.addresses import StorageAddress
-from dida.commit import Commit, Operation, Waiting, too_late, unknown_outcome
+from dida.commit import Commit, Operation, Waiting, refused, too_late, unknown_outcome
 from dida.errors import DidaError
 from dida.executed import Executed, answered
 from dida.gossip import Replication
@@ -168,7 +168,7 @@ class Replica:
 
     def _park(self, waiting: Waiting, now: float) -> Reply | None:
         if len(self.waiting) >= self.config.max_waiting and not waiting.passed_on:
-            return Error(errors.UNAVAILABLE, (f"{self.config.max_waiting} requests already wait here",))
+            return refused(waiting, f"{self.config.max_waiting} requests already wait here")
         self.waiting[waiting.token] = waiting
         self._since.setdefault(waiting.token, now)
         return None
@@ -216,11 +216,11 @@ class Replica:
         if self.commit.queue_write(waiting):
             return None
         if replication.log.size >= self.config.max_log or (op.id is not None and replication.executed.full):
-            return Error(errors.UNAVAILABLE, ("too many updates are not confirmed by all members: try again later",))
+            return refused(waiting, "too many updates are not confirmed by all members: try again later")
         concern = self.config.write_concern
         if concern > len(self.local.others()) + 1:
             text = f"write concern {concern} needs more members than the {len(self.local.others()) + 1} alive"
-            return Error(errors.UNAVAILABLE, (text,))
+            return refused(waiting, text)
         self.counts["writes"] += 1
         newest = replication.store.newest(op.key)
         record = replication.next_record(
@@ -368,7 +368,7 @@ class Replica:
         match message:
             case Heartbeat():
                 have = wire.shaped(ok.object, Has).have if ok is not None and in_force else None
-                self.membership.on_beat(peer, have, now)
+                self.membership.on_beat(peer, message.at, have, now)
             case Join():
                 if ok is not None:
                     self.membership.on_joined(wire.shaped(ok.object, Heard).heard)

@@ -14,7 +14,6 @@ from attrs import define, field
 
 from dida.versions import Version
 
-
 PAGE = 512 * 1024
 """Characters of keys and values in one page, about; a single record may be larger."""
 

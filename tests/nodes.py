@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -21,14 +22,25 @@ START_TIME = 20.0
 """Seconds that a node may take to be ready."""
 
 _T = TypeVar("_T")
+_candidates = (20_000 + (os.getpid() * 61 + number) % 12_000 for number in itertools.count())
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
+    """A TCP port that nobody listens on now.
+
+    It is below those that the kernel takes for outgoing connections, and processes begin at different places: a
+    port that was free stays so until its node listens there.
+    """
+    return next(filter(_is_free, _candidates))
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+        try:
+            found.bind(("", port))
+        except OSError:
+            return False
+        return True
 
 
 def until(what: str, condition: Callable[[], _T], seconds: float = START_TIME) -> _T:

@@ -2,32 +2,34 @@
 
 - `linearizable`: updateIfs and latest reads of a key, by the search of Wing and Gong (1993) with Lowe's
   cache of visited states (2017); exact, for short histories. Running out of steps is a failure.
-- `chain`: the same operations in near-linear time, for long histories of unique values: every success names
-  the value that it replaced, so the order is known.
-- `sessions`: read your writes, monotonic reads, monotonic writes, writes follow reads, and causality across
-  keys, for plain operations with unique values.
+- `chain`: the same operations in near-linear time, for long histories of keys that only updateifs write: every
+  success names the value that it replaced, so the order is known.
+- `real_time`: updateifs and latest reads of any key never go back, and see all writes that were acknowledged.
+- `sessions`: read your writes, monotonic reads, monotonic writes, writes follow reads, and causality across keys.
+- `predecessors`, `once`: what is stored in the end is an order in which each updateif replaced what it says.
+- `nobody`, `one_value`, `late`: no answer shows what nobody wrote, or two values of one version, or comes late.
+
+Values are unique. All but the first take time in proportion to the history (times its logarithm), so they do for
+histories of real processes, too. `lost` are the versions that died with a crashed replica.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from itertools import pairwise
 
 from attrs import evolve
 
-from dida.simulate.history import FAILED, LOST, NO, OK, UNKNOWN, Event, History
+from dida.simulate.history import FAILED, FOREVER, LOST, NO, OK, UNKNOWN, Event, History, Shown
 from dida.versions import Version
 
 MAX_OPERATIONS = 200
 MAX_STEPS = 200_000
-FOREVER = float("inf")
 
-
-def by_key(history: History) -> dict[str, History]:
-    """The history of each key, by time of invocation."""
-    keys: dict[str, History] = defaultdict(list)
-    for event in sorted(history, key=lambda e: e.invoked):
-        keys[event.key].append(event)
-    return dict(keys)
+Stored = Mapping[str, list[tuple[Version, str]]]
+"""Key to its versions with their values, newest first."""
 
 
 # --- linearizability ------------------------------------------------------------------------------
@@ -36,9 +38,12 @@ def by_key(history: History) -> dict[str, History]:
 def linearizable(history: History, initial: str | None) -> str | None:
     """Whether the updateIfs and latest reads of one key have an order that explains all answers.
 
-    An operation of unknown outcome may take effect at any later time, or never.
+    An operation of unknown outcome may take effect at any later time, or never; plain reads are left out.
     """
-    events = [e for e in history if e.outcome not in (FAILED, LOST) and (e.verb != "read" or e.outcome == OK)]
+    heard = (OK, NO)
+    events = [
+        e for e in history if e.outcome in heard and (e.changes or e.latest) or e.outcome == UNKNOWN and e.changes
+    ]
     if len(events) > MAX_OPERATIONS:
         return f"{len(events)} operations are more than the {MAX_OPERATIONS} that can be searched"
     events.sort(key=lambda e: e.invoked)
@@ -56,16 +61,16 @@ def linearizable(history: History, initial: str | None) -> str | None:
         for i, event in enumerate(events):
             if event.invoked > horizon:
                 break
-            if done >> i & 1:
+            if done >> i & 1 or not _possible(event, state):
                 continue
-            for following in _step(event, state):
-                steps += 1
-                if steps > MAX_STEPS:
-                    return f"no order found in {MAX_STEPS} steps, and none excluded"
-                entry = (done | 1 << i, following)
-                if entry not in visited:
-                    visited.add(entry)
-                    stack.append(entry)
+            steps += 1
+            if steps > MAX_STEPS:
+                return f"no order found in {MAX_STEPS} steps, and none excluded"
+            written = event.changes and event.outcome != NO
+            entry = (done | 1 << i, event.value if written else state)
+            if entry not in visited:
+                visited.add(entry)
+                stack.append(entry)
     return f"no order of its {len(events)} operations explains the answers"
 
 
@@ -78,29 +83,26 @@ def beginning(history: History, most: int = MAX_OPERATIONS) -> History:
     return [e if e.returned < end else evolve(e, returned=FOREVER, outcome=UNKNOWN) for e in events[:most]]
 
 
-def _step(event: Event, state: str | None) -> list[str | None]:
-    """The states that the operation may lead to from `state`; none when its answer excludes this place."""
-    if event.verb == "read":
-        return [state] if state == event.value else []
+def _possible(event: Event, state: str | None) -> bool:
+    """Whether the operation can have its answer in `state`."""
     if event.verb == "write":
-        return [event.value]
+        return True
+    if event.verb == "read":
+        return state == (event.value if event.outcome == OK else None)
     if event.outcome == NO:
-        return [state] if state != event.old and state == event.seen else []
-    if event.outcome == OK:
-        return [event.value] if state == event.old else []
-    return [event.value] if state == event.old else []  # unknown: when it took effect, then so
+        return state != event.old and state == event.seen
+    return state == event.old  # of unknown outcome: where it took effect, then so
 
 
 # --- the chain of compare and swap ----------------------------------------------------------------
 
 
 def chain(history: History, initial: str | None) -> list[str]:
-    """Forks, values from nowhere and real-time inversions of one key; values must be unique."""
+    """Forks, values from nowhere and real-time inversions of one key that only updateifs write."""
     wrong: list[str] = []
     parent: dict[str, str | None] = {}
     child: dict[str | None, str] = {}
     maybe: dict[str, str | None] = {}
-    known: dict[str, Event] = {}
     for event in history:
         if event.verb != "updateif" or event.value is None:
             continue
@@ -109,13 +111,12 @@ def chain(history: History, initial: str | None) -> list[str]:
                 wrong.append(f"fork: {child[event.old]} and {event.value} both replaced {event.old}")
             child[event.old] = event.value
             parent[event.value] = event.old
-            known[event.value] = event
         elif event.outcome == UNKNOWN:
             maybe[event.value] = event.old
     if wrong:
         return wrong
-    seen = [e.value if e.verb == "read" else e.seen for e in history if e.latest or e.outcome == NO]
-    values = [v for v in [*seen, *(p for p in parent.values())] if v is not None]
+    values = [shown.value for e in history if (shown := e.shown) is not None]
+    values += [old for old in parent.values() if old is not None]
     while values:  # what was seen happened: also updates of unknown outcome, and what they replaced
         value = values.pop()
         if value == initial or value in parent:
@@ -137,30 +138,51 @@ def chain(history: History, initial: str | None) -> list[str]:
     while value_at in child and child[value_at] not in place:
         value_at = child[value_at]
         place[value_at] = len(place)
-    lost = [value for value in parent if value not in place]
-    if lost:
-        return [f"not on the chain from {initial}: {value}" for value in lost]
-    return wrong + _inversions(history, place)
+    apart = [value for value in parent if value not in place]
+    if apart:
+        return [f"not on the chain from {initial}: {value}" for value in apart]
+    return _back_in_time(history, place)
 
 
-def _inversions(history: History, place: dict[str | None, int]) -> list[str]:
+def _back_in_time(history: History, place: dict[str | None, int]) -> list[str]:
     """Answers that show less of the chain than an answer that was there before they were asked for."""
     wrong = []
-    answers = []
-    for event in history:
-        if event.outcome in (OK, NO) and (event.verb == "updateif" or event.latest):
-            shown = event.seen if event.outcome == NO else event.value
-            if shown in place:
-                answers.append((event, place[shown]))
+    answers = [(event, place[shown.value]) for event in history if event.ordered and (shown := event.shown) is not None]
     by_return = sorted(answers, key=lambda pair: pair[0].returned)
     newest, at = 0, 0
     for event, shows in sorted(answers, key=lambda pair: pair[0].invoked):
         while at < len(by_return) and by_return[at][0].returned < event.invoked:
             newest = max(newest, by_return[at][1])
             at += 1
-        least = newest + 1 if event.verb == "updateif" and event.outcome == OK else newest
-        if shows < least:
-            wrong.append(f"back in time: {event.session} {event.verb} {event.key} shows {event.seen or event.value}")
+        if shows < newest + (event.changes and event.outcome == OK):
+            wrong.append(f"back in time: {event}")
+    return wrong
+
+
+def real_time(history: Iterable[Event], lost: Collection[Shown] = ()) -> list[str]:
+    """Updateifs and latest reads that show less than what was acknowledged before they were asked for."""
+    wrong: list[str] = []
+    floors: dict[str, tuple[list[float], list[Version]]] = {}
+    events = list(history)
+    for event in sorted(events, key=lambda e: e.returned):
+        shown = event.shown
+        if shown is None or not (event.ordered or event.changes) or shown in lost:
+            continue
+        times, versions = floors.setdefault(event.key, ([], []))
+        if not versions or versions[-1] < shown.version:
+            times.append(event.returned)
+            versions.append(shown.version)
+    for event in events:
+        if not event.ordered or event.outcome not in (OK, NO) or event.key not in floors:
+            continue
+        times, versions = floors[event.key]
+        before = bisect_left(times, event.invoked)
+        if before == 0:
+            continue
+        floor = versions[before - 1]
+        replaced = event.changes and event.outcome == OK
+        if event.version is None or event.version < floor or (replaced and event.version == floor):
+            wrong.append(f"back in time: {event} when {floor} was there")
     return wrong
 
 
@@ -169,40 +191,119 @@ def _inversions(history: History, place: dict[str | None, int]) -> list[str]:
 Context = dict[str, Version]
 
 
-def sessions(history: History, lost: set[str]) -> list[str]:
-    """The session guarantees and causality. `lost` are values that died with a crashed replica: what was
-    seen of them is not asked for. A session that heard `lost-update` begins anew."""
+def sessions(history: Iterable[Event], lost: Collection[Shown] = (), forks: bool = False) -> list[str]:
+    """The session guarantees and causality. What a session saw of lost versions counts until it heard of the loss;
+    what it learned of them through others does not count. Where two sides of a partition go on (`forks`), who hears
+    of a loss goes over to the other side, and begins anew."""
     wrong: list[str] = []
-    contexts: dict[str, Context] = defaultdict(dict)
-    written: dict[str, Context] = {}
-    for event in sorted(history, key=lambda e: e.returned):
-        context = contexts[event.session]
+    kept: dict[str, Context] = defaultdict(dict)
+    fragile: dict[str, Context] = defaultdict(dict)
+    causes: dict[str, Context] = {}
+    moments = [(e.invoked, 1, n, e) for n, e in enumerate(history)]
+    moments += [(e.returned, 0, n, e) for _, _, n, e in moments if e.returned < FOREVER]
+    for _, begins, _, event in sorted(moments):
+        context, key = kept[event.session], event.key
+        if begins:
+            if event.changes and event.value is not None:
+                causes[event.value] = dict(context)
+                if event.old is not None:
+                    _raise(causes[event.value], causes.get(event.old, {}))
+            continue
         if event.outcome == LOST:
-            context.clear()
+            fragile[event.session].clear()
+            if forks:
+                context.clear()
             continue
-        if event.outcome not in (OK, NO) or event.version is None:
+        shown = event.shown
+        if event.outcome not in (OK, NO) or event.wanted is not None:
             continue
-        shown = event.seen if event.outcome == NO else event.value
-        seen = context.get(event.key)
-        if seen is not None and (
-            event.version < seen or (event.verb != "read" and event.outcome == OK and event.version == seen)
-        ):
-            wrong.append(f"{event.session}: {event.verb} {event.key} gave {event.version} after {seen} was seen")
-        if event.verb != "read" and event.outcome == OK and event.value is not None:
-            if event.value not in lost:
-                context[event.key] = event.version
-            written[event.value] = dict(context)
-        elif shown is not None and shown not in lost:
-            for key, version in [*written.get(shown, {}).items(), (event.key, event.version)]:
-                if key not in context or context[key] < version:
-                    context[key] = version
+        for seen in (context.get(key), fragile[event.session].get(key)):
+            if seen is None:
+                continue
+            if shown is None or shown.version < seen:
+                wrong.append(f"{event} after {seen} was seen")
+            elif event.changes and event.outcome == OK and shown.version == seen:
+                wrong.append(f"{event} is no newer than what was seen")
+        if shown is None:
+            continue
+        if shown in lost:
+            _raise(fragile[event.session], {key: shown.version})
+        else:
+            _raise(context, {key: shown.version})
+        if not (event.changes and event.outcome == OK):
+            _raise(context, causes.get(shown.value, {}))
     return wrong
 
 
-def once(stored: dict[str, list[list[str]]]) -> list[str]:
+def _raise(context: Context, other: Mapping[str, Version]) -> None:
+    for key, version in other.items():
+        if key not in context or context[key] < version:
+            context[key] = version
+
+
+# --- single answers, and what is stored in the end ---------------------------------------------------
+
+
+def nobody(history: Iterable[Event], stored: Stored | None = None, forks: bool = False) -> list[str]:
+    """Values that nobody wrote, or not yet, or whose writer heard that nothing was written (where two sides of a
+    partition go on, the other side may have done it)."""
+    events = list(history)
+    writers = {(e.key, e.value): e for e in events if e.changes}
+    wrong = []
+    for event in events:
+        shown = event.shown
+        if shown is None:
+            continue
+        if event.wanted not in (None, shown.version):
+            wrong.append(f"another version than was asked for: {event}")
+        writer = writers.get((shown.key, shown.value))
+        if writer is None or writer.invoked > event.returned:
+            wrong.append(f"value of nobody: {event}")
+        elif writer.outcome in (NO, FAILED, LOST) and writer is not event and not forks:
+            wrong.append(f"value that was refused: {event}; its writer heard {writer.outcome}")
+    for key, versions in (stored or {}).items():
+        for version, value in versions:
+            writer = writers.get((key, value))
+            if writer is None or (writer.outcome in (NO, FAILED, LOST) and not forks):
+                wrong.append(f"stored, and of nobody: {key} {version} {value}")
+    return wrong
+
+
+def one_value(history: Iterable[Event], lost: Collection[Shown] = ()) -> list[str]:
+    """Versions that were shown with two values (the version of a lost update may be given again)."""
+    wrong = []
+    values: dict[tuple[str, Version], str] = {}
+    for event in history:
+        shown = event.shown
+        if shown is None or shown in lost:
+            continue
+        value = values.setdefault((shown.key, shown.version), shown.value)
+        if value != shown.value:
+            wrong.append(f"two values of one version: {value}, and {event}")
+    return wrong
+
+
+def late(history: Iterable[Event], seconds: float) -> list[str]:
+    """Operations that took longer; those that never came back count as late, too."""
+    return [f"late: {e}" for e in history if e.returned - e.invoked > seconds]
+
+
+def once(stored: Stored) -> list[str]:
     """No update was executed twice: unique values stand under one version each."""
     wrong = []
     for key, versions in stored.items():
         values = [value for _, value in versions]
         wrong += [f"{key}: {value} was executed twice" for value in sorted(set(values)) if values.count(value) > 1]
+    return wrong
+
+
+def predecessors(history: Iterable[Event], stored: Stored) -> list[str]:
+    """Each updateif that is stored stands right after the value that it compared with."""
+    wrong = []
+    olds = {(e.key, e.value): e.old for e in history if e.verb == "updateif"}
+    for key, versions in stored.items():
+        for (version, value), (before, replaced) in pairwise(versions):
+            old = olds.get((key, value), replaced)
+            if old != replaced:
+                wrong.append(f"{key} {version} {value} replaced {before} {replaced}, but was to replace {old}")
     return wrong

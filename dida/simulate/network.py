@@ -1,30 +1,44 @@
 """A cluster of replicas in one process, in virtual time, over a network that a seed makes misbehave.
 
-One heap of events, ordered by (time, number); all randomness comes from one `random.Random(seed)`; no set
-of strings is ever iterated. So a seed gives one trace, whatever PYTHONHASHSEED. Connections are modelled
-like TCP: in order within one direction of a connection, delayed (and late, after a partition) but not lost
-within one, lost when it is reset; across connections anything may overtake anything.
+One heap of events, ordered by (time, number); all randomness comes from a `random.Random` that the caller seeds;
+no set of strings is ever iterated. So a seed gives one trace, whatever PYTHONHASHSEED. Connections are modelled
+like TCP: in order within one direction of a connection, delayed (and late, after a partition) but not lost within
+one. When one is reset, what is under way on it is lost, or is read late: across connections anything may overtake
+anything. The clocks of the nodes run alike, but from different beginnings.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from attrs import Factory, define, frozen
 
 from dida import wire
 from dida.addresses import Address, StorageAddress
-from dida.messages import Error, No, Ok, Reply, Request, form_of
+from dida.messages import Error, Reply, Request, form_of, vocabulary
 from dida.outputs import Answer, Config, Note, Output, Send
-from dida.peer_messages import Member
+from dida.peer_messages import PEER, Member, PeerMessage, View
 from dida.replica import Replica
 
 TICK = 0.02
 """Seconds of virtual time between two ticks of a replica."""
+LOOK = 0.01
+"""Seconds of virtual time between two looks whether a run is at its end."""
+MAX_EVENTS = 400_000
+"""Of one run of the cluster; it is some twenty thousand where the nodes come to rest."""
+
+VERB = {kind: form_of(kind).verb for kind in PEER}
+_VOCABULARY = vocabulary(*PEER)
+
+
+class Storm(Exception):
+    """The nodes keep each other busy for ever."""
 
 
 @frozen(kw_only=True)
@@ -37,6 +51,10 @@ class Network:
     """Share of messages whose connection is reset instead."""
     late: float = 0.0
     """Share of messages that take up to 0.3 s longer (and all behind them): less than makes a suspect."""
+    stale: float = 0.0
+    """Share of the messages under way on a connection that is reset which are read all the same, later."""
+    wire: bool = False
+    """Whether messages travel as lines (replies always do)."""
 
 
 @define(eq=False)
@@ -45,10 +63,27 @@ class Node:
 
     number: int
     url: str
+    skew: float = 0.0
+    """What its clock showed in the beginning."""
     replica: Replica | None = None
     life: int = 0
+    component: str = ""
     paused: bool = False
-    backlog: list[Callable[[], None]] = Factory(list)
+    pauses: int = 0
+    backlog: deque[Callable[[], None]] = Factory(deque)
+
+    @property
+    def name(self) -> str:
+        return f"s{self.number}"
+
+
+@frozen(eq=False)
+class _Ask:
+    """A message whose answer is awaited."""
+
+    node: Node
+    life: int
+    send: Send
 
 
 class Cluster:
@@ -60,20 +95,29 @@ class Cluster:
         self.network = network
         self.now = 0.0
         self.named = tuple(StorageAddress(n, f"s{n}", Address("node", 5000 + n)) for n in range(1, replicas + 1))
-        self.nodes = {str(a.address): Node(a.replica, str(a.address)) for a in self.named}
+        self.nodes = {str(a.address): Node(a.replica, str(a.address), 1000 * rng.random()) for a in self.named}
         self.trace: Callable[[str], None] | None = None
         self.failpoint: Callable[[str, Node], str | None] | None = None
-        self.on_reply: Callable[[Any, Reply], None] = lambda token, reply: None
+        """Asked at every failpoint for one of its actions; it kills and pauses by itself."""
+        self.on_reply: Callable[[Any, Reply, Node], None] = lambda token, reply, node: None
+        self.on_crash: Callable[[Node], None] = lambda node: None
+        self.check: Callable[[Node], None] = lambda node: None
+        """Called after each tick of a node: a test's invariants."""
+        self.cut: dict[tuple[str, str], bool] = {}
+        """Directed pairs of urls between which nothing passes now."""
+        self.ended: dict[str, float] = {}
+        """Components whose life is over, and since when."""
+        self.discarded = 0
+        """Updates that nodes which died since had discarded, and said so."""
         self.messages = 0
+        self.events = 0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self._arrives: dict[tuple[str, str, str], float] = {}
         self._epoch: dict[tuple[str, str], int] = {}
-        self.cut: dict[tuple[str, str], bool] = {}
-        """Directed pairs of urls between which nothing passes now."""
-        self._asks: dict[int, tuple[Node, int, Send]] = {}
-        self._tokens = 0
-        self._replies: dict[Any, tuple[str, int, int]] = {}
+        self._asks: dict[int, _Ask] = {}
+        self._asked = 0
+        self._replies: dict[Any, tuple[str, int]] = {}
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -82,13 +126,21 @@ class Cluster:
         self._number += 1
         heapq.heappush(self._heap, (self.now + delay, self._number, event))
 
-    def run(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
-        """Let events happen up to the time `until`, or until `done`."""
-        while self._heap and self._heap[0][0] <= until and not done():
+    def run(self, until: float, done: Callable[[], bool] = lambda: False) -> bool:
+        """Let events happen up to the time `until`, or until `done`; whether it is done."""
+        look = self.now
+        while self._heap and self._heap[0][0] <= until:
+            if self.now >= look:
+                if done():
+                    return True
+                look = self.now + LOOK
             self.now, _, event = heapq.heappop(self._heap)
+            self.events += 1
             event()
-        if not done():
-            self.now = max(self.now, until)
+            if self.events > MAX_EVENTS:
+                raise Storm(f"{self.events} events in {self.now:.1f} s: the nodes keep each other busy")
+        self.now = max(self.now, until)
+        return done()
 
     def say(self, text: str) -> None:
         if self.trace is not None:
@@ -100,40 +152,54 @@ class Cluster:
         """A process starts at the node's place: a new life, a new component."""
         node.life += 1
         node.paused = False
-        node.backlog = []
-        member = Member(f"{node.number}:{node.life}", node.number, f"s{node.number}", node.url)
-        node.replica = Replica(self.config, member, self.named, self.now)
-        self.say(f"s{node.number} starts as {member.component}")
+        node.backlog = deque()
+        member = Member(incarnation(node), node.number, node.name, node.url)
+        node.component = member.component
+        node.replica = Replica(self.config, member, self.named, self._time(node))
+        self.say(f"{node.name} STARTS as {member.component}")
         self._tick(node, node.life)
 
     def crash(self, node: Node) -> None:
         """SIGKILL: the state is gone, the connections break, the port refuses."""
         if node.replica is None:
             return
-        self.say(f"s{node.number} CRASHES")
+        self.say(f"{node.name} CRASHES")
+        self.discarded += node.replica.membership.discarded
+        self.ended[node.component] = self.now
         node.replica = None
         node.paused = False
-        node.backlog = []
+        node.backlog.clear()
         for other in self.nodes.values():
             if other is not node:
                 self._break(other, node)
                 self._break(node, other)
+        self.on_crash(node)
 
     def pause(self, node: Node) -> None:
         """SIGSTOP"""
-        if node.replica is not None:
-            self.say(f"s{node.number} is PAUSED")
+        if node.replica is not None and not node.paused:
+            self.say(f"{node.name} is PAUSED")
             node.paused = True
+            node.pauses += 1
 
     def resume(self, node: Node) -> None:
-        """SIGCONT"""
-        if node.paused:
-            self.say(f"s{node.number} goes on")
-            node.paused = False
-            backlog, node.backlog = node.backlog, []
-            for event in backlog:
-                if not node.paused and node.replica is not None:
-                    event()
+        """SIGCONT: what came meanwhile is taken; its timers may be first."""
+        if not node.paused:
+            return
+        self.say(f"{node.name} GOES ON")
+        node.paused = False
+        if node.replica is not None and self.rng.random() < 0.5:
+            self._act(node, node.replica.tick(self._time(node)))
+        while node.backlog and not node.paused:
+            node.backlog.popleft()()
+
+    def newest_view(self) -> View | None:
+        """Of the views in which nodes live now, the one that the others give way to."""
+        views = [n.replica.local.view for n in self.nodes.values() if n.replica is not None]
+        return max((view for view in views if view is not None), key=lambda view: view.rank, default=None)
+
+    def _time(self, node: Node) -> float:
+        return self.now + node.skew
 
     def _at_node(self, node: Node, life: int, event: Callable[[Replica], list[Output]]) -> None:
         """Have a replica take an input, unless that life is over; a paused one takes it when it goes on."""
@@ -142,14 +208,15 @@ class Cluster:
         if node.paused:
             node.backlog.append(lambda: self._at_node(node, life, event))
             return
-        replica = node.replica
-        self._act(node, event(replica))
+        self._act(node, event(node.replica))
 
     def _tick(self, node: Node, life: int) -> None:
         if node.life != life or node.replica is None:
             return
         if not node.paused:
-            self._act(node, node.replica.tick(self.now))
+            self._act(node, node.replica.tick(self._time(node)))
+            if node.replica is not None:
+                self.check(node)
         self.at(TICK, lambda: self._tick(node, life))
 
     # --- messages -------------------------------------------------------------------------------
@@ -157,24 +224,42 @@ class Cluster:
     def ask(self, url: str, request: Request, token: Any) -> None:
         """A client's request arrives at the node; its reply comes to `on_reply`, or never."""
         node = self.nodes[url]
-        life = node.life
-        self._at_node(node, life, lambda replica: replica.on_request(token, request, self.now))
+        self._at_node(node, node.life, lambda replica: replica.on_request(token, request, self._time(node)))
 
     def _act(self, node: Node, outputs: list[Output]) -> None:
-        for output in outputs:
-            if node.replica is None or node.paused:
-                return  # a failpoint struck in the middle
+        replica = node.replica
+        if replica is None:
+            return
+        if replica.local.component != node.component:  # it found out that it was removed
+            self.ended[node.component] = self.now
+            node.component = replica.local.component
+        for place, output in enumerate(outputs):
+            if node.replica is not replica:
+                return  # a failpoint killed it in the middle
+            if node.paused:
+                rest = outputs[place:]
+                node.backlog.appendleft(partial(self._act, node, rest))
+                return
             match output:
                 case Send():
                     self._send(node, output)
                 case Answer():
                     self._answer(node, output)
                 case Note():
-                    self.say(f"s{node.number} NOTE {output.text}")
+                    self.say(f"{node.name} NOTE {output.text}")
 
-    def _hit(self, name: str, node: Node) -> str | None:
-        """Ask the test whether something is to happen here."""
-        return self.failpoint(name, node) if self.failpoint is not None else None
+    def _hit(self, verb: str, step: str, node: Node, then: Callable[[str | None], None]) -> None:
+        """Go on with `then`, and with what a failpoint wants done; not when the node dies, later when it pauses."""
+        action = self.failpoint(f"{verb}.{step}", node) if self.failpoint is not None else None
+        if action is None:
+            then(None)
+        elif node.replica is None or action == "kill":
+            pass
+        elif node.paused:
+            node.backlog.appendleft(lambda: then(None))
+        else:
+            self.say(f"{node.name} FAILPOINT {verb}.{step}: {action}")
+            then(action)
 
     def _delay(self) -> float:
         delay = self.network.least_delay + self.rng.expovariate(1 / self.network.mean_delay)
@@ -190,130 +275,151 @@ class Cluster:
 
         def arrive() -> None:
             if self._epoch.get(pair, 0) != epoch:
-                return
-            if self.cut.get((source, target)):
-                self.at(0.2, arrive)  # TCP tries again
+                if kind == "ask" and self.rng.random() < self.network.stale:
+                    self.at(self.rng.expovariate(1 / 0.3), event)
+            elif self.cut and self.cut.get((source, target)):
+                self.at(0.1, arrive)  # TCP tries again
             else:
                 event()
 
         self.at(arrival - self.now, arrive)
 
     def _break(self, source: Node, target: Node) -> None:
-        """Reset the connection on which `source` asks `target`: what is under way is lost."""
+        """Reset the connection on which `source` asks `target`: its answers won't come."""
         pair = (source.url, target.url)
         self._epoch[pair] = self._epoch.get(pair, 0) + 1
-        for kind in ("ask", "answer"):
-            self._arrives.pop((kind, *pair) if kind == "ask" else (kind, pair[1], pair[0]), None)
-        lost = [number for number, (asker, _, send) in self._asks.items() if asker is source and send.url == target.url]
+        self._arrives.pop(("ask", *pair), None)
+        self._arrives.pop(("answer", pair[1], pair[0]), None)
         life = source.life
-        for number in lost:
-            self._give_up(number)
+        for number in [n for n, ask in self._asks.items() if ask.node is source and ask.send.url == target.url]:
+            self.at(0.0, lambda n=number: self._give_up(n))  # type: ignore[misc]
         if source.replica is not None and not self.cut.get((target.url, source.url)):
-            self.at(0.0005, lambda: self._at_node(source, life, lambda r: r.on_broken(target.url, self.now)))
+            self.at(0.0005, lambda: self._at_node(source, life, lambda r: r.on_broken(target.url, self._time(source))))
             self.at(0.012, lambda: self._connect(source, life, target))
 
     def _connect(self, source: Node, life: int, target: Node) -> None:
         """The connection is tried again: a port that nobody listens on refuses."""
         if target.replica is None and not self.cut.get((source.url, target.url)):
-            at = self.now
-            self._at_node(source, life, lambda r: r.on_refused(target.url, at, self.now))
+            at = self._time(source)
+            self._at_node(source, life, lambda r: r.on_refused(target.url, at, self._time(source)))
 
     def _give_up(self, number: int) -> None:
         """The ask will not be answered: its connection is gone, or its time is over."""
-        entry = self._asks.pop(number, None)
-        if entry is not None:
-            node, life, send = entry
-            self._at_node(node, life, lambda r: self._answered(r, send, None))
+        ask = self._asks.get(number)
+        if ask is not None:
+            self._at_node(ask.node, ask.life, lambda replica: self._take_answer(replica, number, None))
+            if ask.node.life != ask.life or ask.node.replica is None:
+                self._asks.pop(number, None)
 
-    def _answered(self, replica: Replica, send: Send, reply: Reply | None) -> list[Output]:
+    def _take_answer(self, replica: Replica, number: int, reply: Reply | None) -> list[Output]:
+        ask = self._asks.pop(number, None)
+        if ask is None:
+            return []
+        send, now = ask.send, self._time(ask.node)
         if send.token is not None:
-            return replica.on_forwarded(send.token, reply, self.now)
-        return replica.on_answer(send.url, send.peer, send.message, reply, self.now)
+            return replica.on_forwarded(send.token, reply, now)
+        return replica.on_answer(send.url, send.peer, send.message, reply, now)
 
     def _send(self, node: Node, send: Send) -> None:
-        verb = form_of(type(send.message)).verb
-        action = self._hit(f"{verb}.send", node)
+        self._hit(VERB[type(send.message)], "send", node, lambda action: self._put(node, send, action))  # type: ignore[index]
+
+    def _put(self, node: Node, send: Send, action: str | None) -> None:
+        message = cast(PeerMessage, send.message)
+        verb = VERB[type(message)]  # type: ignore[index]
         self.messages += 1
+        self._asked += 1
+        number, life = self._asked, node.life
+        self._asks[number] = _Ask(node, life, send)
         target = self.nodes.get(send.url)
-        self._tokens += 1
-        number = self._tokens
-        self._asks[number] = (node, node.life, send)
-        if self.trace is not None and verb != "heartbeat":
-            self.say(f"s{node.number} -> {send.url[-1]}  {_brief(send.message)}")
+        line = b""
+        if self.network.wire or (self.trace is not None and verb != "heartbeat"):
+            line = wire.encode(message)
+            if verb != "heartbeat":
+                self.say(f"{node.name} -> s{send.url[-1]}  {line.decode()}")
         if target is None or target.replica is None:
-            life = node.life
             self.at(self._delay(), lambda: self._give_up(number))
             if target is not None:
                 self.at(self._delay(), lambda: self._connect(node, life, target))
             return
         if action == "drop" or self.rng.random() < self.network.reset:
-            self.say(f"s{node.number} x  {target.number} connection reset")
+            self.say(f"{node.name} x  {target.name} connection reset")
             self._break(node, target)
             return
+        if self.network.wire:
+            message = cast(PeerMessage, wire.decode(line, _VOCABULARY)[1])
         self.at(send.timeout, lambda: self._give_up(number))
-        life = target.life
         for _ in range(2 if action == "duplicate" else 1):
-            self._carry("ask", node.url, target.url, lambda: self._receive(target, life, node.url, number, send))
+            self._carry(
+                "ask", node.url, target.url, lambda: self._receive(target, lived, verb, message, node.url, number)
+            )
+        lived = target.life
 
-    def _receive(self, target: Node, life: int, source: str, number: int, send: Send) -> None:
-        verb = form_of(type(send.message)).verb
+    def _receive(self, target: Node, life: int, verb: str, message: PeerMessage, source: str, number: int) -> None:
+        token = ("peer", target.url, number)
 
-        def take(replica: Replica) -> list[Output]:
-            if self._hit(f"{verb}.receive", target) == "drop":
-                return []
-            token = ("peer", target.url, number)
-            self._replies[token] = (source, number, target.life)
-            return replica.on_peer(token, send.message, self.now)  # type: ignore[arg-type]
+        def accept(replica: Replica) -> list[Output]:
+            self._replies[token] = (source, number)
+            return replica.on_peer(token, message, self._time(target))
 
-        self._at_node(target, life, take)
+        def take(action: str | None) -> None:
+            if action != "drop":
+                for _ in range(2 if action == "duplicate" else 1):
+                    self._at_node(target, life, accept)
+
+        def arrived(replica: Replica) -> list[Output]:
+            self._hit(verb, "receive", target, take)
+            return []
+
+        self._at_node(target, life, arrived)
 
     def _answer(self, node: Node, answer: Answer) -> None:
         place = self._replies.pop(answer.token, None)
         if place is None:
-            if not (isinstance(answer.token, tuple) and answer.token[0] == "peer"):
-                self.on_reply(answer.token, answer.reply)
+            if answer.token[0] != "peer":
+                self.on_reply(answer.token, answer.reply, node)
             return
-        source, number, _ = place
-        entry = self._asks.get(number)
-        if entry is None:
-            return
-        verb = form_of(type(entry[2].message)).verb
-        if self._hit(f"{verb}.reply", node) == "drop":
+        source, number = place
+        ask = self._asks.get(number)
+        if ask is not None:
+            verb = VERB[type(ask.send.message)]  # type: ignore[index]
+            self._hit(verb, "reply", node, lambda action: self._reply(node, source, number, verb, answer.reply, action))
+
+    def _reply(self, node: Node, source: str, number: int, verb: str, reply: Reply, action: str | None) -> None:
+        if action == "drop":
             self._break(self.nodes[source], node)
             return
+        line = wire.encode_reply(reply)
         if self.trace is not None and verb != "heartbeat":
-            self.say(f"s{node.number} <- {source[-1]}  {verb}: {_brief_reply(answer.reply)}")
-        reply = plain(answer.reply)
+            self.say(f"{node.name} => s{source[-1]}  {verb}: {line.decode()}")
+        heard = wire.decode_reply(line)[1]
+
+        def take(action: str | None) -> None:
+            ask = self._asks.get(number)
+            if ask is not None and action != "drop":
+                self._at_node(ask.node, ask.life, lambda replica: self._take_answer(replica, number, heard))
+
+        def arrived(replica: Replica) -> list[Output]:
+            ask = self._asks.get(number)
+            if ask is not None:
+                self._hit(verb, "answered", ask.node, take)
+            return []
 
         def arrive() -> None:
-            entry = self._asks.pop(number, None)
-            if entry is not None:
-                asker, life, send = entry
-                self._hit(f"{verb}.answered", asker)
-                self._at_node(asker, life, lambda r: self._answered(r, send, reply))
+            ask = self._asks.get(number)
+            if ask is not None:
+                self._at_node(ask.node, ask.life, arrived)
 
         self._carry("answer", node.url, source, arrive)
 
 
-def plain(reply: Reply) -> Reply:
-    """The reply as it comes off the wire: its object in plain dicts, lists and words."""
-    return type(reply)(**{**_fields(reply), "object": wire.unshaped(dict(reply.object))})
+def incarnation(node: Node) -> str:
+    """The name of the node's component: never the same twice."""
+    return f"{node.number}:{node.life}"
 
 
-def _fields(reply: Reply) -> dict[str, Any]:
-    match reply:
-        case Error():
-            return {"code": reply.code, "words": reply.words}
-        case Ok() | No():
-            return {"words": reply.words}
-
-
-def _brief(message: Request) -> str:
-    return wire.encode(message).decode()[:400]
-
-
-def _brief_reply(reply: Reply) -> str:
-    return wire.encode_reply(reply).decode()[:300]
+def refused(reply: Reply, *codes: str) -> bool:
+    """Whether the reply is one of these errors."""
+    return isinstance(reply, Error) and reply.code in codes
 
 
 def digest(replica: Replica) -> bytes:

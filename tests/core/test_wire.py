@@ -180,12 +180,12 @@ def test_every_verb_says_its_form(kind: type[Request]) -> None:
 @names
 def test_a_verb_alone(kind: type[Request]) -> None:
     """A verb without anything is a request, or a bad request that tells its form: never a bug."""
+    said = ""
     try:
         _, request = wire.decode(form_of(kind).verb.encode(), vocabulary(kind))
     except BadRequest as problem:
-        assert problem.words[0].endswith(f"expected: {kind.usage}") or problem.words[0].startswith("expected: ")
-    else:
-        assert isinstance(request, kind)
+        said = problem.words[0]
+    assert isinstance(request, kind) if not said else f"expected: {kind.usage}" in said
 
 
 def test_verbs_are_said_once() -> None:

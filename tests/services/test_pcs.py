@@ -19,6 +19,7 @@ from dida.control_messages import NodeEntry, Start, node_arguments
 from dida.errors import BadRequest, DidaError, Unavailable
 from dida.messages import ListRecords, Status
 from dida.services.pcs import NodeProcess, Options, Processes, makeService
+from tests.nodes import free_port
 
 
 def _reactor() -> Any:
@@ -28,14 +29,6 @@ def _reactor() -> Any:
 
 
 STUB = str(Path(__file__).with_name("stub_node.py"))
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def a_start(id: str, role: str = "worker", **members: Any) -> Start:
@@ -222,8 +215,8 @@ def make(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--max-nodes", "many"], "twistd dida-pcs: 'many' is no number of nodes from 1 to 10000"),
-        (["--url", "nowhere"], "twistd dida-pcs: 'nowhere' is no URL"),
+        (["--max-nodes", "many"], "twistd dida-pcs: --max-nodes: 'many' is no number of nodes from 1 to 10000"),
+        (["--url", "nowhere"], "twistd dida-pcs: --url: 'nowhere' is no URL"),
         (["--operators", "/nonexistent"], "twistd dida-pcs: --operators /nonexistent: no such folder"),
         (["--logs", "/proc/nothing/there"], "can't make the folder of --logs /proc/nothing/there"),
     ],

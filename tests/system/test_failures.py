@@ -44,11 +44,11 @@ def test_a_storm_of_compare_and_swaps(start: Callable[..., StorageCluster]) -> N
     connections = [node.connect() for node in cluster.nodes.values()]
     connections[0].ask("write key 0")
     cluster.wait_equal(*cluster.nodes)
-    slowest = 0.0
+    slowest, winner = 0.0, "0"
     for turn in range(200):
         begun = time.monotonic()
         for number, connection in enumerate(connections):
-            connection.send(f"updateif key {turn if turn == 0 else winner} {turn + 1}-{number}")  # noqa: F821
+            connection.send(f"updateif key {winner} {turn + 1}-{number}")
         replies = [words_of(connection.line()) for connection in connections]
         slowest = max(slowest, time.monotonic() - begun)
         assert sorted(reply[0] for reply in replies) == ["no"] * 4 + ["ok"], replies

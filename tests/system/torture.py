@@ -22,7 +22,7 @@ from typing import Any
 from attrs import define, field
 
 from dida.simulate import checkers
-from dida.simulate.history import FAILED, LOST, NO, OK, Event
+from dida.simulate.history import FAILED, LOST, NO, OK, Event, by_key
 from dida.timestamps import Timestamp, merged
 from dida.versions import Version
 from tests.clusters import StorageCluster
@@ -159,12 +159,15 @@ class Torture:
         self.faults: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.outputs: list[str] = []
+        self.prepared: list[Event] = []
 
     def run(self) -> list[str]:
         """What is wrong, in words."""
         with self.cluster.nodes[1].connect() as netcat:
             for key in CAS_KEYS + MIXED_KEYS:
                 netcat.ask(f"write {key} initial-{key}")
+                value = f"initial-{key}"
+                self.prepared.append(Event("prepare", "write", key, 0.0, value=value, returned=0.0, outcome=OK))
         self.cluster.wait_equal(*self.cluster.nodes)
         threads = [threading.Thread(target=client.run, daemon=True) for client in self.clients]
         for thread in threads:
@@ -245,20 +248,25 @@ class Torture:
         listed = json.loads(self.cluster.wait_equal(*self.cluster.nodes, seconds=20).partition(" ")[2])["records"]
         outputs = [*self.outputs, *(node.output for node in self.cluster.nodes.values())]
         self.wrong += [
-            f"a traceback: {text[text.index('Traceback') :][:600]}" for text in outputs if "Traceback" in text
+            f"a traceback: {text[text.index('Traceback') :][:3000]}" for text in outputs if "Traceback" in text
         ]
         history = [event for client in self.clients for event in client.history]
         for client in self.clients:
             self.wrong += client.wrong
-        values = {value for versions in listed.values() for _, value in versions}
-        self.wrong += checkers.once(listed)
-        written = {e.value for e in history if e.verb != "read" and e.value is not None}
-        self.wrong += checkers.sessions(history, written - values)
+        stored = {key: [(Version.parse(v), value) for v, value in versions] for key, versions in listed.items()}
+        lost = {
+            event.shown
+            for event in history
+            if event.shown is not None and event.shown[1:] not in stored.get(event.shown.key, [])
+        }
+        self.wrong += checkers.once(stored)
+        self.wrong += checkers.nobody([*self.prepared, *history], stored)
+        self.wrong += checkers.sessions(history, lost)
         for event in history:
-            if event.verb == "updateif" and event.outcome == OK and event.value not in values:
+            if event.verb == "updateif" and event.outcome == OK and event.shown in lost:
                 self.wrong.append(f"lost: {event}")
         for key in CAS_KEYS:
-            events = checkers.by_key(history)[key]
+            events = by_key(history)[key]
             self.wrong += [f"{key}: {what}" for what in checkers.chain(events, f"initial-{key}")]
             problem = checkers.linearizable(checkers.beginning(events), f"initial-{key}")
             if problem is not None:

@@ -1,0 +1,387 @@
+"""The clients of a simulation: sessions that do one operation after the other, and ask again when they must."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from attrs import Factory, define
+
+from dida import errors, wire
+from dida.errors import BadRequest
+from dida.messages import Error, Ok, Read, Reply, UpdateIf, Write, vocabulary
+from dida.peer_messages import component_of
+from dida.simulate.history import FAILED, FOREVER, LOST, NO, OK, UNKNOWN, Event, History, Shown
+from dida.simulate.network import Cluster, Node
+from dida.simulate.plan import Plan
+from dida.timestamps import Timestamp, merged
+from dida.versions import MAX_NUMBER, Version
+
+INITIAL = "initial"
+DEADLINE = 1.0
+"""Seconds that a request may take, and the node's gossip delay twice."""
+SLACK = 0.1
+"""Seconds that an answer may come after its deadline: ticks, and the way."""
+PATIENCE = 4.0
+"""Seconds after which a client asks no more, and never knows."""
+CALM_OPERATIONS = 3
+"""What each session does in the end, when nothing goes wrong any more: then nothing may be refused."""
+
+
+@define(eq=False)
+class Session:
+    """A client: one operation at a time, its timestamp carried along, retries with the same id."""
+
+    number: int
+    node: str
+    after: Timestamp = Factory(dict)
+    values: dict[str, str] = Factory(dict)
+    versions: dict[str, Version] = Factory(dict)
+    count: int = 0
+    lives: int = 0
+    """New update ids begin when an operation was given up, for its id must not be forgotten."""
+    event: Event | None = None
+    with_id: bool = True
+    tries: int = 0
+    uncertain: bool = False
+    """An earlier try may have taken effect."""
+    asks: int = 0
+    token: Any = None
+    left: int = CALM_OPERATIONS
+
+    @property
+    def name(self) -> str:
+        return f"c{self.number}"
+
+
+@define(eq=False)
+class _Expected:
+    """A request that its node has got: it has to be answered in time, if the node lives."""
+
+    life: int
+    pauses: int
+
+
+class Clients:
+    """All sessions, and the history of what they did."""
+
+    def __init__(self, cluster: Cluster, plan: Plan, rng: Random, wrong: list[str]) -> None:
+        self.cluster = cluster
+        self.plan = plan
+        self.rng = rng
+        self.wrong = wrong
+        self.history: History = []
+        self.sessions: list[Session] = []
+        self.calm = False
+        self.stopping = False
+        self.holders: dict[Shown, list[str] | None] = {}
+        """Acknowledged plain writes, and the components that had them when the acknowledgement left."""
+        self.lies: list[tuple[str, Timestamp]] = []
+        """Updates that are said to be lost, and who was told."""
+        self._expected: dict[Any, _Expected] = {}
+        self.keys = [f"cas{i}" for i in range(plan.keys)] + [f"mix{i}" for i in range(plan.keys)]
+        cluster.on_reply = self._replied
+        cluster.on_crash = self._crashed
+
+    # --- the course of it -----------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Every key begins with one value."""
+        for key in self.keys:
+            self.history.append(Event("prepare", "write", key, self.cluster.now, f"{INITIAL}-{key}"))
+            self._prepare(len(self.history) - 1)
+
+    def _prepare(self, number: int) -> None:
+        event = self.history[number]
+        assert event.value is not None
+        request = Write(event.key, event.value, id=f"prepare:{number}")
+        self.cluster.ask(next(iter(self.cluster.nodes)), request, ("prepare", number))
+
+    @property
+    def prepared(self) -> bool:
+        return all(event.outcome == OK for event in self.history)
+
+    def begin(self) -> None:
+        urls = list(self.cluster.nodes)
+        for number in range(self.plan.clients):
+            session = Session(number, self.rng.choice(urls))
+            self.sessions.append(session)
+            self.cluster.at(self.rng.random() * 0.1, lambda s=session: self._next(s))  # type: ignore[misc]
+        self.cluster.at(self.rng.expovariate(1.0), self._lie)
+
+    def stop(self) -> None:
+        """No further operations; those that are not answered are asked again until they are."""
+        self.stopping = True
+
+    def settle(self) -> None:
+        """A few more operations of everybody, at once: nothing may be refused now."""
+        self.stopping = False
+        self.calm = True
+        for session in self.sessions:
+            self._next(session)
+
+    @property
+    def answered(self) -> bool:
+        return all(session.event is None for session in self.sessions)
+
+    @property
+    def unanswered(self) -> list[Event]:
+        return [session.event for session in self.sessions if session.event is not None]
+
+    def _report(self, text: str) -> None:
+        self.cluster.say(f"WRONG {text}")
+        self.wrong.append(text)
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    def _next(self, session: Session) -> None:
+        session.event = None
+        if self.stopping or session.left <= 0:
+            return
+        if self.calm:
+            session.left -= 1
+        rng = self.rng
+        if rng.random() < 0.2:
+            session.node = rng.choice(list(self.cluster.nodes))
+        key = rng.choice(self.keys)
+        mixed = key.startswith("mix")
+        session.count += 1
+        session.tries = 0
+        session.uncertain = False
+        session.with_id = rng.random() < 0.9
+        event = session.event = Event(session.name, "read", key, self.cluster.now)
+        roll, old, value = rng.random(), session.values.get(key), f"{session.name}.{session.count}"
+        if mixed and roll < 0.35:
+            event.verb, event.value = "write", value
+        elif old is not None and roll < (0.6 if mixed else 0.65):
+            event.verb, event.value, event.old = "updateif", value, old
+        elif roll < 0.85 and not mixed or roll < 0.7:
+            event.latest = True
+        elif roll > 0.97:
+            event.wanted = session.versions.get(key)
+        self.history.append(event)
+        self._try(session)
+
+    def _request(self, session: Session, event: Event, deadline: float) -> Read | Write | UpdateIf:
+        common: dict[str, Any] = {"after": session.after, "deadline": deadline}
+        if event.verb == "read":
+            return Read(event.key, event.wanted, latest=event.latest, **common)
+        if session.with_id:
+            common |= {
+                "id": f"{session.name}-{session.lives}:{session.count}",
+                "retry": session.tries > 1,
+                "lowest": session.count,
+            }
+        assert event.value is not None
+        if event.old is None:
+            return Write(event.key, event.value, **common)
+        return UpdateIf(event.key, event.old, event.value, **common)
+
+    def _try(self, session: Session) -> None:
+        event, cluster = session.event, self.cluster
+        assert event is not None
+        session.tries += 1
+        session.asks += 1
+        event.node = session.node
+        token = session.token = (session.number, session.asks)
+        deadline = (DEADLINE if not self.calm else 3 * DEADLINE) + 2 * self.plan.gossip_delay
+        request = self._request(session, event, deadline)
+        cluster.say(f"{session.name} asks s{session.node[-1]}: {event}{' again' if session.tries > 1 else ''}")
+        delay = 0.0005 + self.rng.random() * 0.002
+        if not self.calm and not self.stopping and self.rng.random() < self.plan.stray:
+            delay += self.rng.uniform(0, 2 * deadline)
+        url = session.node
+        cluster.at(delay, lambda: self._arrive(session, url, request, token))
+        cluster.at(deadline + 0.3, lambda: self._silent(session, token))
+
+    def _arrive(self, session: Session, url: str, request: Read | Write | UpdateIf, token: Any) -> None:
+        node = self.cluster.nodes[url]
+        if node.replica is None:
+            if session.token == token:
+                self._again(session)
+            return
+        if not node.paused:
+            self._expected[token] = _Expected(node.life, node.pauses)
+        self.cluster.ask(url, request, token)
+        if token in self._expected:
+            self.cluster.at(request.deadline + SLACK, lambda: self._due(node, token))
+
+    def _due(self, node: Node, token: Any) -> None:
+        """Its deadline is over: a node that lived all the time must have answered."""
+        expected = self._expected.pop(token, None)
+        if expected is None or node.life != expected.life or node.replica is None:
+            return
+        if not node.paused and node.pauses == expected.pauses:
+            self._report(f"{node.name} did not answer c{token[0]} in time")
+
+    def _silent(self, session: Session, token: Any) -> None:
+        """No reply in time: ask another, with the same id."""
+        if session.token == token and session.event is not None:
+            session.uncertain = True
+            self._again(session)
+
+    def _crashed(self, node: Node) -> None:
+        """The connections to a node that crashed break; some clients don't notice."""
+        for session in self.sessions:
+            if session.node == node.url and session.event is not None and self.rng.random() < 0.8:
+                token = session.token
+                self.cluster.at(0.002, lambda s=session, t=token: self._silent(s, t))  # type: ignore[misc]
+
+    def _again(self, session: Session) -> None:
+        event = session.event
+        assert event is not None
+        session.node = self.rng.choice(list(self.cluster.nodes))
+        session.token = None
+        if event.verb == "read" and not self.stopping and session.tries >= 2:
+            event.outcome = FAILED
+        elif event.changes and not session.uncertain and self.rng.random() < 0.3:
+            event.outcome = FAILED  # what was refused each time has no effect
+        elif event.changes and (
+            not session.with_id or (not self.stopping and self.cluster.now - event.invoked > PATIENCE)
+        ):
+            event.outcome = UNKNOWN if session.uncertain else FAILED
+            session.lives += 1
+        else:
+            token = session.token = ("again", session.number, session.asks)
+            self.cluster.at(0.05, lambda: self._try(session) if session.token == token else None)
+            return
+        self.cluster.at(0.01, lambda: self._next(session))
+
+    # --- answers --------------------------------------------------------------------------------
+
+    def _replied(self, token: Any, reply: Reply, node: Node) -> None:
+        self._expected.pop(token, None)
+        if token[0] == "lie":
+            if not isinstance(reply, Error):
+                self._report(f"an absurd timestamp was believed: {reply}")
+            return
+        if token[0] == "prepare":
+            event = self.history[token[1]]
+            if isinstance(reply, Ok):
+                event.outcome, event.version, event.returned = OK, Version.parse(reply.words[0]), self.cluster.now
+            else:
+                self.cluster.at(0.05, lambda: self._prepare(token[1]))
+            return
+        session = self.sessions[token[0]]
+        event = session.event
+        if session.token != token or event is None:
+            return
+        if isinstance(reply, Ok) and event.changes and event.value is not None:
+            self._acknowledged(event, event.value, Version.parse(reply.words[0]), node)
+        delay = 0.0005 + self.rng.random() * 0.002
+        self.cluster.at(delay, lambda: self._take(session, token, reply))
+
+    def _acknowledged(self, event: Event, value: str, version: Version, node: Node) -> None:
+        """An acknowledgement leaves: who has the update at this moment?"""
+        holders, lacking = [], []
+        view = node.replica.local.view_name if node.replica is not None else ""
+        newest = self.cluster.newest_view()
+        assert newest is not None
+        for other in self.cluster.nodes.values():
+            replica = other.replica
+            if replica is None or replica.local.view is None:
+                continue
+            kept = replica.replication.store.versions(event.key)
+            full = len(kept) >= self.plan.max_versions and version < kept[-1].version
+            held = any(record.value == value for record in replica.replication.held.values())
+            if full or held or any(entry.value == value for entry in kept):
+                holders.append(other.component)
+            elif replica.local.serving and replica.local.view_name == view == newest.name:
+                lacking.append(other.name)
+        if event.verb == "updateif" and lacking and not self.plan.forks:
+            self._report(f"{event}: acknowledged, but {' '.join(lacking)} lacks it")
+        if len(holders) < self.plan.write_concern and event.verb == "write":
+            self._report(f"{event}: acknowledged, but only {' '.join(holders)} has it")
+        if event.verb == "write":
+            self.holders[Shown(event.key, version, value)] = holders
+
+    def _take(self, session: Session, token: Any, reply: Reply) -> None:
+        event = session.event
+        if session.token != token or event is None:
+            return
+        self.cluster.say(f"{session.name} hears {reply}")
+        if isinstance(reply, Error) and reply.code not in (errors.LOST_UPDATE, errors.NO_SUCH_RECORD):
+            if reply.code != errors.NO_SUCH_VERSION or event.wanted is None:
+                self._refused(session, event, reply)
+                return
+            event.outcome = FAILED
+        else:
+            self._note(session, event, reply)
+        event.returned = self.cluster.now
+        session.token = None
+        if event.outcome == LOST and event.changes and session.uncertain:
+            event.outcome, event.returned = UNKNOWN, FOREVER
+            session.lives += 1
+            told = Event(session.name, "read", event.key, event.invoked, returned=self.cluster.now, outcome=LOST)
+            self.history.append(told)
+        session.event = None
+        if not self.stopping:
+            pause = self.rng.expovariate(1 / 0.02) if not self.calm else 0.0
+            self.cluster.at(pause, lambda: self._next(session))
+
+    def _note(self, session: Session, event: Event, reply: Reply) -> None:
+        """What the answer says."""
+        if isinstance(reply, Error):
+            event.outcome = LOST if reply.code == errors.LOST_UPDATE else NO
+            lost = reply.object.get("lost", {})
+            self._check_loss(event, lost)
+            session.after = {s: n for s, n in session.after.items() if s not in lost}
+            return
+        if isinstance(reply, Ok):
+            event.outcome = OK
+            if event.verb == "read":
+                event.value = reply.words[0]
+            event.version = Version.parse(reply.words[-1])
+        else:
+            event.outcome = NO
+            if reply.words:
+                event.version, event.seen = Version.parse(reply.words[0]), reply.words[1]
+        shown = event.shown
+        if shown is not None and event.wanted is None:
+            session.values[event.key], session.versions[event.key] = shown.value, shown.version
+        session.after = merged(session.after, reply.object.get("after", {}))
+
+    def _refused(self, session: Session, event: Event, reply: Error) -> None:
+        if reply.code == errors.SESSION_EXPIRED and self.plan.session_ttl < 100:
+            event.outcome = UNKNOWN
+            session.lives += 1
+            session.token = None
+            self.cluster.at(0.01, lambda: self._next(session))
+            return
+        if reply.code not in (errors.UNAVAILABLE, errors.UNKNOWN_OUTCOME, errors.FENCED):
+            self._report(f"{event} was answered {reply}")
+        if self.calm and self.plan.max_waiting > 100:
+            self._report(f"refused when nothing went wrong: {event} was answered {reply}")
+        session.uncertain = session.uncertain or reply.code != errors.UNAVAILABLE
+        self._again(session)
+
+    def _check_loss(self, event: Event, lost: Timestamp) -> None:
+        """Nobody is told of a loss that never was."""
+        newest = self.cluster.newest_view()
+        if self.plan.forks or newest is None:
+            return
+        for stream, count in lost.items():
+            if newest.member(component_of(stream)) is not None:
+                self._report(f"{event}: {stream} {count} is said to be lost, but it lives")
+            for node in self.cluster.nodes.values():
+                if node.replica is not None and count <= node.replica.membership.cuts.get(stream, 0):
+                    self._report(f"{event}: {stream} {count} is said to be lost, but {node.name} has it")
+
+    # --- lies -----------------------------------------------------------------------------------
+
+    def _lie(self) -> None:
+        """A client that says it has seen what can't be, in numbers that would win for ever."""
+        if self.calm or self.stopping:
+            return
+        node = self.rng.choice(list(self.cluster.nodes.values()))
+        if node.component:
+            line = f'write {self.keys[-1]} lie {{"deadline":0.5,"after":{{"{node.component}":%d}}}}'
+            try:
+                wire.decode((line % 2**63).encode(), vocabulary(Write))
+                self._report("a counter of 2^63 was taken")
+            except BadRequest:
+                pass
+            request = wire.decode((line % MAX_NUMBER).encode(), vocabulary(Write))[1]
+            self.cluster.say(f"a liar asks {node.name}: {request}")
+            self.cluster.ask(self.rng.choice(list(self.cluster.nodes)), request, ("lie", 0))
+        self.cluster.at(self.rng.expovariate(1.0), self._lie)

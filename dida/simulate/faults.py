@@ -1,0 +1,190 @@
+"""What goes wrong in the first phase of a simulation: crashes, pauses, stopped links, partitions, failpoints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+
+from dida.simulate.network import Cluster, Node
+from dida.simulate.plan import NEVER, Armed, Plan
+
+DEAD_FOR = (0.0, 0.03, 0.2, 1.0, 3.0)
+"""Seconds until a node that crashed is started again; 0: before anybody noticed."""
+PAUSED_FOR = (0.1, 0.3, 0.7, 2.0, 3.5)
+"""Seconds of a pause: shorter and longer than the lease."""
+SHORT_CLOG = 0.2
+"""Seconds that links may stop without making a suspect: all that is bearable where sides must not part."""
+
+
+class Faults:
+    """The faults of one run, as its plan and its dice want them. N-1 nodes may be down, never the last one."""
+
+    def __init__(self, cluster: Cluster, plan: Plan, rng: Random) -> None:
+        self.cluster = cluster
+        self.plan = plan
+        self.rng = rng
+        self.active = False
+        self.happened: Counter[str] = Counter()
+        self.hits: Counter[str] = Counter()
+        self._armed: dict[str, list[Armed]] = {}
+        for armed in plan.armed:
+            self._armed.setdefault(armed.name, []).append(armed)
+        cluster.failpoint = self._failpoint
+
+    def begin(self) -> None:
+        self.active = True
+        self.hits.clear()
+        plan = self.plan
+        for mean, fault in (
+            (plan.crash, self._crash_one),
+            (plan.pause, self._pause_one),
+            (plan.clog, self._clog),
+            (plan.cut, self._cut),
+        ):
+            if mean < NEVER:
+                self._again(mean, fault)
+
+    def end(self) -> None:
+        """The links work, all nodes run, and that is how it stays."""
+        cluster = self.cluster
+        cluster.say("--- no more faults ---")
+        self.active = False
+        cluster.cut.clear()
+        for node in cluster.nodes.values():
+            if node.replica is None:
+                cluster.start(node)
+            cluster.resume(node)
+
+    def _again(self, mean: float, fault: Callable[[], None]) -> None:
+        def strike() -> None:
+            if self.active:
+                fault()
+                self._again(mean, fault)
+
+        self.cluster.at(self.rng.expovariate(1 / mean), strike)
+
+    # --- nodes ----------------------------------------------------------------------------------
+
+    def _crash_one(self) -> None:
+        self._crash(self._any_node())
+
+    def _pause_one(self) -> None:
+        self._pause(self._any_node())
+
+    def _any_node(self) -> Node:
+        return self.rng.choice(list(self.cluster.nodes.values()))
+
+    def _crash(self, node: Node) -> bool:
+        if node.replica is None or not self._dispensable(node):
+            return False
+        self.happened["crashes"] += 1
+        cluster = self.cluster
+        cluster.crash(node)
+        cluster.at(self.rng.choice(DEAD_FOR), lambda: cluster.start(node) if node.replica is None else None)
+        return True
+
+    def _pause(self, node: Node) -> bool:
+        if node.replica is None or node.paused or not self._dispensable(node):
+            return False
+        self.happened["pauses"] += 1
+        cluster, life = self.cluster, node.life
+        cluster.pause(node)
+        cluster.at(self.rng.choice(PAUSED_FOR), lambda: cluster.resume(node) if node.life == life else None)
+        return True
+
+    def _dispensable(self, node: Node) -> bool:
+        """Another member of the newest view (in majority mode: enough of them) must go on with the state."""
+        newest = self.cluster.newest_view()
+        if newest is None:
+            return False
+        living = [
+            n
+            for n in self.cluster.nodes.values()
+            if n is not node
+            and n.replica is not None
+            and not n.paused
+            and n.replica.local.serving
+            and n.replica.local.view_name == newest.name
+        ]
+        return len(living) >= (len(newest.members) // 2 + 1 if self.plan.majority else 1)
+
+    # --- links ----------------------------------------------------------------------------------
+
+    def _cut(self) -> None:
+        """A partition: two sides, one node alone, or one link; in both directions or in one."""
+        cluster, rng = self.cluster, self.rng
+        if cluster.cut:
+            return
+        urls = list(cluster.nodes)
+        rng.shuffle(urls)
+        size = 1 if rng.random() < 0.3 else rng.randint(1, max(1, len(urls) - 1))
+        others = urls[size:] if rng.random() < 0.8 else urls[size : size + 1]
+        one_way = rng.random() < 0.3
+        cluster.say(f"CUT {'one way ' if one_way else ''}{_names(urls[:size])} | {_names(others)}")
+        self.happened["partitions"] += 1
+        for a in urls[:size]:
+            for b in others:
+                cluster.cut[(a, b)] = True
+                if not one_way:
+                    cluster.cut[(b, a)] = True
+        cluster.at(rng.uniform(0.3, 2.5), self._join)
+
+    def _join(self) -> None:
+        if self.cluster.cut:
+            self.cluster.say("the network is whole again")
+            self.cluster.cut.clear()
+
+    def _clog(self) -> None:
+        """The links of some nodes stop one by one, and go again one by one in another order."""
+        cluster, rng = self.cluster, self.rng
+        if cluster.cut:
+            return
+        urls = list(cluster.nodes)
+        some = rng.sample(urls, rng.randint(1, max(1, len(urls) - 1)))
+        whole = rng.uniform(0.05, SHORT_CLOG) if not self.plan.partitions else rng.uniform(0.1, 2.0)
+        self.happened["clogs"] += 1
+        stops = sorted(rng.uniform(0, whole / 2) for _ in some)
+        goes = sorted(rng.uniform(whole / 2, whole) for _ in some)
+        for url, stop, go in zip(some, stops, rng.sample(goes, len(goes)), strict=True):
+            cluster.at(stop, lambda url=url: self._stop_links(url))  # type: ignore[misc]
+            cluster.at(go, lambda url=url: self._free_links(url))  # type: ignore[misc]
+
+    def _stop_links(self, url: str) -> None:
+        if self.active:
+            self.cluster.say(f"CLOG {_names([url])}")
+            for other in self.cluster.nodes:
+                if other != url:
+                    self.cluster.cut[(url, other)] = self.cluster.cut[(other, url)] = True
+
+    def _free_links(self, url: str) -> None:
+        self.cluster.say(f"{_names([url])} is free again")
+        for other in self.cluster.nodes:
+            self.cluster.cut.pop((url, other), None)
+            self.cluster.cut.pop((other, url), None)
+
+    # --- failpoints -----------------------------------------------------------------------------
+
+    def _failpoint(self, name: str, node: Node) -> str | None:
+        if not self.active:
+            return None
+        self.hits[name] += 1
+        action = None
+        for armed in self._armed.get(name, ()):
+            if armed.at == self.hits[name]:
+                action = armed.action
+        if action is None and self.plan.odd and self.rng.random() < self.plan.odd:
+            action = self.rng.choice(("drop", "duplicate"))
+        if action == "duplicate" and name.startswith("forward"):
+            action = "drop"  # only a node that says so asks the home twice: what is refused once, is refused
+        if action in ("kill", "pause"):
+            self.cluster.say(f"{node.name} FAILPOINT {name}: {action}")
+            if not (self._crash(node) if action == "kill" else self._pause(node)):
+                return None
+        if action is not None:
+            self.happened[f"failpoints: {action}"] += 1
+        return action
+
+
+def _names(urls: list[str]) -> str:
+    return " ".join("s" + url[-1] for url in urls)

@@ -1,0 +1,148 @@
+"""The judgement on a simulation: invariants while it runs, and in the end what was promised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dida.replica import Replica
+from dida.simulate import checkers
+from dida.simulate.clients import INITIAL, Clients
+from dida.simulate.history import OK, Shown, by_key
+from dida.simulate.network import Cluster, Node, digest
+from dida.simulate.plan import Plan
+from dida.timestamps import covers
+from dida.versions import Version
+
+
+def invariants(cluster: Cluster, node: Node) -> None:
+    """What replication.md says is true at any time; AssertionError when it is not."""
+    replica = node.replica
+    if replica is None or replica.local.view is None:
+        return
+    replication = replica.replication
+    have = replication.log.have
+    assert covers(have, replication.value_ts), f"{node.name} shows what it has not"
+    for record in replication.held.values():
+        assert not covers(replication.value_ts, record.ts), f"{node.name} says that {record} is applied"
+    assert sum(not waiting.passed_on for waiting in replica.waiting.values()) <= replica.config.max_waiting, (
+        f"{node.name}: {len(replica.waiting)} requests wait"
+    )
+    mine = replica.local.component
+    for other in cluster.nodes.values():
+        theirs = other.replica
+        if theirs is None or theirs is replica or theirs.local.view_name != replica.local.view_name:
+            continue
+        known = replication.table.get(theirs.local.component, {})
+        assert covers(theirs.replication.log.have, known), f"{node.name} believes that {other.name} has {known}"
+        logged = theirs.replication.log.have.get(replica.local.commits, 0)
+        assert logged >= replica.local.exposed, (
+            f"{node.name} shows {mine}! {replica.local.exposed}, {other.name} lacks it"
+        )
+
+
+def quiet(replica: Replica) -> dict[str, int]:
+    """What is still under way at a replica; nothing when all is done."""
+    found = {
+        "held": len(replica.replication.held),
+        "log": replica.replication.log.size,
+        "locks": len(replica.commit.locks),
+        "transactions": replica.commit.open,
+        "waiting": replica.in_hand,
+    }
+    return {what: count for what, count in found.items() if count}
+
+
+class Verdict:
+    """What is wrong with a simulation that has come to its end."""
+
+    def __init__(self, cluster: Cluster, plan: Plan, clients: Clients) -> None:
+        self.cluster = cluster
+        self.plan = plan
+        self.clients = clients
+        self.wrong: list[str] = []
+
+    def judge(self) -> list[str]:
+        nodes = list(self.cluster.nodes.values())
+        replicas = [node.replica for node in nodes if node.replica is not None]
+        for node in nodes:
+            if node.replica is not None and (left := quiet(node.replica)):
+                self.wrong.append(f"{node.name} is not quiet: {left}")
+        digests = [digest(replica) for replica in replicas]
+        if len(set(digests)) != 1:
+            self.wrong.append("the replicas differ: " + "; ".join(_difference(digests)))
+            return self.wrong
+        stored = {
+            key: [(Version.parse(version), value) for version, value in versions]
+            for key, versions in msgspec.json.decode(digests[0]).items()
+        }
+        self._judge_history(stored)
+        return self.wrong
+
+    def _judge_history(self, stored: checkers.Stored) -> None:
+        history, plan = self.clients.history, self.plan
+        lost, unclear = self._lost(stored)
+        self.wrong += checkers.once(stored)
+        self.wrong += checkers.nobody(history, stored, plan.forks)
+        self.wrong += checkers.predecessors(history, stored)
+        self.wrong += checkers.sessions(history, lost | unclear, plan.forks)
+        if plan.forks:
+            self._judge_discarded(lost)
+            return
+        self.wrong += checkers.one_value(history, lost | unclear)
+        self.wrong += checkers.real_time(history, lost | unclear)
+        for event in history:
+            shown = event.shown
+            if event.outcome == OK and event.verb == "updateif" and shown in lost:
+                self.wrong.append(f"lost: {event}")
+        for shown, holders in self.clients.holders.items():
+            if shown in lost and holders is not None and (alive := [c for c in holders if c not in self.cluster.ended]):
+                self.wrong.append(f"lost, though {' '.join(alive)} had it: {shown}")
+        for key, events in by_key(history).items():
+            if key.startswith("cas"):
+                initial = f"{INITIAL}-{key}"
+                told = [e for e in events if e.session != "prepare"]
+                self.wrong += [f"{key}: {what}" for what in checkers.chain(told, initial)]
+                problem = checkers.linearizable(checkers.beginning(told), initial)
+                if problem is not None:
+                    self.wrong.append(f"{key}: {problem}")
+
+    def _lost(self, stored: checkers.Stored) -> tuple[set[Shown], set[Shown]]:
+        """Versions that were shown, or acknowledged, and are gone; and those that may have been pushed out instead."""
+        lost, unclear = set(), set()
+        for event in self.clients.history:
+            shown = event.shown
+            if shown is None:
+                continue
+            kept = stored.get(shown.key, [])
+            if (shown.version, shown.value) in kept:
+                continue
+            pushed_out = len(kept) >= self.plan.max_versions and shown.version < kept[-1][0]
+            holders = self.clients.holders.get(shown)
+            if not pushed_out:
+                lost.add(shown)
+            elif holders and all(c in self.cluster.ended for c in holders):
+                unclear.add(shown)
+        return lost, unclear
+
+    def _judge_discarded(self, lost: set[Shown]) -> None:
+        """What a partition cost is said: by nodes that live, or by those that did before they died."""
+        if any(node.life > 1 for node in self.cluster.nodes.values()):
+            return  # a crash may take updates with it
+        said = self.cluster.discarded
+        said += sum(n.replica.membership.discarded for n in self.cluster.nodes.values() if n.replica is not None)
+        gone = {e.shown for e in self.clients.history if e.changes and e.outcome == OK and e.shown in lost}
+        if len(gone) > said:
+            self.wrong.append(f"{len(gone)} acknowledged updates are gone, {said} are said to be discarded")
+
+
+def _difference(digests: list[bytes]) -> list[str]:
+    """Of each key that is not the same everywhere, how the nodes have it."""
+    stores: list[dict[str, Any]] = [msgspec.json.decode(each) for each in digests]
+    keys = sorted({key for store in stores for key in store})
+    return [
+        f"{key}: {' | '.join(str(store.get(key, [])[:3]) for store in stores)}"
+        for key in keys
+        if any(store.get(key) != stores[0].get(key) for store in stores)
+    ]

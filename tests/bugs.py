@@ -1,0 +1,314 @@
+"""Deliberate faults of the replication, each of which the simulator must find: the measure of the simulator.
+
+`python -m tests.bugs` runs each against seed after seed, in two processes, and prints how many seeds it took.
+A bug is a patch of behaviour; the product knows nothing of it. The first thirteen are the mistakes that
+implementers make (lazy replication), the others break commit, views, leases and joins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from attrs import evolve, frozen
+
+from dida import replica as replica_module
+from dida.commit import Commit
+from dida.executed import Executed, answered
+from dida.gossip import Replication
+from dida.log import Log
+from dida.membership import Membership
+from dida.messages import Ok
+from dida.peer_messages import is_commit
+from dida.replica import Replica
+from dida.simulate import network
+from dida.simulate.scenario import Simulation
+from dida.store import Store
+from dida.timestamps import covers, merged
+
+MOST = 2000
+"""Seeds within which each must be found."""
+
+Patch = tuple[Any, str, Any]
+
+
+@frozen
+class Bug:
+    """What is broken, in words, and how: attributes of the code and what they are for the time being."""
+
+    name: str
+    patches: tuple[Patch, ...]
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        held = [mock.patch.object(where, what, value) for where, what, value in self.patches]
+        for each in held:
+            each.start()
+        try:
+            yield
+        finally:
+            for each in reversed(held):
+                each.stop()
+
+
+def _any_entry_covers(high: Any, low: Any) -> bool:
+    return not low or any(high.get(name, 0) >= count for name, count in low.items())
+
+
+def _prev_is_all_that_was_logged(self: Replication, stream: str, prev: Any, **rest: Any) -> Any:
+    return NEXT_RECORD(self, stream, prev if is_commit(stream) else dict(self.log.have), **rest)
+
+
+NEXT_RECORD = Replication.next_record
+
+
+def _write_without_waiting(self: Replica, waiting: Any, now: float) -> Any:
+    op = waiting.op
+    first = op.verb == "write" and not (op.retry and op.id is not None)
+    if first and self.local.serving and now < self.membership.lease_until():
+        waiting.op = evolve(op, after=self._without_dead(op.after)[1])
+        return self._write(waiting, now)
+    return TRY(self, waiting, now)
+
+
+TRY = Replica._try
+
+
+def _a_duplicate_is_dropped_whole(self: Log, given: Any) -> Any:
+    known = given.base < self.have.get(given.stream, 0)
+    return [] if known and self._records.get(given.stream) else ACCEPT(self, given)
+
+
+ACCEPT = Log.accept
+
+
+def _apply_merges_only_what_is_kept(self: Replication, record: Any, now: float) -> None:
+    before = self.value_ts
+    APPLY(self, record, now)
+    entries = self.store.versions(record.key)
+    if not any(entry.version == record.version for entry in entries):
+        self.value_ts = before
+
+
+APPLY = Replication._apply
+
+
+def _no_operation_is_a_retry(request: Any) -> Any:
+    op = OPERATION(request)
+    return evolve(op, retry=False) if op is not None and op.verb == "write" else op
+
+
+OPERATION = replica_module._operation
+
+
+def _have_is_merged_from_gossip(self: Replication, message: Any, now: float) -> Any:
+    reply = ON_GOSSIP(self, message, now)
+    self.log.have = merged(self.log.have, message.have)
+    return reply
+
+
+ON_GOSSIP = Replication.on_gossip
+
+
+def _answers_before_applying(self: Replication, ranges: Any, now: float) -> None:
+    ACCEPT_ALL(self, ranges, now)
+    for record in self.held.values():
+        self.value_ts = merged(self.value_ts, {record.stream: record.seq})
+
+
+ACCEPT_ALL = Replication.accept
+
+
+def _table_says_what_was_sent(self: Replication, peer: str, wanted: Any = None) -> None:
+    PUSH(self, peer, wanted)
+    self.table[peer] = merged(self.table[peer], wanted if wanted is not None else self.log.have)
+
+
+PUSH = Replication.push
+
+
+def _old_versions_come_back(self: Store, key: str, entry: Any) -> bool:
+    kept = PUT(self, key, entry)
+    entries = self._records.get(key)
+    if not kept and entries is not None and all(e.version != entry.version for e in entries):
+        entries[-1] = entry
+        return True
+    return kept
+
+
+PUT = Store.put
+
+
+def _ties_by_arrival(self: Store, key: str, entry: Any) -> bool:
+    kept = PUT(self, key, entry)
+    entries = self._records[key]
+    if kept:
+        entries.sort(key=lambda e: (-e.version.number, e is not entry))
+    return kept
+
+
+def _park_without_a_bound(self: Replica, waiting: Any, now: float) -> None:
+    self.waiting[waiting.token] = waiting
+    self._since.setdefault(waiting.token, now)
+
+
+def _numbers_from_a_client(request: Any) -> Any:
+    op = OPERATION(request)
+    if op is not None and op.verb == "write" and op.lowest % 7 == 0:
+        return evolve(op, after={**op.after, "1:1": 2**63})
+    return op
+
+
+def _told_at_the_decision(self: Commit, txn: Any, newest: Any, now: float) -> None:
+    DECIDE(self, txn, newest, now)
+    if txn.record is not None:
+        for waiting in txn.waiters:
+            self.local.answer(waiting.token, answered((str(txn.record.version),), txn.record.ts))
+        txn.waiters = []
+
+
+DECIDE = Commit._decide
+
+
+def _settle_drops_decisions(self: Replication, *rest: Any) -> None:
+    for place in [place for place in self.held if is_commit(place[0])]:
+        del self.held[place]
+    SETTLE(self, *rest)
+
+
+SETTLE = Replication.settle
+
+
+def _fence_is_ignored(self: Membership, view: Any, now: float) -> None:
+    self.local.note("goes on as if nothing had been")
+
+
+def _level_with_the_leader(self: Membership, ballot: Any, others: Any, again: float, now: float) -> None:
+    ballot.base = dict(self.replication.log.have)
+    ballot.have = dict.fromkeys(ballot.have, ballot.base)
+    LEVEL(self, ballot, others, again, now)
+
+
+LEVEL = Membership._level
+
+
+def _install_without_levelling(self: Membership, view: Any, base: Any, now: float) -> Any:
+    self.replication.log.have = dict(base)
+    return ON_INSTALL(self, view, base, now)
+
+
+ON_INSTALL = Membership.on_install
+
+
+def _joins_empty(self: Membership, message: Any, held: Any, now: float) -> Any:
+    reply = ON_LOAD(self, message, held, now)
+    if self.loaded:
+        self.replication.store = Store(self.replication.store.max_versions)
+    return reply
+
+
+ON_LOAD = Membership.on_load
+
+
+def _locks_nothing(self: Commit, waiting: Any) -> bool:
+    return False
+
+
+def _own_value_only(self: Commit, txn: Any, now: float) -> None:
+    txn.grants = dict.fromkeys(txn.grants)
+    COMPARE(self, txn, now)
+
+
+COMPARE = Commit._compare
+
+
+def _release_is_lost(self: Commit, txn: Any, answer: Any) -> None:
+    if txn.state != "queued":
+        self._unlock(txn.op.key, self.local.component, txn.number)
+
+
+def _other_views_are_taken(self: Membership) -> Any:
+    return Ok((), {"have": self.replication.log.have})
+
+
+def _same_component(node: Any) -> str:
+    return f"{node.number}:1"
+
+
+BUGS = (
+    Bug("one entry of value_ts taken for all", ((replica_module, "covers", _any_entry_covers),)),
+    Bug("ts is replica_ts, not prev with one entry", ((Replication, "next_record", _prev_is_all_that_was_logged),)),
+    Bug("version number before the update is stable", ((Replica, "_try", _write_without_waiting),)),
+    Bug("an update that is not kept: ts not merged", ((Replication, "_apply", _apply_merges_only_what_is_kept),)),
+    Bug("same update id accepted by two replicas", ((replica_module, "_operation", _no_operation_is_a_retry),)),
+    Bug("replica_ts merged from a partial message", ((Replication, "on_gossip", _have_is_merged_from_gossip),)),
+    Bug("a restart under the old component", ((network, "incarnation", _same_component),)),
+    Bug("answers between merging and applying", ((Replication, "accept", _answers_before_applying),)),
+    Bug("timestamp table says what was sent", ((Replication, "push", _table_says_what_was_sent),)),
+    Bug("a discarded version comes back", ((Store, "put", _old_versions_come_back),)),
+    Bug("ties broken by arrival", ((Store, "put", _ties_by_arrival),)),
+    Bug("unbounded waiting requests", ((Replica, "_park", _park_without_a_bound),)),
+    Bug("a client's counter of 2^63 believed", ((replica_module, "_operation", _numbers_from_a_client),)),
+    Bug("no barrier: exposed before all have it", ((Commit, "_acknowledged", lambda self, txn, peer: True),)),
+    Bug("the client told at the decision", ((Commit, "_decide", _told_at_the_decision),)),
+    Bug(
+        "decisions visible before they are exposed",
+        ((Replication, "applicable", lambda self, record: covers(self.value_ts, record.prev)),),
+    ),
+    Bug("locks hold no writes back", ((Commit, "queue_write", _locks_nothing),)),
+    Bug("the home tests its own value only", ((Commit, "_compare", _own_value_only),)),
+    Bug("no, before all hold the value", ((Replication, "held_by_all", lambda self, ts: True),)),
+    Bug(
+        "a release is lost, and nobody looks",
+        ((Commit, "_release", _release_is_lost), (Commit, "clear", lambda self, home, oldest: None)),
+    ),
+    Bug("decisions dropped when the view changes", ((Replication, "settle", _settle_drops_decisions),)),
+    Bug("the cut is the leader's own", ((Membership, "_level", _level_with_the_leader),)),
+    Bug("a view installed without levelling", ((Membership, "on_install", _install_without_levelling),)),
+    Bug("a removed node goes on", ((Membership, "fence", _fence_is_ignored),)),
+    Bug("the lease ignored", ((Membership, "lease_until", lambda self: float("inf")),)),
+    Bug("executed table not given to a joiner", ((Executed, "load", lambda self, *rest: None),)),
+    Bug("a joiner counts before it has the records", ((Membership, "on_load", _joins_empty),)),
+    Bug("held-back updates never tried again", ((Replication, "apply_held", lambda self, now: None),)),
+)
+
+
+def seeds_needed(bug: Bug, most: int = MOST) -> tuple[int, str] | None:
+    """How many seeds until the simulator finds the bug, and what it says; None when it does not."""
+    with bug.in_force():
+        for seed in range(most):
+            wrong = Simulation(seed).run()
+            if wrong:
+                return seed + 1, wrong[0]
+    return None
+
+
+def _measure(number: int) -> tuple[int, tuple[int, str] | None]:
+    return number, seeds_needed(BUGS[number])
+
+
+def main() -> int:
+    """The table of all bugs."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--jobs", type=int, default=os.cpu_count())
+    given = options.parse_args()
+    out: Callable[[str], Any] = sys.stdout.write
+    missed = 0
+    out(f"| {'deliberate bug':45} | seeds | what the simulator says |\n| --- | ---: | --- |\n")
+    with ProcessPoolExecutor(given.jobs) as pool:
+        for number, found in pool.map(_measure, range(len(BUGS))):
+            seeds, says = found if found is not None else ("-", f"NOT FOUND in {MOST}")
+            missed += found is None
+            out(f"| {BUGS[number].name:45} | {seeds:5} | {says[:110]} |\n")
+            sys.stdout.flush()
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
