@@ -8,7 +8,7 @@ carries a request is `dida.chain_messages.Execute`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from keyword import iskeyword
 from typing import Annotated
 
@@ -46,6 +46,16 @@ class Meta:
 
 
 @frozen
+class Touch:
+    """A record that a step has read or written."""
+
+    how: str
+    """`read`, `written`, `updated` (by `update_if_value_is`), or `refused`: the value was another one."""
+    key: str
+    version: Version
+
+
+@frozen
 class Assignment:
     """One operator of a chain and the worker that executes it; then also what came of it."""
 
@@ -56,6 +66,14 @@ class Assignment:
     port: Port
     output: str = ""
     ms: float = 0.0
+    attempt: Counter = 1
+    """Which execution of the step this is; more than one were needed when workers died, or it was retried."""
+    start: float = 0.0
+    """When it was begun, in seconds since 1970 on the worker's clock."""
+    records: tuple[Touch, ...] = ()
+    """What it has read and written, in that order. Before an execution: what an earlier one has."""
+    after: Timestamp = field(factory=dict)
+    """The run's front-end timestamp when it had ended."""
 
 
 @frozen
@@ -66,11 +84,20 @@ class Step:
     worker: str
     output: str
     ms: float
+    start: float = 0.0
+    attempt: int = 1
+    why: str = ""
+    """Why that worker: what the scheduler counted at each."""
+    records: tuple[Touch, ...] = ()
 
 
-def steps(chain: Iterable[Assignment]) -> list[Step]:
-    """The executed part of a chain as steps."""
-    return [Step(each.operator, each.worker, each.output, each.ms) for each in chain]
+def steps(chain: Iterable[Assignment], why: Mapping[int, str] | None = None) -> list[Step]:
+    """The executed part of a chain as steps; `why` is by position."""
+    told = why or {}
+    return [
+        Step(a.operator, a.worker, a.output, a.ms, a.start, a.attempt, told.get(a.position, ""), a.records)
+        for a in chain
+    ]
 
 
 @frozen

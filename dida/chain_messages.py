@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import attrs
 import msgspec
@@ -14,7 +14,51 @@ from dida.messages import Counter, Name, Request, Seconds, Timestamp
 
 Operators = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=MAX_OPERATORS)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
+Round = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 Reason = Annotated[str, msgspec.Meta(max_length=4000)]
+
+
+# --- what travels along a chain -----------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class Execute(Request):
+    """The request that travels from worker to worker; `next` is the position to execute."""
+
+    usage: ClassVar[str] = "execute"
+    about: ClassVar[str] = "execute the next operator of {meta, input, next, size, chain, left}"
+    meta: Meta
+    input: str
+    next: Position
+    size: int
+    chain: tuple[Assignment, ...]
+    left: Seconds
+    """Seconds that the run still has; nothing is executed past them."""
+    since: Timestamp = field(factory=dict)
+    """What the client had seen before the run."""
+    round: Round = 0
+    """How often the run went back to a step because updates were lost."""
+    again: bool = False
+    """Whether this step, or one after it, may have been executed before, here or elsewhere."""
+
+    def __attrs_post_init__(self) -> None:
+        if not self.next < self.size == len(self.chain):
+            raise ValueError(f"next {self.next} and size {self.size} do not fit a chain of {len(self.chain)}")
+
+    @property
+    def assignment(self) -> Assignment:
+        """The step to execute."""
+        return self.chain[self.next]
+
+    @property
+    def previous_output(self) -> str:
+        """What the operator before returned; the empty string for the first."""
+        return self.chain[self.next - 1].output if self.next else ""
+
+    def with_step(self, **changes: Any) -> Execute:
+        """The request with changes to its next step."""
+        changed = attrs.evolve(self.assignment, **changes)
+        return attrs.evolve(self, chain=(*self.chain[: self.next], changed, *self.chain[self.next + 1 :]))
 
 
 # --- scheduler, from clients --------------------------------------------------------------------
@@ -46,6 +90,13 @@ class Runs(Request):
     usage: ClassVar[str] = "runs"
     about: ClassVar[str] = "the runs, newest first; {limit: n}"
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = field(default=1000, kw_only=True)
+
+
+@frozen
+class Cancel(Request):
+    usage: ClassVar[str] = "cancel RUN"
+    about: ClassVar[str] = "end a run: it has failed as cancelled; what it has written stays"
+    run: Name
 
 
 @frozen
@@ -82,12 +133,39 @@ class Completed(Request):
     """An operator was executed, and the request goes on."""
 
     usage: ClassVar[str] = "completed"
-    about: ClassVar[str] = "from a worker: {run, position, operator, worker, ms}"
+    about: ClassVar[str] = "from a worker: {run, position, operator, worker, ms, and what else a step has}"
     run: Name
     position: Position
     operator: Name
     worker: Name
     ms: Milliseconds
+    round: Round = 0
+    step: Assignment | None = None
+    """The whole outcome, with which the chain can go on from here elsewhere."""
+
+
+@frozen(kw_only=True)
+class Returned(Request):
+    """Updates were lost, and the run goes back to the step at `position`."""
+
+    usage: ClassVar[str] = "returned"
+    about: ClassVar[str] = "from a worker: {run, position, round, reason}"
+    run: Name
+    position: Position
+    round: Round
+    reason: Reason
+
+
+@frozen(kw_only=True)
+class Reassign(Request):
+    """The worker of a step can't be reached, or refuses: another one is wanted."""
+
+    usage: ClassVar[str] = "reassign"
+    about: ClassVar[str] = "from a worker: ok WORKER {host, port} for {run, position, round, avoid}"
+    run: Name
+    position: Position
+    round: Round = 0
+    avoid: tuple[Name, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -114,46 +192,52 @@ class Failed(Request):
     reason: Reason
     chain: tuple[Assignment, ...] = ()
     after: Timestamp = field(factory=dict)
+    round: Round = 0
+    attempt: Counter = 0
+    """Which execution of the step it was; 0: whichever."""
 
 
-SCHEDULER = (Run, Result, Runs, Workers, AddWorker, AddStorage, Completed, Ended, Failed)
+@frozen(kw_only=True)
+class Adopt(Request):
+    """A run that a scheduler before this one has started."""
+
+    usage: ClassVar[str] = "adopt"
+    about: ClassVar[str] = "from a worker: the request of a run that the scheduler does not know"
+    request: Execute
+
+
+SCHEDULER = (
+    Run,
+    Result,
+    Runs,
+    Cancel,
+    Workers,
+    AddWorker,
+    AddStorage,
+    Completed,
+    Returned,
+    Reassign,
+    Ended,
+    Failed,
+    Adopt,
+)
 
 
 # --- worker -------------------------------------------------------------------------------------
 
 
-@frozen(kw_only=True)
-class Execute(Request):
-    """The request that travels from worker to worker; `next` is the position to execute."""
+@frozen
+class CancelStep(Request):
+    usage: ClassVar[str] = "cancel RUN"
+    about: ClassVar[str] = "give up what is in hand of that run, and begin nothing more of it"
+    run: Name
 
-    usage: ClassVar[str] = "execute"
-    about: ClassVar[str] = "execute the next operator of {meta, input, next, size, chain, left}"
-    meta: Meta
-    input: str
-    next: Position
-    size: int
-    chain: tuple[Assignment, ...]
-    left: Seconds
-    """Seconds that the run still has; nothing is executed past them."""
 
-    def __attrs_post_init__(self) -> None:
-        if not self.next < self.size == len(self.chain):
-            raise ValueError(f"next {self.next} and size {self.size} do not fit a chain of {len(self.chain)}")
-
-    @property
-    def assignment(self) -> Assignment:
-        """The step to execute."""
-        return self.chain[self.next]
-
-    @property
-    def previous_output(self) -> str:
-        """What the operator before returned; the empty string for the first."""
-        return self.chain[self.next - 1].output if self.next else ""
-
-    def executed(self, output: str, ms: float) -> tuple[Assignment, ...]:
-        """The chain with the outcome of the step in it."""
-        done = attrs.evolve(self.assignment, output=output, ms=ms)
-        return (*self.chain[: self.next], done, *self.chain[self.next + 1 :])
+@frozen
+class ReportTo(Request):
+    usage: ClassVar[str] = "report URL"
+    about: ClassVar[str] = "from a scheduler that is there (again): it wants to know of its runs"
+    url: str
 
 
 @frozen
@@ -168,7 +252,7 @@ class WorkerDebug(messages.Debug):
     to: str = field(default="", kw_only=True)
 
 
-WORKER = (Execute, ListOperators, WorkerDebug)
+WORKER = (Execute, CancelStep, ReportTo, ListOperators, WorkerDebug)
 
 
 # --- where debug output is collected ------------------------------------------------------------

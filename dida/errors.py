@@ -23,6 +23,7 @@ FENCED = "fenced"
 LOST_UPDATE = "lost-update"
 SESSION_EXPIRED = "session-expired"
 TIMED_OUT = "timed-out"
+SUPERSEDED = "superseded"
 INTERNAL = "internal"
 
 

@@ -1,9 +1,8 @@
 """The pure part of a front end, the storage's client: whom to ask what, and what the answers mean.
 
-- `UpdateIds`: the ids that let an update be asked for twice and done once.
-- `Seen`: what one client (a run, a script) has seen, which it must go on seeing.
-- `Operation`: one read, write or updateif from the first try to its end. `next` says what to do now;
-  what came of it goes to `on_reply` or `on_no_reply`, until `on_reply` gives the answer or `next` raises.
+An `Operation` is one read, write or updateif from the first try to its end. `next` says what to do now;
+what came of it goes to `on_reply` or `on_no_reply`, until `on_reply` gives the answer or `next` raises.
+What a client keeps from one operation to the next is in `dida.sessions`.
 
 `dida.replicas` knows which replicas there are. One that does not answer, or can't serve, is followed by
 the next one on the ring, with the same update id. A try is given only a part of the time that is left,
@@ -12,7 +11,7 @@ so that a paused replica does not eat it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from attrs import define, field, frozen
@@ -23,7 +22,7 @@ from dida.errors import DidaError, Unavailable
 from dida.interfaces import Record
 from dida.messages import Error, ListRecords, No, Ok, Read, Reply, Request, UpdateIf, Versions, Write
 from dida.replicas import Replicas
-from dida.timestamps import Timestamp, merge_into
+from dida.sessions import Seen, StepIds, UpdateIds
 from dida.versions import Version
 
 _T = TypeVar("_T")
@@ -32,81 +31,6 @@ SUSPICION = 5.0
 """Seconds for which a replica that did not answer in time is asked last."""
 PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Seconds between two rounds through all replicas; the last one repeats."""
-
-
-class UpdateIds:
-    """Numbers of one session's updates; an update's id is `SESSION:N`."""
-
-    def __init__(self, session: str) -> None:
-        self.session = self._name = session
-        self._lives = 1
-        self._last = 0
-        self._open: dict[int, None] = {}
-
-    def take(self) -> int:
-        """A number never used before; it is open until `close`."""
-        self._last += 1
-        self._open[self._last] = None
-        return self._last
-
-    def close(self, number: int) -> None:
-        """Nobody will ask for that update again."""
-        self._open.pop(number, None)
-
-    @property
-    def lowest(self) -> int:
-        """The lowest number that may be asked for again."""
-        return next(iter(self._open), self._last + 1)
-
-    def renew(self) -> None:
-        """Begin a new session: the replicas have forgotten this one, which was idle for too long."""
-        self._lives += 1
-        self.session = f"{self._name}-{self._lives}"
-        self._open.clear()
-
-
-@define
-class Seen:
-    """What a client has seen: `after` covers it. With `versions`, reads are repeatable, too."""
-
-    after: Timestamp = field(factory=dict)
-    versions: dict[str, Version] | None = None
-    told: dict[str, Record] = field(factory=dict)
-    """By key, what a failed updateif told of it; with `versions` only."""
-
-    def wanted(self, key: str) -> Version | None:
-        """The version that a read of `key` must give, if it is fixed already."""
-        return self.versions.get(key) if self.versions is not None else None
-
-    def known(self, key: str, version: Version | None) -> Record | None:
-        """The record that a read would give, when no replica needs to be asked for it."""
-        record = self.told.get(key)
-        if record is None or record.version != self.wanted(key) or version not in (None, record.version):
-            return None
-        return record
-
-    def on_told(self, record: Record) -> None:
-        """A failed updateif has told what is there: that counts as read, however soon it is discarded."""
-        if self.versions is not None:
-            self.versions[record.key] = record.version
-            self.told[record.key] = record
-
-    def on_version(self, key: str, version: Version) -> None:
-        """That version was read or written."""
-        if self.versions is not None:
-            self.versions[key] = version
-
-    def on_reply(self, members: Mapping[str, Any]) -> None:
-        """Merge the timestamp that a reply carries."""
-        after = members.get("after")
-        if isinstance(after, dict):
-            merge_into(self.after, after)
-
-    def on_lost(self, members: Mapping[str, Any]) -> None:
-        """What depended on lost updates is told once, and not asked for again."""
-        lost = members.get("lost")
-        for stream in lost if isinstance(lost, dict) else ():
-            self.after.pop(stream, None)
 
 
 @frozen
@@ -158,7 +82,7 @@ class Operation(Generic[_T]):
         while True:
             while self._plan:
                 member = self._plan.pop(0)
-                if member in self.replicas:
+                if member in self.replicas and self._may_ask(member):
                     timeout = left if len(self.replicas) == 1 else min(left, self._patience(left))
                     # The replica gives up a little earlier, so that its own word on the outcome arrives.
                     return Try(member, self._request(round(timeout * 0.9, 3)), timeout)
@@ -210,6 +134,9 @@ class Operation(Generic[_T]):
         """Seconds for one try when there are others to ask."""
         return 2.0
 
+    def _may_ask(self, member: StorageAddress) -> bool:
+        return True
+
     def _request(self, deadline: float) -> Request:
         raise NotImplementedError
 
@@ -230,20 +157,23 @@ class ReadOperation(Operation[Record]):
 
     version: Version | None = None
     pinned: bool = field(default=False, init=False)
+    _soft: bool = field(default=False, init=False)
     _lacking: dict[StorageAddress, DidaError] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         if self.version is None:
             self.version = self.seen.wanted(self.key)
             self.pinned = self.version is not None
+            if not self.pinned:
+                self.version = self.seen.pins.get(self.key)
+                self._soft = self.version is not None
 
     def _request(self, deadline: float) -> Request:
         return Read(self.key, self.version, after=self.seen.after, deadline=deadline)
 
     def _result(self, reply: Ok | No) -> Record:
         record = Record(self.key, reply.words[0], Version.parse(reply.words[1]))
-        if self.seen.wanted(self.key) is None:
-            self.seen.on_version(self.key, record.version)
+        self.seen.on_version("read", self.key, record.version)
         return record
 
     def on_no_reply(self, member: StorageAddress, problem: DidaError, now: float, sent: bool = True) -> None:
@@ -251,7 +181,8 @@ class ReadOperation(Operation[Record]):
         self._uncertain = False  # there is nothing to be uncertain of
 
     def _on_error(self, member: StorageAddress, problem: DidaError) -> Done[Record] | None:
-        missing = problem.code == errors.NO_SUCH_VERSION or (self.pinned and problem.code == errors.NO_SUCH_RECORD)
+        hoped_for = self.pinned or self._soft
+        missing = problem.code == errors.NO_SUCH_VERSION or (hoped_for and problem.code == errors.NO_SUCH_RECORD)
         if self.version is None or not missing:
             raise problem
         self._lacking[member] = problem
@@ -261,6 +192,11 @@ class ReadOperation(Operation[Record]):
     def _on_round(self) -> None:
         if not self._lacking or any(each not in self._lacking for each in self.replicas.living):
             return
+        if self._soft:  # what the earlier execution read is gone, and with it what it has done
+            self.version, self._soft = None, False
+            self._plan.clear()
+            self._lacking.clear()
+            return
         if self.pinned:
             why = "this run has seen that version, but it was discarded everywhere: only the newest ones are kept"
             raise DidaError(errors.NO_SUCH_VERSION, self.key, str(self.version), why)
@@ -268,10 +204,34 @@ class ReadOperation(Operation[Record]):
 
 
 @define(eq=False)
+class SecureOperation(Operation[None]):
+    """A read of a record by another replica than the one that wrote it, which then has all that was seen."""
+
+    by: int
+    """The number of the replica that wrote it."""
+
+    def _may_ask(self, member: StorageAddress) -> bool:
+        return member.replica != self.by
+
+    def _request(self, deadline: float) -> Request:
+        return Read(self.key, after=self.seen.after, deadline=deadline)
+
+    def _result(self, reply: Ok | No) -> None:
+        return None
+
+    def on_reply(self, member: StorageAddress, reply: Reply) -> Done[None] | None:
+        if isinstance(reply, Error) and reply.code == errors.NOT_HERE:
+            holders = self.replicas.named(reply.object.get("replicas") or ())
+            if all(each.replica == self.by for each in holders):
+                return Done(None)  # its group is the one replica
+        return Operation.on_reply(self, member, reply)
+
+
+@define(eq=False)
 class _Update(Operation[_T]):
     """An operation with an update id."""
 
-    ids: UpdateIds = field(kw_only=True)
+    ids: UpdateIds | StepIds = field(kw_only=True)
     _session: str = field(default="", init=False)
     _number: int = field(default=0, init=False)
     _renewed: bool = field(default=False, init=False)
@@ -282,7 +242,7 @@ class _Update(Operation[_T]):
     def _take_id(self) -> None:
         self._session = self.ids.session
         self._number = self.ids.take()
-        self._arrived = False
+        self._arrived = isinstance(self.ids, StepIds) and self.ids.again
 
     def _id(self) -> dict[str, Any]:
         lowest = self.ids.lowest if self._session == self.ids.session else 0
@@ -317,7 +277,7 @@ class WriteOperation(_Update[Version]):
 
     def _result(self, reply: Ok | No) -> Version:
         version = Version.parse(reply.words[0])
-        self.seen.on_version(self.key, version)
+        self.seen.on_version("written", self.key, version)
         return version
 
 
@@ -335,13 +295,15 @@ class UpdateIfOperation(_Update["Version | None"]):
         return UpdateIf(self.key, self.old, self.new, after=self.seen.after, deadline=deadline, **self._id())
 
     def _result(self, reply: Ok | No) -> Version | None:
+        if isinstance(reply, No) and isinstance(self.ids, StepIds):
+            self.ids.refused(self._number)
         if isinstance(reply, No) and not reply.words:
             return None
         version = Version.parse(reply.words[0])
         if isinstance(reply, No):
             self.seen.on_told(Record(self.key, reply.words[1], version))
             return None
-        self.seen.on_version(self.key, version)
+        self.seen.on_version("updated", self.key, version)
         return version
 
 

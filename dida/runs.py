@@ -1,25 +1,38 @@
 """The scheduler's table of runs: what was started, what of it is confirmed, how it ended.
 
-Pure: `now` comes in as seconds. A run is going on until it is done, or failed by a worker, by the loss
-of the worker that executes it, or by its deadline; so every run ends. The newest `keep` runs stay known.
+Pure: `now` comes in as seconds. A run is going on until it is done, failed, cancelled or past its deadline; so
+every run ends. A step whose worker is lost is executed again by another one, with what the confirmations told
+of the steps before it; the counts of the policy follow: each unconfirmed step of a run that is going on counts
+at its worker, and nothing else does. The newest `keep` runs stay known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 from attrs import define, field
 
-from dida.chain import Assignment, Step, steps
-from dida.errors import NO_SUCH_RUN, DidaError, Unavailable
+from dida.chain import Assignment, Meta, Step, steps
+from dida.chain_messages import Execute
+from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
+from dida.redo import rewound
 from dida.scheduling import LeastActive
 from dida.timestamps import Timestamp
+from dida.versions import Version
 
 SLACK = 0.2
 """Seconds that a worker's word may be on its way."""
+GRACE = 1.0
+"""Seconds after a worker was lost until its steps are executed by others."""
+MAX_ATTEMPTS = 5
+"""Executions of one step that may end with the death of its worker; one more, and the run has failed."""
 
 GOING_ON, DONE, FAILED = "going on", "done", "failed"
+
+Places = Mapping[str, tuple[str, int]]
+"""The workers that can be reached, and where."""
 
 
 @define(eq=False)
@@ -28,17 +41,33 @@ class RunRecord:
 
     id: str
     input: str
-    chain: tuple[Assignment, ...]
+    chain: list[Assignment]
     started: float
+    ends: float
+    """Its deadline."""
+    since: Timestamp
+    """What the client had seen."""
     after: Timestamp
     state: str = GOING_ON
     ms: float = 0.0
     reason: str = ""
     failed_at: int | None = None
-    confirmed: dict[int, float] = field(factory=dict)
-    """Position to milliseconds, of what is known to be executed."""
+    round: int = 0
+    """How often it went back because updates were lost."""
+    confirmed: dict[int, int] = field(factory=dict)
+    """Position to round, of what is known to be executed."""
+    lost: dict[int, int] = field(factory=dict)
+    """Position to how often a worker was lost with the step."""
+    again: bool = False
+    """Whether steps may have been executed more than once."""
     progress: float = 0.0
     """When the current step became the current one, as far as is known here."""
+    resent: float = 0.0
+    """When the worker that had to hand on the current step was lost, and the scheduler has sent it instead."""
+    unsent: str = ""
+    """Why no worker has taken the current step so far, when the scheduler is to send it."""
+    why: dict[int, str] = field(factory=dict)
+    """Position to why that worker."""
     steps: list[Step] = field(factory=list)
 
     @property
@@ -60,6 +89,10 @@ class Runs:
         self.deadline = deadline
         self.keep = keep
         self.started = self.done = self.failed = self.dropped = 0
+        self.adopted = 0
+        """Runs of another life of the scheduler."""
+        self.reassigned = 0
+        """Steps that were given to another worker."""
         self._suffix = suffix
         self._all: dict[str, RunRecord] = {}
         self._going_on: dict[str, RunRecord] = {}
@@ -81,43 +114,193 @@ class Runs:
         """How many have not ended."""
         return len(self._going_on)
 
+    # --- beginning ------------------------------------------------------------------------------
+
     def on_run(
-        self,
-        input: str,
-        operators: Sequence[str],
-        after: Mapping[str, int],
-        workers: Mapping[str, tuple[str, int]],
-        now: float,
+        self, input: str, operators: Sequence[str], after: Mapping[str, int], workers: Places, now: float
     ) -> RunRecord:
         """A new run, its whole route assigned. `workers` are those that can be reached, and where."""
         if len(self._all) >= self.keep and not self._ended:
             raise Unavailable(f"{self.keep} runs are going on already: try again later, or raise --keep-runs")
-        route = [self.policy.on_assign(workers) for _ in operators]
+        why = {}
+        chain = []
+        for position, operator in enumerate(operators):
+            counts = self._counts(workers)
+            worker = self.policy.on_assign(workers)
+            why[position] = counts
+            chain.append(Assignment(operator, position, worker, *workers[worker]))
         self.started += 1
         run = RunRecord(
             id=f"r{self.started}-{self._suffix}",
             input=input,
-            chain=tuple(
-                Assignment(operator, position, worker, *workers[worker])
-                for position, (operator, worker) in enumerate(zip(operators, route, strict=True))
-            ),
+            chain=chain,
             started=now,
+            ends=now + self.deadline,
             progress=now,
+            since=dict(after),
             after=dict(after),
+            why=why,
         )
+        self._keep(run)
+        return run
+
+    def on_adopt(self, request: Execute, now: float) -> RunRecord | None:
+        """A worker has this request of a run that is not known here: another life of the scheduler started it.
+
+        None for a run that this life has started, and dropped since.
+        """
+        id = request.meta.run
+        if id in self._all:
+            return self._all[id]
+        if id.endswith(f"-{self._suffix}") or (len(self._all) >= self.keep and not self._ended):
+            return None
+        self.adopted += 1
+        run = RunRecord(
+            id=id,
+            input=request.input,
+            chain=list(request.chain),
+            started=now - max(0.0, self.deadline - request.left),
+            ends=now + request.left,
+            progress=now,
+            since=dict(request.since),
+            after=dict(request.meta.after),
+            round=request.round,
+            again=True,
+            confirmed=dict.fromkeys(range(request.next), request.round),
+        )
+        for step in run.chain[request.next :]:
+            self.policy.on_worker(step.worker)
+            self.policy.on_move(step.worker)
+        self._keep(run)
+        return run
+
+    def _keep(self, run: RunRecord) -> None:
         self._all[run.id] = self._going_on[run.id] = run
         if len(self._all) > self.keep:
             oldest = next(iter(self._ended))
             del self._ended[oldest], self._all[oldest]
             self.dropped += 1
-        return run
 
-    def on_completed(self, id: str, position: int, ms: float, now: float) -> None:
+    # --- going on -------------------------------------------------------------------------------
+
+    def request(self, run: RunRecord, scheduler: str, storage: tuple[str, ...], view: int, now: float) -> Execute:
+        """The request with which the run goes on from its current step."""
+        step = run.current
+        assert step is not None
+        request = Execute(
+            meta=Meta(run=run.id, scheduler=scheduler, storage=storage, view=view),
+            input=run.input,
+            next=step.position,
+            size=len(run.chain),
+            chain=tuple(run.chain),
+            left=self.left(run, now),
+            since=run.since,
+            round=run.round,
+        )
+        return attrs.evolve(rewound(request, step.position), again=run.again)
+
+    def on_completed(
+        self, id: str, position: int, now: float, ms: float = 0.0, step: Assignment | None = None, round: int = 0
+    ) -> None:
         """A worker has executed the operator at `position`. Twice, or too late, changes nothing."""
         run = self[id]
-        if run.state == GOING_ON and position < len(run.chain):
-            self._confirm(run, position, ms)
+        if run.state != GOING_ON or position >= len(run.chain) or round < run.round:
+            return
+        if round > run.round:
+            self._go_back(run, position, round)
+        if position in run.confirmed:
+            return
+        done = step if step is not None else attrs.evolve(run.chain[position], ms=ms)
+        self._confirm(run, position)
+        run.chain[position] = attrs.evolve(done, position=position)
+        run.progress = now
+        run.unsent = ""
+
+    def on_returned(self, id: str, position: int, round: int, now: float) -> None:
+        """Updates were lost: the run goes back to the step at `position`."""
+        run = self[id]
+        if run.state == GOING_ON and position < len(run.chain) and round >= run.round:
+            self._go_back(run, position, round)
             run.progress = now
+
+    def on_reassign(
+        self, id: str, position: int, avoid: Collection[str], workers: Places, now: float, round: int = 0
+    ) -> Assignment:
+        """Another worker for a step, not one of `avoid` if that can be; Unavailable when there is none."""
+        run = self[id]
+        done = position >= len(run.chain) or position in run.confirmed
+        if run.state != GOING_ON or round < run.round or (round == run.round and done):
+            raise DidaError(SUPERSEDED, f"run {id} has ended, or goes on elsewhere")
+        if round > run.round:
+            self._go_back(run, position, round)
+        candidates = {worker: place for worker, place in workers.items() if worker not in avoid} or workers
+        counts = self._counts(candidates)
+        worker = self.policy.on_assign(candidates)
+        old = run.chain[position]
+        self.policy.on_confirm(old.worker)
+        host, port = candidates[worker]
+        new = attrs.evolve(old, worker=worker, host=host, port=port, attempt=old.attempt + 1)
+        run.chain[position] = new
+        run.why[position] = f"{counts}; not {', '.join(sorted(set(avoid)))[:200]}" if avoid else counts
+        run.again = True
+        run.progress = now
+        self.reassigned += 1
+        return new
+
+    def lost(self, lost_at: Mapping[str, float], workers: Places, now: float) -> list[RunRecord]:
+        """Runs whose current step was with a worker that was lost, at the times `lost_at`, or can't be reached."""
+        found = []
+        for run in self._going_on.values():
+            step = run.current
+            if step is None or run.unsent:
+                continue
+            when = lost_at.get(step.worker)
+            if when is not None and run.progress <= when + SLACK:
+                late = now >= max(when, run.progress) + GRACE
+            else:
+                late = step.worker not in workers and now >= run.progress + 2 * GRACE
+            if late:
+                found.append(run)
+        return found
+
+    def not_handed_on(self, lost_at: Mapping[str, float], now: float) -> list[RunRecord]:
+        """Runs whose step before the current one was with a worker that was lost, maybe before it handed on.
+
+        They are to be sent (see `unsent`) to the worker that has the step, which recognises a duplicate.
+        """
+        found = []
+        for run in self._going_on.values():
+            step = run.current
+            if step is None or not step.position or run.unsent:
+                continue
+            when = lost_at.get(run.chain[step.position - 1].worker)
+            if when is not None and when > run.resent and when >= run.progress - SLACK and now >= when + GRACE:
+                run.resent = when
+                run.unsent = "the worker before it was lost"
+                found.append(run)
+        return found
+
+    def on_lost(self, run: RunRecord, workers: Places, now: float) -> RunRecord | None:
+        """Give the lost current step to another worker. The run, when it has been lost too often and failed."""
+        step = run.current
+        assert step is not None
+        lost = run.lost[step.position] = run.lost.get(step.position, 0) + 1
+        if lost >= MAX_ATTEMPTS:
+            why = f"{_at(step)} was lost: {lost} workers died, or broke their connection, while they had it"
+            return self.on_failed(run.id, why, now, step.position, round=run.round)
+        if workers:
+            self.on_reassign(run.id, step.position, (step.worker,), workers, now, run.round)
+        run.again = True
+        run.progress = now
+        run.unsent = "its worker was lost"
+        return None
+
+    @property
+    def unsent(self) -> list[RunRecord]:
+        """The runs whose current step is to be sent to its worker."""
+        return [run for run in self._going_on.values() if run.unsent]
+
+    # --- ending ---------------------------------------------------------------------------------
 
     def on_ended(
         self, id: str, chain: Collection[Assignment], after: Mapping[str, int], now: float
@@ -128,8 +311,8 @@ class Runs:
             return None
         for each in chain:
             if each.position < len(run.chain):
-                self._confirm(run, each.position, each.ms)
-        run.steps = steps(chain)
+                self._confirm(run, each.position)
+        run.steps = steps(chain, run.why)
         run.after = dict(after)
         self.done += 1
         return self._end(run, DONE, now)
@@ -142,12 +325,18 @@ class Runs:
         position: int | None = None,
         chain: Collection[Assignment] = (),
         after: Mapping[str, int] | None = None,
+        round: int = 0,
+        attempt: int = 0,
     ) -> RunRecord | None:
-        """The run can't go on. None when it had ended already."""
+        """The run can't go on. None when it had ended already, or goes on elsewhere."""
         run = self[id]
         if run.state != GOING_ON:
             return None
-        run.steps = steps(chain)
+        if attempt and position is not None and position < len(run.chain):
+            newer = position in run.confirmed or attempt < run.chain[position].attempt
+            if round < run.round or (round == run.round and newer):
+                return None
+        run.steps = steps(chain or [step for step in run.chain if step.position in run.confirmed], run.why)
         run.reason = reason
         run.failed_at = position
         if after is not None:
@@ -155,39 +344,44 @@ class Runs:
         self.failed += 1
         return self._end(run, FAILED, now)
 
-    def on_worker_lost(self, worker: str, when: float, now: float) -> list[RunRecord]:
-        """Fail the runs whose current step was with a worker when it died, at `when`.
-
-        To be called a little later, so that what the worker said just before has arrived.
-        """
-        lost = []
-        for run in list(self._going_on.values()):
-            step = run.current
-            if step is not None and step.worker == worker and run.progress <= when + SLACK:
-                why = f"{_at(step)} was lost: the worker died, or its connection broke"
-                ended = self.on_failed(run.id, why, now, step.position)
-                lost += [ended] if ended else []
-        return lost
-
     def tick(self, now: float) -> list[RunRecord]:
         """Fail the runs that are past their deadline."""
         late = []
         for run in list(self._going_on.values()):
-            if now < run.started + self.deadline:
-                break  # they are in the order in which they started
+            if now < run.ends:
+                continue
             step = run.current or run.chain[-1]
-            why = f"{_at(step)} was not confirmed within the run's {self.deadline:g} s"
+            limit = run.ends - run.started
+            rest = f": {run.unsent}" if run.unsent else ""
+            why = f"{_at(step)} was not confirmed within the run's {limit:g} s{rest}"
             ended = self.on_failed(run.id, why, now, step.position)
             late += [ended] if ended else []
         return late
 
     def left(self, run: RunRecord, now: float) -> float:
         """Seconds until the run's deadline."""
-        return max(0.0, run.started + self.deadline - now)
+        return max(0.0, run.ends - now)
 
-    def _confirm(self, run: RunRecord, position: int, ms: float) -> None:
+    # --- counting -------------------------------------------------------------------------------
+
+    def _counts(self, workers: Collection[str]) -> str:
+        """What is counted at these workers, in words."""
+        shown = sorted((load.active, worker) for worker, load in self.policy.loads.items() if worker in workers)
+        rest = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
+        return f"{self.policy.name}: " + ", ".join(f"{worker} {active}" for active, worker in shown[:10]) + rest
+
+    def _go_back(self, run: RunRecord, position: int, round: int) -> None:
+        """What was confirmed from `position` on in an earlier round is to be executed again."""
+        run.round = round
+        run.again = True
+        for each in run.chain[position:]:
+            if run.confirmed.get(each.position, round) < round:
+                del run.confirmed[each.position]
+                self.policy.on_move(each.worker)
+
+    def _confirm(self, run: RunRecord, position: int) -> None:
         if position not in run.confirmed:
-            run.confirmed[position] = ms
+            run.confirmed[position] = run.round
             self.policy.on_confirm(run.chain[position].worker)
 
     def _end(self, run: RunRecord, state: str, now: float) -> RunRecord:
@@ -203,6 +397,11 @@ class Runs:
 
 def _at(step: Assignment) -> str:
     return f"{step.operator} at position {step.position} on {step.worker}"
+
+
+def _said(owner: object, name: object, value: Any) -> Any:
+    """A value of a step as it goes into a reply."""
+    return str(value) if isinstance(value, Version) else value
 
 
 def summary(run: RunRecord) -> dict[str, object]:
@@ -221,9 +420,10 @@ def outcome(run: RunRecord) -> dict[str, object]:
     members: dict[str, object] = {
         "run": run.id,
         "input": run.input,
-        "steps": [attrs.asdict(step) for step in run.steps],
+        "steps": [attrs.asdict(step, value_serializer=_said) for step in run.steps],
         "ms": run.ms,
         "after": run.after,
+        "rounds": run.round,
     }
     if run.failed_at is not None:
         failed = run.chain[run.failed_at]

@@ -59,6 +59,13 @@ class LeastActive:
         if load is not None and load.active:
             load.active -= 1
 
+    def on_move(self, worker: str) -> None:
+        """That worker has one assignment more, which was not chosen by the policy."""
+        load = self.loads.get(worker)
+        if load is not None:
+            load.active += 1
+            load.assigned += 1
+
     def _choose(self, candidates: list[str]) -> str:
         return min(candidates, key=lambda worker: (self.loads[worker].active, self.loads[worker].last))
 

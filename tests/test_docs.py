@@ -66,7 +66,7 @@ NODES: dict[str, Mapping[str, type[Request]]] = {
 }
 
 SHAPES: dict[str, tuple[type[Any], ...]] = {
-    "chains": (chain.Meta, chain.Assignment, chain.Step),
+    "chains": (chain.Meta, chain.Assignment, chain.Touch, chain.Step),
     "storage": (chain_messages.Member,),
     "PCS": (control_messages.NodeEntry,),
     "peers": (peer_messages.Record, peer_messages.Range, peer_messages.Member, peer_messages.View),
@@ -328,7 +328,7 @@ def blocks(document: Path, heading: str) -> list[Block]:
 
 def plain(reply: str) -> str:
     """A reply without what differs from run to run."""
-    reply = re.sub(r'"(ms|pid|number|view|log)":"?[\d.]+(@[^"]*")?', r'"\1":0', reply)
+    reply = re.sub(r'"(ms|start|pid|number|view|log)":"?[\d.]+(@[^"]*")?', r'"\1":0', reply)
     reply = re.sub(r"\d+\.\d+ (ms|s)\b|\b\d+ ms\b", r"0 \1", reply)
     reply = re.sub(r'(?<![\w"])(/[\w.\-]+)+/', "/", reply)
     reply = re.sub(r"^ok \d{3,}$", "ok PID", reply)

@@ -15,13 +15,18 @@ from attrs import frozen
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
-from dida.chain import MAX_OUTPUT
+from dida.chain import MAX_OUTPUT, Touch
 from dida.chain_messages import Execute
 from dida.errors import DidaError
 from dida.loading import OperatorFolder
 from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
 from dida.protocols.threads import Job, Threads
+from dida.sessions import StepIds
+from dida.timestamps import Timestamp
 
+MAX_PAUSE = 3600.0
+"""Seconds between two tries, at most."""
+MAX_RETRIES = 1000
 MAX_TEXT = 500
 """Characters of an exception's text that are told."""
 
@@ -29,7 +34,46 @@ _log = Logger()
 
 
 class StepFailed(Exception):
-    """The step can't be done; its text goes to the client."""
+    """The step can't be done; its text goes to the client. `records` are what it has read and written."""
+
+    records: tuple[Touch, ...] = ()
+
+
+class StepLost(Exception):
+    """What the step depended on was lost with a storage node; `lost` are the streams."""
+
+    def __init__(self, lost: Timestamp, records: tuple[Touch, ...]) -> None:
+        super().__init__("lost")
+        self.lost = lost
+        self.records = records
+
+
+@frozen
+class Outcome:
+    """What a step has come to; the run's timestamp is in the request's meta record."""
+
+    output: str
+    records: tuple[Touch, ...]
+
+
+@frozen
+class Terms:
+    """What a class says of its execution."""
+
+    timeout: float
+    """Seconds that it may take."""
+    own: bool = False
+    """Whether the class says so itself."""
+    retries: int = 0
+    """How often it is tried again when it has failed."""
+    backoff: float = 0.0
+    """Seconds before it is tried again, twice as many each further time."""
+    isolation: str = "thread"
+    """`process`: it has a process to itself."""
+
+    def pause(self, tries: int) -> float:
+        """Seconds to wait after so many tries and one."""
+        return min(self.backoff * float(2 ** min(tries, 30)), MAX_PAUSE)
 
 
 @frozen
@@ -54,6 +98,17 @@ class Operators:
         self.threads.stop()
         self._loading.stop()
 
+    def terms(self, name: str) -> Terms:
+        """What the class of that name says of its execution; that of the worker when it is not known."""
+        kind = self.folder.known(name)
+        return self._terms(kind) if kind is not None else Terms(self.timeout)
+
+    def _terms(self, kind: type[Any]) -> Terms:
+        try:
+            return terms_of(kind, self.timeout)
+        except StepFailed:
+            return Terms(self.timeout)
+
     async def names(self) -> dict[str, str]:
         """Class name to file name of all operators."""
         found = await self._in_thread(self._loading, self.folder.operators, self.timeout, self.timeout)
@@ -61,17 +116,31 @@ class Operators:
             raise DidaError("timed-out", "reading the operators folder takes too long")
         return dict(found)
 
-    async def execute(self, request: Execute, front_end: FrontEnd, left: float) -> str:
-        """The output of the request's next operator, which may take `left` seconds at most. Raises StepFailed."""
+    async def execute(self, request: Execute, front_end: FrontEnd, left: float, ids: StepIds) -> Outcome:
+        """Execute the request's next operator, which may take `left` seconds. Raises StepFailed and StepLost."""
         began = self._reactor.seconds()
-        kind = self.folder.known(request.assignment.operator)
-        if kind is None:
-            kind = await self._find(request.assignment.operator, left)
-            left -= self._reactor.seconds() - began
-        limit = min(self.timeout, left)
+        kind = await self.find(request.assignment.operator, left)
+        left -= self._reactor.seconds() - began
+        terms = terms_of(kind, self.timeout)
+        limit = min(terms.timeout, left)
         if limit <= 0:
             raise StepFailed("was not executed: the run is past its deadline")
-        storage = RunStorage(front_end, request.meta, min(front_end.deadline, limit))
+        deadline = min(front_end.deadline, limit)
+        storage = RunStorage(front_end, request.meta, deadline, ids, request.assignment.records)
+        try:
+            output = await self._output(kind, terms, request, storage, limit, left)
+        except StepFailed as problem:
+            if storage.lost:
+                raise StepLost(storage.lost, storage.records) from None
+            problem.records = storage.records
+            raise
+        if storage.lost:
+            raise StepLost(storage.lost, storage.records)
+        return Outcome(output, storage.records)
+
+    async def _output(
+        self, kind: type[Any], terms: Terms, request: Execute, storage: RunStorage, limit: float, left: float
+    ) -> str:
         asynchronous = inspect.iscoroutinefunction(kind.process_record)
         shown = storage if asynchronous else BlockingStorage(self._reactor, storage)
 
@@ -92,12 +161,16 @@ class Operators:
         finally:
             storage.close("the step has ended: its storage is closed")
         if isinstance(output, _Late):
-            raise StepFailed(self._lateness(output, asynchronous, limit, left))
+            raise StepFailed(self._lateness(output, asynchronous, terms, limit, left))
         if storage.unanswered:
             raise StepFailed(f"returned before {storage.unanswered} of its storage calls were answered: await them")
         return _checked(output)
 
-    async def _find(self, name: str, left: float) -> type[Any]:
+    async def find(self, name: str, left: float) -> type[Any]:
+        """The class of that name. Raises StepFailed."""
+        known = self.folder.known(name)
+        if known is not None:
+            return known
         try:
             kind = await self._in_thread(self._loading, lambda: self.folder.find(name), min(left, self.timeout), left)
         except DidaError as problem:
@@ -152,12 +225,34 @@ class Operators:
         job.result.addBoth(done)
         return await outcome
 
-    def _lateness(self, late: _Late, asynchronous: bool, limit: float, left: float) -> str:
+    def _lateness(self, late: _Late, asynchronous: bool, terms: Terms, limit: float, left: float) -> str:
         if not late.begun:
             return f"waited {left:.1f} s in vain for one of {self.threads.size} threads (--threads)"
-        why = "the limit is --operator-timeout" if limit == self.timeout else "the run's deadline"
+        own = "the limit is its class's timeout" if terms.own else "the limit is --operator-timeout"
+        why = own if limit == terms.timeout else "the run's deadline"
         rest = "" if asynchronous else "; its thread can't be stopped and goes on"
         return f"did not return within {limit:.1f} s, {why}{rest}"
+
+
+def terms_of(kind: type[Any], timeout: float) -> Terms:
+    """What a class says of its execution, by the attributes timeout, retries, backoff and isolation."""
+    own = getattr(kind, "timeout", None)
+    retries = getattr(kind, "retries", 0)
+    backoff = getattr(kind, "backoff", 0.0)
+    isolation = getattr(kind, "isolation", "thread")
+    if own is not None and not (_is_number(own) and 0 < own <= 86_400):
+        raise StepFailed(f"has timeout = {own!r}: give it a number of seconds, more than 0")
+    if not (isinstance(retries, int) and not isinstance(retries, bool) and 0 <= retries <= MAX_RETRIES):
+        raise StepFailed(f"has retries = {retries!r}: give it a whole number from 0 to {MAX_RETRIES}")
+    if not (_is_number(backoff) and 0 <= backoff <= MAX_PAUSE):
+        raise StepFailed(f"has backoff = {backoff!r}: give it a number of seconds from 0 to {MAX_PAUSE:g}")
+    if isolation not in ("thread", "process"):
+        raise StepFailed(f'has isolation = {isolation!r}: give it "process", or leave it away')
+    return Terms(float(own) if own is not None else timeout, own is not None, retries, float(backoff), isolation)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _told(problem: BaseException, request: Execute) -> str:

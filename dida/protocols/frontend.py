@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from dida import errors, wire
 from dida.addresses import Address, StorageAddress
-from dida.chain import Meta
+from dida.chain import Meta, Touch
 from dida.chain_messages import View
 from dida.errors import BadRequest, DidaError, UserError
 from dida.frontend import (
@@ -32,8 +32,7 @@ from dida.frontend import (
     Page,
     Pause,
     ReadOperation,
-    Seen,
-    UpdateIds,
+    SecureOperation,
     UpdateIfOperation,
     VersionsOperation,
     WriteOperation,
@@ -42,7 +41,9 @@ from dida.interfaces import IStorage, Record
 from dida.messages import DEFAULT_DEADLINE, Error, Watch
 from dida.protocols.links import Link, Unreachable
 from dida.protocols.threads import blocking
+from dida.redo import first_reads
 from dida.replicas import Replicas
+from dida.sessions import Seen, StepIds, UpdateIds
 from dida.timestamps import Timestamp
 from dida.versions import Version
 
@@ -121,17 +122,24 @@ class FrontEnd:
             return known
         return await self._carry_out(ReadOperation(self.replicas, seen, key, self._ends(seconds), version))
 
-    async def write_as(self, seen: Seen, key: str, value: str, seconds: float) -> Version:
+    async def write_as(self, seen: Seen, key: str, value: str, seconds: float, ids: StepIds | None = None) -> Version:
         """`write` for a client that has seen `seen`."""
         self._check(key, value)
         ends = self._ends(seconds)
-        return await self._carry_out(WriteOperation(self.replicas, seen, key, ends, value, ids=self.ids))
+        return await self._carry_out(WriteOperation(self.replicas, seen, key, ends, value, ids=ids or self.ids))
 
-    async def update_if_as(self, seen: Seen, key: str, old: str, new: str, seconds: float) -> Version | None:
+    async def update_if_as(
+        self, seen: Seen, key: str, old: str, new: str, seconds: float, ids: StepIds | None = None
+    ) -> Version | None:
         """`update_if_value_is` for a client that has seen `seen`."""
         self._check(key, old, new)
-        ends = self._ends(seconds)
-        return await self._carry_out(UpdateIfOperation(self.replicas, seen, key, ends, old, new, ids=self.ids))
+        operation = UpdateIfOperation(self.replicas, seen, key, self._ends(seconds), old, new, ids=ids or self.ids)
+        return await self._carry_out(operation)
+
+    async def secure(self, seen: Seen, key: str, by: int, seconds: float) -> None:
+        """Have what was seen at the replica `by`, which wrote `key`, at a second replica, if there is one."""
+        if any(member.replica != by for member in self.replicas.living):
+            await self._carry_out(SecureOperation(self.replicas, seen, key, self._ends(seconds), by))
 
     def _ends(self, seconds: float) -> float:
         return cast(float, self.reactor.seconds()) + seconds
@@ -256,13 +264,32 @@ class RunStorage:
     A record that the run has read or written before is read in that very version.
     """
 
-    def __init__(self, front_end: FrontEnd, meta: Meta, deadline: float) -> None:
+    def __init__(
+        self,
+        front_end: FrontEnd,
+        meta: Meta,
+        deadline: float,
+        ids: StepIds | None = None,
+        before: Iterable[Touch] = (),
+    ) -> None:
+        """`before` is what an earlier execution of the step has read and written."""
         self.deadline = deadline
         self.unanswered = 0
         """Calls that have no answer yet."""
         self._front_end = front_end
-        self._seen = Seen(meta.after, meta.versions)
+        self._ids = ids or StepIds(meta.run, 0)
+        self._seen = Seen(meta.after, meta.versions, pins=first_reads(before))
         self._closed = ""
+
+    @property
+    def records(self) -> tuple[Touch, ...]:
+        """What the step has read and written so far."""
+        return tuple(self._seen.records)
+
+    @property
+    def lost(self) -> Timestamp:
+        """What the run depended on and was lost with a storage node; then the step can't go on."""
+        return self._seen.lost
 
     def read(self, key: str, version: Version | None = None) -> Deferred[Record]:
         """The record: of that version, or as the run has seen it, or the newest."""
@@ -270,11 +297,12 @@ class RunStorage:
 
     def write(self, key: str, value: str) -> Deferred[Version]:
         """Write a new version."""
-        return self._counted(self._front_end.write_as(self._seen, key, value, self.deadline))
+        return self._counted(self._front_end.write_as(self._seen, key, value, self.deadline, self._ids))
 
     def update_if_value_is(self, key: str, old: str, new: str) -> Deferred[Version | None]:
         """Compare and swap; None when the value was not `old`. What the value was then counts as read."""
-        return self._counted(self._front_end.update_if_as(self._seen, key, old, new, self.deadline))
+        work = self._front_end.update_if_as(self._seen, key, old, new, self.deadline, self._ids)
+        return self._counted(work)
 
     def close(self, why: str) -> None:
         """The step has ended: nothing more is read or written in its name."""
@@ -284,6 +312,9 @@ class RunStorage:
         if self._closed:
             work.close()
             raise DidaError(errors.UNAVAILABLE, self._closed)
+        if self.lost:
+            work.close()
+            raise DidaError(errors.LOST_UPDATE, "what this run has seen was lost with a storage node")
         answer = Deferred.fromCoroutine(work)
         if not answer.called:
             self.unanswered += 1

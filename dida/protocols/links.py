@@ -275,7 +275,7 @@ class Link:
         )
 
     def _unreachable(self, failure: Failure) -> Failure:
-        if failure.check(CancelledError):
+        if failure.check(CancelledError) and not self._stopped:
             return failure  # the one who asked no longer wants to know
         return Failure(Unreachable(f"no connection to {self.address}"))
 

@@ -18,16 +18,21 @@ from twisted.python.failure import Failure
 
 from dida import errors, wire
 from dida.addresses import Address, NodeAddress, StorageAddress
-from dida.chain import Meta, is_class_name
+from dida.chain import Assignment, is_class_name
 from dida.chain_messages import (
     SCHEDULER,
     AddStorage,
     AddWorker,
+    Adopt,
+    Cancel,
+    CancelStep,
     Completed,
     Ended,
-    Execute,
     Failed,
+    Reassign,
+    ReportTo,
     Result,
+    Returned,
     Run,
     Workers,
 )
@@ -37,9 +42,9 @@ from dida.chain_messages import (
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.messages import NODE, Debug, Error, Ok, Ping, Reply, Request, Status, vocabulary
 from dida.protocols.frontend import FrontEnd
+from dida.protocols.handover import HOP_TIMEOUT, TRANSIENT
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.links import Link
-from dida.protocols.worker import HOP_TIMEOUT
 from dida.runs import DONE, GOING_ON, RunRecord, Runs, outcome, summary
 
 TICK = 0.25
@@ -47,8 +52,6 @@ TICK = 0.25
 PING_EVERY = 1.0
 PING_TIMEOUT = 3.0
 """Seconds for a worker to answer before it gets no more operators."""
-GRACE = 1.0
-"""Seconds after a worker's connection broke until its runs count as lost."""
 MAX_WORKERS = 1000
 
 _log = Logger()
@@ -70,7 +73,7 @@ class Worker:
     ping_at: float = 0.0
     """When it is pinged next; for ever in the future while a ping has no answer."""
     lost: float | None = None
-    """When its connection broke, until its runs are dealt with."""
+    """When its connection broke last, or it fell silent."""
 
     @property
     def reachable(self) -> bool:
@@ -110,6 +113,8 @@ class SchedulerNode(NodeCommands):
         self._declared = workers
         self._reachable: dict[str, tuple[str, int]] = {}
         self._waiting_runs: dict[Deferred[None], None] = {}
+        self._sending: set[str] = set()
+        """Runs whose request is on its way to a worker."""
         self._waiting_results: dict[str, dict[Deferred[Reply], None]] = {}
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = reactor
@@ -171,6 +176,19 @@ class SchedulerNode(NodeCommands):
 
         return answer.addTimeout(request.deadline, self._reactor, too_late)
 
+    def cmd_cancel(self, request: Cancel) -> Answer:
+        run = self.runs[request.run]
+        step = run.current
+        if run.state != GOING_ON:
+            return Ok(("ended",))
+        at = f", at {step.operator} at position {step.position}" if step is not None else ""
+        position = step.position if step is not None else None
+        self._tell(self.runs.on_failed(run.id, f"cancelled{at}", self._now(), position))
+        for worker in self.workers.values():
+            if worker.reachable:
+                worker.link.ask(CancelStep(run.id), HOP_TIMEOUT).addErrback(_expected)
+        return Ok()
+
     def cmd_runs(self, request: ListRuns) -> Answer:
         newest = self.runs.newest_first()
         shown = [summary(run) for run, _ in zip(newest, range(request.limit), strict=False)]
@@ -220,6 +238,8 @@ class SchedulerNode(NodeCommands):
             going_on=self.runs.going_on,
             done=self.runs.done,
             failed=self.runs.failed,
+            adopted=self.runs.adopted,
+            reassigned=self.runs.reassigned,
             dropped=self.runs.dropped,
             debug=self.debug,
         )
@@ -227,7 +247,21 @@ class SchedulerNode(NodeCommands):
     # --- verbs for workers ----------------------------------------------------------------------
 
     def cmd_completed(self, request: Completed) -> Answer:
-        self.runs.on_completed(request.run, request.position, request.ms, self._now())
+        self.runs.on_completed(request.run, request.position, self._now(), request.ms, request.step, request.round)
+        return Ok()
+
+    def cmd_returned(self, request: Returned) -> Answer:
+        self.runs.on_returned(request.run, request.position, request.round, self._now())
+        return Ok()
+
+    def cmd_reassign(self, request: Reassign) -> Answer:
+        step = self.runs.on_reassign(
+            request.run, request.position, request.avoid, self._reachable, self._now(), request.round
+        )
+        return ok(step.worker, step.host, step.port, step.attempt)
+
+    def cmd_adopt(self, request: Adopt) -> Answer:
+        self.runs.on_adopt(request.request, self._now())
         return Ok()
 
     def cmd_ended(self, request: Ended) -> Answer:
@@ -236,7 +270,14 @@ class SchedulerNode(NodeCommands):
 
     def cmd_failed(self, request: Failed) -> Answer:
         run = self.runs.on_failed(
-            request.run, request.reason, self._now(), request.position, request.chain, request.after
+            request.run,
+            request.reason,
+            self._now(),
+            request.position,
+            request.chain,
+            request.after,
+            request.round,
+            request.attempt,
         )
         self._tell(run)
         return Ok()
@@ -250,42 +291,52 @@ class SchedulerNode(NodeCommands):
             size = len(wire.encode(request)) + 400 * len(request.operator) + 1000
             if size > self.max_line:
                 raise DidaError(errors.LINE_TOO_LONG, "the input is too long to travel along a chain: send less")
-        now = self._now()
-        run = self.runs.on_run(request.input, request.operator, request.after, self._reachable, now)
-        execute = Execute(
-            meta=Meta(
-                run=run.id,
-                scheduler=str(self.me.address),
-                storage=self._storage,
-                view=self.front_end.replicas.number,
-                after=dict(request.after),
-            ),
-            input=run.input,
-            next=0,
-            size=len(run.chain),
-            chain=run.chain,
-            left=self.runs.left(run, now),
-        )
-        first = self.workers[run.chain[0].worker]
-        acknowledged = first.link.ask(execute, HOP_TIMEOUT)
-        acknowledged.addCallbacks(self._acknowledged, self._refused, callbackArgs=(run,), errbackArgs=(run,))
+        run = self.runs.on_run(request.input, request.operator, request.after, self._reachable, self._now())
+        self._send(run)
         if self.debug:
             route = " ".join(f"{each.operator}@{each.worker}" for each in run.chain)
             _log.info("run {run}: input {input!r}, {route}", run=run.id, input=run.input, route=route)
         return ok(run.id)
 
-    def _acknowledged(self, reply: Reply, run: RunRecord) -> None:
-        if isinstance(reply, Error):
-            self._not_begun(run, str(DidaError(reply.code, *reply.words)))
+    def _send(self, run: RunRecord) -> None:
+        """Send the request of a run to the worker of its current step; another one when that does not take it."""
+        step = run.current
+        if step is None or run.id in self._sending:
+            return
+        worker = self.workers.get(step.worker)
+        if worker is None or worker.address != Address(step.host, step.port):
+            self._refused(run, step, errors.UNAVAILABLE, "its worker is not there any more")
+            return
+        storage, view = self._storage, self.front_end.replicas.number
+        execute = self.runs.request(run, str(self.me.address), storage, view, self._now())
+        self._sending.add(run.id)
 
-    def _refused(self, failure: Failure, run: RunRecord) -> None:
-        failure.trap(DidaError)
-        self._not_begun(run, " ".join(cast(DidaError, failure.value).words))
+        def answered(result: Reply | Failure) -> None:
+            self._sending.discard(run.id)
+            if isinstance(result, Failure):
+                if result.check(DidaError) is None:
+                    _log.failure("a run could not be sent", result)
+                problem = result.value if isinstance(result.value, DidaError) else Unavailable("a bug")
+                self._refused(run, step, errors.UNAVAILABLE, " ".join(problem.words))
+            elif isinstance(result, Error):
+                self._refused(run, step, result.code, " ".join(result.words))
+            elif run.current is not None and run.current.attempt == step.attempt:
+                run.unsent = ""
+                run.progress = max(run.progress, self._now())
 
-    def _not_begun(self, run: RunRecord, why: str) -> None:
-        first = run.chain[0]
-        reason = f"{first.operator} at position 0 was not begun by {first.worker}: {why}"
-        self._tell(self.runs.on_failed(run.id, reason, self._now(), 0) if run.state == GOING_ON else None)
+        worker.link.ask(execute, HOP_TIMEOUT).addBoth(answered)
+
+    def _refused(self, run: RunRecord, step: Assignment, code: str, why: str) -> None:
+        """The worker has not taken the step: another one, soon; or the run has failed."""
+        if run.state != GOING_ON or run.current is not step:
+            return
+        run.again = True
+        run.unsent = f"{step.worker} did not take it: {why}"
+        if code not in TRANSIENT:
+            text = f"{step.operator} at position {step.position} was not begun by {step.worker}: {why}"
+            self._tell(self.runs.on_failed(run.id, text, self._now(), step.position))
+        elif self._reachable:
+            self.runs.on_reassign(run.id, step.position, (step.worker,), self._reachable, self._now(), run.round)
 
     def _tell(self, run: RunRecord | None) -> None:
         """A run has ended: answer those who wait for it."""
@@ -313,10 +364,10 @@ class SchedulerNode(NodeCommands):
             raise Unavailable(f"there are {MAX_WORKERS} workers already")
         if old is not None:
             old.link.stop()
-            for run in self.runs.on_worker_lost(id, self._now(), self._now()):
-                self._tell(run)
         link = Link(self._reactor, address.host, address.port)
         worker = self.workers[id] = Worker(id, address, link, self._now())
+        if old is not None:
+            worker.lost = self._now()
         link.on_up = lambda: self._up(worker)
         link.on_down = lambda: self._down(worker)
         self.runs.policy.on_worker(id)
@@ -326,6 +377,7 @@ class SchedulerNode(NodeCommands):
     def _up(self, worker: Worker) -> None:
         worker.reached = True
         worker.silent = False
+        worker.link.ask(ReportTo(str(self.me.address)), HOP_TIMEOUT).addErrback(_expected)
         self._look_at_workers()
 
     def _down(self, worker: Worker) -> None:
@@ -354,16 +406,25 @@ class SchedulerNode(NodeCommands):
         try:
             for run in self.runs.tick(now):
                 self._tell(run)
+            self._look_at_workers()
+            self._execute_again(now)
             for worker in self.workers.values():
-                if worker.lost is not None and now >= worker.lost + GRACE:
-                    when, worker.lost = worker.lost, None
-                    for run in self.runs.on_worker_lost(worker.id, when, now):
-                        self._tell(run)
                 if worker.link.client is not None and now >= worker.ping_at:
                     self._ping(worker)
-            self._look_at_workers()
         except Exception:  # noqa: BLE001 - a LoopingCall whose call raised never calls again
             _log.failure("looking at what is overdue ended in a bug")
+
+    def _execute_again(self, now: float) -> None:
+        """See to it that the steps of lost workers are executed by others."""
+        lost_at = {worker.id: worker.lost for worker in self.workers.values() if worker.lost is not None}
+        if len(self._reachable) < len(self.workers) or any(
+            when > now - self.runs.deadline for when in lost_at.values()
+        ):
+            for run in self.runs.lost(lost_at, self._reachable, now):
+                self._tell(self.runs.on_lost(run, self._reachable, now))
+            self.runs.not_handed_on(lost_at, now)
+        for run in self.runs.unsent:
+            self._send(run)
 
     def _ping(self, worker: Worker) -> None:
         worker.ping_at = float("inf")
@@ -375,6 +436,7 @@ class SchedulerNode(NodeCommands):
                     return  # the connection broke, which has been told already
                 if not worker.silent:
                     _log.warn("{id} does not answer: it gets no operators until it does", id=worker.id)
+                worker.lost = worker.lost if worker.silent else self._now()
             worker.silent = isinstance(result, Failure)
             self._look_at_workers()
 
@@ -386,6 +448,11 @@ def _address(url: str) -> Address:
         return Address.parse(url)
     except UserError as problem:
         raise BadRequest(str(problem)) from None
+
+
+def _expected(failure: Failure) -> None:
+    """Nobody waits for that answer; a worker that does not give it is found by the ping."""
+    failure.trap(DidaError)
 
 
 def _still_going_on(run: RunRecord) -> DidaError:

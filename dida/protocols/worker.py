@@ -1,9 +1,11 @@
 """The worker on the line protocol: executes one operator of a chain and sends the request on.
 
-`execute` is acknowledged at once. Then the operator is executed, its output goes into the request, its
-completion to the scheduler (`completed`), and, after the worker's gossip delay, the request to the
-worker of the next operator. The last worker tells the outcome (`ended`). Whatever goes wrong on the
-way ends in `failed` at the scheduler, which is told until it has understood.
+`execute` is acknowledged at once, and a request that comes twice is executed once (`dida.steps`). Then the
+operator is executed, its output goes into the request, its completion to the scheduler (`completed`), and, after
+the worker's gossip delay, the request to the worker of the next operator (`dida.protocols.handover`). The last
+worker sees to it that what the run has written is on two storage nodes, and tells the outcome (`ended`). When an
+update that the run depends on was lost, the request goes back (`dida.redo`). Whatever else goes wrong on the
+way ends in `failed` at the scheduler, which is told until it has understood (`dida.protocols.reports`).
 """
 
 from __future__ import annotations
@@ -17,33 +19,44 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from dida import wire
+from dida import errors, redo, wire
 from dida.addresses import Address, NodeAddress
 from dida.chain import Assignment
-from dida.chain_messages import WORKER, Completed, Ended, Execute, Failed, ListOperators, Output, WorkerDebug
+from dida.chain_messages import (
+    WORKER,
+    Adopt,
+    CancelStep,
+    Completed,
+    Ended,
+    Execute,
+    Failed,
+    ListOperators,
+    ReportTo,
+    Returned,
+    WorkerDebug,
+)
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.messages import NODE, Error, Ok, Request, Status, vocabulary
-from dida.protocols.execution import Operators, StepFailed
+from dida.messages import NODE, Ok, Request, Status, vocabulary
+from dida.protocols.collector import Collector
+from dida.protocols.execution import Operators, Outcome, StepFailed, StepLost
 from dida.protocols.frontend import FrontEnd
+from dida.protocols.handover import HandOver, NotHandedOn
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.peers import Peers
+from dida.protocols.reports import Reports
+from dida.sessions import Seen, StepIds
+from dida.steps import Steps
 
 MAX_STEPS = 10_000
-"""Steps that a worker has at once, those that wait for a thread included."""
-MAX_REPORTS = 20_000
-"""Reports to schedulers that are under way at once."""
-MAX_DEBUG = 100
-"""Debug reports that are under way at once; what comes beyond is dropped and counted."""
-HOP_TIMEOUT = 5.0
-"""Seconds for a worker to acknowledge a request."""
-REPORT_SECONDS = 120.0
-"""How long a scheduler that does not answer is told again."""
+"""Steps that a worker has at once, those that wait for a thread included, when it is not told otherwise."""
+SECURE_SECONDS = 15.0
+"""Seconds for what a run has written to be at a second storage node."""
 
 _log = Logger()
 
 
 class WorkerNode(NodeCommands):
-    """A worker. `gossip_delay` is in seconds."""
+    """A worker. `gossip_delay` is in seconds, `max_steps` the operators that it has at once."""
 
     vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, *WORKER)
 
@@ -55,22 +68,25 @@ class WorkerNode(NodeCommands):
         gossip_delay: float = 0.0,
         max_line: int = wire.MAX_LINE,
         debug: bool = False,
+        max_steps: int = MAX_STEPS,
     ) -> None:
         self.me = me
         self.operators = operators
         self.gossip_delay = gossip_delay
         self.max_line = max_line
         self.debug = debug
+        self.max_steps = max_steps
         self.front_end = FrontEnd(reactor, max_line=max_line)
-        self.counts = {"executed": 0, "failed": 0, "undelivered": 0, "debug_dropped": 0}
-        self._debug_to: Address | None = None
-        self._debug_reports = 0
+        self.counts = {"executed": 0, "failed": 0, "retried": 0, "went_back": 0}
+        self.steps = Steps()
         self._reactor = reactor
-        self._peers = Peers(reactor)
         self._stopped = False
-        self._steps = 0
-        self._reports = 0
-        self._tasks: set[Deferred[None]] = set()
+        self._tasks: dict[Deferred[None], str] = {}
+        """What is going on, and of which run it is, if of one."""
+        self._peers = Peers(reactor)
+        self.reports = Reports(reactor, self._peers, self._spawn)
+        self.collector = Collector(me.id, self._peers)
+        self._hand_over = HandOver(reactor, me.id, self._peers, self._begin)
 
     def start(self) -> None:
         """Begin to watch who of the storage lives."""
@@ -88,15 +104,37 @@ class WorkerNode(NodeCommands):
     # --- verbs ----------------------------------------------------------------------------------
 
     def cmd_execute(self, request: Execute) -> Answer:
-        if self._steps >= MAX_STEPS:
-            raise Unavailable(f"{self.me.id} has {MAX_STEPS} operators to execute already")
         try:
-            scheduler = Address.parse(request.meta.scheduler)
             self.front_end.learn(request.meta.view, request.meta.storage)
+            Address.parse(request.meta.scheduler)
         except UserError as problem:
             raise BadRequest(f"meta: {problem}") from None
-        self._steps += 1
-        self._spawn(self._step(request, scheduler))
+        self._begin(request)
+        return Ok()
+
+    def _begin(self, request: Execute) -> None:
+        """Accept a request; Unavailable when there are too many."""
+        if self.steps.cancelled(request.meta.run):
+            raise DidaError(errors.SUPERSEDED, f"run {request.meta.run} was cancelled")
+        if self.steps.in_hand >= self.max_steps:
+            raise Unavailable(f"{self.me.id} has {self.max_steps} operators to execute already: try another worker")
+        if self.steps.begin(request):
+            self._spawn(self._step(request, Address.parse(request.meta.scheduler)), request.meta.run)
+
+    def cmd_cancel(self, request: CancelStep) -> Answer:
+        self.steps.cancel(request.run)
+        for task, run in list(self._tasks.items()):
+            if run == request.run:
+                task.cancel()
+        return Ok()
+
+    def cmd_report(self, request: ReportTo) -> Answer:
+        try:
+            scheduler = Address.parse(request.url)
+        except UserError as problem:
+            raise BadRequest(str(problem)) from None
+        for each in list(self.steps.requests(str(scheduler))):
+            self.reports.tell(scheduler, Adopt(request=each), each)
         return Ok()
 
     def cmd_operators(self, request: ListOperators) -> Answer:
@@ -107,7 +145,7 @@ class WorkerNode(NodeCommands):
 
     def cmd_debug(self, request: WorkerDebug) -> Answer:
         try:
-            self._debug_to = Address.parse(request.to) if request.to and request.switch == "on" else None
+            self.collector.to = Address.parse(request.to) if request.to and request.switch == "on" else None
         except UserError as problem:
             raise BadRequest(str(problem)) from None
         self.debug = request.switch == "on"
@@ -122,92 +160,176 @@ class WorkerNode(NodeCommands):
             ready=True,
             alive=[each.id for each in replicas.living],
             dead=list(replicas.dead),
-            active=self._steps,
+            active=self.steps.in_hand,
             waiting=self.operators.threads.waiting,
             stuck_threads=self.operators.threads.stuck,
+            reports=self.reports.waiting,
             gossip_delay=round(self.gossip_delay * 1000),
             debug=self.debug,
             **self.counts,
+            duplicates=self.steps.duplicates,
+            handed_elsewhere=self._hand_over.elsewhere,
+            undelivered=self.reports.undelivered,
+            debug_dropped=self.collector.dropped,
         )
 
     # --- one step -------------------------------------------------------------------------------
 
     async def _step(self, request: Execute, scheduler: Address) -> None:
-        arrived = self._reactor.seconds()
         try:
-            output = await self.operators.execute(request, self.front_end, request.left)
+            following = await self._execute(request, scheduler)
+        finally:
+            self.steps.end(request)
+        if following is not None:
+            try:
+                await self._hand_over.send(scheduler, following)
+            except NotHandedOn as problem:
+                text = f"did not get the request that {self.me.id} handed on: {problem}"
+                self._failed(scheduler, following, following.assignment, text)
+
+    async def _execute(self, request: Execute, scheduler: Address) -> Execute | None:
+        """Execute the step. What is to be handed on then, if the run has not ended."""
+        began = self._reactor.seconds()
+        try:
+            tried, outcome = await self._try(request)
+            took = self._reactor.seconds() - began
+            done = tried.with_step(
+                worker=self.me.id,
+                output=outcome.output,
+                ms=round(took * 1000, 3),
+                start=round(began, 3),
+                records=outcome.records,
+                after=dict(tried.meta.after),
+            )
+            self.counts["executed"] += 1
+            if self.debug:
+                self.collector.show(request, outcome.output)
+            if done.next + 1 == done.size:
+                await self._secure(done, request.left - took)
+                self._conclude(scheduler, done)
+                return None
+        except StepLost as lost:
+            return self._go_back(request, scheduler, lost, self._reactor.seconds() - began)
         except StepFailed as problem:
-            if self._stopped:
-                return
-            self._failed(scheduler, request, request.assignment, f"on {self.me.id} {problem}", ())
-            return
+            if not self._stopped and not self.steps.cancelled(request.meta.run):
+                self._failed(scheduler, request, request.assignment, f"on {self.me.id} {problem}")
+            return None
         except CancelledError:
             raise
         except Exception:  # noqa: BLE001 - a bug of this worker must not be a silent end of the run
             _log.failure("executing an operator ended in a bug")
-            self._failed(scheduler, request, request.assignment, f"on {self.me.id}: a bug, see the worker's log", ())
-            return
-        finally:
-            self._steps -= 1
-        took = self._reactor.seconds() - arrived
-        chain = request.executed(output, round(took * 1000, 3))
-        self.counts["executed"] += 1
-        if self.debug:
-            self._show(request, output)
-        if request.next + 1 == request.size:
-            self._conclude(scheduler, request, chain)
-            return
-        step = chain[request.next]
-        self._report(
-            scheduler,
-            Completed(
-                run=request.meta.run, position=step.position, operator=step.operator, worker=step.worker, ms=step.ms
-            ),
+            self._failed(scheduler, request, request.assignment, f"on {self.me.id}: a bug, see the worker's log")
+            return None
+        step = done.assignment
+        following = attrs.evolve(done, next=done.next + 1)
+        told = Completed(
+            run=done.meta.run,
+            position=step.position,
+            operator=step.operator,
+            worker=step.worker,
+            ms=step.ms,
+            round=done.round,
+            step=step,
         )
+        self.reports.tell(scheduler, told, following)
         if self.gossip_delay:
             await deferLater(self._reactor, self.gossip_delay)
-        left = max(0.0, request.left - (self._reactor.seconds() - arrived))
-        await self._forward(scheduler, attrs.evolve(request, chain=chain, next=request.next + 1, left=left))
-
-    async def _forward(self, scheduler: Address, request: Execute) -> None:
-        """Send the request to the worker of its next operator, which must acknowledge it."""
-        to = request.assignment
-        why = self._too_long(request, request.chain)
-        if not why:
-            try:
-                reply = await self._peers.ask(to.host, to.port, request, HOP_TIMEOUT)
-            except DidaError as problem:
-                why = " ".join(problem.words)
-            else:
-                if isinstance(reply, Ok):
-                    return
-                why = str(DidaError(reply.code, *reply.words)) if isinstance(reply, Error) else "refused"
-        text = f"did not get the request that {self.me.id} handed on to {to.worker}: {why}"
-        self._failed(scheduler, request, to, text, request.chain[: request.next])
-
-    def _conclude(self, scheduler: Address, request: Execute, chain: tuple[Assignment, ...]) -> None:
-        """Report the end of the run."""
-        ended = Ended(run=request.meta.run, chain=chain, after=request.meta.after)
-        why = self._too_long(ended, chain)
+        left = max(0.0, request.left - (self._reactor.seconds() - began))
+        following = attrs.evolve(following, left=left)
+        why = self._too_long(following, following.chain)
         if why:
-            self._failed(scheduler, request, request.assignment, f"on {self.me.id}: {why}", ())
-        else:
-            self._report(scheduler, ended)
+            self._failed(scheduler, following, following.assignment, f"did not get the request: {why}")
+            return None
+        return following
+
+    async def _try(self, request: Execute) -> tuple[Execute, Outcome]:
+        """Execute the operator, as often as its class wants it to be tried. The request that was executed, too."""
+        ids = StepIds(request.meta.run, request.next, request.again)
+        ends = self._reactor.seconds() + request.left
+        tries = 0
+        while True:
+            try:
+                outcome = await self.operators.execute(
+                    request, self.front_end, max(0.0, ends - self._reactor.seconds()), ids
+                )
+            except StepFailed as problem:
+                terms = self.operators.terms(request.assignment.operator)
+                pause = terms.pause(tries)
+                if tries >= terms.retries or self._stopped or self._reactor.seconds() + pause >= ends:
+                    if tries:
+                        raise StepFailed(f"{problem} (tried {tries + 1} times)") from None
+                    raise
+                kept = redo.of_applied(problem.records)
+            else:
+                return request, outcome
+            tries += 1
+            self.counts["retried"] += 1
+            await deferLater(self._reactor, pause)
+            ids.restart()
+            attempt = request.assignment.attempt + 1
+            request = redo.rewound(request, request.next).with_step(records=kept, attempt=attempt)
+
+    async def _secure(self, request: Execute, left: float) -> None:
+        """Have what the run has written at a second storage node each. Raises StepFailed and StepLost."""
+        written = {
+            touch.version.replica: touch.key
+            for step in request.chain
+            for touch in step.records
+            if touch.how == "written"
+        }
+        seen = Seen(request.meta.after, request.meta.versions)
+        for replica, key in written.items():
+            try:
+                await self.front_end.secure(seen, key, replica, min(left, SECURE_SECONDS))
+            except DidaError as problem:
+                if seen.lost:
+                    raise StepLost(seen.lost, request.assignment.records) from None
+                text = f"was executed, but what the run has written may be on one storage node only: {problem}"
+                raise StepFailed(text) from None
+
+    def _go_back(self, request: Execute, scheduler: Address, lost: StepLost, took: float) -> Execute | None:
+        """The request from the step on by which what was lost has entered the run."""
+        position = redo.step_to_redo(request, lost.lost)
+        request = request.with_step(records=lost.records or request.assignment.records)
+        if position is None or request.round >= redo.MAX_ROUNDS:
+            named = redo.lost_records(request.chain, lost.lost)
+            which = f" ({named})" if named else ""
+            why = (
+                f"depends on updates from before the run that were lost with a storage node{which}"
+                if position is None
+                else f"depends on updates that were lost with a storage node{which}, the {request.round + 1}th time"
+            )
+            self._failed(scheduler, request, request.assignment, f"on {self.me.id} failed: lost-update: {why}")
+            return None
+        self.counts["went_back"] += 1
+        back = redo.rewound(request, position, lost.lost)
+        back = attrs.evolve(back, round=request.round + 1, left=max(0.0, request.left - took))
+        back = back.with_step(attempt=back.assignment.attempt + 1)
+        reason = f"{request.assignment.operator} at position {request.next} heard of lost updates"
+        told = Returned(run=back.meta.run, position=position, round=back.round, reason=reason)
+        self.reports.tell(scheduler, told, back)
+        _log.info("run {run}: {reason}: back to position {position}", run=told.run, reason=reason, position=position)
+        return back
+
+    def _conclude(self, scheduler: Address, request: Execute) -> None:
+        """Report the end of the run."""
+        ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after)
+        why = self._too_long(ended, request.chain)
+        if why:
+            raise StepFailed(why)
+        self.reports.tell(scheduler, ended, request)
 
     def _too_long(self, request: Request, chain: tuple[Assignment, ...]) -> str:
         """Why the request does not fit on a line; empty when it does."""
-        if sum(len(each.output) for each in chain) * 8 < self.max_line:
+        if sum(len(each.output) + 400 + 200 * len(each.records) for each in chain) * 8 < self.max_line:
             return ""
         size = len(wire.encode(request)) + 32
         if size <= self.max_line:
             return ""
         return f"{size} bytes, longer than a line may be ({self.max_line}): return less, or raise --max-line"
 
-    # --- telling --------------------------------------------------------------------------------
-
-    def _failed(
-        self, scheduler: Address, request: Execute, at: Assignment, why: str, chain: tuple[Assignment, ...]
-    ) -> None:
+    def _failed(self, scheduler: Address, request: Execute, at: Assignment, why: str) -> None:
+        """Report that the run can't go on."""
         self.counts["failed"] += 1
         reason = f"{at.operator} at position {at.position} {why}"
         failed = Failed(
@@ -216,88 +338,26 @@ class WorkerNode(NodeCommands):
             operator=at.operator,
             worker=at.worker,
             reason=reason[:4000],
-            chain=chain or request.chain[: request.next],
+            chain=request.chain[: request.next],
             after=request.meta.after,
+            round=request.round,
+            attempt=at.attempt,
         )
         if self._too_long(failed, failed.chain):
             failed = attrs.evolve(failed, chain=())
         _log.warn("run {run}: {reason}", run=failed.run, reason=reason)
-        self._report(scheduler, failed)
+        self.reports.tell(scheduler, failed, request)
 
-    def _report(self, scheduler: Address, report: Request) -> None:
-        if self._reports >= MAX_REPORTS:
-            self.counts["undelivered"] += 1
-            return
-        self._reports += 1
-        self._spawn(self._deliver(scheduler, report))
-
-    async def _deliver(self, scheduler: Address, report: Request) -> None:
-        """Tell the scheduler until it answers."""
-        until = self._reactor.seconds() + REPORT_SECONDS
-        pause = 0.05
-        try:
-            while True:
-                try:
-                    reply = await self._peers.ask(scheduler.host, scheduler.port, report, HOP_TIMEOUT)
-                except DidaError as problem:
-                    if self._reactor.seconds() + pause > until:
-                        self.counts["undelivered"] += 1
-                        _log.warn(
-                            "{scheduler} can't be told {report}: {why}", scheduler=scheduler, report=report, why=problem
-                        )
-                        return
-                    await deferLater(self._reactor, pause)
-                    pause = min(2 * pause, 2.0)
-                    continue
-                if isinstance(reply, Error):
-                    self.counts["undelivered"] += 1
-                    _log.warn("{scheduler} refused {report}: {why}", scheduler=scheduler, report=report, why=reply)
-                return
-        finally:
-            self._reports -= 1
-
-    def _show(self, request: Execute, output: str) -> None:
-        """Report the step to whoever collects debug output; nobody waits for it."""
-        step = request.assignment
-        _log.info(
-            "run {run}: {operator} at position {position} returned {output!r}",
-            run=request.meta.run,
-            operator=step.operator,
-            position=step.position,
-            output=output,
-        )
-        if self._debug_to is None:
-            return
-        if self._debug_reports >= MAX_DEBUG:
-            self.counts["debug_dropped"] += 1
-            return
-        self._debug_reports += 1
-        told = Output(
-            run=request.meta.run,
-            position=step.position,
-            operator=step.operator,
-            worker=self.me.id,
-            output=output,
-            meta=request.meta,
-        )
-        answer = self._peers.ask(self._debug_to.host, self._debug_to.port, told, HOP_TIMEOUT)
-        answer.addBoth(self._shown)
-
-    def _shown(self, result: object) -> None:
-        self._debug_reports -= 1
-        if isinstance(result, Failure):
-            self.counts["debug_dropped"] += 1
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], run: str = "") -> None:
         """Own the work until it has ended."""
         task = Deferred.fromCoroutine(work)
         if not task.called:
-            self._tasks.add(task)
-            task.addBoth(self._ended, task)
+            self._tasks[task] = run
+            task.addBoth(self._over, task)
         task.addErrback(_ended_badly)
 
-    def _ended(self, result: Any, task: Deferred[None]) -> Any:
-        self._tasks.discard(task)
+    def _over(self, result: Any, task: Deferred[None]) -> Any:
+        self._tasks.pop(task, None)
         return result
 
 

@@ -76,7 +76,7 @@ def test_an_executed_step_is_in_the_request() -> None:
     """The output of a step is the next one's previous output; the first one's is empty."""
     first = request()
     assert first.previous_output == ""
-    second = attrs.evolve(first, chain=first.executed("out", 1.5), next=1)
+    second = attrs.evolve(first, chain=first.with_step(output="out", ms=1.5).chain, next=1)
     assert (second.assignment.operator, second.previous_output) == ("B", "out")
     assert (second.chain[0].ms, second.chain[1]) == (1.5, first.chain[1])
 

@@ -34,15 +34,17 @@ def test_a_run_from_start_to_end() -> None:
     assert run.id == "r1-x"
     assert [each.worker for each in run.chain] == ["w1", "w2", "w1"]
     assert active(runs) == 3
-    runs.on_completed(run.id, 0, 5.0, 1.0)
-    runs.on_completed(run.id, 0, 5.0, 1.0)
+    runs.on_completed(run.id, 0, 1.0, 5.0)
+    runs.on_completed(run.id, 0, 1.0, 5.0)
     assert active(runs) == 2
     chain = [attrs.evolve(each, output=each.operator.lower(), ms=2.0) for each in run.chain]
     assert runs.on_ended(run.id, chain, {"s": 4}, 2.0) is run
     assert (run.state, run.output, run.ms, active(runs)) == (DONE, "c", 2000.0, 0)
     told = outcome(run)
     assert told["after"] == {"s": 4}
-    assert told["steps"][1] == {"operator": "B", "worker": "w2", "output": "b", "ms": 2.0}  # type: ignore[index]
+    step = told["steps"][1]  # type: ignore[index]
+    assert (step["operator"], step["worker"], step["output"], step["ms"]) == ("B", "w2", "b", 2.0)
+    assert step["why"] == "least-active: w2 0, w1 1"
     assert summary(run)["state"] == "done"
 
 
@@ -50,13 +52,13 @@ def test_a_failed_run_frees_its_workers() -> None:
     """A failure frees what was never executed; what is told afterwards changes nothing."""
     runs = table()
     run = start(runs)
-    runs.on_completed(run.id, 0, 1.0, 1.0)
+    runs.on_completed(run.id, 0, 1.0)
     assert runs.on_failed(run.id, "because", 2.0, 1) is run
     assert (run.state, run.reason, active(runs)) == (FAILED, "because", 0)
     assert outcome(run)["operator"] == "B"
     assert runs.on_failed(run.id, "again", 3.0) is None
     assert runs.on_ended(run.id, run.chain, {}, 3.0) is None
-    runs.on_completed(run.id, 2, 1.0, 3.0)
+    runs.on_completed(run.id, 2, 3.0)
     assert (run.reason, active(runs), runs.failed, runs.done) == ("because", 0, 1, 0)
 
 
@@ -64,24 +66,91 @@ def test_a_run_has_a_deadline() -> None:
     """A run of which nothing is heard is failed at its deadline, naming the step that is missing."""
     runs = table(deadline=10)
     first, second = start(runs, 0.0), start(runs, 5.0)
-    runs.on_completed(first.id, 0, 1.0, 1.0)
+    runs.on_completed(first.id, 0, 1.0)
     assert runs.tick(9.9) == []
     assert runs.tick(10.0) == [first]
     assert first.reason == "B at position 1 on w2 was not confirmed within the run's 10 s"
     assert (second.state, runs.going_on) == ("going on", 1)
 
 
-def test_a_lost_worker_fails_what_it_was_executing() -> None:
-    """Only runs whose current step was with the worker when it died are failed."""
+def test_a_lost_worker_is_replaced() -> None:
+    """The current steps that were with a worker when it was lost go to another one, and are counted there."""
     runs = table()
     executing, gone_on, later = start(runs), start(runs), start(runs, 5.0)
     assert [run.chain[0].worker for run in (executing, gone_on, later)] == ["w1", "w2", "w1"]
-    assert gone_on.chain[1].worker == "w1"
-    assert runs.on_worker_lost("w2", 0.0, 1.0) == [gone_on]
-    assert runs.on_worker_lost("w1", 2.0, 3.0) == [executing]
-    assert executing.reason == "A at position 0 on w1 was lost: the worker died, or its connection broke"
-    runs.on_completed(later.id, 0, 1.0, 6.0)
-    assert runs.on_worker_lost("w1", 7.0, 8.0) == []
+    others = {"w2": WORKERS["w2"]}
+    assert runs.lost({"w1": 2.0}, others, 2.5) == []
+    assert runs.lost({"w1": 2.0}, others, 3.0) == [executing]
+    assert runs.on_lost(executing, others, 3.0) is None
+    step = executing.chain[0]
+    assert (step.worker, step.port, step.attempt, executing.again) == ("w2", 4002, 2, True)
+    assert runs.unsent == [executing]
+    request = runs.request(executing, "localhost:2000", (), 0, 3.0)
+    assert (request.next, request.again, request.left) == (0, True, 7.0)
+    assert runs.lost({"w1": 2.0}, WORKERS, 9.0) == []
+    assert active(runs) == 9
+
+
+def test_a_step_that_kills_its_workers() -> None:
+    """A step with which one worker after the other is lost fails its run before all are dead."""
+    runs = table()
+    run = start(runs)
+    for now in range(10):
+        if runs.on_lost(run, WORKERS, float(now)) is run:
+            break
+    assert run.reason == (
+        f"A at position 0 on {run.chain[0].worker} was lost:"
+        " 5 workers died, or broke their connection, while they had it"
+    )
+    assert (run.chain[0].attempt, active(runs)) == (5, 0)
+
+
+def test_a_worker_dies_before_it_has_handed_on() -> None:
+    """When a worker dies right after its step was confirmed, the next step is sent by the scheduler, once."""
+    runs = table()
+    run = start(runs)
+    runs.on_completed(run.id, 0, 1.0)
+    assert runs.not_handed_on({"w1": 1.1}, 2.0) == []
+    assert runs.not_handed_on({"w1": 1.1}, 2.1) == [run] == runs.unsent
+    run.unsent = ""
+    assert runs.not_handed_on({"w1": 1.1}, 3.0) == []
+    assert runs.not_handed_on({"w1": 0.5}, 3.0) == []
+
+
+def test_a_run_that_goes_back() -> None:
+    """Lost updates make steps unconfirmed that were confirmed; in whatever order that is told, the counts are right."""
+    for told in (["returned", "completed"], ["completed", "returned"]):
+        runs = table()
+        run = start(runs)
+        for position in range(3):
+            runs.on_completed(run.id, position, 1.0)
+        for each in told:
+            if each == "returned":
+                runs.on_returned(run.id, 0, 1, 2.0)
+            else:
+                runs.on_completed(run.id, 0, 2.0, round=1)
+        assert (sorted(run.confirmed), run.round, active(runs)) == ([0], 1, 2), told
+        runs.on_completed(run.id, 1, 3.0)
+        assert 1 not in run.confirmed, "a word from an earlier round"
+        assert runs.on_failed(run.id, "late", 3.0, 1, attempt=1) is None
+        with pytest.raises(DidaError, match="superseded"):
+            runs.on_reassign(run.id, 1, (), WORKERS, 3.0)
+
+
+def test_a_run_of_another_life() -> None:
+    """A run that a worker tells of is adopted with what it has come to; one of this life that was dropped is not."""
+    runs, other = table(), Runs(LeastActive(), "y")
+    run = start(runs)
+    runs.on_completed(run.id, 0, 1.0)
+    request = runs.request(run, "localhost:2000", (), 0, 4.0)
+    adopted = other.on_adopt(request, 100.0)
+    assert adopted is not None
+    assert adopted is other.on_adopt(request, 101.0)
+    assert adopted.current is not None
+    assert (adopted.id, adopted.current.position, adopted.ends, active(other)) == (run.id, 1, 106.0, 2)
+    assert other.on_ended(run.id, run.chain, {}, 101.0) is adopted
+    assert active(other) == 0
+    assert table().on_adopt(request, 100.0) is None
 
 
 def test_only_the_newest_are_kept() -> None:
@@ -102,32 +171,43 @@ def test_only_the_newest_are_kept() -> None:
     assert active(runs) == 9
 
 
-@given(st.lists(st.tuples(st.sampled_from("rcefl"), st.integers(0, 9), st.integers(0, 2)), max_size=60))
-def test_loads_are_right_whatever_happens(events: list[tuple[str, int, int]]) -> None:
-    """In any order of confirmations, ends, failures and losses, the loads equal what is going on unconfirmed."""
-    runs = table(keep=8)
+EVENTS = st.tuples(st.sampled_from("rcefblan"), st.integers(0, 9), st.integers(0, 2), st.integers(0, 2))
+
+
+@given(st.lists(EVENTS, max_size=60))
+def test_loads_are_right_whatever_happens(events: list[tuple[str, int, int, int]]) -> None:
+    """In any order of confirmations, ends, losses and returns, the loads equal what is going on unconfirmed."""
+    runs, other = table(keep=8), Runs(LeastActive(), "y", keep=8)
     started: list[RunRecord] = []
-    for now, (event, which, position) in enumerate(events):
-        if event == "r":
-            try:
-                started.append(start(runs, float(now)))
-            except Unavailable:
-                continue
-        elif event == "l":
-            runs.on_worker_lost(("w1", "w2")[which % 2], float(now), float(now))
-        elif started:
-            run = started[which % len(started)]
-            try:
+    for now, (event, which, position, round) in enumerate(events):
+        at = float(now)
+        try:
+            if event == "r":
+                started.append(start(runs, at))
+            elif event == "l":
+                lost = {("w1", "w2")[which % 2]: at}
+                for run in runs.lost(lost, WORKERS, at + 2):
+                    runs.on_lost(run, WORKERS if position else {}, at + 2)
+                runs.not_handed_on(lost, at + 2)
+            elif started:
+                run = started[which % len(started)]
                 if event == "c":
-                    runs.on_completed(run.id, position, 1.0, float(now))
+                    runs.on_completed(run.id, position, at, round=round)
+                elif event == "b":
+                    runs.on_returned(run.id, position, round, at)
+                elif event == "n":
+                    runs.on_reassign(run.id, position, ("w1", "w2")[:round], WORKERS, at, round)
                 elif event == "e":
-                    runs.on_ended(run.id, run.chain, {}, float(now))
+                    runs.on_ended(run.id, run.chain, {}, at)
+                elif event == "a" and run.current is not None:
+                    other.on_adopt(runs.request(run, "localhost:2000", (), 0, at), at)
                 else:
-                    runs.on_failed(run.id, "x", float(now))
-            except DidaError:
-                continue
-        going = [run for run in runs.newest_first() if run.state == "going on"]
-        for worker, load in runs.policy.loads.items():
-            assert load.active == sum(
-                each.worker == worker and each.position not in run.confirmed for run in going for each in run.chain
-            )
+                    runs.on_failed(run.id, "x", at, position, round=round, attempt=which)
+        except DidaError:
+            continue
+        for each in (runs, other):
+            going = [run for run in each.newest_first() if run.state == "going on"]
+            for worker, load in each.policy.loads.items():
+                assert load.active == sum(
+                    step.worker == worker and step.position not in run.confirmed for run in going for step in run.chain
+                )

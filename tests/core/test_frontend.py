@@ -12,9 +12,7 @@ from dida.frontend import (
     Operation,
     Pause,
     ReadOperation,
-    Seen,
     Try,
-    UpdateIds,
     UpdateIfOperation,
     WriteOperation,
 )
@@ -22,6 +20,7 @@ from dida.interfaces import Record
 from dida.messages import Error, No, Ok, Read, UpdateIf, Write
 from dida.replicas import Replicas
 from dida.ring import Ring
+from dida.sessions import Seen, UpdateIds
 from dida.versions import Version
 
 

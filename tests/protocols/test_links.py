@@ -22,6 +22,7 @@ from dida.protocols import links
 from dida.protocols.lines import LineServerFactory, ok
 from dida.protocols.links import LineClient, Link, Unreachable
 from tests.desk import Desk, Listener, Wire, cut, turn
+from tests.fakes import refused, the_reactor
 
 # --- the asking side ----------------------------------------------------------------------------
 
@@ -262,3 +263,14 @@ async def test_a_stopped_link_stays_stopped(listener: Listener, link: Link) -> N
         await link.ask(Ping(), 5)
     listener.desk.waiting["k"].callback(ok())
     await turn(listener.reactor, lambda: not listener.factory.connections)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_link_that_is_stopped_while_it_connects() -> None:
+    """What was asked of a link that is stopped before it is connected ends as unreachable, not as cancelled."""
+    address = refused()
+    link = Link(the_reactor(), address.host, address.port)
+    answer = link.ask(Ping(), 5.0)
+    link.stop()
+    with pytest.raises(Unreachable):
+        await answer

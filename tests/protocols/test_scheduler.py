@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from dida import wire
 from dida.addresses import Address, NodeAddress
-from dida.chain_messages import SCHEDULER, WORKER, Execute
+from dida.chain_messages import SCHEDULER, WORKER, Execute, ReportTo
 from dida.loading import OperatorFolder
 from dida.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
 from dida.protocols.execution import Operators
@@ -38,6 +38,9 @@ class Silent(NodeCommands):
 
     def cmd_ping(self, request: Ping) -> Answer:
         return None if self.paused else Ok()
+
+    def cmd_report(self, request: ReportTo) -> Answer:
+        return Ok()
 
     def cmd_execute(self, request: Execute) -> Answer:
         self.requests.append(request)
@@ -229,8 +232,8 @@ async def test_a_run_of_which_nothing_is_heard(system: System) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_worker_that_dies_fails_its_runs(system: System) -> None:
-    """When the process of a worker dies, the runs it was executing fail soon, and it gets no more of them."""
+async def test_a_worker_that_dies_is_replaced(system: System) -> None:
+    """When the process of a worker dies, the steps that it had are executed by another, and it gets no more of them."""
     silent = Silent()
     dying = system.node("x", silent)
     scheduler = system.start(1, (dying,))
@@ -242,10 +245,12 @@ async def test_a_worker_that_dies_fails_its_runs(system: System) -> None:
     began = reactor.seconds()
     system.ports["x"].close()
     results = [await system.ask(f"result {run}") for run in runs]
-    assert sorted(result.words[0] for result in results) == ["done", "failed"]
-    assert reactor.seconds() - began < 3.0
-    lost = next(result for result in results if result.words[0] == "failed")
-    assert lost.words[1] == ("ReaderOperator at position 0 on x was lost: the worker died, or its connection broke")
+    assert {result.words for result in results} == {("done", "1")}
+    assert 1.0 <= reactor.seconds() - began < 3.0
+    steps = [result.object["steps"][0] for result in results]
+    assert sorted((step["worker"], step["attempt"]) for step in steps) == [("w1", 1), ("w1", 2)]
+    assert min(step["why"] for step in steps).startswith("least-active: ")
+    assert all(load.active == 0 for load in scheduler.runs.policy.loads.values())
     for _ in range(3):
         result = await system.run("13 ReaderOperator")
         assert result.words == ("done", "1")

@@ -1,0 +1,60 @@
+"""What a worker in debug mode shows of its steps: in its log, and to whoever collects it."""
+
+from __future__ import annotations
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from dida.addresses import Address
+from dida.chain_messages import Execute, Output
+from dida.protocols.peers import Peers
+
+MAX_REPORTS = 100
+"""Debug reports that are under way at once; what comes beyond is dropped and counted."""
+TIMEOUT = 5.0
+"""Seconds for the collector to answer."""
+
+_log = Logger()
+
+
+class Collector:
+    """The far end of a worker's debug output; nobody waits for it."""
+
+    def __init__(self, worker: str, peers: Peers) -> None:
+        self.to: Address | None = None
+        """Where the outputs are collected, if somewhere."""
+        self.dropped = 0
+        self._worker = worker
+        self._peers = peers
+        self._under_way = 0
+
+    def show(self, request: Execute, output: str) -> None:
+        """Tell of a step."""
+        step = request.assignment
+        _log.info(
+            "run {run}: {operator} at position {position} returned {output!r}",
+            run=request.meta.run,
+            operator=step.operator,
+            position=step.position,
+            output=output,
+        )
+        if self.to is None:
+            return
+        if self._under_way >= MAX_REPORTS:
+            self.dropped += 1
+            return
+        self._under_way += 1
+        told = Output(
+            run=request.meta.run,
+            position=step.position,
+            operator=step.operator,
+            worker=self._worker,
+            output=output,
+            meta=request.meta,
+        )
+        self._peers.ask(self.to.host, self.to.port, told, TIMEOUT).addBoth(self._shown)
+
+    def _shown(self, result: object) -> None:
+        self._under_way -= 1
+        if isinstance(result, Failure):
+            self.dropped += 1

@@ -1,0 +1,107 @@
+"""Handing a request on to the worker of its next operator, which must acknowledge it.
+
+A worker that refuses, can't be reached or does not answer in time is replaced: the scheduler names another one
+(`reassign`). Without a scheduler the request goes to another worker of its route, in the end to this one itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.task import deferLater
+
+from dida import errors
+from dida.addresses import Address
+from dida.chain_messages import Adopt, Execute, Reassign
+from dida.errors import DidaError
+from dida.messages import Error, Ok
+from dida.protocols.links import Unreachable
+from dida.protocols.peers import Peers
+
+HOP_TIMEOUT = 5.0
+"""Seconds for a worker to acknowledge a request."""
+ASK_TIMEOUT = 2.0
+"""Seconds for a scheduler to name another worker."""
+PAUSE = 0.2
+"""Seconds until those who refused are asked again, when there is nobody else."""
+TRANSIENT = (errors.UNAVAILABLE, errors.TIMED_OUT)
+"""Refusals that another worker, or the same one later, may not repeat."""
+
+
+class NotHandedOn(Exception):
+    """Nobody has taken the request."""
+
+
+class HandOver:
+    """The hand-over of one worker, `me`; `begin` executes a request here, or raises."""
+
+    def __init__(self, reactor: Any, me: str, peers: Peers, begin: Callable[[Execute], None]) -> None:
+        self.elsewhere = 0
+        """Requests that another worker than the first choice has taken."""
+        self._reactor = reactor
+        self._me = me
+        self._peers = peers
+        self._begin = begin
+
+    async def send(self, scheduler: Address, request: Execute) -> None:
+        """Returns when a worker has taken the request, or the run goes on without it. Raises NotHandedOn."""
+        ends = self._reactor.seconds() + request.left
+        avoid: list[str] = []
+        while True:
+            to = request.assignment
+            try:
+                if to.worker == self._me and avoid:
+                    self._begin(request)
+                    reply: Any = Ok()
+                else:
+                    reply = await self._peers.ask(to.host, to.port, request, HOP_TIMEOUT)
+            except DidaError as problem:
+                if not isinstance(problem, Unreachable):
+                    request = attrs.evolve(request, again=True)  # it may have arrived
+                refusal, why = problem.code, " ".join(problem.words)
+            else:
+                if isinstance(reply, Ok):
+                    self.elsewhere += bool(avoid)
+                    return
+                refusal, why = (reply.code, " ".join(reply.words)) if isinstance(reply, Error) else ("", "refused")
+            if refusal == errors.SUPERSEDED:
+                return
+            if refusal not in TRANSIENT or self._reactor.seconds() >= ends:
+                raise NotHandedOn(f"{to.worker}: {why}")
+            if to.worker in avoid:  # all were asked
+                avoid.clear()
+                await deferLater(self._reactor, PAUSE)
+            avoid.append(to.worker)
+            left = max(0.0, ends - self._reactor.seconds())
+            other = await self._another(scheduler, attrs.evolve(request, left=left), avoid)
+            if other is None:
+                return
+            request = other
+
+    async def _another(self, scheduler: Address, request: Execute, avoid: list[str]) -> Execute | None:
+        """The request with another worker for its next step; None when the run goes on without it."""
+        ask = Reassign(run=request.meta.run, position=request.next, round=request.round, avoid=tuple(avoid[-100:]))
+        try:
+            reply = await self._peers.ask(scheduler.host, scheduler.port, ask, ASK_TIMEOUT)
+            if isinstance(reply, Error) and reply.code == errors.NO_SUCH_RUN:
+                await self._peers.ask(scheduler.host, scheduler.port, Adopt(request=request), ASK_TIMEOUT)
+                reply = await self._peers.ask(scheduler.host, scheduler.port, ask, ASK_TIMEOUT)
+        except DidaError:
+            return self._by_the_route(request, avoid)
+        if isinstance(reply, Error):
+            return None if reply.code == errors.SUPERSEDED else self._by_the_route(request, avoid)
+        try:
+            worker, host, port, attempt = reply.words
+            return request.with_step(worker=worker, host=host, port=int(port), attempt=int(attempt))
+        except ValueError:
+            return self._by_the_route(request, avoid)
+
+    def _by_the_route(self, request: Execute, avoid: list[str]) -> Execute:
+        """Another worker of the route, or this one."""
+        attempt = request.assignment.attempt + 1
+        for step in request.chain:
+            if step.worker not in avoid and step.worker != self._me:
+                return request.with_step(worker=step.worker, host=step.host, port=step.port, attempt=attempt)
+        return request.with_step(worker=self._me, attempt=attempt)

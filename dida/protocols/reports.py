@@ -1,0 +1,117 @@
+"""What a worker has to tell a scheduler, told until it is understood.
+
+Reports to one scheduler leave in their order. While it can't be reached they wait, the newest MAX_WAITING of
+them, and are sent when it is there again: started anew with the same URL, it knows nothing of the runs before,
+so a report on a run that it does not know is preceded by the run's request (`adopt`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from dida import errors
+from dida.addresses import Address
+from dida.chain_messages import Adopt, Execute
+from dida.errors import DidaError
+from dida.messages import Error, Request
+from dida.protocols.peers import Peers
+
+MAX_WAITING = 20_000
+"""Reports that wait for schedulers; the oldest is dropped for a newer one."""
+REPORT_TIMEOUT = 5.0
+"""Seconds for a scheduler to answer a report."""
+AT_ONCE = 500
+"""Reports without an answer."""
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Seconds between two attempts to reach a scheduler; the last one repeats."""
+
+_log = Logger()
+
+
+@define(eq=False)
+class Report:
+    """One report and the request that it is about."""
+
+    message: Request
+    request: Execute
+    dropped: bool = False
+
+
+@define(eq=False)
+class _Scheduler:
+    """What waits for one scheduler."""
+
+    at_once: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE))
+    failures: int = 0
+
+
+class Reports:
+    """The reports of one worker. `spawn` owns the work that they are."""
+
+    def __init__(self, reactor: Any, peers: Peers, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        self.undelivered = 0
+        """How many were given up."""
+        self._reactor = reactor
+        self._peers = peers
+        self._spawn = spawn
+        self._waiting: dict[Report, None] = {}
+        self._schedulers: dict[Address, _Scheduler] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Reports that no scheduler has understood yet."""
+        return len(self._waiting)
+
+    def tell(self, scheduler: Address, message: Request, request: Execute) -> None:
+        """Have the scheduler told; `request` is the run's, for one that does not know the run."""
+        if len(self._waiting) >= MAX_WAITING:
+            oldest = next(iter(self._waiting))
+            oldest.dropped = True
+            del self._waiting[oldest]
+            self.undelivered += 1
+        report = Report(message, request)
+        self._waiting[report] = None
+        self._spawn(self._deliver(scheduler, report))
+
+    async def _deliver(self, address: Address, report: Report) -> None:
+        scheduler = self._schedulers.setdefault(address, _Scheduler())
+        try:
+            while not report.dropped:
+                await scheduler.at_once.acquire()
+                try:
+                    done = await self._told(address, report)
+                finally:
+                    scheduler.at_once.release()
+                if done:
+                    scheduler.failures = 0
+                    return
+                scheduler.failures += 1
+                await deferLater(self._reactor, PAUSES[min(scheduler.failures, len(PAUSES)) - 1])
+        finally:
+            self._waiting.pop(report, None)
+            if not any(True for _ in self._waiting):
+                self._schedulers.clear()
+
+    async def _told(self, address: Address, report: Report) -> bool:
+        """Whether the scheduler has answered, whatever it thinks of it."""
+        try:
+            reply = await self._ask(address, report.message)
+            if isinstance(reply, Error) and reply.code == errors.NO_SUCH_RUN:
+                reply = await self._ask(address, Adopt(request=report.request))
+                if not isinstance(reply, Error):
+                    reply = await self._ask(address, report.message)
+        except DidaError:
+            return False
+        if isinstance(reply, Error):
+            self.undelivered += 1
+            _log.warn("{to} refused {message}: {why}", to=address, message=report.message, why=reply)
+        return True
+
+    def _ask(self, address: Address, message: Request) -> Deferred[Any]:
+        return self._peers.ask(address.host, address.port, message, REPORT_TIMEOUT)

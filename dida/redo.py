@@ -1,0 +1,86 @@
+"""Going back in a chain: from which step it is executed again when updates that it depends on are lost.
+
+A storage node that crashes before it has gossiped takes acknowledged writes with it. The request that travels
+along the chain has, of each step, what it has read and written and the run's front-end timestamp after it; so
+the chain is its own redo log. It goes back to the first step by which a lost stream has entered the run's
+timestamp, with what the run knew before that step, and executes from there. The ids of the updates are the same
+as before: what has survived answers as it did, what was lost is done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from attrs import evolve
+
+from dida.chain import Assignment, Touch
+from dida.chain_messages import Execute
+from dida.timestamps import Timestamp
+from dida.versions import Version
+
+MAX_ROUNDS = 10
+"""How often one run goes back."""
+
+
+def first_reads(records: Iterable[Touch]) -> dict[str, Version]:
+    """Of each key that a step has read before it wrote it, the version."""
+    first: dict[str, Touch] = {}
+    for touch in records:
+        first.setdefault(touch.key, touch)
+    return {key: touch.version for key, touch in first.items() if touch.how == "read"}
+
+
+def of_applied(records: Iterable[Touch]) -> tuple[Touch, ...]:
+    """Of what a try of a step has touched, that of the keys that it has changed: the next try reads those again.
+
+    All else is read anew, for it may be what made the try fail.
+    """
+    records = tuple(records)
+    changed = {touch.key for touch in records if touch.how in ("written", "updated")}
+    refused = {touch.key for touch in records if touch.how == "refused"}
+    return tuple(touch for touch in records if touch.key in changed - refused)
+
+
+def versions_after(steps: Iterable[Assignment]) -> dict[str, Version]:
+    """The version of each record that these steps, executed in this order, have left a run with."""
+    versions: dict[str, Version] = {}
+    for step in steps:
+        for touch in step.records:
+            if touch.how != "read" or touch.key not in versions:
+                versions[touch.key] = touch.version
+    return versions
+
+
+def rewound(request: Execute, position: int, lost: Iterable[str] = ()) -> Execute:
+    """The request as it was before the step at `position`, and without the entries of `lost` streams."""
+    after = dict(request.chain[position - 1].after if position else request.since)
+    for stream in lost:
+        after.pop(stream, None)
+    meta = evolve(request.meta, versions=versions_after(request.chain[:position]), after=after)
+    return evolve(request, meta=meta, next=position, again=True)
+
+
+def step_to_redo(request: Execute, lost: Timestamp) -> int | None:
+    """The first step by which what is lost has entered the run; None when it was there from the start.
+
+    `request` is as it was before the step that has heard of it, which may be that step itself.
+    """
+    if any(request.since.get(stream, 0) >= count for stream, count in lost.items()):
+        return None
+    known = [request.since, *(step.after for step in request.chain[: request.next]), lost]
+    rises = pairwise(known)
+    entered = (any(high.get(stream, 0) > low.get(stream, 0) for stream in lost) for low, high in rises)
+    return next(position for position, here in enumerate(entered) if here)
+
+
+def lost_records(chain: Sequence[Assignment], lost: Iterable[str]) -> str:
+    """The records that steps of the chain have written at the nodes that took `lost` streams with them, in words."""
+    nodes = {int(number) for stream in lost if (number := stream.partition(":")[0]).isdigit()}
+    written = {
+        f"{touch.key[:100]} {touch.version}": None
+        for step in chain
+        for touch in step.records
+        if touch.how != "read" and touch.version.replica in nodes
+    }
+    return ", ".join(list(written)[:10])

@@ -1,0 +1,81 @@
+"""Which steps a worker has in hand or had, so that a request that comes twice is not executed twice.
+
+A request is recognised by its run and position. It counts as new when it comes from a later round (the run
+went back, because updates were lost), or when it is a later attempt and the earlier one is not in hand any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import define, field
+
+from dida.chain_messages import Execute
+
+MAX_KNOWN = 50_000
+"""Steps that have ended and are remembered, and runs that were cancelled."""
+
+
+@define(eq=False)
+class _Known:
+    round: int
+    attempt: int
+    request: Execute | None
+    """While it is in hand."""
+
+    def covers(self, request: Execute) -> bool:
+        """Whether that request needs no further execution."""
+        if request.round != self.round:
+            return request.round < self.round
+        return self.request is not None or request.assignment.attempt <= self.attempt
+
+
+@define
+class Steps:
+    """The steps of one worker."""
+
+    duplicates: int = field(default=0, init=False)
+    """Requests that came twice."""
+    in_hand: int = field(default=0, init=False)
+    """Steps that were accepted and have not ended."""
+    _known: dict[tuple[str, int], _Known] = field(factory=dict, init=False)
+    _cancelled: dict[str, None] = field(factory=dict, init=False)
+
+    def begin(self, request: Execute) -> bool:
+        """Whether it is new and to be executed; then `end` follows."""
+        key = (request.meta.run, request.next)
+        known = self._known.pop(key, None)
+        if known is not None and known.covers(request):
+            self._known[key] = known
+            self.duplicates += 1
+            return False
+        self._known[key] = _Known(request.round, request.assignment.attempt, request)
+        self.in_hand += 1
+        if len(self._known) > MAX_KNOWN:
+            oldest = next(iter(self._known))
+            if self._known[oldest].request is None:
+                del self._known[oldest]
+        return True
+
+    def end(self, request: Execute) -> None:
+        """The step has ended, and what follows it is somebody else's."""
+        self.in_hand -= 1
+        known = self._known.get((request.meta.run, request.next))
+        if known is not None and known.request is request:
+            known.request = None
+
+    def requests(self, scheduler: str) -> Iterator[Execute]:
+        """What is in hand of runs of that scheduler."""
+        for known in self._known.values():
+            if known.request is not None and known.request.meta.scheduler == scheduler:
+                yield known.request
+
+    def cancel(self, run: str) -> None:
+        """Nothing more of that run is to be begun."""
+        self._cancelled[run] = None
+        if len(self._cancelled) > MAX_KNOWN:
+            del self._cancelled[next(iter(self._cancelled))]
+
+    def cancelled(self, run: str) -> bool:
+        """Whether the run was cancelled."""
+        return run in self._cancelled
