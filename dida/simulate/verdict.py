@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from dida.peer_messages import component_of, is_commit
 from dida.replica import Replica
 from dida.simulate import checkers
 from dida.simulate.clients import INITIAL, Clients
@@ -36,6 +37,10 @@ def invariants(cluster: Cluster, node: Node) -> None:
             continue
         known = replication.table.get(theirs.local.component, {})
         assert covers(theirs.replication.log.have, known), f"{node.name} believes that {other.name} has {known}"
+        for stream, count in replication.value_ts.items():
+            assert not is_commit(stream) or theirs.replication.log.have.get(stream, 0) >= count, (
+                f"{node.name} shows {stream} {count}, {other.name} has {theirs.replication.log.have}"
+            )
         logged = theirs.replication.log.have.get(replica.local.commits, 0)
         assert logged >= replica.local.exposed, (
             f"{node.name} shows {mine}! {replica.local.exposed}, {other.name} lacks it"
@@ -50,6 +55,9 @@ def quiet(replica: Replica) -> dict[str, int]:
         "locks": len(replica.commit.locks),
         "transactions": replica.commit.open,
         "waiting": replica.in_hand,
+        "timestamps of the dead": sum(
+            replica.local.member(component_of(stream)) is None for stream in replica.replication.value_ts
+        ),
     }
     return {what: count for what, count in found.items() if count}
 
@@ -92,10 +100,11 @@ class Verdict:
             return
         self.wrong += checkers.one_value(history, lost | unclear)
         self.wrong += checkers.real_time(history, lost | unclear)
+        replacing = {(e.key, e.value) for e in history if e.verb == "updateif"}
         for event in history:
             shown = event.shown
-            if event.outcome == OK and event.verb == "updateif" and shown in lost:
-                self.wrong.append(f"lost: {event}")
+            if shown is not None and shown in lost and (event.ordered or (shown.key, shown.value) in replacing):
+                self.wrong.append(f"shown, and gone: {event}")
         for shown, holders in self.clients.holders.items():
             if shown in lost and holders is not None and (alive := [c for c in holders if c not in self.cluster.ended]):
                 self.wrong.append(f"lost, though {' '.join(alive)} had it: {shown}")
