@@ -6,7 +6,7 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock clean
+.PHONY: help demo test check chains format lock clean
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-8s %s\n'
@@ -16,6 +16,7 @@ help:
 	$(say) "demo" "play the baseline script: three runs of a chain over 4 storage nodes and 2 workers"
 	$(say) "test" "check, then all tests; TESTS='tests/core -k ring' runs some of them"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
+	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
 	$(say) "format" "let ruff put the code in order"
 	$(say) "lock" "choose the newest versions of what setup.py asks for, and lock them"
 	$(say) "clean" "remove what was built, cached and logged, and .venv"
@@ -34,6 +35,9 @@ check: $(READY)
 	$(say) "lint" "ok"
 	@$(BIN)/mypy --no-error-summary
 	$(say) "types" "ok"
+
+chains: $(READY)
+	@DIDA_LONG=1 $(BIN)/pytest -s tests/system/test_chains.py
 
 format: $(READY)
 	@$(BIN)/ruff format --quiet $(SOURCES)
