@@ -418,7 +418,7 @@ async def test_a_scheduler_in_the_place_of_another(system: System) -> None:
     runs = [(await system.ask("run 13 CounterOperator WaitOperator")).words[0] for _ in range(4)]
     await until(lambda: first.runs.policy.loads["w1"].active + first.runs.policy.loads["w2"].active == 4)
     first.stop()
-    system.ports["sc1"].close()
+    await system.ports["sc1"].close()
     table = Runs(LeastActive(), "next", 20.0, 100)
     second = SchedulerNode(reactor, first.me, table, first._declared, system.storage.addresses)
     system.ports["sc1"] = Port(reactor, second, first.me.address.port)

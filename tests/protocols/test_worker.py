@@ -435,6 +435,9 @@ async def test_the_operators_of_the_documentation(stage: Stage) -> None:
     ended = await stage.outcome(stage.request("VisitsOperator@w1", "VisitsOperator@w2", input="page"))
     assert isinstance(ended, Ended)
     assert [each.output for each in ended.chain] == ["7", "8"]
+    ended = await stage.outcome(stage.request("FlakyOperator@w1", input="page"))
+    assert isinstance(ended, Ended)
+    assert ended.chain[0].output == "9"
 
 
 WRITE_READ = """
