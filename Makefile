@@ -6,7 +6,7 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chains format lock clean
+.PHONY: help demo test check format lock clean simulate bugs torture soak chains
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-8s %s\n'
@@ -15,6 +15,10 @@ help:
 	$(say) "make" "what it does"
 	$(say) "demo" "play the baseline script: three runs of a chain over 4 storage nodes and 2 workers"
 	$(say) "test" "check, then all tests; TESTS='tests/core -k ring' runs some of them"
+	$(say) "simulate" "1,000 seeds of the storage's simulation, all faults; SEEDS=0-19999 for a soak"
+	$(say) "bugs" "how many seeds the simulator needs to find each deliberate bug"
+	$(say) "torture" "real storage nodes under crashes, pauses and joins for a minute, then the checkers"
+	$(say) "soak" "1.1 million writes with a member killed: logs and memory stay bounded"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
 	$(say) "format" "let ruff put the code in order"
@@ -27,6 +31,19 @@ demo: $(READY)
 test: check
 	$(say) "tests" "running"
 	@$(BIN)/pytest $(TESTS)
+
+SEEDS ?= 0-999
+simulate: $(READY)
+	@$(BIN)/python -m dida.simulate --seeds $(SEEDS)
+
+bugs: $(READY)
+	@$(BIN)/python -m tests.bugs
+
+torture: $(READY)
+	@$(BIN)/python -m tests.system.torture --seconds 60 --nodes 5 --clients 20
+
+soak: $(READY)
+	@$(BIN)/python -m tests.system.soak
 
 check: $(READY)
 	@$(BIN)/ruff format --quiet --diff $(SOURCES)

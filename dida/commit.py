@@ -196,8 +196,12 @@ class Commit:
         if txn is None or txn.state != LOCKING:
             return
         txn.asked.discard(peer)
+        if grant.expired:
+            self._finish(txn, self._session_expired(txn), now)
+            return
         if grant.known is not None:
-            self._finish_known(txn, answered(grant.known, grant.after) if grant.ok else No(grant.known), now)
+            known = answered(grant.known, grant.after) if grant.ok else No(grant.known, {"after": grant.after})
+            self._finish_known(txn, known, now)
             return
         txn.grants[peer] = grant.newest
         txn.seen[peer] = grant.seen
@@ -244,6 +248,9 @@ class Commit:
         if known is not None:
             self._finish_known(txn, known, now)
             return
+        if op.id is not None and replication.executed.expired(op.id):
+            self._finish(txn, self._session_expired(txn), now)
+            return
         newest = replication.store.newest(op.key)
         for peer, version in txn.grants.items():
             if version is not None and (newest is None or newest.version < version):
@@ -285,6 +292,10 @@ class Commit:
             txn.become(HOLDING)
             self.replication.fetch(live, now)
             self._advance(txn, now)
+
+    def _session_expired(self, txn: _Transaction) -> Error:
+        """A retry from long ago: its update was executed, and its answer is forgotten."""
+        return Error(errors.SESSION_EXPIRED, (txn.op.id or "",))
 
     @property
     def _too_few(self) -> bool:
@@ -354,8 +365,9 @@ class Commit:
             return
         self._unlock(txn.op.key, self.local.component, txn.number)
         words = answer.words if isinstance(answer, No) else None
+        after = after_of(answer) if words is not None else {}
         key, id = txn.op.key, txn.op.id
-        message = Release(**self.local.stamp(), txn=txn.number, key=key, id=id, answer=words)
+        message = Release(**self.local.stamp(), txn=txn.number, key=key, id=id, answer=words, after=after)
         peers = {m.component for m in self.local.others()}
         if peers:
             self._releases[txn.number] = (message, peers, set())
@@ -397,6 +409,8 @@ class Commit:
         if isinstance(known, Ok | No):
             is_ok = isinstance(known, Ok)
             return Ok((), {"known": list(known.words), "ok": is_ok, "after": known.object.get("after", {})})
+        if message.id is not None and self.replication.executed.expired(message.id):
+            return Ok((), {"expired": True})
         self._lock_here(message.sender, message.txn, message.key)
         newest = self.replication.store.newest(message.key)
         seen = self.replication.value_ts
@@ -411,7 +425,7 @@ class Commit:
     def on_release(self, message: Release, now: float) -> Reply:
         """Unlock: no update comes. A `no` is remembered, so that a retry elsewhere hears it, too."""
         if message.answer is not None and message.id is not None:
-            self.replication.executed.note(message.id, 0, No(message.answer), now)
+            self.replication.executed.note(message.id, 0, No(message.answer, {"after": message.after}), now)
         self._unlock(message.key, message.sender, message.txn)
         return Ok()
 

@@ -111,7 +111,7 @@ class Executed:
         for name, age, lowest, answers in dumped:
             session = _Session(now - age, lowest)
             for number, is_ok, words, after in answers:
-                session.answers[number] = answered(words, after) if is_ok else No(tuple(words))
+                session.answers[number] = answered(words, after) if is_ok else No(tuple(words), {"after": after})
             self._sessions[name] = session
             self.size += len(session.answers)
 

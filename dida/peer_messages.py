@@ -155,6 +155,8 @@ class Release(PeerMessage):
     id: UpdateId | None = None
     answer: tuple[str, ...] | None = None
     """The words of the `no` that the client gets; None when nothing was decided."""
+    after: Timestamp = field(factory=dict)
+    """The state that the `no` was said from."""
 
 
 @frozen
@@ -262,6 +264,8 @@ class Granted:
     known: tuple[str, ...] | None = None
     ok: bool = True
     after: Timestamp = field(factory=dict)
+    expired: bool = False
+    """Or: the update was executed before, and its answer is forgotten."""
 
 
 @frozen

@@ -198,8 +198,6 @@ class LineServer(TwistedProtocol):
         cast(Any, self.transport).write(b"\r\n".join(output))
 
     def _flush(self) -> None:
-        if self._lost:
-            return
         if self._output:
             self._write_output()
         if (self._closing or self._read_closed) and not (self._in_flight or self._lines or self._resumption):

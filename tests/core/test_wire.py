@@ -201,6 +201,8 @@ MALFORMED = {
     b" \t ": "empty line: a line begins with a verb, try help",
     b"#7": "empty line: a line begins with a verb, try help",
     b'{"a": 1}': "empty line: a line begins with a verb, try help",
+    b"{x} y": "bad JSON object at column 1: JSON is malformed: object keys must be strings (byte 1)",
+    b"[x] y": "'[' at column 1: a word with it is written as a JSON string in double quotes",
     b"# read k": "a tag is # and 1 to 64 printable characters without blanks",
     b"#" + b"x" * 65 + b" read k": "a tag is # and 1 to 64 printable characters without blanks",
     b"read": "expected: read KEY [VERSION]; got 0 words after read",

@@ -260,6 +260,15 @@ def test_a_connection_that_brings_bulky_requests_has_a_limit_of_its_own(server: 
     assert Server().say(f"read {long}")[0].startswith('error line-too-long "longer than 200 bytes')
 
 
+def test_a_line_that_is_too_long_for_a_client_that_only_listens_any_more(server: Server) -> None:
+    """It is answered even when the client has closed its sending side, and an earlier request is still being done."""
+    server.say("write a 1", "x" * 300)
+    server.connection.readConnectionLost()
+    server.desk.waiting["a"].callback(ok("a"))
+    assert [answer.split(" ")[:2] for answer in server.answers()] == [["ok", "a"], ["error", "line-too-long"]]
+    assert server.wire.closed == "wholly"
+
+
 # --- the end ----------------------------------------------------------------
 
 
@@ -270,6 +279,7 @@ def test_quit_closes_when_all_is_answered(server: Server) -> None:
     assert (server.answers(), server.wire.closed) == (["#1 ok b"], "")
     server.desk.waiting["a"].callback(ok("a"))
     assert (server.answers(), server.wire.closed) == (["ok a", "ok"], "writing")
+    assert server.wire.producer is None, "a transport with a producer may never close"
     server.connection.writeConnectionLost()
     server.connection.readConnectionLost()
     assert server.wire.disconnecting
@@ -342,6 +352,7 @@ def test_a_full_buffer_stops_the_lines_that_were_read_already() -> None:
     served = []
     while len(server.desk.seen) < 20:
         served.append(len(server.desk.seen))
+        assert server.wire.producerState == "paused"
         server.connection.resumeProducing()
         server.clock.advance(0)
     assert served == [3, 6, 9, 12, 15, 18]

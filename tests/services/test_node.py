@@ -78,7 +78,10 @@ GOOD = ("--id", "t1", "--url", "localhost:4001")
         ((*GOOD, "--max-line", "10"), "--max-line: '10' is no number of bytes from 1024 to 1073741824"),
         (("--id", "two words", *GOOD[2:]), "--id: 'two words' is no id: give one word of at most 200 characters"),
         (("--id", "", *GOOD[2:]), "--id: '' is no id: give one word of at most 200 characters"),
-        ((*GOOD, "--url", "nowhere"), "--url: 'nowhere' is no URL: write http://HOST:PORT, as in http://localhost:5001"),
+        (
+            (*GOOD, "--url", "nowhere"),
+            "--url: 'nowhere' is no URL: write http://HOST:PORT, as in http://localhost:5001",
+        ),
         ((*GOOD, "--sugr", "1"), "option --sugr not recognized"),
         ((*GOOD, "--sugar"), "option --sugar requires argument"),
         ((*GOOD, "surplus"), "unexpected 'surplus': everything is given by options"),
