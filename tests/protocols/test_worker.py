@@ -156,7 +156,7 @@ class Stage:
         """Send it, and wait for how the run ends."""
         before = len(self.told.outcomes)
         await self.send(request)
-        await until(lambda: len(self.told.outcomes) > before, 10.0)
+        await until(lambda: len(self.told.outcomes) > before, 20.0)
         return self.told.outcomes[-1]
 
     async def reason(self, *steps: str, **request: Any) -> str:
@@ -641,3 +641,45 @@ async def test_a_scheduler_that_asks_is_told_what_is_in_hand(stage: Stage) -> No
     await until(lambda: stage.told.adopted)
     assert stage.told.adopted[0].request.meta.run == "r1-x"
     await until(lambda: stage.told.ended)
+
+
+@pytest_twisted.ensureDeferred
+async def test_operators_in_a_process(stage: Stage) -> None:
+    """An operator in a process of its own uses the storage as others do; what it does to the process harms no one."""
+    bodies = {
+        "Good": "self.storage.write(input, previous_output + 'x'); return self.storage.read(input).value",
+        "Swap": "return str(self.storage.update_if_value_is(input, 'x', 'y')) + str(self.storage.update_if_value_is("
+        "input, 'x', 'z'))",
+        "Exits": "import os; os._exit(3)",
+        "Crashes": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+        "Raises": "raise ValueError('no good')",
+        "Missing": "return self.storage.read('nowhere').value",
+        "Sleeps": "time.sleep(60)",
+        "Wrong": "return 5",
+        "Long": "return 'x' * 10_000_000",
+        "Wordy": "return 'x' * 600_000",
+    }
+    stage.put("".join(PLAIN.format(name=name, body=body) for name, body in bodies.items()))
+    file = stage.folder / "ops.py"
+    file.write_text(
+        file.read_text()
+        .replace("(self, storage):", "(self, storage):")
+        .replace("class Sleeps:", "class Sleeps:\n    timeout = 1.5")
+        .replace("    def configure_storage", '    isolation = "process"\n\n    def configure_storage')
+    )
+    for id in ("w1", "w2"):
+        stage.start(id, timeout=30.0)
+    ended = await stage.outcome(stage.request("Good@w1", "Swap@w2", left=60.0))
+    assert isinstance(ended, Ended)
+    assert [each.output for each in ended.chain] == ["x", "2.1None"]
+    for name, reason in {
+        "Exits": "ended its process with exit status 3",
+        "Crashes": "ended its process by signal 11",
+        "Raises": "raised ValueError: no good",
+        "Missing": "failed: no-such-record: nowhere",
+        "Sleeps": "did not return within 1.5 s, the limit is its class's timeout",
+        "Wrong": "returned int, not a string",
+        "Long": "returned 10000000 bytes, more than the 524288 of an output: write it into the storage",
+        "Wordy": "returned 600000 bytes, more than the 524288 of an output: write it into the storage",
+    }.items():
+        assert await stage.reason(f"{name}@w1") == f"{name} at position 0 on w1 {reason}"
