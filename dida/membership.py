@@ -498,6 +498,7 @@ class Membership:
         assert ballot.base is not None
         log = self.replication.log
         complete = covers(log.have, ballot.base)
+        ballot.have[self.local.component] = log.have
         for member in others:
             peer = member.component
             if now - ballot.asked.get(peer, -FOREVER) < again:

@@ -91,7 +91,9 @@ class Local:
     out: list[Output] = Factory(list)
     notes: list[str] = Factory(list)
     ring: Ring = Ring(())
+    view_name: str = ""
     _members: dict[str, Member] = Factory(dict)
+    _others: tuple[Member, ...] = ()
 
     @property
     def component(self) -> str:
@@ -101,21 +103,19 @@ class Local:
     def commits(self) -> str:
         return self.me.component + COMMITS
 
-    @property
-    def view_name(self) -> str:
-        return self.view.name if self.view is not None else ""
-
     def enter(self, view: View | None) -> None:
         """Take `view` as the one in force (None: none)."""
         self.view = view
+        self.view_name = view.name if view is not None else ""
         self.told = {}
         members = view.members if view is not None else ()
         self._members = {m.component: m for m in members}
+        self._others = tuple(m for m in members if m.component != self.me.component)
         self.ring = Ring(str(m.replica) for m in members)
 
-    def others(self) -> list[Member]:
+    def others(self) -> tuple[Member, ...]:
         """The other members of the view, in its order."""
-        return [m for m in self._members.values() if m.component != self.me.component]
+        return self._others
 
     def member(self, component: str) -> Member | None:
         return self._members.get(component)

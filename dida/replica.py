@@ -154,7 +154,7 @@ class Replica:
         if op.id is not None:
             known = self.replication.executed.answer(op.id)
             if known is not None:
-                if op.verb == "write" and self.config.write_concern > 1 and self.local.others():
+                if op.verb == "write" and self.config.write_concern > 1:
                     return self._at_home(waiting, now)  # executed, but maybe not yet where its concern wants it
                 return known
             if self.replication.executed.expired(op.id):

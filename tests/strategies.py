@@ -76,7 +76,7 @@ def _of_type(hint: Any, limits: msgspec.Meta | None = None) -> Strategy:
     if origin in (list, tuple):
         return st.lists(_of_type(arguments[0]), min_size=least, max_size=min(most or 3, 3)).map(origin)
     if isinstance(hint, type) and issubclass(hint, Request):
-        return requests(hint)
+        return _requests(cast(Any, hint))
     if attrs.has(hint) or (isinstance(hint, type) and issubclass(hint, msgspec.Struct)):
         return _instances(hint)
     if hint is str:

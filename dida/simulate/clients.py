@@ -46,6 +46,7 @@ class Session:
     uncertain: bool = False
     """An earlier try may have taken effect."""
     asks: int = 0
+    asked: float = 0.0
     token: Any = None
     left: int = CALM_OPERATIONS
 
@@ -182,6 +183,7 @@ class Clients:
         assert event is not None
         session.tries += 1
         session.asks += 1
+        session.asked = cluster.now
         event.node = session.node
         token = session.token = (session.number, session.asks)
         deadline = (DEADLINE if not self.calm else 3 * DEADLINE) + 2 * self.plan.gossip_delay
@@ -267,11 +269,11 @@ class Clients:
         if session.token != token or event is None:
             return
         if isinstance(reply, Ok) and event.changes and event.value is not None:
-            self._acknowledged(event, event.value, Version.parse(reply.words[0]), node)
+            self._acknowledged(session, event, event.value, Version.parse(reply.words[0]), node)
         delay = 0.0005 + self.rng.random() * 0.002
         self.cluster.at(delay, lambda: self._take(session, token, reply))
 
-    def _acknowledged(self, event: Event, value: str, version: Version, node: Node) -> None:
+    def _acknowledged(self, session: Session, event: Event, value: str, version: Version, node: Node) -> None:
         """An acknowledgement leaves: who has the update at this moment?"""
         holders, lacking = [], []
         view = node.replica.local.view_name if node.replica is not None else ""
@@ -290,7 +292,8 @@ class Clients:
                 lacking.append(other.name)
         if event.verb == "updateif" and lacking and not self.plan.forks:
             self._report(f"{event}: acknowledged, but {' '.join(lacking)} lacks it")
-        if len(holders) < self.plan.write_concern and event.verb == "write":
+        died = sum(since >= session.asked for since in self.cluster.ended.values())  # and may have had it
+        if len(holders) + died < self.plan.write_concern and event.verb == "write":
             self._report(f"{event}: acknowledged, but only {' '.join(holders)} has it")
         if event.verb == "write":
             self.holders[Shown(event.key, version, value)] = holders

@@ -157,7 +157,7 @@ def test_experiments(
 
 @pytest.mark.parametrize("moment", [0, 100, 300, 900])
 def test_worst_case_crash(console: Console, moment: int) -> None:
-    """Whenever the coordinating storage node is killed, the run ends as without the crash: lost writes are done again."""
+    """Whenever the coordinating storage node is killed, the run ends as without the crash: what was lost is redone."""
     script = (SCRIPTS / "worst_case_crash").read_text()
     status, lines = console.play(script.replace("crash s4", f"wait {moment}\ncrash s4"))
     assert status == 0, "\n".join(lines)
