@@ -6,7 +6,7 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock clean simulate bugs torture soak
+.PHONY: help demo test check format lock clean simulate bugs torture soak chains
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-8s %s\n'
@@ -20,6 +20,7 @@ help:
 	$(say) "torture" "real storage nodes under crashes, pauses and joins for a minute, then the checkers"
 	$(say) "soak" "1.1 million writes with a member killed: logs and memory stay bounded"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
+	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
 	$(say) "format" "let ruff put the code in order"
 	$(say) "lock" "choose the newest versions of what setup.py asks for, and lock them"
 	$(say) "clean" "remove what was built, cached and logged, and .venv"
@@ -51,6 +52,9 @@ check: $(READY)
 	$(say) "lint" "ok"
 	@$(BIN)/mypy --no-error-summary
 	$(say) "types" "ok"
+
+chains: $(READY)
+	@DIDA_LONG=1 $(BIN)/pytest -s tests/system/test_chains.py
 
 format: $(READY)
 	@$(BIN)/ruff format --quiet $(SOURCES)

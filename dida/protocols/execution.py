@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
 from twisted.logger import Logger
 
 from dida.chain import MAX_OUTPUT, Touch
@@ -20,6 +20,7 @@ from dida.chain_messages import Execute
 from dida.errors import DidaError
 from dida.loading import OperatorFolder
 from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
+from dida.protocols.isolation import Isolated
 from dida.protocols.threads import Job, Threads
 from dida.sessions import StepIds
 from dida.timestamps import Timestamp
@@ -71,6 +72,10 @@ class Terms:
     isolation: str = "thread"
     """`process`: it has a process to itself."""
 
+    def own_thread(self, asynchronous: bool) -> bool:
+        """Whether it is executed in a thread of the worker."""
+        return not asynchronous and self.isolation == "thread"
+
     def pause(self, tries: int) -> float:
         """Seconds to wait after so many tries and one."""
         return min(self.backoff * float(2 ** min(tries, 30)), MAX_PAUSE)
@@ -91,6 +96,7 @@ class Operators:
         self.timeout = timeout
         self.threads = Threads(reactor, threads)
         self._reactor = reactor
+        self._processes = DeferredSemaphore(threads)
         self._loading = Threads(reactor, 1)  # reading files, and executing them, may take its time
 
     def stop(self) -> None:
@@ -150,18 +156,20 @@ class Operators:
             return operator.process_record(request.meta, request.input, request.previous_output)
 
         try:
-            if asynchronous:
+            if terms.isolation == "process":
+                output = await self._in_process(request, storage, limit, left)
+            elif asynchronous:
                 output = await self._on_reactor(call, limit)
             else:
                 output = await self._in_thread(self.threads, call, limit, left)
         except BaseException as problem:
-            if isinstance(problem, GeneratorExit):
+            if isinstance(problem, GeneratorExit | StepFailed):
                 raise
             raise StepFailed(_told(problem, request)) from None
         finally:
             storage.close("the step has ended: its storage is closed")
         if isinstance(output, _Late):
-            raise StepFailed(self._lateness(output, asynchronous, terms, limit, left))
+            raise StepFailed(self._lateness(output, terms.own_thread(asynchronous), terms, limit, left))
         if storage.unanswered:
             raise StepFailed(f"returned before {storage.unanswered} of its storage calls were answered: await them")
         return _checked(output)
@@ -199,6 +207,33 @@ class Operators:
         work.addBoth(done)
         return await outcome
 
+    async def _in_process(self, request: Execute, storage: RunStorage, limit: float, left: float) -> Any:
+        """The output of the operator in a process of its own, which ends with it."""
+        began = self._reactor.seconds()
+        await self._processes.acquire()
+        process = Isolated(request, storage)
+        try:
+            limit = min(limit, left - (self._reactor.seconds() - began))
+            if limit <= 0:
+                return _Late(False)
+            process.start(self._reactor, self.folder.path)
+            late = self._reactor.callLater(limit, process.give_up)
+            try:
+                said = await process.outcome
+            finally:
+                process.kill()
+                if late.active():
+                    late.cancel()
+        finally:
+            self._processes.release()
+        if not said:
+            return _Late(True)
+        if "failed" in said:
+            raise StepFailed(said["failed"])
+        if "raised" in said:
+            raise StepFailed(_described(said["raised"], said["kind"], said["trace"], request))
+        return said["output"]
+
     async def _in_thread(self, threads: Threads, call: Callable[[], Any], limit: float, left: float) -> Any:
         """The result of `call`, which may take `limit` seconds from when there is a thread for it."""
         outcome: Deferred[Any] = Deferred(lambda cancelled: end())
@@ -225,12 +260,12 @@ class Operators:
         job.result.addBoth(done)
         return await outcome
 
-    def _lateness(self, late: _Late, asynchronous: bool, terms: Terms, limit: float, left: float) -> str:
+    def _lateness(self, late: _Late, thread: bool, terms: Terms, limit: float, left: float) -> str:
         if not late.begun:
             return f"waited {left:.1f} s in vain for one of {self.threads.size} threads (--threads)"
         own = "the limit is its class's timeout" if terms.own else "the limit is --operator-timeout"
         why = own if limit == terms.timeout else "the run's deadline"
-        rest = "" if asynchronous else "; its thread can't be stopped and goes on"
+        rest = "" if not thread else "; its thread can't be stopped and goes on"
         return f"did not return within {limit:.1f} s, {why}{rest}"
 
 
@@ -258,11 +293,17 @@ def _is_number(value: object) -> bool:
 def _told(problem: BaseException, request: Execute) -> str:
     """What an operator raised, in one line; the traceback goes to the log."""
     try:
-        text = " ".join(str(problem).split())
+        text = str(problem)
     except Exception:  # noqa: BLE001 - even its text is the author's code
         text = "(without text)"
-    text = text[:MAX_TEXT].encode(errors="replace").decode()
-    if isinstance(problem, DidaError):
+    trace = "".join(traceback.format_exception(problem, limit=-20))
+    return _described(text, "" if isinstance(problem, DidaError) else type(problem).__name__, trace, request)
+
+
+def _described(text: str, kind: str, trace: str, request: Execute) -> str:
+    """An exception in one line: its text, and its class's name unless it is a DidaError."""
+    text = " ".join(text.split())[:MAX_TEXT].encode(errors="replace").decode()
+    if not kind:
         return f"failed: {text}"
     step = request.assignment
     _log.warn(
@@ -270,9 +311,9 @@ def _told(problem: BaseException, request: Execute) -> str:
         run=request.meta.run,
         operator=step.operator,
         position=step.position,
-        trace="".join(traceback.format_exception(problem, limit=-20)).rstrip(),
+        trace=trace.rstrip(),
     )
-    return f"raised {type(problem).__name__}: {text}" if text else f"raised {type(problem).__name__}"
+    return f"raised {kind}: {text}" if text else f"raised {kind}"
 
 
 def _checked(output: object) -> str:

@@ -303,8 +303,11 @@ class WorkerNode(NodeCommands):
             return None
         self.counts["went_back"] += 1
         back = redo.rewound(request, position, lost.lost)
-        back = attrs.evolve(back, round=request.round + 1, left=max(0.0, request.left - took))
-        back = back.with_step(attempt=back.assignment.attempt + 1)
+        chain = tuple(
+            attrs.evolve(step, attempt=step.attempt + 1) if position <= step.position <= request.next else step
+            for step in back.chain
+        )
+        back = attrs.evolve(back, chain=chain, round=request.round + 1, left=max(0.0, request.left - took))
         reason = f"{request.assignment.operator} at position {request.next} heard of lost updates"
         told = Returned(run=back.meta.run, position=position, round=back.round, reason=reason)
         self.reports.tell(scheduler, told, back)

@@ -30,6 +30,13 @@ class Options(NodeOptions):
         ["gossip-delay", None, 0, "milliseconds slept before a request is forwarded", milliseconds],
         ["operators", None, None, "folder of the operators' files (default: operators, here or as installed)"],
         ["operator-timeout", None, 30.0, "seconds that one operator may take", number(0.001, 86_400, "seconds", float)],
+        [
+            "max-operators",
+            None,
+            10_000,
+            "operators in hand at once; beyond it others are asked",
+            number(1, 1_000_000, "operators"),
+        ],
         ["threads", None, 32, "plain operators executed at once, each in a thread", number(1, 1000, "threads")],
     ]
 
@@ -76,6 +83,7 @@ def makeService(options: Options, reactor: Any = None) -> WorkerService:
         gossip_delay=options["gossip-delay"] / 1000,
         max_line=int(options["max-line"]),
         debug=bool(options["debug"]),
+        max_steps=int(options["max-operators"]),
     )
     service = WorkerService(node)
     listening(node, options, reactor).setServiceParent(service)

@@ -393,3 +393,38 @@ async def test_many_runs_at_once(system: System) -> None:
     results = [system.ask(f"result {(await run).words[0]}") for run in runs]
     assert {(await result).words for result in results} == {("done", "1")}
     assert all(load.active == 0 for load in scheduler.runs.policy.loads.values())
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancel(system: System) -> None:
+    """A cancelled run has failed at once, and its worker has given it up; to cancel it again says that it has ended."""
+    scheduler = system.start(1)
+    run = (await system.ask("run 13 WaitOperator")).words[0]
+    await until(lambda: system.nodes[0].steps.in_hand)
+    waiting = system.ask(f"result {run}")
+    assert await system.ask(f"cancel {run}") == Ok()
+    assert (await waiting).words == ("failed", "cancelled, at WaitOperator at position 0")
+    await until(lambda: not system.nodes[0].steps.in_hand)
+    assert await system.ask(f"cancel {run}") == Ok(("ended",))
+    assert await system.ask("cancel r9-x") == Error("no-such-run", ("r9-x",))
+    assert scheduler.runs.policy.loads["w1"].active == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_scheduler_in_the_place_of_another(system: System) -> None:
+    """A scheduler started with the URL of one that died learns of the runs in hand, and how they end."""
+    first = system.start(2)
+    await until(lambda: first.ready)
+    runs = [(await system.ask("run 13 CounterOperator WaitOperator")).words[0] for _ in range(4)]
+    await until(lambda: first.runs.policy.loads["w1"].active + first.runs.policy.loads["w2"].active == 4)
+    first.stop()
+    await system.ports["sc1"].close()
+    table = Runs(LeastActive(), "next", 20.0, 100)
+    second = SchedulerNode(reactor, first.me, table, first._declared, system.storage.addresses)
+    system.ports["sc1"] = Port(reactor, second, first.me.address.port)
+    second.start()
+    system.nodes.append(second)
+    await until(lambda: table.adopted == 4, 5.0)
+    results = [await system.ask(f"result {run}") for run in runs]
+    assert sorted(result.words for result in results) == [("done", str(count)) for count in range(2, 6)]
+    assert all(load.active == 0 for load in table.policy.loads.values())

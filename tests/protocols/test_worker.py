@@ -5,26 +5,33 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import pytest_twisted
 
 from dida.addresses import NodeAddress
-from dida.chain import Assignment, Meta
+from dida.chain import Assignment, Meta, Touch
 from dida.chain_messages import (
+    Adopt,
+    CancelStep,
     Completed,
     Ended,
     Execute,
     Failed,
     ListOperators,
     Output,
+    ReportTo,
+    Returned,
     WorkerDebug,
 )
 from dida.loading import OperatorFolder
-from dida.messages import NODE, Error, Ok, Request, Status, vocabulary
+from dida.messages import NODE, Error, Ok, Read, Request, Status, Write, vocabulary
 from dida.protocols.execution import Operators
 from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
 from dida.protocols.worker import WorkerNode
+from dida.redo import rewound
+from dida.versions import Version
 from tests.fakes import FakeCluster, Port, refused, the_reactor, until
 
 reactor = the_reactor()
@@ -44,7 +51,7 @@ ASYNC = PLAIN.replace("def process_record", "async def process_record")
 class Listener(NodeCommands):
     """A scheduler, and a collector of debug output, that notes what it is told."""
 
-    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Completed, Ended, Failed, Output)
+    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Completed, Returned, Ended, Failed, Adopt, Output)
 
     def __init__(self) -> None:
         self.completed: list[Completed] = []
@@ -52,12 +59,27 @@ class Listener(NodeCommands):
         self.failed: list[Failed] = []
         self.output: list[Output] = []
         self.outcomes: list[Ended | Failed] = []
+        self.returned: list[Returned] = []
+        self.adopted: list[Adopt] = []
+        self.unknown: set[str] = set()
+        """Runs that it does not know before they are told by `adopt`."""
+
+    def cmd_returned(self, request: Returned) -> Answer:
+        self.returned.append(request)
+        return Ok()
+
+    def cmd_adopt(self, request: Adopt) -> Answer:
+        self.adopted.append(request)
+        self.unknown.discard(request.request.meta.run)
+        return Ok()
 
     def cmd_completed(self, request: Completed) -> Answer:
         self.completed.append(request)
         return Ok()
 
     def cmd_ended(self, request: Ended) -> Answer:
+        if request.run in self.unknown:
+            return Error("no-such-run", (request.run,))
         self.ended.append(request)
         self.outcomes.append(request)
         return Ok()
@@ -75,10 +97,10 @@ class Listener(NodeCommands):
 class Stage:
     """Two workers with one folder of operators, their scheduler, and one storage node."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, storage: int = 1) -> None:
         self.folder = folder
         self.told = Listener()
-        self.storage = FakeCluster(reactor, 1)
+        self.storage = FakeCluster(reactor, storage)
         self._scheduler = Port(reactor, self.told)
         self.scheduler = self._scheduler.address
         self.workers: dict[str, WorkerNode] = {}
@@ -134,7 +156,7 @@ class Stage:
         """Send it, and wait for how the run ends."""
         before = len(self.told.outcomes)
         await self.send(request)
-        await until(lambda: len(self.told.outcomes) > before, 10.0)
+        await until(lambda: len(self.told.outcomes) > before, 20.0)
         return self.told.outcomes[-1]
 
     async def reason(self, *steps: str, **request: Any) -> str:
@@ -413,3 +435,251 @@ async def test_the_operators_of_the_documentation(stage: Stage) -> None:
     ended = await stage.outcome(stage.request("VisitsOperator@w1", "VisitsOperator@w2", input="page"))
     assert isinstance(ended, Ended)
     assert [each.output for each in ended.chain] == ["7", "8"]
+    ended = await stage.outcome(stage.request("FlakyOperator@w1", input="page"))
+    assert isinstance(ended, Ended)
+    assert ended.chain[0].output == "9"
+
+
+WRITE_READ = """
+class Writer:
+    def configure_storage(self, storage):
+        self.storage = storage
+
+    async def process_record(self, meta, input, previous_output):
+        await self.storage.write(input, "mine")
+        return "written"
+
+
+class Reader:
+    def configure_storage(self, storage):
+        self.storage = storage
+
+    async def process_record(self, meta, input, previous_output):
+        return previous_output + " " + (await self.storage.read(input)).value
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_that_comes_twice(stage: Stage) -> None:
+    """The same step is executed once by a worker; a later attempt, after the first has ended, is executed."""
+    stage.operator("time.sleep(0.1); return 'out'")
+    request = stage.request("Op@w1")
+    for _ in range(3):
+        await stage.send(request)
+    await until(lambda: stage.told.ended)
+    await stage.send(request)
+    await stage.send(request.with_step(attempt=2))
+    await until(lambda: len(stage.told.ended) == 2)
+    status = (await stage.ask("w1", Status())).object
+    assert (status["executed"], status["duplicates"], status["active"]) == (2, 3, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_step_that_is_executed_again_has_its_effects_once(stage: Stage) -> None:
+    """A step executed by two workers asks for its updates with the same ids: the second gets the first answers."""
+    stage.put(HEAD + WRITE_READ)
+    request = stage.request("Writer@w1")
+    first = await stage.outcome(request)
+    again = await stage.outcome(rewound(request, 0).with_step(worker="w2", attempt=2))
+    assert isinstance(first, Ended)
+    assert isinstance(again, Ended)
+    assert first.chain[0].records == again.chain[0].records == (Touch("written", "13", Version(1, 1)),)
+    writes = [each for each in stage.storage.requests() if isinstance(each, Write)]
+    assert [(each.id, each.retry) for each in writes] == [("r1-x:1", False), ("r1-x:1", True)]
+    assert len(stage.storage.group.records["13"]) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_lost_writes_are_made_good(stage: Stage) -> None:
+    """When a later step hears of lost updates, the run goes back to the step that wrote them, and ends as ever."""
+    stage.put(HEAD + WRITE_READ)
+    node = stage.storage.nodes[0]
+    stream = "1:1"
+
+    def crashed(request: Request) -> Any:
+        if not isinstance(request, Read):
+            return node._once(request)
+        node.answer = None
+        node.group.records.clear()
+        node.group.results.clear()
+        return Error("lost-update", ("lost",), {"lost": {stream: 1}})
+
+    node.answer = crashed
+    ended = await stage.outcome(stage.request("Op@w2", "Writer@w1", "Reader@w2"))
+    assert isinstance(ended, Failed), "there is no operator Op"
+    node.answer = crashed
+    ended = await stage.outcome(stage.request("Writer@w1", "Reader@w2"))
+    assert isinstance(ended, Ended)
+    assert [(each.output, each.attempt) for each in ended.chain] == [("written", 2), ("written mine", 2)]
+    (returned,) = stage.told.returned
+    assert (returned.position, returned.round) == (0, 1)
+    assert returned.reason == "Reader at position 1 heard of lost updates"
+
+
+@pytest_twisted.ensureDeferred
+async def test_updates_lost_before_the_run(stage: Stage) -> None:
+    """What the client had seen and was lost can't be made good: the run fails, and says so."""
+    stage.put(HEAD + WRITE_READ)
+    stage.storage.nodes[0].answer = lambda request: Error("lost-update", ("lost",), {"lost": {"9:9": 3}})
+    request = stage.request("Reader@w1", after={"9:9": 3})
+    reason = (await stage.outcome(attrs.evolve(request, since={"9:9": 3}))).reason  # type: ignore[union-attr]
+    assert reason.startswith("Reader at position 0 on w1 failed: lost-update: depends on updates from before the run")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_run_that_ends_is_on_two_nodes(tmp_path: Path) -> None:
+    """Before the end of a run is told, another storage node than the one that wrote was asked for what was written."""
+    stage = Stage(tmp_path, storage=2)
+    try:
+        stage.put(HEAD + WRITE_READ)
+        ended = await stage.outcome(stage.request("Writer@w1"))
+        assert isinstance(ended, Ended)
+        (touch,) = ended.chain[0].records
+        (read,) = stage.storage.nodes[2 - touch.version.replica].requests
+        assert isinstance(read, Read)
+        assert (read.key, read.after) == ("13", {f"{touch.version.replica}:1": 1})
+    finally:
+        stage.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_retries(stage: Stage) -> None:
+    """A class's `retries` have a step that failed tried again, its applied updates once; each try is counted."""
+    body = """
+    retries = 2
+    backoff = 0.01
+    tries = []
+
+    def configure_storage(self, storage):
+        self.storage = storage
+
+    def process_record(self, meta, input, previous_output):
+        self.tries.append(input)
+        self.storage.write(input, "mine")
+        if len(self.tries) < 3:
+            raise ValueError("not yet")
+        return "out"
+"""
+    stage.put("class Op:" + body + "\n\nclass Never(Op):\n    tries = []\n    retries = 1\n    backoff = 0\n")
+    ended = await stage.outcome(stage.request("Op@w1"))
+    assert isinstance(ended, Ended)
+    assert ended.chain[0].attempt == 3
+    assert len(stage.storage.group.records["13"]) == 1
+    reason = await stage.reason("Never@w1", input="14")
+    assert reason == "Never at position 0 on w1 raised ValueError: not yet (tried 2 times)"
+    assert stage.workers["w1"].counts["retried"] == 3
+
+
+@pytest.mark.parametrize(
+    ("attribute", "reason"),
+    [
+        ("timeout = 0", "has timeout = 0: give it a number of seconds, more than 0"),
+        ("retries = 1.5", "has retries = 1.5: give it a whole number from 0 to 1000"),
+        ("backoff = 'x'", "has backoff = 'x': give it a number of seconds from 0 to 3600"),
+        ("isolation = 'jail'", """has isolation = 'jail': give it "process", or leave it away"""),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_attributes_that_can_not_be(stage: Stage, attribute: str, reason: str) -> None:
+    """A class attribute that makes no sense is told, with what it can be."""
+    stage.put(PLAIN.format(name="Op", body="return ''").replace("class Op:\n", f"class Op:\n    {attribute}\n"))
+    assert await stage.reason() == f"Op at position 0 on w1 {reason}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_operators_own_timeout(stage: Stage) -> None:
+    """A class's `timeout` takes the place of the worker's."""
+    stage.put(
+        PLAIN.format(name="Op", body="time.sleep(0.4); return ''").replace(
+            "class Op:\n", "class Op:\n    timeout = 0.1\n"
+        )
+    )
+    assert "did not return within 0.1 s, the limit is its class's timeout" in await stage.reason()
+    await until(lambda: stage.workers["w1"].operators.threads.stuck == 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_with_enough_to_do(stage: Stage) -> None:
+    """Beyond its bound a worker refuses, with a hint; the request goes to another worker."""
+    stage.operator("time.sleep(0.2); return 'out'")
+    stage.start("w2", max_steps=1)
+    await stage.send(stage.request("Op@w2"))
+    refused = await stage.ask("w2", stage.request("Op@w2"))
+    assert refused == Error("unavailable", ("w2 has 1 operators to execute already: try another worker",))
+    await stage.send(stage.request("Op@w1", "Op@w2"))
+    await stage.send(stage.request("Op@w2", "Op@w1").with_step(worker="w1", host="127.0.0.1"))
+    await until(lambda: len(stage.told.ended) == 3)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cancelled_run(stage: Stage) -> None:
+    """What is in hand of a cancelled run is given up, and nothing more of it is begun; others go on."""
+    stage.put(
+        HEAD
+        + ASYNC.format(name="Op", body="from twisted.internet import reactor; await deferLater(reactor, 9)")
+        + ASYNC.format(name="Quick", body="return 'out'")
+    )
+    request = stage.request("Op@w1")
+    await stage.send(request)
+    assert await stage.ask("w1", CancelStep(request.meta.run)) == Ok()
+    assert stage.workers["w1"].steps.in_hand == 0
+    again = await stage.ask("w1", request.with_step(attempt=2))
+    assert isinstance(again, Error)
+    assert again.code == "superseded"
+    assert isinstance(await stage.outcome(stage.request("Quick@w1")), Ended)
+    assert not stage.told.failed
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_scheduler_that_asks_is_told_what_is_in_hand(stage: Stage) -> None:
+    """A scheduler that is there again hears of the steps in hand; a run that it does not know it gets as a request."""
+    stage.operator("time.sleep(0.2); return 'out'")
+    stage.told.unknown.add("r1-x")
+    request = stage.request("Op@w1")
+    await stage.send(request)
+    assert await stage.ask("w1", ReportTo(str(stage.scheduler))) == Ok()
+    await until(lambda: stage.told.adopted)
+    assert stage.told.adopted[0].request.meta.run == "r1-x"
+    await until(lambda: stage.told.ended)
+
+
+@pytest_twisted.ensureDeferred
+async def test_operators_in_a_process(stage: Stage) -> None:
+    """An operator in a process of its own uses the storage as others do; what it does to the process harms no one."""
+    bodies = {
+        "Good": "self.storage.write(input, previous_output + 'x'); return self.storage.read(input).value",
+        "Swap": "return str(self.storage.update_if_value_is(input, 'x', 'y')) + str(self.storage.update_if_value_is("
+        "input, 'x', 'z'))",
+        "Exits": "import os; os._exit(3)",
+        "Crashes": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+        "Raises": "raise ValueError('no good')",
+        "Missing": "return self.storage.read('nowhere').value",
+        "Sleeps": "time.sleep(60)",
+        "Wrong": "return 5",
+        "Long": "return 'x' * 10_000_000",
+        "Wordy": "return 'x' * 600_000",
+    }
+    stage.put("".join(PLAIN.format(name=name, body=body) for name, body in bodies.items()))
+    file = stage.folder / "ops.py"
+    file.write_text(
+        file.read_text()
+        .replace("(self, storage):", "(self, storage):")
+        .replace("class Sleeps:", "class Sleeps:\n    timeout = 1.5")
+        .replace("    def configure_storage", '    isolation = "process"\n\n    def configure_storage')
+    )
+    for id in ("w1", "w2"):
+        stage.start(id, timeout=30.0)
+    ended = await stage.outcome(stage.request("Good@w1", "Swap@w2", left=60.0))
+    assert isinstance(ended, Ended)
+    assert [each.output for each in ended.chain] == ["x", "2.1None"]
+    for name, reason in {
+        "Exits": "ended its process with exit status 3",
+        "Crashes": "ended its process by signal 11",
+        "Raises": "raised ValueError: no good",
+        "Missing": "failed: no-such-record: nowhere",
+        "Sleeps": "did not return within 1.5 s, the limit is its class's timeout",
+        "Wrong": "returned int, not a string",
+        "Long": "returned 10000000 bytes, more than the 524288 of an output: write it into the storage",
+        "Wordy": "returned 600000 bytes, more than the 524288 of an output: write it into the storage",
+    }.items():
+        assert await stage.reason(f"{name}@w1") == f"{name} at position 0 on w1 {reason}"

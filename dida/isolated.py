@@ -1,0 +1,124 @@
+"""One execution of an operator in a process of its own: `python -m dida.isolated FOLDER`, started by a worker.
+
+It is told what to execute by a line of JSON on standard input, and says what comes of it on descriptor 3. A call
+of the storage is a line there, and its answer one on standard input: the worker has the connections, and the ids
+of the updates. Whatever the operator does to this process happens to nobody else. What it prints goes to the
+worker's standard error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import traceback
+from typing import Any
+
+import msgspec
+
+from dida import wire
+from dida.chain import MAX_OUTPUT, Meta
+from dida.errors import BadRequest, DidaError
+from dida.interfaces import Record
+from dida.loading import OperatorFolder
+from dida.versions import Version
+
+TO_WORKER = 3
+"""The descriptor for what the worker is told."""
+
+
+class _Worker:
+    """The worker at the other end."""
+
+    def __init__(self) -> None:
+        self._hears = os.fdopen(TO_WORKER, "wb", buffering=0)
+        self._says = os.fdopen(os.dup(0), "rb")
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+    def say(self, **told: Any) -> None:
+        self._hears.write(msgspec.json.encode(told) + b"\n")
+
+    def hear(self) -> dict[str, Any]:
+        line = self._says.readline()
+        if not line:
+            sys.exit(1)  # the worker is gone
+        told: dict[str, Any] = msgspec.json.decode(line)
+        return told
+
+
+class Storage:
+    """`IStorage` over the worker."""
+
+    def __init__(self, worker: _Worker, deadline: float) -> None:
+        self.deadline = deadline
+        self._worker = worker
+
+    def read(self, key: str, version: Version | None = None) -> Record:
+        """The record, newest or of that version."""
+        value, found = self._call("read", key, None if version is None else str(version))
+        return Record(key, value, Version.parse(found))
+
+    def write(self, key: str, value: str) -> Version:
+        """Write a new version."""
+        (written,) = self._call("write", key, value)
+        return Version.parse(written)
+
+    def update_if_value_is(self, key: str, old: str, new: str) -> Version | None:
+        """Compare and swap; None when the value was not `old`."""
+        (written,) = self._call("update_if_value_is", key, old, new)
+        return None if written is None else Version.parse(written)
+
+    def _call(self, name: str, *arguments: Any) -> list[Any]:
+        for each in arguments:
+            if not isinstance(each, str | None):
+                raise BadRequest(f"keys and values are strings, not {type(each).__name__}")
+        self._worker.say(call=name, arguments=arguments)
+        answer = self._worker.hear()
+        if "error" in answer:
+            raise DidaError(answer["error"], *answer["words"])
+        result: list[Any] = answer["answer"]
+        return result
+
+
+def execute(folder: str, worker: _Worker) -> None:
+    """Execute what the worker tells, and tell it what came of it."""
+    task = worker.hear()
+    meta = wire.shaped(task["meta"], Meta)
+    try:
+        kind = OperatorFolder(folder).find(task["operator"])
+    except DidaError as problem:
+        worker.say(failed=f"could not be loaded: {problem}")
+        return
+    if inspect.iscoroutinefunction(kind.process_record):
+        worker.say(failed='has isolation = "process", which is for a plain process_record: write def, not async def')
+        return
+    try:
+        operator = kind()
+        operator.configure_storage(Storage(worker, task["deadline"]))
+        output = operator.process_record(meta, task["input"], task["previous_output"])
+    except BaseException as problem:  # noqa: BLE001 - SystemExit, too, is something to tell
+        lines = traceback.format_exception(problem, limit=-20)
+        known = isinstance(problem, DidaError)
+        try:
+            text = str(problem)
+        except Exception:  # noqa: BLE001 - even its text is the author's code
+            text = "(without text)"
+        text = text[:2000].encode(errors="replace").decode()
+        worker.say(raised=text, kind="" if known else type(problem).__name__, trace="".join(lines)[-8000:])
+        return
+    if not isinstance(output, str):
+        worker.say(failed=f"returned {type(output).__name__}, not a string")
+        return
+    try:
+        size = len(output.encode())
+        if size > MAX_OUTPUT:
+            text = f"returned {size} bytes, more than the {MAX_OUTPUT} of an output: write it into the storage"
+            worker.say(failed=text)
+        else:
+            worker.say(output=output)
+    except UnicodeEncodeError:
+        worker.say(failed="returned text that can't be said in UTF-8 (half a surrogate pair)")
+
+
+if __name__ == "__main__":
+    execute(sys.argv[1], _Worker())

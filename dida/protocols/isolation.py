@@ -1,0 +1,120 @@
+"""Executing an operator in a process of its own, which is killed at its time-out (see `dida.isolated`)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+from dida import wire
+from dida.chain_messages import Execute
+from dida.errors import DidaError
+from dida.isolated import TO_WORKER
+from dida.protocols.frontend import RunStorage
+from dida.versions import Version
+
+MAX_SAID = 4 * 1024 * 1024
+"""Bytes that the process may say in one line."""
+CALLS = ("read", "write", "update_if_value_is")
+
+
+class Isolated(ProcessProtocol):
+    """One process. `outcome` fires with what it says last; with how it ended when it says nothing."""
+
+    def __init__(self, request: Execute, storage: RunStorage) -> None:
+        self.outcome: Deferred[dict[str, Any]] = Deferred(lambda outcome: self.kill())
+        self._request = request
+        self._storage = storage
+        self._said = wire.LineBuffer(MAX_SAID)
+
+    def start(self, reactor: Any, folder: str) -> None:
+        """Begin."""
+        path = os.pathsep.join(each for each in sys.path if each)
+        reactor.spawnProcess(
+            self,
+            sys.executable,
+            [sys.executable, "-m", "dida.isolated", folder],
+            env={**os.environ, "PYTHONPATH": path},
+            childFDs={0: "w", 1: 2, 2: 2, TO_WORKER: "r"},
+        )
+
+    def kill(self) -> None:
+        """End the process at once."""
+        try:
+            if self.transport is not None:
+                self.transport.signalProcess("KILL")
+        except ProcessExitedAlready:
+            pass
+
+    def give_up(self) -> None:
+        """It takes too long: nothing comes of it."""
+        self._end({})
+
+    # --- ProcessProtocol ------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        request = self._request
+        self._say(
+            operator=request.assignment.operator,
+            meta=wire.unshaped(request.meta),
+            input=request.input,
+            previous_output=request.previous_output,
+            deadline=self._storage.deadline,
+        )
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        lines = self._said.take(data)
+        if self._said.overlong:
+            self._end({"failed": f"said more than {MAX_SAID} bytes in one go: write less at a time"})
+        for line in lines:
+            if not self.outcome.called:
+                self._take(line)
+
+    def processEnded(self, reason: Failure) -> None:
+        status: Any = reason.value
+        how = f"by signal {status.signal}" if status.signal else f"with exit status {status.exitCode}"
+        self._end({"failed": f"ended its process {how}"})
+
+    # --- what is said ---------------------------------------------------------------------------
+
+    def _take(self, line: bytes) -> None:
+        try:
+            said = msgspec.json.decode(line)
+            call = said.get("call")
+        except (msgspec.DecodeError, AttributeError):
+            self._end({"failed": "wrote what is not its own on the connection to its worker"})
+            return
+        if call is None:
+            self._end(said)
+        elif call in CALLS:
+            Deferred.fromCoroutine(self._answer(call, said["arguments"])).addErrback(self._bug)
+
+    async def _answer(self, call: str, arguments: list[Any]) -> None:
+        try:
+            if call == "read":
+                key, version = arguments
+                record = await self._storage.read(key, None if version is None else Version.parse(version))
+                self._say(answer=[record.value, str(record.version)])
+            else:
+                written = await getattr(self._storage, call)(*arguments)
+                self._say(answer=[None if written is None else str(written)])
+        except DidaError as problem:
+            self._say(error=problem.code, words=problem.words)
+
+    def _bug(self, failure: Failure) -> None:
+        self._end({"failed": f"made a call of the storage that can't be understood: {failure.getErrorMessage()}"})
+
+    def _say(self, **told: Any) -> None:
+        if self.transport is not None and not self.outcome.called:
+            self.transport.writeToChild(0, msgspec.json.encode(told) + b"\n")
+
+    def _end(self, outcome: dict[str, Any]) -> None:
+        if not self.outcome.called:
+            self.outcome.callback(outcome)
+        self.kill()
