@@ -14,10 +14,14 @@ from attrs import define, field
 from dida.messages import No, Ok, Reply
 from dida.timestamps import Timestamp
 
-REMEMBERED = 10_000
+REMEMBERED = 100_000
 """Names of expired sessions that are kept."""
 MAX_IDS = 200_000
 """Answers kept, over all sessions; beyond it new updates are refused, not old ones forgotten."""
+
+
+CROWDED_TTL = 300.0
+"""Seconds after which an idle session expires when the table is half full; longer than any run lasts by default."""
 
 
 @define
@@ -80,7 +84,8 @@ class Executed:
         while self._sessions:
             name = next(iter(self._sessions))
             session = self._sessions[name]
-            if session.used + self.ttl > now:
+            idle = self.ttl if self.size < MAX_IDS // 2 else min(self.ttl, CROWDED_TTL)
+            if session.used + idle > now:
                 break
             del self._sessions[name]
             self.size -= len(session.answers)
