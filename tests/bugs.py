@@ -20,12 +20,13 @@ from attrs import evolve, frozen
 
 from dida import replica as replica_module
 from dida.commit import Commit
+from dida.errors import UNAVAILABLE
 from dida.executed import Executed, answered
 from dida.gossip import Replication
 from dida.log import Log
 from dida.membership import Membership
-from dida.messages import Ok
-from dida.peer_messages import is_commit
+from dida.messages import Error
+from dida.peer_messages import component_of, is_commit
 from dida.replica import Replica
 from dida.simulate import network
 from dida.simulate.scenario import Simulation
@@ -233,8 +234,109 @@ def _release_is_lost(self: Commit, txn: Any, answer: Any) -> None:
         self._unlock(txn.op.key, self.local.component, txn.number)
 
 
-def _other_views_are_taken(self: Membership) -> Any:
-    return Ok((), {"have": self.replication.log.have})
+def _other_views_are_taken(self: Replica, token: Any, message: Any, now: float) -> Any:
+    return ON_PEER(self, token, evolve(message, view=self.local.view_name), now)
+
+
+ON_PEER = Replica.on_peer
+
+
+def _who_is_asked_coordinates(self: Replica, waiting: Any, now: float) -> None:
+    self.commit.begin(waiting, now)
+
+
+def _first_come_first_locked(self: Commit, message: Any, now: float) -> Any:
+    lock = self.locks.get(message.key)
+    return Error(UNAVAILABLE) if lock is not None and lock.home != message.sender else ON_LOCK(self, message, now)
+
+
+ON_LOCK = Commit.on_lock
+
+
+def _a_lock_stays(self: Commit, home: str, txn: int, key: str) -> None:
+    if key not in self.locks:
+        LOCK_HERE(self, home, txn, key)
+
+
+LOCK_HERE = Commit._lock_here
+
+
+def _any_evidence_counts_at_once(self: Membership, component: str, now: float) -> None:
+    self.gone[component] = now
+
+
+def _news_is_never_old(self: Membership, url: str, at: float, now: float) -> None:
+    ON_REFUSED(self, url, now, now)
+
+
+ON_REFUSED = Membership.on_refused
+
+
+def _any_ballot_is_obeyed(self: Membership, message: Any, now: float) -> Any:
+    self.promised = (0, "")
+    return ON_FLUSH(self, message, now)
+
+
+ON_FLUSH = Membership.on_flush
+
+
+def _joiners_hold_nothing_up(self: Replication) -> None:
+    joining = {c: self.table.pop(c) for c in list(self.table) if self.local.member(c) is None}
+    TRUNCATE(self)
+    self.table.update(joining)
+
+
+TRUNCATE = Replication.truncate
+
+
+def _losses_are_not_told(self: Replica, after: Any) -> Any:
+    return {}, WITHOUT_DEAD(self, after)[1]
+
+
+WITHOUT_DEAD = Replica._without_dead
+
+
+def _the_answer_renews_the_lease(self: Membership, peer: str, sent: float, have: Any, now: float) -> None:
+    self._beating.pop(peer, None)
+    ON_BEAT(self, peer, now, have, now)
+
+
+ON_BEAT = Membership.on_beat
+
+
+def _answered_at_once(self: Replication, record: Any, others: int, token: Any, deadline: float) -> None:
+    CONCERN(self, record, 0, token, deadline)
+
+
+CONCERN = Replication.concern
+
+
+def _expired_names_are_not_given(self: Executed, dumped: Any, expired: Any, now: float) -> None:
+    LOAD(self, dumped, [], now)
+
+
+LOAD = Executed.load
+
+
+def _flush_stops_nothing(self: Membership, message: Any, now: float) -> Any:
+    serving = self.local.serving
+    reply = ON_FLUSH(self, message, now)
+    self.local.serving = serving
+    return reply
+
+
+def _held_back_writes_are_dropped(self: Replication, *rest: Any) -> None:
+    for place in [place for place in self.held if not is_commit(place[0])]:
+        del self.held[place]
+    SETTLE(self, *rest)
+
+
+def _the_dead_stay(self: Replication, base: Any, live: Any, stayed: Any, now: float) -> None:
+    SETTLE(self, base, {*live, *map(component_of, base)}, stayed, now)
+
+
+def _cuts_are_not_given(self: Membership, message: Any, held: Any, now: float) -> Any:
+    return ON_LOAD(self, evolve(message, state={n: v for n, v in message.state.items() if n != "cuts"}), held, now)
 
 
 def _same_component(node: Any) -> str:
@@ -276,6 +378,33 @@ BUGS = (
     Bug("executed table not given to a joiner", ((Executed, "load", lambda self, *rest: None),)),
     Bug("a joiner counts before it has the records", ((Membership, "on_load", _joins_empty),)),
     Bug("held-back updates never tried again", ((Replication, "apply_held", lambda self, now: None),)),
+    Bug("who is asked coordinates, not the home", ((Replica, "_at_home", _who_is_asked_coordinates),)),
+    Bug(
+        "locks in arrival order at each participant",
+        ((Replica, "_at_home", _who_is_asked_coordinates), (Commit, "on_lock", _first_come_first_locked)),
+    ),
+    Bug(
+        "a lock does not give way to the next",
+        ((Commit, "_lock_here", _a_lock_stays), (Commit, "clear", lambda self, home, oldest: None)),
+    ),
+    Bug("no fence: messages of other views are taken", ((Replica, "on_peer", _other_views_are_taken),)),
+    Bug("nobody waits for a lease to run out", ((Membership, "_count_silence", lambda self, *rest: None),)),
+    Bug("the lease counts from the answer", ((Membership, "on_beat", _the_answer_renews_the_lease),)),
+    Bug(
+        "stale evidence of a death is believed",
+        ((Membership, "_bury", _any_evidence_counts_at_once), (Membership, "on_refused", _news_is_never_old)),
+    ),
+    Bug("any ballot is obeyed", ((Membership, "on_flush", _any_ballot_is_obeyed),)),
+    Bug("FLUSH does not stop the old view", ((Membership, "on_flush", _flush_stops_nothing),)),
+    Bug("truncation does not wait for joiners", ((Replication, "truncate", _joiners_hold_nothing_up),)),
+    Bug("held-back writes dropped when the view changes", ((Replication, "settle", _held_back_writes_are_dropped),)),
+    Bug("waiting requests dropped when the view changes", ((Commit, "give_back", lambda self: []),)),
+    Bug("the dead stay in the timestamps", ((Replication, "settle", _the_dead_stay),)),
+    Bug("nobody is told of lost updates", ((Replica, "_without_dead", _losses_are_not_told),)),
+    Bug("a joiner does not know what was cut", ((Membership, "on_load", _cuts_are_not_given),)),
+    Bug("a joiner does not know the expired sessions", ((Executed, "load", _expired_names_are_not_given),)),
+    Bug("an expired session's retry is executed", ((Executed, "expired", lambda self, id: False),)),
+    Bug("a write answered before its concern is met", ((Replication, "concern", _answered_at_once),)),
 )
 
 
