@@ -113,6 +113,9 @@ def chain(history: History, initial: str | None) -> list[str]:
             parent[event.value] = event.old
         elif event.outcome == UNKNOWN:
             maybe[event.value] = event.old
+    for event in history:
+        if event.outcome == NO and event.ordered and (event.seen is None or event.seen == event.old):
+            wrong += [f"refused without a reason: {event}"] if initial is not None or event.seen is not None else []
     if wrong:
         return wrong
     values = [shown.value for e in history if (shown := e.shown) is not None]
@@ -147,14 +150,19 @@ def chain(history: History, initial: str | None) -> list[str]:
 def _back_in_time(history: History, place: dict[str | None, int]) -> list[str]:
     """Answers that show less of the chain than an answer that was there before they were asked for."""
     wrong = []
-    answers = [(event, place[shown.value]) for event in history if event.ordered and (shown := event.shown) is not None]
+    answers = []
+    for event in history:
+        if event.ordered and (event.outcome in (OK, NO) or (event.changes and event.outcome == UNKNOWN)):
+            value = event.seen if event.outcome == NO else event.value
+            if value in place:
+                answers.append((event, place[value]))
     by_return = sorted(answers, key=lambda pair: pair[0].returned)
     newest, at = 0, 0
     for event, shows in sorted(answers, key=lambda pair: pair[0].invoked):
         while at < len(by_return) and by_return[at][0].returned < event.invoked:
             newest = max(newest, by_return[at][1])
             at += 1
-        if shows < newest + (event.changes and event.outcome == OK):
+        if shows < newest + (event.changes and event.outcome != NO):
             wrong.append(f"back in time: {event}")
     return wrong
 
