@@ -6,7 +6,7 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock clean simulate bugs torture soak chains
+.PHONY: help demo test long check format lock clean simulate bugs torture soak chains
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-8s %s\n'
@@ -19,6 +19,7 @@ help:
 	$(say) "bugs" "how many seeds the simulator needs to find each deliberate bug"
 	$(say) "torture" "real storage nodes under crashes, pauses and joins for a minute, then the checkers"
 	$(say) "soak" "1.1 million writes with a member killed: logs and memory stay bounded"
+	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, 200 seeds (in CI, too)"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
 	$(say) "format" "let ruff put the code in order"
@@ -30,7 +31,10 @@ demo: $(READY)
 
 test: check
 	$(say) "tests" "running"
-	@$(BIN)/pytest $(TESTS)
+	@$(BIN)/pytest -m "not long" $(TESTS)
+
+long: $(READY)
+	@$(BIN)/pytest -m long
 
 SEEDS ?= 0-999
 simulate: $(READY)

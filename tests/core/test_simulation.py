@@ -24,6 +24,7 @@ QUICK = (
 """Bugs that a few seeds find; `make bugs` takes all."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_two_hundred_seeds() -> None:
     """Under all faults of 200 seeds every promise is kept; what fails is printed with its seed and plan."""

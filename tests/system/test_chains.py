@@ -16,7 +16,7 @@ from tests.clusters import StorageCluster
 from tests.netcat import Netcat, object_of
 from tests.nodes import NodeProcess, free_port, until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.timeout(900)]
 
 LONG = bool(os.environ.get("DIDA_LONG"))
 """Whether the long form was asked for (`make chains`)."""

@@ -13,6 +13,8 @@ from tests.hosts import Hosts, Unmakeable
 from tests.netcat import Netcat
 from tests.nodes import TWISTD, environment, until
 
+pytestmark = pytest.mark.long
+
 PORT = 5001
 
 

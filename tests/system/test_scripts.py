@@ -18,7 +18,7 @@ import pytest
 from tests.netcat import Netcat
 from tests.nodes import ROOT, TWISTD, environment, free_port, until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.timeout(180)]
 
 SCRIPTS = ROOT / "pmscripts"
 TIMEOUT = 150.0

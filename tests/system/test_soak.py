@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.system.soak import Soak
+
+pytestmark = pytest.mark.long
 
 
 def test_logs_and_memory_stay_bounded(tmp_path: Path) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.system.torture import Torture
+
+pytestmark = pytest.mark.long
 
 
 def test_promises_are_kept_under_crashes_pauses_and_joins(tmp_path: Path) -> None:
