@@ -1,0 +1,207 @@
+"""Storage replicas for plain calls: a test delivers their messages itself, when and in which order it likes.
+
+For what takes time and chance there is `dida.simulate`; here nothing happens that the test does not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from attrs import define
+
+from dida import wire
+from dida.addresses import Address, StorageAddress
+from dida.messages import Reply, Request, form_of
+from dida.outputs import Answer, Config, Note, Output, Send
+from dida.peer_messages import Member, PeerMessage
+from dida.replica import Replica
+
+TICK = 0.02
+
+
+@define(eq=False)
+class Letter:
+    """A message under way, or the answer to one."""
+
+    source: int
+    target: int
+    send: Send
+    answer: Reply | None = None
+    is_answer: bool = False
+
+    @property
+    def verb(self) -> str:
+        return form_of(type(self.send.message)).verb
+
+
+class Hand:
+    """Replicas 1 to `count`, and the letters between them. Only what is delivered arrives."""
+
+    def __init__(self, count: int = 3, start: bool = True, **config: Any) -> None:
+        self.now = 0.0
+        self.config = Config(**{"ping_interval": 0.1, "ping_timeout": 0.5, **config})
+        self.named = tuple(StorageAddress(n, f"s{n}", Address("node", 5000 + n)) for n in range(1, count + 1))
+        self.replicas: dict[int, Replica] = {}
+        self.letters: list[Letter] = []
+        self.replies: dict[str, Reply] = {}
+        self.notes: list[str] = []
+        self._asked: dict[tuple[str, int], Letter] = {}
+        self._tokens = 0
+        self._lives: dict[int, int] = {}
+        if start:
+            for number in range(1, count + 1):
+                self.start(number)
+            self.run(2.0, lambda: all(r.local.serving for r in self.replicas.values()))
+            self.run(0.3)
+
+    def start(self, number: int) -> None:
+        """A process starts: a new life of this replica."""
+        self._lives[number] = self._lives.get(number, 0) + 1
+        member = Member(f"{number}:{self._lives[number]}", number, f"s{number}", self.url(number))
+        self.replicas[number] = Replica(self.config, member, self.named, self.now)
+
+    def crash(self, number: int, refused: bool = True) -> None:
+        """A process ends; with `refused` the others find out at once that nobody listens at its port."""
+        del self.replicas[number]
+        lost = [x for x in self.letters if number in (x.source, x.target)]
+        self.letters = [x for x in self.letters if x not in lost]
+        for letter in lost:
+            if letter.source in self.replicas and not letter.is_answer:
+                self._take(letter.source, letter.send, None)
+        for other, replica in list(self.replicas.items()) if refused else ():
+            self.act(other, replica.on_broken(self.url(number), self.now))
+            self.act(other, replica.on_refused(self.url(number), self.now, self.now))
+
+    @staticmethod
+    def url(number: int) -> str:
+        return f"node:{5000 + number}"
+
+    # --- clients --------------------------------------------------------------------------------
+
+    def ask(self, number: int, request: Request) -> str:
+        """Ask a replica; the name under which `replies` will have the reply."""
+        self._tokens += 1
+        token = f"client {self._tokens}"
+        self.act(number, self.replicas[number].on_request(token, request, self.now))
+        return token
+
+    def answer(self, number: int, request: Request, seconds: float = 5.0) -> Reply:
+        """Ask a replica, and let all go on until it has answered."""
+        token = self.ask(number, request)
+        assert self.run(seconds, lambda: token in self.replies), f"no answer to {request}"
+        return self.replies[token]
+
+    # --- letters --------------------------------------------------------------------------------
+
+    def act(self, number: int, outputs: Iterable[Output]) -> None:
+        """What a replica's turn comes to: letters and replies."""
+        for output in outputs:
+            match output:
+                case Send():
+                    target = int(output.url.rpartition(":")[2]) - 5000
+                    if target in self.replicas:
+                        self.letters.append(Letter(number, target, output))
+                    else:
+                        self._take(number, output, None)
+                case Answer(token=tuple() as token):
+                    letter = self._asked.pop(token)
+                    self.letters.append(Letter(letter.target, letter.source, letter.send, plain(output.reply), True))
+                case Answer():
+                    self.replies[output.token] = output.reply
+                case Note():
+                    self.notes.append(output.text)
+
+    def _take(self, number: int, send: Send, reply: Reply | None) -> None:
+        replica = self.replicas[number]
+        if send.token is not None:
+            self.act(number, replica.on_forwarded(send.token, reply, self.now))
+        else:
+            self.act(number, replica.on_answer(send.url, send.peer, send.message, reply, self.now))
+
+    def under_way(self, verb: str = "", source: int = 0, target: int = 0, answers: bool | None = None) -> list[Letter]:
+        """The letters of that description, the oldest first."""
+        return [
+            letter
+            for letter in self.letters
+            if verb in ("", letter.verb)
+            and source in (0, letter.source)
+            and target in (0, letter.target)
+            and answers in (None, letter.is_answer)
+        ]
+
+    def deliver(self, *letters: Letter) -> None:
+        """These arrive, in this order."""
+        for letter in letters:
+            self.letters.remove(letter)
+            if letter.target not in self.replicas:
+                continue
+            if letter.is_answer:
+                self._take(letter.target, letter.send, letter.answer)
+                continue
+            self._tokens += 1
+            token = ("peer", self._tokens)
+            self._asked[token] = letter
+            message = letter.send.message
+            assert isinstance(message, PeerMessage)
+            self.act(letter.target, self.replicas[letter.target].on_peer(token, message, self.now))
+
+    def pass_on(self, *verbs: str, source: int = 0, target: int = 0) -> None:
+        """Deliver all letters of these verbs (none said: all), and what comes of them, until none is left."""
+        for _ in range(10_000):
+            found = [x for x in self.under_way(source=source, target=target) if not verbs or x.verb in verbs]
+            if not found:
+                return
+            self.deliver(found[0])
+        raise AssertionError("the replicas never come to rest")
+
+    def lose(self, *letters: Letter) -> None:
+        """These never arrive; who waits for their answers hears so."""
+        for letter in letters:
+            self.letters.remove(letter)
+            asker = letter.target if letter.is_answer else letter.source
+            self._take(asker, letter.send, None)
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def tick(self, *numbers: int, seconds: float = TICK) -> None:
+        """Time passes for these replicas (none said: for all), and nothing is delivered."""
+        self.now += seconds
+        for number in numbers or tuple(self.replicas):
+            if number in self.replicas:
+                self.act(number, self.replicas[number].tick(self.now))
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Ticks, and all letters delivered in their order, for so long, or until something is true."""
+        end = self.now + seconds
+        while True:
+            self.pass_on()
+            if until():
+                return True
+            if self.now >= end:
+                return False
+            self.tick()
+
+    def quiet(self) -> bool:
+        """Nothing is under way, held back or locked."""
+        return not self.letters and all(
+            not (r.replication.held or r.replication.log.size or r.commit.locks or r.commit.open or r.in_hand)
+            for r in self.replicas.values()
+        )
+
+    def home(self, key: str) -> int:
+        """The replica that coordinates the key's commits, as the first one sees it."""
+        return next(iter(self.replicas.values())).local.home(key).replica
+
+    def key_at(self, number: int) -> str:
+        """A key whose home is that replica."""
+        return next(key for key in map(str, range(1000)) if self.home(key) == number)
+
+    def stored(self, number: int, key: str) -> list[str]:
+        """The values of a key that a replica shows, newest first."""
+        return [entry.value for entry in self.replicas[number].replication.store.versions(key)]
+
+
+def plain(reply: Reply) -> Reply:
+    """The reply as it comes off the wire."""
+    return wire.decode_reply(wire.encode_reply(reply))[1]
