@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dida import executed
-from dida.executed import Executed, answered
+from dida.executed import Executed, answered, split
+from dida.messages import No
 
 
 def test_a_session_forgets_what_it_no_longer_asks_for() -> None:
@@ -29,7 +37,7 @@ def test_an_idle_session_expires_and_is_told_so() -> None:
     assert table.size == 1
 
 
-def test_a_crowded_table_lets_idle_sessions_go_earlier(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_crowded_table_lets_idle_sessions_go_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half full, it keeps idle sessions for minutes, not for the ttl: many short sessions never fill it for long."""
     monkeypatch.setattr(executed, "MAX_IDS", 10)
     table = Executed(ttl=3600.0)
@@ -40,3 +48,81 @@ def test_a_crowded_table_lets_idle_sessions_go_earlier(monkeypatch) -> None:  # 
     table.tick(executed.CROWDED_TTL + 5)
     assert table.size == 4
     assert table.expired("run0:1")
+
+
+def test_an_id_of_another_form_is_a_session_of_its_own() -> None:
+    """Any words will do for an id: it is remembered for the ttl, and does not meet others."""
+    table = Executed(ttl=10.0)
+    for id in ("plain", ":1", "a:", "a:b", "a:-1", "a:1:2", "ünï:7", "a:" + "9" * 30):
+        assert table.answer(id) is None
+        table.note(id, 0, answered((id,), {}), 0.0)
+    for id in ("plain", ":1", "a:", "a:b", "a:-1", "a:1:2", "ünï:7", "a:" + "9" * 30):
+        assert table.answer(id) == answered((id,), {})
+    table.tick(10.0)
+    assert table.size == 0
+    assert table.expired("plain")
+
+
+def test_the_first_answer_stays() -> None:
+    """An id has one answer: what is noted again changes nothing."""
+    table = Executed()
+    table.note("s:1", 0, answered(("1.1",), {"1:1": 1}), 0.0)
+    table.note("s:1", 0, No(("2.1", "v")), 1.0)
+    assert table.answer("s:1") == answered(("1.1",), {"1:1": 1})
+    assert table.size == 1
+
+
+def test_expired_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of expired sessions the newest names are remembered, so many."""
+    monkeypatch.setattr(executed, "REMEMBERED", 5)
+    table = Executed(ttl=1.0)
+    for number in range(20):
+        table.note(f"s{number}:1", 0, answered((), {}), float(number))
+        table.tick(number + 0.5)
+    table.tick(100.0)
+    assert [table.expired(f"s{number}:1") for number in range(20)] == [False] * 15 + [True] * 5
+
+
+ids = st.builds("{}:{}".format, st.sampled_from("abc"), st.integers(0, 5))
+answers = st.builds(answered, st.just(("1.1",)), st.dictionaries(st.just("1:1"), st.integers(0, 3))) | st.builds(
+    No, st.just(("1.1", "v")), st.builds(lambda n: {"after": {"1:1": n}}, st.integers(0, 3))
+)
+steps = st.lists(st.tuples(ids, st.integers(0, 5), answers, st.floats(0, 5)), max_size=30)
+
+
+@given(steps)
+def test_never_more_than_what_may_be_asked_for(some: list[tuple[str, int, Any, float]]) -> None:
+    """An id that is in use has its first answer, is below its session's lowest, or its session has expired."""
+    table = Executed(ttl=20.0)
+    now, first = 0.0, dict[str, Any]()
+    for id, below, answer, later in some:
+        now += later
+        table.tick(now)
+        number = split(id)[1]
+        if not table.expired(id):
+            table.note(id, min(below, number), answer, now)
+            first.setdefault(id, answer)
+        for known, said in first.items():
+            found = table.answer(known)
+            assert found == said or (found is None and table.expired(known))
+    assert table.size <= 3 * 6
+
+
+@given(steps)
+def test_a_joiner_takes_over_all_of_it(some: list[tuple[str, int, Any, float]]) -> None:
+    """After a transfer the joiner answers, refuses and expires as the one that gave it, on a clock of its own."""
+    table, now = Executed(ttl=20.0), 1000.0
+    for id, below, answer, later in some:
+        now += later
+        table.tick(now)
+        table.note(id, below, answer, now)
+    joiner = Executed(ttl=20.0)
+    plain = msgspec.json.decode(msgspec.json.encode([table.dump(now), table.expired_sessions]))
+    joiner.load(plain[0], plain[1], 7.0)
+    for passed in (0.0, 10.0, 30.0):
+        table.tick(now + passed)
+        joiner.tick(7.0 + passed)
+        assert joiner.size == table.size
+        for id in (f"{session}:{number}" for session in "abc" for number in range(6)):
+            assert joiner.answer(id) == table.answer(id)
+            assert joiner.expired(id) == table.expired(id)
