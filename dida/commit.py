@@ -31,6 +31,9 @@ from dida.versions import Version
 MAX_QUEUE = 1000
 """Operations that may wait at one key: transactions at its home, plain writes at each member."""
 
+NOT_REACHED = -1
+"""What a member was told whom the last EXPOSE did not reach."""
+
 QUEUED, LOCKING, COMPARING, HOLDING, DECIDING, ENDED = "queued", "locking", "comparing", "holding", "deciding", "ended"
 
 TRANSITIONS: dict[str, dict[str, str]] = {
@@ -480,10 +483,14 @@ class Commit:
             for txn in list(self._blocked.values()):
                 self._advance(txn, now)
 
-    def announce(self) -> None:
-        """Tell the members of exposed commits, those who did not hear it with another message."""
+    def announce(self, again: bool = False) -> None:
+        """Tell the members of exposed commits, those who did not hear it with another message.
+
+        Who was not reached is told `again` with the next tick, not at once: it may be gone.
+        """
         for member in self.local.others():
-            if self.local.told.get(member.component, 0) < self.local.exposed:
+            told = self.local.told.get(member.component, 0)
+            if told < self.local.exposed and (again or told != NOT_REACHED):
                 self.local.send(member, Expose(**self.local.stamp()))
 
     def tick(self, now: float) -> None:

@@ -14,7 +14,7 @@ from attrs import evolve
 
 from dida import errors, wire
 from dida.addresses import StorageAddress
-from dida.commit import Commit, Operation, Waiting, refused, too_late, unknown_outcome
+from dida.commit import NOT_REACHED, Commit, Operation, Waiting, refused, too_late, unknown_outcome
 from dida.errors import DidaError
 from dida.executed import Executed, answered
 from dida.gossip import Replication
@@ -402,7 +402,7 @@ class Replica:
             case Lock() | Decide():
                 self.commit.on_unanswered(peer, message.txn if isinstance(message, Lock) else None)
             case Expose() if ok is None:
-                self.local.told.pop(peer, None)
+                self.local.told[peer] = NOT_REACHED
             case Release():
                 self.commit.on_released(peer, message, ok is not None)
 
@@ -438,7 +438,7 @@ class Replica:
         if self.local.serving:
             self.replication.tick(now)
             self.commit.tick(now)
-            self.commit.announce()
+            self.commit.announce(again=True)
         else:
             self.replication.check_concerns(self.local, now)
             self.commit.tick_stopped(now)

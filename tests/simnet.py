@@ -103,7 +103,7 @@ class Hand:
                     if target in self.replicas:
                         self.letters.append(Letter(number, target, output))
                     else:
-                        self._take(number, output, None)
+                        self.letters.append(Letter(target, number, output, None, True))  # nobody listens there
                 case Answer(token=tuple() as token):
                     letter = self._asked.pop(token)
                     self.letters.append(Letter(letter.target, letter.source, letter.send, plain(output.reply), True))

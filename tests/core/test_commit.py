@@ -1,0 +1,481 @@
+"""updateIf and what else needs all members, sentence by sentence of its rules, letter by letter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dida import commit as commit_module
+from dida.messages import Error, No, Ok, Read, Reply, UpdateIf, Write
+from tests.simnet import Hand
+
+KEY_AT = 2
+"""The home of the key that these tests use, mostly."""
+
+
+def cluster(count: int = 3, **config: Any) -> tuple[Hand, str]:
+    """A cluster, and a key at home on replica 2 with the value `a`, everywhere."""
+    hand = Hand(count, **config)
+    key = hand.key_at(KEY_AT)
+    hand.answer(1, Write(key, "a"))
+    assert hand.run(2.0 + 2 * hand.config.gossip_delay, hand.quiet)
+    return hand, key
+
+
+def update(key: str, old: str, new: str, number: int = 1, **rest: Any) -> UpdateIf:
+    return UpdateIf(key, old, new, **{"id": f"{new}:{number}", "retry": False, **rest})
+
+
+def code(reply: Reply) -> str:
+    assert isinstance(reply, Error), reply
+    return reply.code
+
+
+# --- one after the other --------------------------------------------------------------------------
+
+
+def test_compare_and_swap() -> None:
+    """Applied with the next number and the home's id; or refused with the current value and its version."""
+    hand, key = cluster()
+    assert hand.answer(1, update(key, "a", "b")).words == ("2.2",)
+    refused = hand.answer(3, update(key, "a", "c"))
+    assert isinstance(refused, No)
+    assert refused.words == ("2.2", "b")
+    assert [hand.stored(n, key) for n in (1, 2, 3)] == [["b", "a"]] * 3
+
+
+def test_no_record_to_compare_with() -> None:
+    """A key that nobody has written is a plain `no`, and a latest read of it names the key."""
+    hand = Hand(3)
+    assert hand.answer(1, update("nothing", "a", "b")) == No()
+    assert hand.answer(1, Read("nothing", latest=True)) == Error("no-such-record", ("nothing",))
+
+
+def test_another_replica_passes_it_on_to_the_home() -> None:
+    """Whoever is asked, the key's home coordinates; the home itself asks nobody to forward."""
+    hand, key = cluster()
+    hand.ask(1, update(key, "a", "b"))
+    assert [(x.verb, x.source, x.target) for x in hand.letters] == [("forward", 1, 2)]
+    hand.pass_on()
+    hand.ask(2, update(key, "b", "c"))
+    assert sorted((x.verb, x.source, x.target) for x in hand.letters) == [("lock", 2, 1), ("lock", 2, 3)]
+
+
+def test_two_at_once_are_executed_one_after_the_other() -> None:
+    """The second waits for the end of the first, and is compared with what the first has left: none is aborted."""
+    hand, key = cluster()
+    first, second = hand.ask(2, update(key, "a", "b")), hand.ask(2, update(key, "b", "c"))
+    assert len(hand.under_way("lock")) == 2
+    hand.pass_on()
+    assert hand.replies[first].words == ("2.2",)
+    assert hand.replies[second].words == ("3.2",)
+
+
+def test_a_crowd_is_served_in_one_order() -> None:
+    """Of ten at once from one value one succeeds, and the others hear what it has left."""
+    hand, key = cluster()
+    tokens = [hand.ask(1 + n % 3, update(key, "a", f"v{n}")) for n in range(10)]
+    hand.pass_on()
+    replies = [hand.replies[token] for token in tokens]
+    (success,) = [n for n, reply in enumerate(replies) if isinstance(reply, Ok)]
+    assert {reply.words for n, reply in enumerate(replies) if n != success} == {("2.2", f"v{success}")}
+
+
+def test_other_keys_go_on() -> None:
+    """A transaction that waits for a member holds up its key, and no other."""
+    hand, key = cluster()
+    other = next(k for k in map(str, range(100, 1000)) if hand.home(k) == KEY_AT)
+    hand.ask(2, update(key, "a", "b"))
+    hand.letters.clear()
+    write = hand.ask(2, Write(other, "x"))
+    assert hand.replies[write].words == ("1.2",)
+    compared = hand.ask(2, update(other, "x", "y"))
+    hand.pass_on()
+    assert hand.replies[compared].words == ("2.2",)
+
+
+# --- the lock, and plain writes ---------------------------------------------------------------------
+
+
+def test_a_participant_queues_plain_writes_of_the_key() -> None:
+    """Writes that come while the key is locked are not refused: they run afterwards, with later numbers."""
+    hand, key = cluster()
+    compared = hand.ask(2, update(key, "a", "b"))
+    hand.deliver(*hand.under_way("lock", target=1))
+    at_participant, at_home = hand.ask(1, Write(key, "x")), hand.ask(2, Write(key, "y"))
+    before_the_lock = hand.ask(3, Write(key, "z"))
+    assert before_the_lock in hand.replies
+    assert at_participant not in hand.replies
+    assert at_home not in hand.replies
+    hand.pass_on()
+    assert code_or_words(hand.replies[compared]) == ("2.3", "z")
+    assert hand.replies[at_participant].words == ("3.1",)
+    assert hand.replies[at_home].words == ("3.2",)
+
+
+def code_or_words(reply: Reply) -> tuple[str, ...]:
+    return (reply.code,) if isinstance(reply, Error) else reply.words
+
+
+def test_a_write_before_the_lock_is_seen_by_the_test() -> None:
+    """The newest of all answers is the current value: a home that lags fetches what it lacks, then compares."""
+    hand, key = cluster(gossip_delay=3.0)
+    wrote = hand.ask(3, Write(key, "z"))
+    assert hand.replies[wrote].words == ("2.3",)
+    compared = hand.ask(2, update(key, "z", "b"))
+    hand.now += 3.0
+    hand.tick(2)
+    hand.pass_on("lock")
+    assert compared not in hand.replies
+    assert [(x.source, x.target) for x in hand.under_way("fetch")] == [(2, 3)]
+    hand.pass_on("fetch", "decide")
+    assert hand.replies[compared].words == ("3.2",)
+
+
+def test_a_write_waits_in_the_queue_no_longer_than_its_deadline() -> None:
+    """A queued write that is late hears that nothing was changed, and nothing is."""
+    hand, key = cluster()
+    hand.ask(2, update(key, "a", "b"))
+    hand.deliver(*hand.under_way("lock", target=1))
+    hand.letters.clear()
+    late = hand.ask(1, Write(key, "x", deadline=0.1))
+    hand.tick(1, seconds=0.2)
+    assert code(hand.replies[late]) == "unavailable"
+
+
+def test_queues_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At one key so many may wait, as transactions or as writes; the next is refused, and nothing was changed."""
+    monkeypatch.setattr(commit_module, "MAX_QUEUE", 3)
+    hand, key = cluster()
+    tokens = [hand.ask(2, update(key, "a", f"v{n}")) for n in range(4)]
+    writes = [hand.ask(2, Write(key, f"w{n}")) for n in range(4)]
+    assert [token in hand.replies for token in tokens] == [False] * 3 + [True]
+    assert [token in hand.replies for token in writes] == [False] * 3 + [True]
+    assert code(hand.replies[tokens[3]]) == code(hand.replies[writes[3]]) == "unavailable"
+    hand.pass_on()
+    assert "v3" not in hand.stored(1, key)
+    assert "w3" not in hand.stored(1, key)
+
+
+def test_a_later_lock_takes_the_place_of_an_earlier_one() -> None:
+    """One home per key: its next LOCK says that the last transaction is over, should the release be late."""
+    hand, key = cluster()
+    refused = hand.ask(2, update(key, "x", "y"))
+    hand.pass_on("lock")
+    release = hand.under_way("release", target=1)
+    assert isinstance(hand.replies[refused], No)
+    done = hand.ask(2, update(key, "a", "b"))
+    hand.pass_on("lock", "decide", "expose")
+    hand.deliver(*release)
+    hand.pass_on()
+    assert hand.replies[done].words == ("2.2",)
+    assert hand.run(1.0, hand.quiet)
+
+
+def test_a_lock_that_was_overtaken_by_its_release_is_dropped() -> None:
+    """A LOCK that arrives after the end of its transaction holds writes back only until the next heartbeat."""
+    hand, key = cluster()
+    read = hand.ask(2, Read(key, latest=True))
+    (late,) = hand.under_way("lock", target=1)
+    again = [late]
+    hand.letters.append(again[0])
+    hand.pass_on(target=3)
+    hand.deliver(late)
+    hand.pass_on("lock", "release")
+    assert hand.replies[read].words == ("a", "1.1")
+    hand.run(1.0)
+    assert hand.answer(1, Write(key, "x")).words == ("2.1",)
+
+
+# --- the barrier ------------------------------------------------------------------------------------
+
+
+def test_nobody_sees_a_decision_before_all_have_it() -> None:
+    """A decision is invisible, and its client is not told, until the last member has acknowledged it."""
+    hand, key = cluster()
+    compared = hand.ask(2, update(key, "a", "b"))
+    hand.pass_on("lock")
+    to_one, to_three = hand.under_way("decide", target=1), hand.under_way("decide", target=3)
+    hand.deliver(*to_one)
+    hand.deliver(*hand.under_way("decide", answers=True))
+    assert compared not in hand.replies
+    assert [hand.stored(n, key) for n in (1, 2, 3)] == [["a"]] * 3
+    hand.deliver(*to_three)
+    assert compared not in hand.replies
+    hand.deliver(*hand.under_way("decide", answers=True))
+    assert hand.replies[compared].words == ("2.2",)
+    assert hand.stored(2, key) == ["b", "a"]
+    assert hand.stored(1, key) == ["a"]
+    hand.pass_on("expose")
+    assert hand.stored(1, key) == ["b", "a"]
+
+
+def test_a_decision_brings_what_it_depends_on() -> None:
+    """A member that lacks what the new value depends on gets it with the decision: any survivor can apply it."""
+    hand, key = cluster(gossip_delay=3.0)
+    after = hand.answer(2, Write("other", "x")).object["after"]
+    compared = hand.ask(2, update(key, "a", "b", after=after))
+    hand.now += 3.0
+    hand.tick(2)
+    hand.pass_on("lock", "decide", "expose")
+    assert hand.replies[compared].words == ("2.2",)
+    assert hand.stored(3, "other") == ["x"]
+
+
+def test_no_is_said_when_all_hold_the_value() -> None:
+    """A client hears `no` and the current value only when that value can't vanish any more."""
+    hand, key = cluster(gossip_delay=3.0)
+    hand.ask(2, Write(key, "z"))
+    refused = hand.ask(2, update(key, "x", "y"))
+    hand.now += 3.0
+    hand.tick(2)
+    hand.letters = [x for x in hand.letters if x.verb == "lock"]
+    hand.pass_on("lock")
+    assert refused not in hand.replies
+    hand.pass_on("gossip")
+    assert hand.replies[refused].words == ("2.2", "z")
+
+
+def test_a_latest_read_goes_through_the_same_queue() -> None:
+    """A latest read sees what was decided before it, at every replica, and waits for what is being decided."""
+    hand, key = cluster()
+    hand.ask(2, update(key, "a", "b"))
+    read = hand.ask(3, Read(key, latest=True))
+    hand.pass_on("forward")
+    assert read not in hand.replies
+    hand.pass_on()
+    assert hand.replies[read].words == ("b", "2.2")
+
+
+# --- the same again ---------------------------------------------------------------------------------
+
+
+def test_the_same_id_at_any_replica_gets_the_first_answer() -> None:
+    """An id that was executed changes nothing: asked again anywhere it gets the version, or the refusal, of then."""
+    hand, key = cluster()
+    done = hand.answer(1, update(key, "a", "b"))
+    refused = hand.answer(1, update(key, "a", "c"))
+    hand.answer(1, update(key, "b", "a"))
+    for number in (1, 2, 3):
+        assert hand.answer(number, update(key, "a", "b", retry=True)).words == done.words
+        assert hand.answer(number, update(key, "a", "c", retry=True)).words == refused.words
+    assert hand.stored(3, key) == ["a", "b", "a"]
+
+
+def test_the_same_id_twice_in_the_queue() -> None:
+    """A retry that meets its first try in the queue waits with it: both get the one answer."""
+    hand, key = cluster()
+    first = hand.ask(2, update(key, "a", "b"))
+    second = hand.ask(1, update(key, "a", "b", retry=True))
+    hand.pass_on()
+    assert hand.replies[first] == hand.replies[second]
+    assert hand.stored(1, key) == ["b", "a"]
+
+
+def test_a_retry_of_a_write_asks_the_others_first() -> None:
+    """A write that is asked for again elsewhere is not executed again, though its replica has not gossiped yet."""
+    hand, key = cluster(gossip_delay=3.0)
+    first = hand.answer(3, Write(key, "x", id="s:1", retry=False))
+    assert hand.stored(1, key) == ["a"]
+    assert hand.answer(1, Write(key, "x", id="s:1", retry=True)).words == first.words
+    assert hand.answer(2, Write(key, "x", id="s:1")).words == first.words
+
+
+def test_a_retry_that_is_new_to_all_is_executed_once() -> None:
+    """When the first try got nowhere, the retry is executed, by the key's home."""
+    hand, key = cluster()
+    assert hand.answer(1, Write(key, "x", id="s:1", retry=True)).words == ("2.2",)
+    assert hand.answer(3, Write(key, "x", id="s:1", retry=True)).words == ("2.2",)
+
+
+def test_a_retry_from_long_ago_is_not_executed() -> None:
+    """What a session no longer may ask for is told so, and never executed a second time, also by those who lag."""
+    hand, key = cluster(gossip_delay=3.0)
+    hand.answer(3, Write(key, "x", id="s:1", lowest=1, retry=False))
+    hand.answer(3, Write(key, "y", id="s:2", lowest=2, retry=False))
+    assert code(hand.answer(1, Write(key, "x", id="s:1", lowest=1, retry=True))) == "session-expired"
+    assert hand.stored(3, key) == ["y", "x", "a"]
+
+
+@pytest.mark.parametrize("verb", ["lock", "decide", "expose", "release"])
+def test_every_letter_may_come_twice(verb: str) -> None:
+    """A letter of a transaction that comes again, even much later, changes nothing."""
+    hand, key = cluster()
+    kept = []
+    token = hand.ask(2, update(key, "a", "b"))
+    if verb == "expose":
+        hand.pass_on("lock", "decide")  # with another transaction to come, it would go with that one's LOCK
+        kept = hand.under_way(verb)
+    other = hand.ask(2, update(key, "a", "c"))
+    while hand.letters:
+        letter = hand.letters[0]
+        hand.deliver(letter)
+        if letter.verb == verb and not letter.is_answer:
+            kept.append(letter)
+            hand.letters.append(letter)
+            hand.deliver(letter)
+    assert kept
+    for letter in kept:
+        hand.letters.append(letter)
+        hand.deliver(letter)
+    hand.run(1.0)
+    assert hand.replies[token].words == ("2.2",)
+    assert hand.replies[other].words == ("2.2", "b")
+    assert hand.answer(1, update(key, "b", "d")).words == ("3.2",)
+    assert hand.run(1.0, hand.quiet)
+    assert [hand.stored(n, key) for n in (1, 2, 3)] == [["d", "b", "a"]] * 3
+
+
+@pytest.mark.parametrize("verb", ["lock", "decide", "expose", "release", "forward"])
+def test_every_letter_may_get_lost(verb: str) -> None:
+    """What does not get through is sent again: the operation ends as if nothing had been."""
+    hand, key = cluster()
+    done, lost = hand.ask(1, update(key, "a", "b")), 0
+    if verb == "expose":
+        hand.pass_on("forward", "lock", "decide")
+    refused = hand.ask(3, update(key, "a", "c"))
+    for _ in range(400):
+        found = hand.under_way(verb)
+        if found and lost < 6:
+            lost += 1
+            hand.lose(found[0])
+        elif hand.letters:
+            hand.deliver(hand.letters[0])
+        else:
+            hand.tick()
+    assert lost >= 2
+    assert hand.replies[done].words == ("2.2",)
+    assert hand.replies[refused].words == ("2.2", "b")
+    assert hand.run(2.0, hand.quiet)
+
+
+# --- at the deadline --------------------------------------------------------------------------------
+
+
+def test_unavailable_means_that_nothing_happened() -> None:
+    """A first try that ends before anything was decided hears `unavailable`; it never takes effect afterwards."""
+    hand, key = cluster()
+    late = hand.ask(2, update(key, "a", "b", deadline=0.1))
+    held = list(hand.letters)
+    hand.letters.clear()
+    hand.tick(2, seconds=0.2)
+    assert code(hand.replies[late]) == "unavailable"
+    hand.letters += held
+    assert hand.run(2.0, hand.quiet)
+    assert hand.stored(1, key) == ["a"]
+
+
+def test_unknown_outcome_once_it_is_decided() -> None:
+    """Past the deadline of a decided update its client hears the one honest word, and by its id the truth."""
+    hand, key = cluster()
+    late = hand.ask(2, update(key, "a", "b", deadline=0.1))
+    hand.pass_on("lock")
+    held = list(hand.letters)
+    hand.letters.clear()
+    hand.tick(2, seconds=0.2)
+    assert code(hand.replies[late]) == "unknown-outcome"
+    hand.letters += held
+    assert hand.answer(3, update(key, "a", "b", retry=True)).words == ("2.2",)
+
+
+def test_who_passed_it_on_does_not_know() -> None:
+    """A replica that passed an update on, and hears nothing, can't say that nothing happened."""
+    hand, key = cluster()
+    late = hand.ask(1, update(key, "a", "b", deadline=0.1))
+    (forward,) = hand.under_way("forward")
+    hand.now += 0.2
+    hand.lose(forward)
+    assert code(hand.replies[late]) == "unknown-outcome"
+
+
+def test_a_retry_never_hears_that_nothing_happened() -> None:
+    """To a retry only its first answer, or unknown-outcome, can be said: its first try may still take effect."""
+    hand, key = cluster()
+    late = hand.ask(2, update(key, "a", "b", deadline=0.1, retry=True))
+    hand.letters.clear()
+    hand.tick(2, seconds=0.2)
+    assert code(hand.replies[late]) == "unknown-outcome"
+
+
+def test_the_gossip_delay_holds_the_lock_round_back() -> None:
+    """A node's delay is waited for once per transaction, before the LOCK round, and nowhere else."""
+    hand, key = cluster(gossip_delay=1.0)
+    compared = hand.ask(2, update(key, "a", "b"))
+    hand.tick(2, seconds=0.9)
+    assert hand.under_way("lock") == []
+    hand.tick(2, seconds=0.2)
+    hand.pass_on("lock", "decide", "expose")
+    assert hand.replies[compared].words == ("2.2",)
+
+
+# --- when somebody dies -----------------------------------------------------------------------------
+
+
+STEPS = ["before the lock", "locked", "decided by the home", "decided by all", "acknowledged", "exposed by one"]
+
+
+def _up_to(hand: Hand, key: str, step: str) -> str:
+    """A transaction at replica 2, as far as that step."""
+    token = hand.ask(2, update(key, "a", "b"))
+    if step == "before the lock":
+        return token
+    hand.pass_on("lock")
+    if step in ("locked", "decided by the home"):
+        if step == "locked":
+            hand.letters = [x for x in hand.letters if x.verb != "decide"]
+        return token
+    hand.deliver(*hand.under_way("decide"))
+    if step == "decided by all":
+        return token
+    hand.deliver(*hand.under_way("decide", answers=True))
+    if step == "exposed by one":
+        hand.deliver(*hand.under_way("expose", target=1))
+    return token
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("dies", [1, 2, 3])
+def test_somebody_dies_at_each_step(step: str, dies: int) -> None:
+    """Home or participant, before or after each message: survivors agree, nothing is locked, the id has one answer."""
+    hand, key = cluster()
+    token = _up_to(hand, key, step)
+    told = hand.replies.get(token)
+    hand.crash(dies)
+    alive = list(hand.replicas)
+    assert hand.run(2.0, lambda: all(len(r.local.others()) == 1 for r in hand.replicas.values()))
+    assert hand.run(2.0, hand.quiet)
+    states = [hand.stored(n, key) for n in alive]
+    assert states[0] == states[1]
+    assert told is None or states[0] == ["b", "a"]
+    if dies != 2:
+        assert hand.replies[token].words == ("2.2",)
+    again = hand.answer(alive[0], update(key, "a", "b", retry=True))
+    assert isinstance(again, Ok)
+    assert hand.run(2.0, hand.quiet)
+    assert [hand.stored(n, key) for n in alive] == [["b", "a"]] * 2
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_home_and_a_participant_die_at_each_step(step: str) -> None:
+    """With two of three gone the last one has the truth, and serves."""
+    hand, key = cluster()
+    token = _up_to(hand, key, step)
+    told = hand.replies.get(token)
+    hand.crash(2)
+    hand.crash(3)
+    assert hand.run(2.0, lambda: hand.replicas[1].local.others() == ())
+    assert told is None or hand.stored(1, key) == ["b", "a"]
+    assert isinstance(hand.answer(1, update(key, "a", "b", retry=True)), Ok)
+    assert hand.stored(1, key) == ["b", "a"]
+
+
+def test_a_write_that_was_queued_outlives_the_home() -> None:
+    """Writes that waited at a locked key are executed when the home is gone."""
+    hand, key = cluster()
+    hand.ask(2, update(key, "a", "b"))
+    hand.deliver(*hand.under_way("lock", target=1))
+    write = hand.ask(1, Write(key, "x"))
+    hand.crash(2)
+    assert hand.run(2.0, lambda: write in hand.replies)
+    assert hand.replies[write].words == ("2.1",)
