@@ -16,11 +16,25 @@ from dida import errors, wire
 from dida.addresses import StorageAddress
 from dida.commit import NOT_REACHED, Commit, Operation, Waiting, refused, too_late, unknown_outcome
 from dida.errors import DidaError
-from dida.executed import Executed, answered
+from dida.executed import Executed, after_of, answered
 from dida.gossip import Replication
 from dida.groups import Groups
 from dida.membership import CHANGING, OTHER_VIEW, Membership
-from dida.messages import Error, Home, ListRecords, Ok, Read, Reply, Request, UpdateIf, Versions, Watch, Write, form_of
+from dida.messages import (
+    Error,
+    Home,
+    ListRecords,
+    No,
+    Ok,
+    Read,
+    Reply,
+    Request,
+    UpdateIf,
+    Versions,
+    Watch,
+    Write,
+    form_of,
+)
 from dida.outputs import Config, Local, Output
 from dida.peer_messages import (
     Decide,
@@ -49,6 +63,7 @@ from dida.peer_messages import (
     Silence,
     Suspect,
     component_of,
+    is_commit,
 )
 from dida.store import Store, said
 from dida.timestamps import Timestamp, covers
@@ -415,8 +430,16 @@ class Replica:
             reply = too_late(waiting) if now >= waiting.deadline else self._park(waiting, now)
         if reply is not None:
             self._forget_own_id(waiting)
+            self._expose_answered(reply, now)
             self.local.answer(token, reply)
         return self._end_turn(now)
+
+    def _expose_answered(self, reply: Reply, now: float) -> None:
+        """What an answer tells of is exposed, though the EXPOSE, on another connection, may come later."""
+        if self.local.serving and isinstance(reply, Ok | No):
+            for stream, count in after_of(reply).items():
+                if is_commit(stream) and self.local.member(component_of(stream)) is not None:
+                    self.replication.expose(component_of(stream), count, now)
 
     # --- connections and time -------------------------------------------------------------------
 

@@ -211,6 +211,20 @@ def test_nobody_sees_a_decision_before_all_have_it() -> None:
     assert hand.stored(1, key) == ["b", "a"]
 
 
+def test_who_passed_it_on_sees_what_its_client_was_told() -> None:
+    """The home's answer may overtake its EXPOSE: a read behind the answer sees the update all the same."""
+    hand, key = cluster()
+    compared = hand.ask(1, update(key, "a", "b"))
+    hand.pass_on("forward", "lock", "decide")
+    held = hand.under_way("expose")
+    assert hand.replies[compared].words == ("2.2",)
+    assert len(held) == 2
+    assert hand.stored(1, key) == ["b", "a"]
+    assert hand.stored(3, key) == ["a"]
+    hand.pass_on()
+    assert [hand.stored(n, key) for n in (1, 2, 3)] == [["b", "a"]] * 3
+
+
 def test_a_decision_brings_what_it_depends_on() -> None:
     """A member that lacks what the new value depends on gets it with the decision: any survivor can apply it."""
     hand, key = cluster(gossip_delay=3.0)
