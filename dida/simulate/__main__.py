@@ -8,6 +8,7 @@ is printed with what is wrong, the plan, and the command that replays it.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import signal
@@ -226,12 +227,19 @@ def _trace(text: str) -> None:
 
 
 def _one(seed: int, said: Mapping[str, str], trace: bool, fingerprint: bool) -> int:
-    simulation = Simulation(seed, _trace if trace else None, plan_of(seed, said))
+    whole = hashlib.blake2b(digest_size=8)
+
+    def say(text: str) -> None:
+        whole.update(text.encode())
+        if trace:
+            _trace(text)
+
+    simulation = Simulation(seed, say if trace or fingerprint else None, plan_of(seed, said))
     if trace:
         _say(f"seed {seed}: {simulation.plan.options()}")
     wrong = judged(simulation)
     if fingerprint:
-        _say(simulation.fingerprint)
+        _say(whole.hexdigest())
     if not wrong:
         _say(f"seed {seed}: all promises kept, {len(simulation.clients.history)} operations")
     elif trace:

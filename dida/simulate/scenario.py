@@ -8,7 +8,7 @@ be equal with nothing left over.
 
 from __future__ import annotations
 
-import hashlib
+import gc
 import traceback
 from collections.abc import Callable, Mapping
 from random import Random
@@ -39,20 +39,8 @@ class Simulation:
         self.wrong: list[str] = []
         self.clients = Clients(self.cluster, self.plan, Random(f"{seed} clients"), self.wrong)
         self.faults = Faults(self.cluster, self.plan, Random(f"{seed} faults"))
-        self._hash = hashlib.blake2b(digest_size=8)
-        self._trace = trace
-        self.cluster.trace = self._say
+        self.cluster.trace = trace
         self.cluster.check = self._look
-
-    def _say(self, text: str) -> None:
-        self._hash.update(text.encode())
-        if self._trace is not None:
-            self._trace(text)
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the whole trace: equal for equal seeds."""
-        return self._hash.hexdigest()
 
     def _look(self, node: Node) -> None:
         """After every other tick of a node: looks cost as much as what they look at."""
@@ -61,6 +49,7 @@ class Simulation:
 
     def run(self) -> list[str]:
         """What is wrong; empty when all promises were kept."""
+        gc.disable()  # a simulation ends soon, and nearly all that it makes lives as long
         try:
             self._run()
         except AssertionError as problem:
@@ -69,6 +58,8 @@ class Simulation:
             self.wrong.append(str(problem))
         except Exception as problem:  # noqa: BLE001 - whatever the nodes raise is a finding
             self.wrong.append(f"a bug: {problem!r} {_place(problem)}")
+        finally:
+            gc.enable()
         return self.wrong
 
     def _run(self) -> None:
