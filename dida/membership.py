@@ -601,8 +601,6 @@ class Membership:
                 self.fence(view, now)
             return self.other_view()
         if self.replication.log.have != base:
-            if mine is None:
-                return Error(CHANGING, ("not loaded",))
             self.fence(view, now)
             return self.other_view()
         self._enter(view, base, now)
@@ -666,8 +664,8 @@ class Membership:
         if view is None or mine is None:
             if view is not None:
                 self.on_joined(view.members)
-                if view.member(self.local.component) is not None and self.replication.log.have == base:
-                    self._enter(view, base, now)
+                if view.member(self.local.component) is not None:
+                    self.on_install(view, base, now)
             elif mine is not None and peer:
                 self._install_at(peer)
             return
@@ -688,12 +686,15 @@ class Membership:
             self.local.send(member, message)
 
     def fence(self, view: View, now: float) -> None:
-        """This node was removed while it lived: it forgets its state and asks to join as a new component."""
-        lost = sum(n - self.base.get(s, 0) for s, n in self.replication.log.have.items())
+        """This node was removed while it lived, or taken in with a state that it no longer has (two sides of a
+        partition gave it theirs): it forgets its state and asks to join as a new component."""
+        have = self.replication.log.have if self.local.view is not None else {}
+        lost = sum(n - self.base.get(s, 0) for s, n in have.items())
         self.discarded += lost
         self.lives += 1
         component = f"{component_of(self.local.component).split('~')[0]}~{self.lives}"
-        text = f"removed from the view by {view.leader} (view {view.number}); back as {component}"
+        what = "removed from the view" if self.local.view is not None else "not as it was when it was taken in"
+        text = f"{what} by {view.leader} (view {view.number}); back as {component}"
         self.local.note(text + (f", discarding {lost} updates since view {self._number()}" if lost else ""))
         for member in (*view.members, *(self.local.view.members if self.local.view is not None else ())):
             self._remember(member)

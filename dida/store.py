@@ -41,6 +41,9 @@ class Store:
     def __len__(self) -> int:
         return len(self._records)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
     def newest(self, key: str) -> Entry | None:
         entries = self._records.get(key)
         return entries[0] if entries else None

@@ -51,7 +51,7 @@ ABOUT = {
     "reset": "share of messages at which the connection is reset",
     "stale": "share of messages on a connection that is reset which are read all the same, later",
     "wire": "yes: messages travel as lines, not as objects",
-    "stray": "share of clients' requests that arrive when nobody waits any more",
+    "stray": "share of clients' requests that arrive when nobody waits any more, and of answers that get lost",
     "crash": "mean seconds between two crashes; 100: none",
     "pause": "mean seconds between two pauses; 100: none",
     "clog": "mean seconds between two times that links stop; 100: none",

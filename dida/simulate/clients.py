@@ -9,8 +9,9 @@ from attrs import Factory, define
 
 from dida import errors, wire
 from dida.errors import BadRequest
-from dida.messages import Error, Ok, Read, Reply, UpdateIf, Write, vocabulary
+from dida.messages import Error, No, Ok, Read, Reply, UpdateIf, Write, vocabulary
 from dida.peer_messages import component_of
+from dida.replica import Replica
 from dida.simulate.history import FAILED, FOREVER, LOST, NO, OK, UNKNOWN, Event, History, Shown
 from dida.simulate.network import Cluster, Node
 from dida.simulate.plan import Plan
@@ -252,7 +253,7 @@ class Clients:
     # --- answers --------------------------------------------------------------------------------
 
     def _replied(self, token: Any, reply: Reply, node: Node) -> None:
-        self._expected.pop(token, None)
+        expected = self._expected.pop(token, None)
         if token[0] == "lie":
             if not isinstance(reply, Error):
                 self._report(f"an absurd timestamp was believed: {reply}")
@@ -270,8 +271,44 @@ class Clients:
             return
         if isinstance(reply, Ok) and event.changes and event.value is not None:
             self._acknowledged(session, event, event.value, Version.parse(reply.words[0]), node)
+        if isinstance(reply, Ok | No) and node.replica is not None:
+            came_before_pause = expected is not None and expected.pauses != node.pauses
+            if not event.ordered and not came_before_pause and not self.plan.forks:
+                self._check_in_force(event, node)
+            if event.ordered and len(reply.words) == 2 and not self.plan.forks:
+                self._check_held(event, reply.words[0 if event.verb == "read" else 1], node)
         delay = 0.0005 + self.rng.random() * 0.002
+        if not self.calm and not self.stopping and self.rng.random() < self.plan.stray:
+            self.cluster.say(f"{session.name} loses its connection: {reply} does not arrive")
+            self.cluster.at(delay, lambda: self._silent(session, token))
+            return
         self.cluster.at(delay, lambda: self._take(session, token, reply))
+
+    def _check_in_force(self, event: Event, node: Node) -> None:
+        """A plain answer leaves: nobody serves in a view from which its node was removed."""
+        mine = node.replica.local.view if node.replica is not None else None
+        for other in self.cluster.nodes.values():
+            view = other.replica.local.view if other.replica is not None and other.replica.local.serving else None
+            if mine is not None and view is not None and view.rank > mine.rank and not view.member(node.component):
+                self._report(
+                    f"{event}: {node.name} answers, though {other.name} serves in view {view.number} without it"
+                )
+
+    def _check_held(self, event: Event, value: str, node: Node) -> None:
+        """An answer leaves that says what the newest value is: all members have it."""
+        view = node.replica.local.view_name if node.replica is not None else ""
+        for other in self.cluster.nodes.values():
+            replica = other.replica
+            if replica is None or not replica.local.serving or replica.local.view_name != view:
+                continue
+            if not self._holds(replica, event.key, value):
+                self._report(f"{event}: told {value}, but {other.name} lacks it")
+
+    def _holds(self, replica: Replica, key: str, value: str) -> bool:
+        """Whether a replica has the value, or has had it: newer ones have pushed it out."""
+        kept = replica.replication.store.versions(key)
+        held = any(record.value == value for record in replica.replication.held.values())
+        return held or len(kept) >= self.plan.max_versions or any(entry.value == value for entry in kept)
 
     def _acknowledged(self, session: Session, event: Event, value: str, version: Version, node: Node) -> None:
         """An acknowledgement leaves: who has the update at this moment?"""

@@ -25,6 +25,7 @@ from dida.messages import Error, Reply, Request, form_of, vocabulary
 from dida.outputs import Answer, Config, Note, Output, Send
 from dida.peer_messages import PEER, Member, PeerMessage, View
 from dida.replica import Replica
+from dida.versions import Version
 
 TICK = 0.02
 """Seconds of virtual time between two ticks of a replica."""
@@ -71,6 +72,8 @@ class Node:
     paused: bool = False
     pauses: int = 0
     backlog: deque[Callable[[], None]] = Factory(deque)
+    floors: dict[str, Version] = Factory(dict)
+    """Key to the oldest version of its full list, when last looked at."""
 
     @property
     def name(self) -> str:
@@ -101,6 +104,8 @@ class Cluster:
         """Asked at every failpoint for one of its actions; it kills and pauses by itself."""
         self.on_reply: Callable[[Any, Reply, Node], None] = lambda token, reply, node: None
         self.on_crash: Callable[[Node], None] = lambda node: None
+        self.on_removed: Callable[[Node], None] = lambda node: None
+        """A node has found out that it was removed while it lived."""
         self.check: Callable[[Node], None] = lambda node: None
         """Called after each tick of a node: a test's invariants."""
         self.cut: dict[tuple[str, str], bool] = {}
@@ -155,6 +160,7 @@ class Cluster:
         node.backlog = deque()
         member = Member(incarnation(node), node.number, node.name, node.url)
         node.component = member.component
+        node.floors = {}
         node.replica = Replica(self.config, member, self.named, self._time(node))
         self.say(f"{node.name} STARTS as {member.component}")
         self._tick(node, node.life)
@@ -233,6 +239,8 @@ class Cluster:
         if replica.local.component != node.component:  # it found out that it was removed
             self.ended[node.component] = self.now
             node.component = replica.local.component
+            node.floors = {}
+            self.on_removed(node)
         for place, output in enumerate(outputs):
             if node.replica is not replica:
                 return  # a failpoint killed it in the middle

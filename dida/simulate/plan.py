@@ -61,7 +61,7 @@ class Plan:
     stale: float
     wire: bool
     stray: float
-    """Share of the clients' requests that arrive when the client has given up waiting."""
+    """Share of the clients' requests that arrive when the client has given up waiting, and of answers that get lost."""
     crash: float
     pause: float
     clog: float
@@ -74,6 +74,12 @@ class Plan:
     @property
     def majority(self) -> bool:
         return self.membership == "majority"
+
+    @property
+    def steady(self) -> bool:
+        """Whether no node that lives is ever silent for long: then none may be removed."""
+        pauses = self.pause < NEVER or any(armed.action == "pause" for armed in self.armed)
+        return not pauses and self.clog >= NEVER and self.cut >= NEVER
 
     @property
     def forks(self) -> bool:
@@ -103,7 +109,7 @@ class Plan:
             reset=rng.choice([0.0, 0.001, 0.005]),
             stale=rng.choice([0.0, 0.3]),
             wire=rng.random() < 0.2,
-            stray=rng.choice([0.0, 0.02]),
+            stray=rng.choice([0.0, 0.02, 0.1]),
             crash=rng.choice([1.0, 2.0, NEVER]),
             pause=rng.choice([1.5, 3.0, NEVER]),
             clog=rng.choice([2.0, NEVER]),

@@ -41,11 +41,16 @@ class Simulation:
         self.faults = Faults(self.cluster, self.plan, Random(f"{seed} faults"))
         self.cluster.trace = trace
         self.cluster.check = self._look
+        self.cluster.on_removed = self._removed
 
     def _look(self, node: Node) -> None:
         """After every other tick of a node: looks cost as much as what they look at."""
         if self.cluster.events % 2:
             invariants(self.cluster, node)
+
+    def _removed(self, node: Node) -> None:
+        if self.plan.steady:
+            self.wrong.append(f"{node.name} was removed as {node.component.split('~')[0]}, though it was never silent")
 
     def run(self) -> list[str]:
         """What is wrong; empty when all promises were kept."""

@@ -30,6 +30,13 @@ def invariants(cluster: Cluster, node: Node) -> None:
     assert sum(not waiting.passed_on for waiting in replica.waiting.values()) <= replica.config.max_waiting, (
         f"{node.name}: {len(replica.waiting)} requests wait"
     )
+    store = replication.store
+    for key in store:
+        versions = store.versions(key)
+        if len(versions) >= store.max_versions:
+            oldest, floor = versions[-1].version, node.floors.get(key)
+            assert floor is None or oldest >= floor, f"{node.name}: {key} {oldest} is back, which was discarded"
+            node.floors[key] = oldest
     mine = replica.local.component
     for other in cluster.nodes.values():
         theirs = other.replica
@@ -51,6 +58,7 @@ def quiet(replica: Replica) -> dict[str, int]:
     """What is still under way at a replica; nothing when all is done."""
     found = {
         "held": len(replica.replication.held),
+        "not applied": not covers(replica.replication.value_ts, replica.replication.log.have),
         "log": replica.replication.log.size,
         "locks": len(replica.commit.locks),
         "transactions": replica.commit.open,
@@ -81,12 +89,24 @@ class Verdict:
         if len(set(digests)) != 1:
             self.wrong.append("the replicas differ: " + "; ".join(_difference(digests)))
             return self.wrong
+        self._judge_ids(replicas)
         stored = {
             key: [(Version.parse(version), value) for version, value in versions]
             for key, versions in msgspec.json.decode(digests[0]).items()
         }
         self._judge_history(stored)
         return self.wrong
+
+    def _judge_ids(self, replicas: list[Replica]) -> None:
+        """An update that one has executed is known to all, or is nobody's business any more."""
+        first, *others = [replica.replication.executed for replica in replicas]
+        for one, another in [*((first, other) for other in others), *((other, first) for other in others)]:
+            for session, _, _, answers in one.dump(0.0):
+                for number, is_ok, words, _ in answers:
+                    id = f"{session}:{number}"
+                    known = another.answer(id)
+                    if is_ok and not another.expired(id) and (known is None or list(known.words) != words):
+                        self.wrong.append(f"{id} was answered {words} by one replica, another knows {known}")
 
     def _judge_history(self, stored: checkers.Stored) -> None:
         history, plan = self.clients.history, self.plan
