@@ -305,6 +305,7 @@ class Commit:
         return self.local.config.write_concern > len(self.local.others()) + 1
 
     def _decide(self, txn: _Transaction, newest: Entry | None, now: float) -> None:
+        assert self.local.serving, "nothing is decided while the view changes"
         replication, op = self.replication, txn.op
         depends = newest.ts if newest is not None and newest.ts is not None else {}
         txn.record = replication.next_record(
@@ -465,7 +466,12 @@ class Commit:
     # --- what happens by itself -----------------------------------------------------------------
 
     def observe(self, now: float) -> None:
-        """Follow what replication did: decisions logged, commits applied, states that have changed."""
+        """Follow what replication did: decisions logged, commits applied, states that have changed.
+
+        Not while the view changes: what comes then is for all to begin the next view alike.
+        """
+        if not self.local.serving:
+            return
         replication = self.replication
         decided, replication.decided = replication.decided, []
         for record in decided:

@@ -83,6 +83,8 @@ class _Joiner:
     heard: float
     loaded: str
     parts: list[dict[str, Any]] | None = None
+    copy: int = 0
+    """Which copy of the state `parts` is: their parts must not be mixed."""
     have: Timestamp = Factory(dict)
     next: int = 0
     asked: float = -FOREVER
@@ -128,8 +130,10 @@ class Membership:
     _ballot: _Ballot | None = None
     _urls: dict[str, None] = Factory(dict)
     _probed: float = -FOREVER
+    _copies: int = 0
     _parts: list[dict[str, Any]] = Factory(list)
     _transfer: tuple[str, str, int] = ("", "", 0)
+    """Of the copy that comes in: the giver's view, the giver, and its number."""
     _ticked: float | None = None
 
     # --- the lease ------------------------------------------------------------------------------
@@ -355,7 +359,9 @@ class Membership:
         for joiner in self._joiners.values():
             if joiner.loaded != self.local.view_name and now - joiner.asked >= self.local.config.call_timeout:
                 if joiner.parts is None:
-                    joiner.parts = [*self.replication.dump(now), {"cuts": self.cuts}]
+                    self._copies += 1
+                    joiner.copy = self._copies
+                    joiner.parts = [*self.replication.dump(now), {"cuts": dict(self.cuts)}]
                     joiner.have = self.replication.log.have
                     self.replication.table[joiner.member.component] = dict(joiner.have)
                     joiner.next = 0
@@ -365,13 +371,13 @@ class Membership:
         if joiner.parts is not None and joiner.next < len(joiner.parts):
             joiner.asked = now
             state = joiner.parts[joiner.next]
-            message = Load(**self.local.stamp(), part=joiner.next, parts=len(joiner.parts), state=state)
-            self.local.send(joiner.member, message)
+            stamp, parts = self.local.stamp(), len(joiner.parts)
+            self.local.send(joiner.member, Load(**stamp, copy=joiner.copy, part=joiner.next, parts=parts, state=state))
 
     def on_loaded(self, peer: str, message: Load, arrived: bool, now: float) -> None:
         """The answer to a part of the state."""
         joiner = next((j for j in self._joiners.values() if j.member.component == peer), None)
-        if joiner is None or joiner.parts is None or message.part != joiner.next:
+        if joiner is None or joiner.parts is None or (message.copy, message.part) != (joiner.copy, joiner.next):
             return
         if not arrived or message.view != self.local.view_name:
             joiner.parts = None  # begin again
@@ -388,8 +394,8 @@ class Membership:
         """A part of the whole state; with the last one it is taken over, as one."""
         if self.local.view is not None:
             return self.other_view()
-        transfer = (message.view, message.sender, message.parts)
-        if message.part == 0:
+        transfer = (message.view, message.sender, message.copy)
+        if message.part == 0 and (transfer[:2] != self._transfer[:2] or transfer > self._transfer):
             self._parts = []
             self._transfer = transfer
         if message.part != len(self._parts) or transfer != self._transfer:
@@ -400,7 +406,7 @@ class Membership:
             self.replication.load(self._parts, records, now)
             self.cuts = {stream: count for part in self._parts for stream, count in part.get("cuts", {}).items()}
             self.loaded = message.view
-            self._parts = []
+            self._parts = [{}] * message.parts  # of this copy no part is taken any more
         return Ok()
 
     # --- leading a change -----------------------------------------------------------------------

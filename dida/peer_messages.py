@@ -205,6 +205,7 @@ class Join(PeerMessage):
 class Load(PeerMessage):
     usage: ClassVar[str] = "load"
     about: ClassVar[str] = "storage nodes: a part of the whole state, for a node that joins"
+    copy: Counter
     part: Counter
     parts: Counter
     state: dict[str, Any]

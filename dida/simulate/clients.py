@@ -296,7 +296,10 @@ class Clients:
 
     def _check_held(self, event: Event, value: str, node: Node) -> None:
         """An answer leaves that says what the newest value is: all members have it."""
+        newest = self.cluster.newest_view()
         view = node.replica.local.view_name if node.replica is not None else ""
+        if newest is None or view != newest.name:
+            return  # passed on from a view that this node does not know yet
         for other in self.cluster.nodes.values():
             replica = other.replica
             if replica is None or not replica.local.serving or replica.local.view_name != view:

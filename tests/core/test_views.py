@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
-from dida.messages import Ok, Write
+from dida.messages import Ok, UpdateIf, Write
 from dida.outputs import Config
 from dida.peer_messages import Load
 from dida.simulate.network import Cluster, Network
@@ -50,7 +51,7 @@ def test_taken_in_with_a_state_that_was_replaced() -> None:
     joiner = hand.replicas[3]
     assert joiner.local.view is None
     part = {"have": {"9:1": 5}, "value_ts": {"9:1": 5}, "exposed": {}, "records": [], "executed": [], "expired": []}
-    load = Load(cluster=hand.config.cluster, view="9@9:1", sender="9:1", part=0, parts=1, state=part)
+    load = Load(cluster=hand.config.cluster, view="9@9:1", sender="9:1", copy=1, part=0, parts=1, state=part)
     hand.act(3, joiner.on_peer("another side", load, hand.now))
     assert isinstance(hand.replies["another side"], Ok)
     assert hand.run(5.0, lambda: all(r.local.serving for r in hand.replicas.values()))
@@ -58,3 +59,52 @@ def test_taken_in_with_a_state_that_was_replaced() -> None:
     assert {r.local.view_name for r in hand.replicas.values()} == {joiner.local.view_name}
     assert hand.run(5.0, hand.quiet)
     assert [hand.stored(n, "key") for n in (1, 2, 3)] == [["value"]] * 3
+
+
+def _copy(number: int, value: str) -> list[Load]:
+    """A copy of the state, in two parts."""
+    have = {"1:1": number}
+    states: tuple[dict[str, Any], ...] = (
+        {"records": [["key", [[number, 1, value, None]]]]},
+        {"have": have, "value_ts": have, "exposed": {}},
+    )
+    return [
+        Load(cluster="dida", view="1@1:1", sender="1:1", copy=number, part=part, parts=2, state=state)
+        for part, state in enumerate(states)
+    ]
+
+
+def test_parts_of_two_copies_are_not_mixed() -> None:
+    """A part of an earlier copy that arrives in the midst of a later one, or after it, is left out."""
+    hand = Hand(2)
+    hand.start(3)
+    replica = hand.replicas[3]
+    old, new = _copy(1, "old"), _copy(2, "new")
+    for n, part in enumerate([old[0], new[0], old[0], old[1], new[1], new[0], new[1], old[0], old[1]]):
+        hand.act(3, replica.on_peer(f"part {n}", part, hand.now))
+    answers = [isinstance(hand.replies[f"part {n}"], Ok) for n in range(9)]
+    assert answers == [True, True, False, False, True, False, False, False, False]
+    assert hand.stored(3, "key") == ["new"]
+    assert replica.replication.log.have == {"1:1": 2}
+
+
+def test_nothing_is_decided_while_the_view_changes() -> None:
+    """What a home learns while it leads a change does not let it decide: the next view begins alike for all."""
+    hand = Hand(4, gossip_delay=3.0)
+    key = hand.key_at(1)
+    asked = hand.ask(1, UpdateIf(key, "a", "b", id="s:1", retry=False, deadline=20.0))
+    hand.run(1.0)
+    hand.answer(2, Write(key, "a"))
+    while not hand.under_way("lock"):
+        hand.pass_on()
+        hand.tick()
+    hand.pass_on("lock")
+    assert hand.under_way("fetch", target=2)
+    hand.letters.clear()
+    hand.crash(4)
+    hand.tick(1)
+    hand.pass_on("flush", "fetch")
+    assert not hand.under_way("decide")
+    assert hand.run(10.0, lambda: asked in hand.replies)
+    assert hand.replies[asked] == Ok(("2.1",), hand.replies[asked].object)
+    assert [hand.stored(n, key) for n in (1, 2, 3)] == [["b", "a"]] * 3
