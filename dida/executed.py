@@ -60,6 +60,10 @@ class Executed:
         known = self._sessions.get(session)
         return session in self._expired or (known is not None and number < known.lowest)
 
+    def knows(self, session: str) -> bool:
+        """Whether the session is alive here, or has expired here."""
+        return session in self._sessions or session in self._expired
+
     @property
     def full(self) -> bool:
         return self.size >= MAX_IDS

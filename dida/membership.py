@@ -6,9 +6,10 @@ member leads a change of the view: FLUSH stops the old view at all that go on, L
 any of them has (there the streams of the dead are cut), INSTALL begins the new view. A leader that dies
 midway is followed by the next with a higher number; each member obeys the highest it has promised.
 
-A node answers only while every member of its view has answered a heartbeat of it within the lease; a node
-is removed only when its lease has run out (or its process is gone). So one that was paused, or cut off,
-asks before it answers, hears that it was removed, and comes back as a new component with fresh state.
+A node answers only while every member of its view has answered a heartbeat of it within the lease, which is
+shorter than the silence after which a leader removes a node: its lease has run out by then. So one that was
+paused, or cut off, asks before it answers, hears that it was removed, and comes back as a new component with
+fresh state.
 
 Sources: virtual synchrony (Birman and Joseph, 1987); ballots as in Paxos (Lamport, 1998); confirmation of
 suspects and doubt in oneself as in SWIM (Das et al., 2002) and Lifeguard (Dadgar et al., 2017).
@@ -71,8 +72,6 @@ class _Ballot:
     members: tuple[Member, ...]
     begun: float
     have: dict[str, Timestamp] = Factory(dict)
-    silent: dict[str, float] = Factory(dict)
-    not_before: float = 0.0
     base: Timestamp | None = None
     asked: dict[str, float] = Factory(dict)
 
@@ -117,7 +116,6 @@ class Membership:
     discarded: int = 0
     halted: dict[str, float] = Factory(dict)
     """Members that said they are in a change of the view, and since when."""
-    _answered: dict[str, float] = Factory(dict)
     _lease: dict[str, float] = Factory(dict)
     _entered_at: float = -FOREVER
     """When the view was entered, if this node was awake ever since."""
@@ -159,7 +157,6 @@ class Membership:
 
     def on_heartbeat(self, message: Heartbeat, now: float) -> Reply:
         """A member asks whether this node is there: it may count on that for its lease."""
-        self._answered[message.sender] = now
         self.replication.confirm(message.sender, message.have)
         return Ok((), {"have": self.replication.log.have})
 
@@ -472,7 +469,6 @@ class Membership:
             self.promised = (ballot.number, self.local.component)
             self._stop(now)
             ballot.have[self.local.component] = self.replication.log.have
-            self._count_silence(ballot, {c: now - at for c, at in self._answered.items()}, now)
         assert ballot is not None
         self._push_on(ballot, now)
 
@@ -492,7 +488,7 @@ class Membership:
                     ballot.asked[peer] = now
                     message = Flush(**self.local.stamp(), number=ballot.number, members=ballot.members)
                     self.local.send(member, message)
-            if len(ballot.have) < len(ballot.members) or now < ballot.not_before:
+            if len(ballot.have) < len(ballot.members):
                 return
             ballot.base = {}
             for have in ballot.have.values():
@@ -524,25 +520,13 @@ class Membership:
                 self.local.send(member, Install(**stamp, installs=view, base=ballot.base))
             self._enter(view, ballot.base, now)
 
-    def _count_silence(self, ballot: _Ballot, silent: dict[str, float], now: float) -> None:
-        """A removed node that may live must have lost its lease before the new view begins."""
-        staying = {m.component for m in ballot.members}
-        for member in self.local.view.members if self.local.view is not None else ():
-            peer = member.component
-            if peer not in staying and not self._is_gone(peer, now):
-                left = self.local.config.lease - silent.get(peer, FOREVER)
-                ballot.not_before = max(ballot.not_before, now + left)
-
-    def on_flushed(
-        self, peer: str, message: Flush, have: Timestamp | None, silent: dict[str, float], now: float
-    ) -> None:
-        """A member has stopped the old view; what it has, and since when it ignores the others."""
+    def on_flushed(self, peer: str, message: Flush, have: Timestamp | None, now: float) -> None:
+        """A member has stopped the old view; what it has."""
         ballot = self._ballot
         if ballot is None or ballot.number != message.number or ballot.base is not None:
             return
         if have is not None:
             ballot.have[peer] = have
-            self._count_silence(ballot, silent, now)
             self._push_on(ballot, now)
 
     def on_levelled(self, peer: str, message: Level, have: Timestamp | None, now: float) -> None:
@@ -577,8 +561,7 @@ class Membership:
             self.promised = (message.number, message.sender)
             self._ballot = None
         self._stop(now)
-        silent = {component: now - at for component, at in self._answered.items()}
-        return Ok((), {"have": self.replication.log.have, "silent": silent})
+        return Ok((), {"have": self.replication.log.have})
 
     def on_changing(self, peer: str, number: int, now: float) -> None:
         """A member is in a change of the view; where it follows a higher ballot, the next one here is higher still."""
@@ -717,7 +700,6 @@ class Membership:
         self._parts = []
         self._probed = -FOREVER
         for table in (
-            self._answered,
             self._lease,
             self._beat,
             self._beating,

@@ -284,14 +284,6 @@ class Heard:
 
 
 @frozen
-class Flushed:
-    """The view is stopped: what the node has, and how long ago it answered each member's heartbeat."""
-
-    have: Timestamp
-    silent: dict[str, float] = field(factory=dict)
-
-
-@frozen
 class OtherView:
     """The view of a node that refuses a message of another view, and the state that it began with."""
 

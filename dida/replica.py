@@ -42,7 +42,6 @@ from dida.peer_messages import (
     Fetch,
     Fetched,
     Flush,
-    Flushed,
     Forward,
     Gossip,
     Granted,
@@ -390,9 +389,8 @@ class Replica:
             case Load():
                 self.membership.on_loaded(peer, message, ok is not None, now)
             case Flush():
-                flushed = wire.shaped(ok.object, Flushed) if ok is not None else None
-                silent = flushed.silent if flushed is not None else {}
-                self.membership.on_flushed(peer, message, flushed.have if flushed is not None else None, silent, now)
+                have = wire.shaped(ok.object, Has).have if ok is not None else None
+                self.membership.on_flushed(peer, message, have, now)
             case Level():
                 have = wire.shaped(ok.object, Has).have if ok is not None else None
                 self.membership.on_levelled(peer, message, have, now)

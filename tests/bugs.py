@@ -26,6 +26,7 @@ from dida.gossip import Replication
 from dida.log import Log
 from dida.membership import Membership
 from dida.messages import Error
+from dida.outputs import Config
 from dida.peer_messages import component_of, is_commit
 from dida.replica import Replica
 from dida.simulate import network
@@ -388,7 +389,7 @@ BUGS = (
         ((Commit, "_lock_here", _a_lock_stays), (Commit, "clear", lambda self, home, oldest: None)),
     ),
     Bug("no fence: messages of other views are taken", ((Replica, "on_peer", _other_views_are_taken),)),
-    Bug("nobody waits for a lease to run out", ((Membership, "_count_silence", lambda self, *rest: None),)),
+    Bug("a lease outlasts the silence", ((Config, "lease", property(lambda self: 4 * self.ping_timeout)),)),
     Bug("the lease counts from the answer", ((Membership, "on_beat", _the_answer_renews_the_lease),)),
     Bug(
         "stale evidence of a death is believed",

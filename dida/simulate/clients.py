@@ -78,6 +78,8 @@ class Clients:
         self.stopping = False
         self.holders: dict[Shown, list[str] | None] = {}
         """Acknowledged plain writes, and the components that had them when the acknowledgement left."""
+        self.writers: set[str] = set()
+        """The sessions, as in their update ids, that were told of a change of theirs."""
         self.lies: list[tuple[str, Timestamp]] = []
         """Updates that are said to be lost, and who was told."""
         self._expected: dict[Any, _Expected] = {}
@@ -375,6 +377,8 @@ class Clients:
             if event.verb == "read":
                 event.value = reply.words[0]
             event.version = Version.parse(reply.words[-1])
+            if event.changes and session.with_id:
+                self.writers.add(f"{session.name}-{session.lives}")
         else:
             event.outcome = NO
             if reply.words:
