@@ -77,6 +77,7 @@ class Replica:
     def __init__(self, config: Config, me: Member, named: tuple[StorageAddress, ...], now: float) -> None:
         self.groups = Groups({me.replica, *(other.replica for other in named)}, config.replication_factor)
         self.group = self.groups.of_replica(me.replica)
+        self._elsewhere = tuple(other for other in named if self.groups.of_replica(other.replica) != self.group)
         if len(self.groups) > 1:
             # its nodes know, gossip with and vote with their group only
             config = evolve(config, cluster=f"{config.cluster}/{self.group + 1}")
@@ -565,6 +566,7 @@ class Replica:
             "members": [{"replica": m.replica, "id": m.id, "url": m.url} for m in members],
             "dead": self.dead(),
             "groups": [self.groups.replicas(group) for group in range(len(self.groups))],
+            "elsewhere": [{"replica": n.replica, "id": n.id, "url": str(n.address)} for n in self._elsewhere],
         }
 
     def dead(self) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters import StorageCluster
-from tests.nodes import until
+from tests.nodes import environment, until
 
 INTERVAL, TIMEOUT = 0.5, 2.0
 """Seconds: the default --ping-interval and --ping-timeout."""
@@ -174,6 +176,32 @@ def test_two_nodes_with_one_number(start: Callable[..., StorageCluster], tmp_pat
         other.end()
 
 
+CLIENT = """
+import json, sys
+from dida.client import connect
+
+with connect(f"localhost:{sys.argv[1]}") as storage:  # one node names the others, of all groups
+    storage.write("key0", "w")
+    first = storage.records(limit=25)
+    keys = [*first.records, *storage.records(first.next).records]
+    print(json.dumps([keys, [storage.write(key, "w").number for key in keys if key != "key0"]]))
+"""
+
+
+def in_python(program: str, *words: str) -> str:
+    """What a Python program prints, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_partial_replication(start: Callable[..., StorageCluster]) -> None:
     """With a replication factor of 2, four nodes are two groups: each key lives on one of them, the others say
     `not-here` and where, and a group goes on without its dead member."""
@@ -198,8 +226,12 @@ def test_partial_replication(start: Callable[..., StorageCluster]) -> None:
     for group, members in groups.items():
         listed = json.loads(cluster.wait_equal(*members).partition(" ")[2])["records"]
         assert set(listed) == written[group]
+    keys, versions = json.loads(in_python(CLIENT, str(cluster.ports[2])))
+    assert keys == sorted(written["1"] | written["2"])
+    assert set(versions) == {2}
     cluster.nodes[4].kill()
     cluster.wait_members(3)
     key = min(written["2"])
+    cluster.nodes[3].ask(f"write {key} v")
     assert words_of(cluster.nodes[3].ask(f"updateif {key} v w"))[0] == "ok"
     assert cluster.nodes[1].status()["dead"] == []
