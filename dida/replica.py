@@ -578,6 +578,10 @@ class Replica:
         names.update({replica: m.id for replica, m in self.membership.departed.items()})
         return [id for replica, id in sorted(names.items()) if replica not in inside]
 
+    def slow(self, seconds: float) -> None:
+        """The gossip delay from now on."""
+        self.local.config = evolve(self.local.config, gossip_delay=seconds)
+
     def status(self, now: float) -> dict[str, Any]:
         """All that `status` tells."""
         view = self.local.view
@@ -590,6 +594,7 @@ class Replica:
             "group": self.group + 1,
             "replica": self.local.me.replica,
             "component": self.local.component,
+            "gossip_delay": round(self.local.config.gossip_delay * 1000),
             "membership": "majority" if self.config.majority else "available",
             "records": len(replication.store),
             **self.counts,

@@ -16,9 +16,14 @@ from dida.chain_messages import ListOperators, Runs, WorkerDebug, Workers
 from dida.control_messages import (
     PCS,
     CrashNode,
+    Elsewhere,
+    Know,
     NodeEntry,
     Nodes,
     Output,
+    Own,
+    Pause,
+    Resume,
     Start,
     Stop,
     Tell,
@@ -36,6 +41,7 @@ from dida.messages import (
     Read,
     Reply,
     Request,
+    Slow,
     Status,
     Versions,
     vocabulary,
@@ -50,12 +56,16 @@ RETRY_INTERVAL = 0.5
 
 _log = Logger()
 
-RELAYED = vocabulary(Ping, Status, WorkerDebug, ListRecords, Read, Home, Versions, ListOperators, Runs, Workers)
-"""What `tell` passes on: questions, and the debug switch."""
+RELAYED = vocabulary(Ping, Status, Slow, WorkerDebug, ListRecords, Read, Home, Versions, ListOperators, Runs, Workers)
+"""What `tell` passes on: questions, the debug switch, the gossip delay."""
 
 
 class Table(Protocol):
     """The PCS's nodes as the verbs see them; `dida.services.pcs.Processes` is one. All raise DidaError."""
+
+    @property
+    def elsewhere(self) -> list[Elsewhere]:
+        """The nodes that other PCSs have started, as far as this one was told."""
 
     def start(self, request: Start) -> int:
         """Start a node and return its process id."""
@@ -71,6 +81,18 @@ class Table(Protocol):
 
     def stop(self, id: str | None) -> Deferred[None]:
         """End a node, or all of them, politely; fires when they are gone."""
+
+    def pause(self, id: str) -> None:
+        """Stop a node's process."""
+
+    def resume(self, id: str) -> None:
+        """Let a paused node go on."""
+
+    def own(self, owner: str, deadline: float) -> Deferred[None]:
+        """The nodes of that owner live until this fires (at the deadline), or is cancelled."""
+
+    def know(self, owner: str, nodes: list[Elsewhere]) -> None:
+        """What that owner has started elsewhere."""
 
     def output(self, id: str, lines: int) -> list[str]:
         """The newest lines that a node put out."""
@@ -106,7 +128,7 @@ class PcsCommands(NodeCommands):
         return ok(self.table.start(request))
 
     def cmd_nodes(self, request: Nodes) -> Answer:
-        return ok(nodes=wire.unshaped(self.table.entries()))
+        return ok(nodes=wire.unshaped(self.table.entries()), elsewhere=wire.unshaped(self.table.elsewhere))
 
     def cmd_watch(self, request: WatchNodes) -> Answer:
         def answer(number: int) -> Reply:
@@ -121,6 +143,21 @@ class PcsCommands(NodeCommands):
 
     def cmd_stop(self, request: Stop) -> Answer:
         return self.table.stop(request.id).addCallback(_done)
+
+    def cmd_pause(self, request: Pause) -> Answer:
+        self.table.pause(request.id)
+        return ok()
+
+    def cmd_resume(self, request: Resume) -> Answer:
+        self.table.resume(request.id)
+        return ok()
+
+    def cmd_own(self, request: Own) -> Answer:
+        return self.table.own(request.owner, request.deadline).addCallback(_done)
+
+    def cmd_know(self, request: Know) -> Answer:
+        self.table.know(request.owner, request.nodes)
+        return ok()
 
     def cmd_output(self, request: Output) -> Answer:
         return ok(lines=self.table.output(request.id, request.lines))
