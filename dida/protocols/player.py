@@ -25,10 +25,12 @@ from dida.addresses import StorageAddress
 from dida.chain import Application, Step
 from dida.chain_messages import Result, Run
 from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, DidaError, UserError
+from dida.files import parse_data, read_file
 from dida.messages import Ok, Status
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.named_nodes import Node
 from dida.protocols.system import System, plain
+from dida.protocols.trials import ClientRun, Trials
 from dida.script import Line
 from dida.tables import NodeState, global_rows, record_rows, run_line, status_lines, table
 
@@ -82,6 +84,9 @@ class Player:
         self._questions = DeferredSemaphore(MAX_QUESTIONS)
         self._front_end: FrontEnd | None = None
         self._ended = False
+        self._trials = Trials(system, say, self._storage_client)
+        self._trials.start = self._start_again
+        self._trials.forgive = self._forgive
         system.on_ready = self._on_ready
         system.on_failed = self._on_failed
         system.on_lost = self._on_lost
@@ -138,7 +143,12 @@ class Player:
             return
         if line not in self.counts.failed:
             self.counts.failed.append(line)
-        self.say(f"{line}: {problem}")
+        self.say(f"{line}: {problem}".replace("\n", "\n  "))
+
+    def _forgive(self, line: Line) -> None:
+        """What went wrong with a line was expected."""
+        if line in self.counts.failed:
+            self.counts.failed.remove(line)
 
     def summary(self) -> str:
         """What was played, in one line."""
@@ -210,11 +220,12 @@ class Player:
         try:
             match line.command:
                 case script.Client() as command:
-                    path, data = script.read_file(command.file, self.folders)
-                    return partial(self._client, line, command, Application.parse(data, path))
+                    begun = self._trials.client(line)
+                    path, data = read_file(command.file, self.folders)
+                    return partial(self._client, begun, command, Application.parse(data, path))
                 case script.Populate(file):
-                    path, data = script.read_file(file, self.folders)
-                    return partial(self._populate, path, script.parse_data(data, path))
+                    path, data = read_file(file, self.folders)
+                    return partial(self._populate, path, parse_data(data, path))
                 case script.NodeCommand() as again:
                     return partial(self._start_again, line, again)
                 case script.Crash(id):
@@ -227,22 +238,31 @@ class Player:
                     return self._list_global
                 case script.Debug():
                     return self._debug
+                case _:
+                    return self._trials.work(line)
         except UserError as problem:
             self.fail(line, str(problem))
+            self._trials.dropped(line, str(problem))
         return None
 
     async def _start_again(self, line: Line, command: script.NodeCommand) -> None:
         self._begin(line, self._start(line, command))
 
-    async def _client(self, line: Line, command: script.Client, application: Application) -> None:
-        self.system.ready("storage")
-        self.system.ready("worker")
-        after = dict(self._front_end.after) if self._front_end is not None else {}
-        reply = await self.system.ask_scheduler(Run(command.input, application.operators, after=after))
+    async def _client(self, begun: ClientRun, command: script.Client, application: Application) -> None:
+        try:
+            self.system.ready("storage")
+            self.system.ready("worker")
+            after = dict(self._front_end.after) if self._front_end is not None else {}
+            reply = await self.system.ask_scheduler(Run(command.input, application.operators, after=after))
+        except DidaError as problem:
+            self._trials.ended(begun, "failed", plain(problem))
+            raise
         self.counts.runs += 1
-        self._begin(line, self._result(line, command, reply.words[0]))
+        begun.run = reply.words[0]
+        self._begin(begun.line, self._result(begun, command))
 
-    async def _result(self, line: Line, command: script.Client, run: str) -> None:
+    async def _result(self, begun: ClientRun, command: script.Client) -> None:
+        line, run = begun.line, begun.run
         reply = await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run)))
         state, text = reply.words[:2]
         if state == "done":
@@ -251,6 +271,7 @@ class Player:
             self.say(run_line(run, command.input, command.file, text, shown.steps, shown.ms, self.width))
         else:
             self.fail(line, f"run {run} failed: {text}")
+        self._trials.ended(begun, state, text)
 
     async def _until_ended(self, run: str) -> Ok:
         while True:

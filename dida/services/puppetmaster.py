@@ -12,39 +12,32 @@ import atexit
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from random import SystemRandom
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, DeferredQueue, QueueOverflow
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import CannotListenError, ConnectError, ReactorNotRunning
-from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.stdio import StandardIO
-from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger, textFileLogObserver
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from dida import script
 from dida.addresses import Address
-from dida.errors import DidaError, UserError
-from dida.messages import Status
+from dida.checking import check
+from dida.errors import UserError
 from dida.protocols.lines import LineServerFactory
-from dida.protocols.pcs import Pcs
 from dida.protocols.player import Player
 from dida.protocols.puppetmaster import Console, DebugCommands, KeyReader, ScriptConsole, TerminalConsole
 from dida.protocols.system import System
-from dida.services.launch import command_line
 from dida.services.node import NodeService, default_reactor, fail, installed_folder, number
 from dida.services.node import Options as CommonOptions
+from dida.services.own_pcs import OwnPcs
 
-PCS_DEADLINE = 15.0
-"""Seconds for a PCS that was started here to listen."""
-PROBE_INTERVAL = 0.03
 OUTPUT_DEADLINE = 2.0
 """Seconds for a slow reader of the last lines."""
-STOP_DEADLINE = 8.0
-"""Seconds for the PCS to end its nodes and itself before it is killed."""
 
 _log = Logger()
 
@@ -70,6 +63,7 @@ class Options(CommonOptions):
     optFlags = [
         ["step", None, "play the script one command a key press (Enter)"],
         ["keep", None, "leave the nodes running at the end"],
+        ["check", None, "say what is wrong with the script, and with the files it names; start nothing"],
     ]
 
     def __init__(self) -> None:
@@ -79,86 +73,16 @@ class Options(CommonOptions):
 
     def opt_pcs(self, url: str) -> None:
         """A PCS, as http://HOST:PORT; repeatable, one for each machine. [default: http://localhost:10000]"""
-        self["pcs"].append(Address.parse(url))
+        address = Address.parse(url)
+        if any(address.machine == other.machine for other in self["pcs"]):
+            raise UserError(f"--pcs {url}: there is one for that machine already: one is enough")
+        self["pcs"].append(address)
 
     def opt_files(self, folder: str) -> None:
         """A folder to seek applications and data in, with its subfolders; repeatable. [default: pmscripts]"""
         if not os.path.isdir(folder):
             raise UserError(f"--files {folder}: no such folder")
         self["files"].append(folder)
-
-
-class _Probes(Factory):
-    noisy = False
-    protocol = Protocol
-
-
-_probes = _Probes()
-
-
-class OwnPcs(ProcessProtocol):
-    """The PCS process that was started here."""
-
-    def __init__(self, reactor: Any, address: Address, logs: str, keep: bool, operators: str | None) -> None:
-        self.reactor = reactor
-        self.address = address
-        self.log = os.path.join(logs, "pcs.log")
-        self.running = False
-        self._gone: Deferred[None] = Deferred()
-        words = ["dida-pcs", f"--url=http://{address}", f"--logs={logs}", "--quiet"]
-        words += [] if keep else ["--attached"]
-        words += [] if operators is None else [f"--operators={operators}"]
-        arguments = command_line(*words)
-        with open(self.log, "ab") as log, open(os.devnull, "rb") as nothing:
-            files: dict[int, Any] = {0: nothing.fileno() if keep else "w", 1: log.fileno(), 2: log.fileno()}
-            reactor.spawnProcess(self, arguments[0], arguments, env=None, childFDs=files)
-        self.running = True
-
-    async def until_ready(self) -> None:
-        """Returns when it answers; UserError when it ends before, or takes too long."""
-        endpoint = HostnameEndpoint(self.reactor, self.address.host.encode(), self.address.port, 2)
-        ends = self.reactor.seconds() + PCS_DEADLINE
-        while self.running and self.reactor.seconds() < ends:
-            await deferLater(self.reactor, PROBE_INTERVAL)
-            try:
-                connection = cast(Protocol, await endpoint.connect(_probes))
-            except ConnectError:
-                continue
-            assert connection.transport is not None
-            connection.transport.loseConnection()
-            if await self._answers():
-                return
-        raise UserError(f"no PCS could be started at {self.address}: {self._last_line()}")
-
-    async def _answers(self) -> bool:
-        pcs = Pcs(self.reactor, self.address)
-        try:
-            return (await pcs.ask(Status(deadline=1))).object.get("role") == "pcs"
-        except DidaError:
-            return False
-        finally:
-            await pcs.close()
-
-    def _last_line(self) -> str:
-        try:
-            with open(self.log, "rb") as log:
-                lines = log.read()[-4096:].decode(errors="replace").split("\n")
-        except OSError:
-            lines = []
-        return next((line for line in reversed(lines) if line.strip()), f"see {self.log}")
-
-    def processEnded(self, reason: Failure) -> None:
-        self.running = False
-        self._gone.callback(None)
-
-    async def stop(self) -> None:
-        """End it, and with it all nodes that it has started."""
-        if self.running:
-            cast(Any, self.transport).signalProcess("TERM")
-            kill = self.reactor.callLater(STOP_DEADLINE, cast(Any, self.transport).signalProcess, "KILL")
-            await self._gone
-            if kill.active():
-                kill.cancel()
 
 
 class PuppetMaster(NodeService):
@@ -170,8 +94,9 @@ class PuppetMaster(NodeService):
         self.options = options
         self.status = 0
         self.logs = os.path.abspath(options["logs"])
-        self.system = System(reactor, options["pcs"], options["deadline"])
-        self.system.start_pcs = self._start_pcs
+        owner = "" if options["keep"] else f"puppetmaster-{SystemRandom().getrandbits(48):x}"
+        self.system = System(reactor, options["pcs"], options["deadline"], owner)
+        self.system.machines.start_pcs = self._start_pcs
         on_terminal = os.isatty(0)
         width = shutil.get_terminal_size().columns if os.isatty(1) else None
         folders = options["files"] or [installed_folder("pmscripts")]
@@ -219,11 +144,14 @@ class PuppetMaster(NodeService):
             if running:
                 self._say(f"kept     {nodes} and the PCS; {self._how_to_end()}")
         else:
-            await self.system.stop_nodes()
+            left = await self.system.stop_nodes()
             if self._own_pcs is not None:
                 await self._own_pcs.stop()
-            if running:
-                self._say(f"stopped  {nodes}")
+            if len(running) > len(left):
+                self._say(f"stopped  {len(running) - len(left)} node{'s' * (len(running) - len(left) != 1)}")
+            if left:
+                ids = " ".join(node.id for node in left)
+                self._say(f"left     {ids}: the PCS there does not answer; it ends them once it is back")
         await self.system.close()
         if self._debug_port is not None:
             await self._debug_port.stopListening()
@@ -309,10 +237,13 @@ class PuppetMaster(NodeService):
 
     async def _play_script(self, data: bytes) -> None:
         try:
-            lines = script.in_order(script.parse_script(data))
+            lines = script.in_order(script.parse_script(data, script_name()))
         except UserError as problem:
             self._say(str(problem))
             self._end(failed=True)
+            return
+        if self.options["check"]:
+            self._check(lines)
             return
         self._say(f"playing  {len(lines)} command{'s' * (len(lines) != 1)}; logs in {self.logs}")
         self.player.plan(lines)
@@ -327,6 +258,14 @@ class PuppetMaster(NodeService):
         self._say(f"played   {self.player.summary()}")
         self._end(failed=bool(self.player.counts.failed))
 
+    def _check(self, lines: Sequence[script.Line]) -> None:
+        wrong = check(lines, self.player.folders, [address.machine for address in self.options["pcs"]])
+        for line, problem in wrong:
+            self._say(f"{line}: {problem}")
+        found = f"wrong: {len(wrong)}" if wrong else "nothing is wrong"
+        self._say(f"checked  {len(lines)} command{'s' * (len(lines) != 1)}: {found}")
+        self._end(failed=bool(wrong))
+
     def read_keys(self, terminal: int) -> None:
         """Step mode: the keys come from there, as standard input is the script."""
         self.reactor.callWhenRunning(
@@ -339,8 +278,16 @@ class PuppetMaster(NodeService):
         if self._stopping:
             raise UserError("the puppetmaster is ending")
         self._own_pcs = OwnPcs(self.reactor, address, self.logs, self.options["keep"], self.options["operators"])
+        self._own_pcs.on_end = self._on_pcs_end
         await self._own_pcs.until_ready()
         self._say(f"pcs      started at {address}")
+
+    def _on_pcs_end(self, how: str) -> None:
+        """The next one takes up the nodes of the one that is gone."""
+        if not self._stopping and self._own_pcs is not None:
+            self._say(f"pcs      has ended ({how}): another one is started")
+            again = Deferred.fromCoroutine(self._start_pcs(self._own_pcs.address))
+            again.addErrback(lambda failure: self._say(str(failure.value)))
 
     def _listen_for_debug(self) -> str:
         port = int(self.options["debug-port"])
@@ -354,6 +301,17 @@ class PuppetMaster(NodeService):
                     f"can't listen on port {port} for debug output: {reason}: take another --debug-port"
                 ) from None
         return f"localhost:{port}"
+
+
+def script_name() -> str:
+    """The file that is standard input, as it would be named here."""
+    try:
+        path = os.readlink("/proc/self/fd/0")
+    except OSError:
+        return script.SCRIPT
+    if not os.path.isfile(path):
+        return script.SCRIPT
+    return os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
 
 
 def _exit(status: int) -> None:

@@ -44,6 +44,7 @@ def main() -> None:
             sys.stdout.flush()
             if number % 1000 == 0:
                 time.sleep(0.02)
+        time.sleep(0.3)  # for the file to be renewed a last time
         return
     if id == "slow":
         time.sleep(1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -239,8 +240,11 @@ async def test_taken_up(processes: Processes, tmp_path: Path) -> None:
     processes.keep = True
     await processes.stopService()
     table = tmp_path / "pcs.nodes"
-    table.write_text(table.read_text().replace(birth(pid_of(processes, "w3")), "another process"))
+    rows = json.loads(table.read_text())
+    rows[2]["birth"] = "another process"
+    table.write_text(json.dumps(rows))
     os.kill(pid_of(processes, "w2"), signal.SIGKILL)
+    await until(lambda: process_is_gone(pid_of(processes, "w2")))
     again = Processes(_reactor(), str(tmp_path), most=4, keep=False)
     again.startService()
     try:
