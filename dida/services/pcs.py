@@ -252,6 +252,8 @@ class Processes(Service):
     # --- the table on disk ----------------------------------------------------------------------
 
     def _keep_table(self) -> None:
+        if self.keep and not self.running:
+            return  # it is the next PCS's
         living = [KeptEntry(node.entry, node.birth) for node in self._nodes.values() if node.alive]
         new = self._kept + ".new"
         try:
