@@ -6,7 +6,7 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains
+.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains hosts
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -23,6 +23,7 @@ help:
 	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, 200 seeds"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
+	$(say) "hosts" "one system on three hosts (network namespaces; root): cut off, PCS killed, puppetmaster killed"
 	$(say) "format" "let ruff put the code in order"
 	$(say) "lock" "choose the newest versions of what setup.py asks for, and lock them"
 	$(say) "clean" "remove what was built, cached and logged, and .venv"
@@ -63,6 +64,9 @@ check: $(READY)
 
 chains: $(READY)
 	@DIDA_LONG=1 $(BIN)/pytest -s tests/system/test_chains.py
+
+hosts: $(READY)
+	@$(BIN)/pytest tests/system/test_hosts.py -rs
 
 format: $(READY)
 	@$(BIN)/ruff format --quiet $(SOURCES)

@@ -345,7 +345,7 @@ class Player:
         self._say_table(record_rows(records))
 
     async def _list_global(self) -> None:
-        nodes = self.system.ready("storage")
+        nodes = self.system.reachable("storage")
         found = {node.id: await self.system.records(node) for node in nodes}
         groups = {node.id: (await self.system.tell(node, Status())).object.get("group", 1) for node in nodes}
         self.say(f"records on {', '.join(found)}:")

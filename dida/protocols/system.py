@@ -99,6 +99,13 @@ class System:
             raise missing(role, failed[-1] if failed else "")
         return nodes
 
+    def reachable(self, role: str) -> list[Node]:
+        """Those of them that can be asked: their PCS answers."""
+        nodes = [node for node in self.ready(role) if node.pcs is not None and node.pcs.answers]
+        if not nodes:
+            raise missing(role, "the PCS that could tell does not answer")
+        return nodes
+
     def node(self, id: str) -> Node:
         """The node of that id, which must be there; UserError when it is not."""
         node = self.nodes.get(id)
