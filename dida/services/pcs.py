@@ -310,7 +310,7 @@ class Options(NodeOptions):
     longdesc = "The Process Creation Service: one per machine, starts nodes for the puppetmaster."
     optParameters = [
         ["id", None, "pcs", "its id: any word"],
-        ["url", None, "http://localhost:10000", "where it listens: http://HOST:PORT", coerced(Address.parse)],
+        ["url", None, Address("localhost", 10_000), "where it listens: http://HOST:PORT", coerced(Address.parse)],
         ["logs", None, "logs", "folder of the files with the nodes' output"],
         ["max-nodes", None, 64, "most nodes that may run at once", number(1, 10_000, "nodes")],
         ["operators", None, None, "the workers' operators folder (default: their own default)"],
