@@ -546,8 +546,8 @@ def test_partial_lines(by_hand: Place, piece: int) -> None:
 
 
 def test_help_on_every_port(by_hand: Place) -> None:
-    """`help` lists every verb of the node, one a line with what it does, and ends with ok."""
-    for role, port in [("storage", "5001"), ("scheduler", "2000"), ("worker", "4001"), ("PCS", "10000")]:
+    """`help` lists every verb, one a line with what it does, and ends with ok. (docs/telnet.md has the PCS's.)"""
+    for role, port in [("storage", "5001"), ("scheduler", "2000"), ("worker", "4001")]:
         with Netcat(by_hand.ports[port]) as netcat:
             netcat.send("help")
             netcat.send("quit")
