@@ -30,6 +30,9 @@ def invariants(cluster: Cluster, node: Node) -> None:
     assert sum(not waiting.passed_on for waiting in replica.waiting.values()) <= replica.config.max_waiting, (
         f"{node.name}: {len(replica.waiting)} requests wait"
     )
+    promised = replica.membership.promised
+    assert promised >= node.promised, f"{node.name} follows {promised}, and has promised to follow {node.promised}"
+    node.promised = promised
     store = replication.store
     for key in store:
         versions = store.versions(key)
