@@ -19,7 +19,7 @@ from dida.errors import DidaError
 from dida.executed import Executed, after_of, answered
 from dida.gossip import Replication
 from dida.groups import Groups
-from dida.membership import CHANGING, OTHER_VIEW, Membership
+from dida.membership import Membership
 from dida.messages import (
     Error,
     Home,
@@ -35,7 +35,7 @@ from dida.messages import (
     Write,
     form_of,
 )
-from dida.outputs import Config, Local, Output
+from dida.outputs import CHANGING, OTHER_VIEW, Config, Local, Output
 from dida.peer_messages import (
     Decide,
     Expose,
@@ -85,6 +85,7 @@ class Replica:
         self.config = config
         self.local = Local(config, me)
         self.membership = Membership(self.local, self._blank(), named, now)
+        self.detection, self.joining = self.membership.detection, self.membership.joining
         self._forget()
         self.waiting: dict[Any, Waiting] = {}
         self._since: dict[Any, float] = {}
@@ -99,7 +100,8 @@ class Replica:
         return Replication(self.local, Store(self.config.max_versions), Executed(self.config.session_ttl))
 
     def _forget(self) -> None:
-        self.replication = self.membership.replication = self._blank()
+        self.replication = self._blank()
+        self.membership.begin_with(self.replication)
         self.commit = Commit(self.local, self.replication)
 
     # --- requests of clients --------------------------------------------------------------------
@@ -155,9 +157,9 @@ class Replica:
         if not self.local.serving:
             return self._park(waiting, now)
         if now >= self.lease_until:
-            self.lease_until = self.membership.lease_until()
+            self.lease_until = self.detection.lease_until()
             if now >= self.lease_until:
-                self.membership.ask_all(now)
+                self.detection.ask_all(now)
                 return self._park(waiting, now)
         if op.after:
             lost, after = self._without_dead(op.after)
@@ -200,7 +202,7 @@ class Replica:
             gone.append(stream)
             if count == 0 or self._of_another_group(component):
                 continue
-            if count > self.membership.cuts.get(stream, 0):
+            if count > self.replication.cuts.get(stream, 0):
                 lost[stream] = count
         if gone:
             after = {stream: count for stream, count in after.items() if stream not in gone}
@@ -298,14 +300,14 @@ class Replica:
         same_view = self.local.view is not None and message.view == self.local.view_name
         member = self.local.member(message.sender)
         if member is not None:
-            self.membership.hear(message.sender, now)
+            self.detection.hear(message.sender, now)
         reply: Reply | None
         match message:
             case Join():
-                reply = self.membership.on_join(message, now)
+                reply = self.joining.on_join(message, now)
             case Load():
                 held = wire.shaped(message.state.get("held", []), list[Record])
-                reply = self.membership.on_load(message, tuple(held), now)
+                reply = self.joining.on_load(message, tuple(held), now)
             case Install():
                 reply = self.membership.on_install(message.installs, message.base, now)
             case Flush() if same_view or self.local.view is None:
@@ -313,7 +315,7 @@ class Replica:
             case Level() if same_view or self.local.view is None:
                 reply = self.membership.on_level(message, now)
             case _ if not same_view or member is None:
-                reply = self.membership.other_view()
+                reply = self.local.other_view()
             case Fetch():
                 reply = self.replication.on_fetch(message, now)
             case _ if not self.local.serving:
@@ -340,9 +342,9 @@ class Replica:
                 return self.commit.on_release(message, now)
             case Heartbeat():
                 self.commit.clear(message.sender, message.oldest)
-                return self.membership.on_heartbeat(message, now)
+                return self.detection.on_heartbeat(message, now)
             case Suspect():
-                return self.membership.on_suspect(message, now)
+                return self.detection.on_suspect(message, now)
             case Forward():
                 self._attempt(Waiting(token, _forwarded(message), now + message.deadline), now)
                 return None
@@ -359,7 +361,7 @@ class Replica:
         if message.sender != self.local.component:
             return []  # this node was fenced since: another life's business
         if reply is not None and self.local.member(peer) is not None:
-            self.membership.hear(peer, now)
+            self.detection.hear(peer, now)
         try:
             self._take_answer(url, peer, message, reply, now)
         except DidaError as problem:
@@ -386,9 +388,9 @@ class Replica:
                 self.membership.on_beat(peer, message.at, have, now)
             case Join():
                 if ok is not None:
-                    self.membership.on_joined(wire.shaped(ok.object, Heard).heard)
+                    self.joining.on_joined(wire.shaped(ok.object, Heard).heard)
             case Load():
-                self.membership.on_loaded(peer, message, ok is not None, now)
+                self.joining.on_loaded(peer, message, ok is not None, now)
             case Flush():
                 have = wire.shaped(ok.object, Has).have if ok is not None else None
                 self.membership.on_flushed(peer, message, have, now)
@@ -396,7 +398,7 @@ class Replica:
                 have = wire.shaped(ok.object, Has).have if ok is not None else None
                 self.membership.on_levelled(peer, message, have, now)
             case Suspect():
-                self.membership.on_suspected(
+                self.detection.on_suspected(
                     peer, message, wire.shaped(ok.object, Silence).silent if ok is not None else None
                 )
             case Fetch():
@@ -444,7 +446,7 @@ class Replica:
 
     def on_broken(self, url: str, now: float) -> list[Output]:
         """The connection to `url` broke."""
-        self.membership.on_broken(url, now)
+        self.detection.on_broken(url, now)
         return self._end_turn(now)
 
     def on_refused(self, url: str, at: float, now: float) -> list[Output]:
@@ -473,7 +475,7 @@ class Replica:
         return self._end_turn(now)
 
     def _give_up_late(self, now: float) -> None:
-        minority = self.config.majority and now >= self.membership.lease_until()
+        minority = self.config.majority and now >= self.detection.lease_until()
         for token, waiting in list(self.waiting.items()):
             if now >= waiting.deadline or (minority and now - self._since[token] >= NO_QUORUM_AFTER):
                 del self.waiting[token], self._since[token]

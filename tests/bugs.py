@@ -20,9 +20,11 @@ from attrs import evolve, frozen
 
 from dida import replica as replica_module
 from dida.commit import Commit
+from dida.detection import Detection
 from dida.errors import UNAVAILABLE
 from dida.executed import Executed, answered
 from dida.gossip import Replication
+from dida.joining import Joining
 from dida.log import Log
 from dida.membership import Membership
 from dida.messages import Error
@@ -73,7 +75,7 @@ NEXT_RECORD = Replication.next_record
 def _write_without_waiting(self: Replica, waiting: Any, now: float) -> Any:
     op = waiting.op
     first = op.verb == "write" and not (op.retry and op.id is not None)
-    if first and self.local.serving and now < self.membership.lease_until():
+    if first and self.local.serving and now < self.detection.lease_until():
         waiting.op = evolve(op, after=self._without_dead(op.after)[1])
         return self._write(waiting, now)
     return TRY(self, waiting, now)
@@ -208,14 +210,14 @@ def _install_without_levelling(self: Membership, view: Any, base: Any, now: floa
 ON_INSTALL = Membership.on_install
 
 
-def _joins_empty(self: Membership, message: Any, held: Any, now: float) -> Any:
+def _joins_empty(self: Joining, message: Any, held: Any, now: float) -> Any:
     reply = ON_LOAD(self, message, held, now)
     if self.loaded:
         self.replication.store = Store(self.replication.store.max_versions)
     return reply
 
 
-ON_LOAD = Membership.on_load
+ON_LOAD = Joining.on_load
 
 
 def _locks_nothing(self: Commit, waiting: Any) -> bool:
@@ -262,8 +264,9 @@ def _a_lock_stays(self: Commit, home: str, txn: int, key: str) -> None:
 LOCK_HERE = Commit._lock_here
 
 
-def _any_evidence_counts_at_once(self: Membership, component: str, now: float) -> None:
+def _any_evidence_counts_at_once(self: Detection, component: str, now: float) -> bool:
     self.gone[component] = now
+    return True
 
 
 def _news_is_never_old(self: Membership, url: str, at: float, now: float) -> None:
@@ -297,12 +300,12 @@ def _losses_are_not_told(self: Replica, after: Any) -> Any:
 WITHOUT_DEAD = Replica._without_dead
 
 
-def _the_answer_renews_the_lease(self: Membership, peer: str, sent: float, have: Any, now: float) -> None:
+def _the_answer_renews_the_lease(self: Detection, peer: str, sent: float, have: Any, now: float) -> None:
     self._beating.pop(peer, None)
     ON_BEAT(self, peer, now, have, now)
 
 
-ON_BEAT = Membership.on_beat
+ON_BEAT = Detection.on_beat
 
 
 def _answered_at_once(self: Replication, record: Any, others: int, token: Any, deadline: float) -> None:
@@ -336,7 +339,7 @@ def _the_dead_stay(self: Replication, base: Any, live: Any, stayed: Any, now: fl
     SETTLE(self, base, {*live, *map(component_of, base)}, stayed, now)
 
 
-def _cuts_are_not_given(self: Membership, message: Any, held: Any, now: float) -> Any:
+def _cuts_are_not_given(self: Joining, message: Any, held: Any, now: float) -> Any:
     return ON_LOAD(self, evolve(message, state={n: v for n, v in message.state.items() if n != "cuts"}), held, now)
 
 
@@ -375,9 +378,9 @@ BUGS = (
     Bug("the cut is the leader's own", ((Membership, "_level", _level_with_the_leader),)),
     Bug("a view installed without levelling", ((Membership, "on_install", _install_without_levelling),)),
     Bug("a removed node goes on", ((Membership, "fence", _fence_is_ignored),)),
-    Bug("the lease ignored", ((Membership, "lease_until", lambda self: float("inf")),)),
+    Bug("the lease ignored", ((Detection, "lease_until", lambda self: float("inf")),)),
     Bug("executed table not given to a joiner", ((Executed, "load", lambda self, *rest: None),)),
-    Bug("a joiner counts before it has the records", ((Membership, "on_load", _joins_empty),)),
+    Bug("a joiner counts before it has the records", ((Joining, "on_load", _joins_empty),)),
     Bug("held-back updates never tried again", ((Replication, "apply_held", lambda self, now: None),)),
     Bug("who is asked coordinates, not the home", ((Replica, "_at_home", _who_is_asked_coordinates),)),
     Bug(
@@ -390,10 +393,10 @@ BUGS = (
     ),
     Bug("no fence: messages of other views are taken", ((Replica, "on_peer", _other_views_are_taken),)),
     Bug("a lease outlasts the silence", ((Config, "lease", property(lambda self: 4 * self.ping_timeout)),)),
-    Bug("the lease counts from the answer", ((Membership, "on_beat", _the_answer_renews_the_lease),)),
+    Bug("the lease counts from the answer", ((Detection, "on_beat", _the_answer_renews_the_lease),)),
     Bug(
         "stale evidence of a death is believed",
-        ((Membership, "_bury", _any_evidence_counts_at_once), (Membership, "on_refused", _news_is_never_old)),
+        ((Detection, "bury", _any_evidence_counts_at_once), (Membership, "on_refused", _news_is_never_old)),
     ),
     Bug("any ballot is obeyed", ((Membership, "on_flush", _any_ballot_is_obeyed),)),
     Bug("FLUSH does not stop the old view", ((Membership, "on_flush", _flush_stops_nothing),)),
@@ -402,7 +405,7 @@ BUGS = (
     Bug("waiting requests dropped when the view changes", ((Commit, "give_back", lambda self: []),)),
     Bug("the dead stay in the timestamps", ((Replication, "settle", _the_dead_stay),)),
     Bug("nobody is told of lost updates", ((Replica, "_without_dead", _losses_are_not_told),)),
-    Bug("a joiner does not know what was cut", ((Membership, "on_load", _cuts_are_not_given),)),
+    Bug("a joiner does not know what was cut", ((Joining, "on_load", _cuts_are_not_given),)),
     Bug("a joiner does not know the expired sessions", ((Executed, "load", _expired_names_are_not_given),)),
     Bug("an expired session's retry is executed", ((Executed, "expired", lambda self, id: False),)),
     Bug("a write answered before its concern is met", ((Replication, "concern", _answered_at_once),)),
