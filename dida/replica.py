@@ -64,7 +64,7 @@ from dida.peer_messages import (
     component_of,
     is_commit,
 )
-from dida.store import Store, said
+from dida.store import Entry, Store, said
 from dida.timestamps import Timestamp, covers
 
 NO_QUORUM_AFTER = 1.0
@@ -132,6 +132,16 @@ class Replica:
                 ids = [m.id for m in self.local.view.members]
                 self.local.answer(token, Ok((str(home.replica), home.id), {"members": ids}))
         return self._end_turn(now)
+
+    def plain_read(self, key: str, now: float) -> tuple[Entry, Timestamp] | None:
+        """What `read KEY` gives, with the timestamp, when it can be answered at once; None: ask with `on_request`."""
+        if now >= self.lease_until or not self.local.serving or len(self.groups) > 1:
+            return None
+        entry = self.replication.store.newest(key)
+        if entry is None:
+            return None
+        self.counts["reads"] += 1
+        return entry, self.replication.value_ts
 
     def _attempt(self, waiting: Waiting, now: float) -> None:
         """Answer the operation, or pass it on, or let it wait for what it lacks."""
