@@ -14,11 +14,12 @@ from attrs import evolve
 
 from dida import errors, wire
 from dida.addresses import StorageAddress
-from dida.commit import NOT_REACHED, Commit, Operation, Waiting, refused, too_late, unknown_outcome
+from dida.commit import NOT_REACHED, Commit
 from dida.errors import DidaError
 from dida.executed import Executed, after_of, answered
 from dida.gossip import Replication
 from dida.groups import Groups
+from dida.locks import Locks
 from dida.membership import Membership
 from dida.messages import (
     Error,
@@ -35,6 +36,7 @@ from dida.messages import (
     Write,
     form_of,
 )
+from dida.operations import Operation, Waiting, forwarded, operation, refused, too_late, unknown_outcome
 from dida.outputs import CHANGING, OTHER_VIEW, Config, Local, Output
 from dida.peer_messages import (
     Decide,
@@ -102,13 +104,14 @@ class Replica:
     def _forget(self) -> None:
         self.replication = self._blank()
         self.membership.begin_with(self.replication)
-        self.commit = Commit(self.local, self.replication)
+        self.locks = Locks(self.local, self.replication)
+        self.commit = Commit(self.local, self.replication, self.locks)
 
     # --- requests of clients --------------------------------------------------------------------
 
     def on_request(self, token: Any, request: Request, now: float) -> list[Output]:
         """A client's request; it is answered under `token`, now or later, by its deadline."""
-        op = _operation(request)
+        op = operation(request)
         if op is not None:
             self._attempt(Waiting(token, op, now + request.deadline), now)
         elif isinstance(request, Watch):
@@ -240,7 +243,7 @@ class Replica:
 
     def _write(self, waiting: Waiting, now: float) -> Reply | None:
         op, replication = waiting.op, self.replication
-        if self.commit.queue_write(waiting):
+        if self.locks.queue_write(waiting):
             return None
         if replication.log.size >= self.config.max_log or (op.id is not None and replication.executed.full):
             return refused(waiting, "too many updates are not confirmed by all members: try again later")
@@ -345,18 +348,18 @@ class Replica:
                 return self.replication.on_gossip(message, now)
             case Lock():
                 self._run_resumed(now)
-                return self.commit.on_lock(message, now)
+                return self.locks.on_lock(message, now)
             case Decide():
                 return self.commit.on_decide(message, now)
             case Release():
-                return self.commit.on_release(message, now)
+                return self.locks.on_release(message, now)
             case Heartbeat():
-                self.commit.clear(message.sender, message.oldest)
+                self.locks.clear(message.sender, message.oldest)
                 return self.detection.on_heartbeat(message, now)
             case Suspect():
                 return self.detection.on_suspect(message, now)
             case Forward():
-                self._attempt(Waiting(token, _forwarded(message), now + message.deadline), now)
+                self._attempt(Waiting(token, forwarded(message), now + message.deadline), now)
                 return None
         return Ok()
 
@@ -507,8 +510,8 @@ class Replica:
             self._own_ids.pop(waiting.own_id, None)
 
     def _run_resumed(self, now: float) -> None:
-        while self.commit.resumed:
-            resumed, self.commit.resumed = self.commit.resumed, []
+        while self.locks.resumed:
+            resumed, self.locks.resumed = self.locks.resumed, []
             for waiting in resumed:
                 self._attempt(waiting, now)
 
@@ -609,59 +612,10 @@ class Replica:
             "held": len(replication.held),
             "waiting": self.in_hand,
             "transactions": self.commit.open,
-            "locks": len(self.commit.locks),
+            "locks": len(self.locks.keys),
             "executed": replication.executed.size,
             "discarded": self.membership.discarded,
             "notes": list(self.local.notes),
         }
 
     VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Watch)
-
-
-def _operation(request: Request) -> Operation | None:
-    match request:
-        case Read():
-            return Operation(
-                verb="read",
-                key=request.key,
-                version=request.version,
-                latest=request.latest and request.version is None,
-                after=request.after,
-            )
-        case Write():
-            return Operation(
-                verb="write",
-                key=request.key,
-                value=request.value,
-                id=request.id,
-                lowest=request.lowest,
-                retry=request.retry,
-                after=request.after,
-            )
-        case UpdateIf():
-            return Operation(
-                verb="updateif",
-                key=request.key,
-                old=request.old,
-                value=request.new,
-                id=request.id,
-                lowest=request.lowest,
-                retry=request.retry,
-                after=request.after,
-            )
-    return None
-
-
-def _forwarded(message: Forward) -> Operation:
-    return Operation(
-        verb=message.verb,
-        key=message.key,
-        latest=message.verb == "read",
-        value=message.value,
-        old=message.old,
-        id=message.id,
-        lowest=message.lowest,
-        retry=message.retry or message.verb == "write",
-        after=message.after,
-        forwarded=True,
-    )

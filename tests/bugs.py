@@ -25,9 +25,11 @@ from dida.errors import UNAVAILABLE
 from dida.executed import Executed, answered
 from dida.gossip import Replication
 from dida.joining import Joining
+from dida.locks import Locks
 from dida.log import Log
 from dida.membership import Membership
 from dida.messages import Error
+from dida.operations import operation
 from dida.outputs import Config
 from dida.peer_messages import component_of, is_commit
 from dida.replica import Replica
@@ -108,7 +110,7 @@ def _no_operation_is_a_retry(request: Any) -> Any:
     return evolve(op, retry=False) if op is not None and op.verb == "write" else op
 
 
-OPERATION = replica_module._operation
+OPERATION = operation
 
 
 def _have_is_merged_from_gossip(self: Replication, message: Any, now: float) -> Any:
@@ -220,7 +222,7 @@ def _joins_empty(self: Joining, message: Any, held: Any, now: float) -> Any:
 ON_LOAD = Joining.on_load
 
 
-def _locks_nothing(self: Commit, waiting: Any) -> bool:
+def _locks_nothing(self: Locks, waiting: Any) -> bool:
     return False
 
 
@@ -234,7 +236,7 @@ COMPARE = Commit._compare
 
 def _release_is_lost(self: Commit, txn: Any, answer: Any) -> None:
     if txn.state != "queued":
-        self._unlock(txn.op.key, self.local.component, txn.number)
+        self.locks.unlock(txn.op.key, self.local.component, txn.number)
 
 
 def _other_views_are_taken(self: Replica, token: Any, message: Any, now: float) -> Any:
@@ -248,20 +250,20 @@ def _who_is_asked_coordinates(self: Replica, waiting: Any, now: float) -> None:
     self.commit.begin(waiting, now)
 
 
-def _first_come_first_locked(self: Commit, message: Any, now: float) -> Any:
-    lock = self.locks.get(message.key)
+def _first_come_first_locked(self: Locks, message: Any, now: float) -> Any:
+    lock = self.keys.get(message.key)
     return Error(UNAVAILABLE) if lock is not None and lock.home != message.sender else ON_LOCK(self, message, now)
 
 
-ON_LOCK = Commit.on_lock
+ON_LOCK = Locks.on_lock
 
 
-def _a_lock_stays(self: Commit, home: str, txn: int, key: str) -> None:
-    if key not in self.locks:
+def _a_lock_stays(self: Locks, home: str, txn: int, key: str) -> None:
+    if key not in self.keys:
         LOCK_HERE(self, home, txn, key)
 
 
-LOCK_HERE = Commit._lock_here
+LOCK_HERE = Locks.lock
 
 
 def _any_evidence_counts_at_once(self: Detection, component: str, now: float) -> bool:
@@ -352,7 +354,7 @@ BUGS = (
     Bug("ts is replica_ts, not prev with one entry", ((Replication, "next_record", _prev_is_all_that_was_logged),)),
     Bug("version number before the update is stable", ((Replica, "_try", _write_without_waiting),)),
     Bug("an update that is not kept: ts not merged", ((Replication, "_apply", _apply_merges_only_what_is_kept),)),
-    Bug("same update id accepted by two replicas", ((replica_module, "_operation", _no_operation_is_a_retry),)),
+    Bug("same update id accepted by two replicas", ((replica_module, "operation", _no_operation_is_a_retry),)),
     Bug("replica_ts merged from a partial message", ((Replication, "on_gossip", _have_is_merged_from_gossip),)),
     Bug("a restart under the old component", ((network, "incarnation", _same_component),)),
     Bug("answers between merging and applying", ((Replication, "accept", _answers_before_applying),)),
@@ -360,19 +362,19 @@ BUGS = (
     Bug("a discarded version comes back", ((Store, "put", _old_versions_come_back),)),
     Bug("ties broken by arrival", ((Store, "put", _ties_by_arrival),)),
     Bug("unbounded waiting requests", ((Replica, "_park", _park_without_a_bound),)),
-    Bug("a client's counter of 2^63 believed", ((replica_module, "_operation", _numbers_from_a_client),)),
+    Bug("a client's counter of 2^63 believed", ((replica_module, "operation", _numbers_from_a_client),)),
     Bug("no barrier: exposed before all have it", ((Commit, "_acknowledged", lambda self, txn, peer: True),)),
     Bug("the client told at the decision", ((Commit, "_decide", _told_at_the_decision),)),
     Bug(
         "decisions visible before they are exposed",
         ((Replication, "applicable", lambda self, record: covers(self.value_ts, record.prev)),),
     ),
-    Bug("locks hold no writes back", ((Commit, "queue_write", _locks_nothing),)),
+    Bug("locks hold no writes back", ((Locks, "queue_write", _locks_nothing),)),
     Bug("the home tests its own value only", ((Commit, "_compare", _own_value_only),)),
     Bug("no, before all hold the value", ((Replication, "held_by_all", lambda self, ts: True),)),
     Bug(
         "a release is lost, and nobody looks",
-        ((Commit, "_release", _release_is_lost), (Commit, "clear", lambda self, home, oldest: None)),
+        ((Commit, "_release", _release_is_lost), (Locks, "clear", lambda self, home, oldest: None)),
     ),
     Bug("decisions dropped when the view changes", ((Replication, "settle", _settle_drops_decisions),)),
     Bug("the cut is the leader's own", ((Membership, "_level", _level_with_the_leader),)),
@@ -385,11 +387,11 @@ BUGS = (
     Bug("who is asked coordinates, not the home", ((Replica, "_at_home", _who_is_asked_coordinates),)),
     Bug(
         "locks in arrival order at each participant",
-        ((Replica, "_at_home", _who_is_asked_coordinates), (Commit, "on_lock", _first_come_first_locked)),
+        ((Replica, "_at_home", _who_is_asked_coordinates), (Locks, "on_lock", _first_come_first_locked)),
     ),
     Bug(
         "a lock does not give way to the next",
-        ((Commit, "_lock_here", _a_lock_stays), (Commit, "clear", lambda self, home, oldest: None)),
+        ((Locks, "lock", _a_lock_stays), (Locks, "clear", lambda self, home, oldest: None)),
     ),
     Bug("no fence: messages of other views are taken", ((Replica, "on_peer", _other_views_are_taken),)),
     Bug("a lease outlasts the silence", ((Config, "lease", property(lambda self: 4 * self.ping_timeout)),)),

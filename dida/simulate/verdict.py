@@ -63,7 +63,7 @@ def quiet(replica: Replica) -> dict[str, int]:
         "held": len(replica.replication.held),
         "not applied": not covers(replica.replication.value_ts, replica.replication.log.have),
         "log": replica.replication.log.size,
-        "locks": len(replica.commit.locks),
+        "locks": len(replica.locks.keys),
         "transactions": replica.commit.open,
         "waiting": replica.in_hand,
         "timestamps of the dead": sum(
