@@ -401,7 +401,8 @@ class Replica:
                 self.membership.on_beat(peer, message.at, have, now)
             case Join():
                 if ok is not None:
-                    self.joining.on_joined(wire.shaped(ok.object, Heard).heard)
+                    told = wire.shaped(ok.object, Heard)
+                    self.joining.on_joined(told.heard, told.view, now)
             case Load():
                 self.joining.on_loaded(peer, message, ok is not None, now)
             case Flush():
