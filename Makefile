@@ -29,6 +29,10 @@ help:
 
 demo: $(READY)
 	@$(BIN)/twistd -n puppetmaster < pmscripts/baseline
+	@printf '\n%s\n' "Next:"
+	@printf '  %-32s  %s\n' "$(BIN)/twistd -n puppetmaster" "a console of your own: try help" \
+	    "less pmscripts/baseline" "what was played" \
+	    "less README.md" "an operator of your own in a minute"
 
 test: check
 	$(say) "tests" "running"

@@ -593,6 +593,7 @@ class Replica:
             "membership": "majority" if self.config.majority else "available",
             "records": len(replication.store),
             **self.counts,
+            "lag": replication.lag(),
             "log": replication.log.size,
             "held": len(replication.held),
             "waiting": self.in_hand,

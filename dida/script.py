@@ -23,6 +23,7 @@ MAX_SCRIPT = 2**24
 MAX_ID = 100
 """Characters of a node's id."""
 MAX_MILLISECONDS = 86_400_000
+JSON = "--json"
 SHOWN = 60
 """Characters of a faulty word that an error shows."""
 
@@ -62,6 +63,16 @@ def _ignored(word: str) -> str:
     if not (word.isascii() and word.isdigit()):
         raise UserError(f"{_shown(word)} follows the scheduler's URL: nothing but a number may stand there")
     return word
+
+
+def _json(word: str) -> bool:
+    if word != JSON:
+        raise UserError(f"{_shown(word)} is too much: nothing but {JSON} may stand there")
+    return True
+
+
+def _topic(word: str) -> str:
+    return _kind(word).usage.split()[0]
 
 
 @frozen
@@ -120,22 +131,35 @@ class Populate(Command):
 
 @frozen
 class Status(Command):
-    usage: ClassVar[str] = "status"
+    usage: ClassVar[str] = "status [--json]"
     about: ClassVar[str] = "what every node says of itself"
+    parsers = (_json,)
+    json: bool = False
 
 
 @frozen
 class ListServer(Command):
-    usage: ClassVar[str] = "listServer ID"
+    usage: ClassVar[str] = "listServer ID [--json]"
     about: ClassVar[str] = "all records on one storage node"
-    parsers = (_id,)
+    parsers = (_id, _json)
     id: str
+    json: bool = False
 
 
 @frozen
 class ListGlobal(Command):
-    usage: ClassVar[str] = "listGlobal"
+    usage: ClassVar[str] = "listGlobal [--json]"
     about: ClassVar[str] = "all records of the whole system"
+    parsers = (_json,)
+    json: bool = False
+
+
+@frozen
+class ListRuns(Command):
+    usage: ClassVar[str] = "runs [--json]"
+    about: ClassVar[str] = "all runs that the scheduler knows, newest first"
+    parsers = (_json,)
+    json: bool = False
 
 
 @frozen
@@ -162,8 +186,10 @@ class Wait(Command):
 
 @frozen
 class Help(Command):
-    usage: ClassVar[str] = "help"
-    about: ClassVar[str] = "this list"
+    usage: ClassVar[str] = "help [COMMAND]"
+    about: ClassVar[str] = "this list, or more of one command"
+    parsers = (_topic,)
+    topic: str = ""
 
 
 @frozen
@@ -181,6 +207,7 @@ COMMANDS: tuple[type[Command], ...] = (
     Status,
     ListServer,
     ListGlobal,
+    ListRuns,
     Debug,
     Crash,
     Wait,
@@ -188,12 +215,6 @@ COMMANDS: tuple[type[Command], ...] = (
     Quit,
 )
 _BY_NAME = {kind.usage.split()[0].lower(): kind for kind in COMMANDS}
-
-
-def help_lines() -> list[str]:
-    """The commands and what they do, aligned."""
-    width = max(len(kind.usage) for kind in COMMANDS)
-    return [f"{kind.usage:{width}}  {kind.about}" for kind in COMMANDS]
 
 
 def _words(text: str) -> list[str]:
@@ -205,17 +226,23 @@ def _words(text: str) -> list[str]:
     return words
 
 
+def _kind(name: str) -> type[Command]:
+    kind = _BY_NAME.get(name.lower())
+    if kind is None:
+        near = get_close_matches(name.lower(), _BY_NAME, n=1)
+        hint = f"did you mean {_BY_NAME[near[0]].usage.split()[0]}?" if near else "help lists the commands"
+        raise UserError(f"unknown command {_shown(name)}: {hint}")
+    return kind
+
+
 def parse_command(text: str) -> Command | None:
     """The command that a line is; None for a blank or a comment. UserError says what to write."""
     words = _words(text)
     if not words:
         return None
     name, *given = words
-    kind = _BY_NAME.get(name.lower())
-    if kind is None:
-        near = get_close_matches(name.lower(), _BY_NAME, n=1)
-        hint = f"did you mean {_BY_NAME[near[0]].usage.split()[0]}?" if near else "help lists the commands"
-        raise UserError(f"unknown command {_shown(name)}: {hint}")
+    kind = _kind(name)
+    given.sort(key=lambda word: word == JSON and JSON in kind.usage)  # it may stand anywhere
     fields = attrs.fields(kind)
     least = sum(a.default is attrs.NOTHING for a in fields)
     if not least <= len(given) <= len(fields):

@@ -20,17 +20,19 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, Defer
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from dida import script, wire
+from dida import guide, script, wire
 from dida.addresses import StorageAddress
 from dida.chain import Application, Step
 from dida.chain_messages import Result, Run
 from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, DidaError, UserError
-from dida.messages import Ok, Status
+from dida.messages import Ok
+from dida.palette import BAD, GOOD, ODD, Page
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.named_nodes import Node
+from dida.protocols.questions import Questions
 from dida.protocols.system import System, plain
 from dida.script import Line
-from dida.tables import NodeState, global_rows, record_rows, run_line, status_lines, table
+from dida.tables import count, printable, run_line
 
 RESULT_TIME = 30.0
 """Seconds that one question for a run's result stays open."""
@@ -60,20 +62,25 @@ class Counts:
     done: int = 0
     failed: list[Line] = field(factory=list)
     """The lines that failed, one or more times."""
+    going_on: int = 0
+    """Runs that have not ended."""
 
 
 class Player:
     """Plays lines on a `System`; what comes of them goes to `say`, line by line."""
 
-    def __init__(self, system: System, say: Callable[[str], None], folders: Sequence[str], width: int | None) -> None:
+    def __init__(self, system: System, say: Callable[[str], None], folders: Sequence[str], page: Page) -> None:
         self.system = system
         self.reactor = system.reactor
         self.say = say
         self.folders = folders
-        self.width = width
+        self.page = page
+        self.questions = Questions(system, say, page)
         self.counts = Counts()
         self.listen_for_debug: Callable[[], str] = _no_debug
         """Opens the debug port, and says its address."""
+        self.waits_until: float | None = None
+        """When the wait ends that is going on."""
         self._tail: Deferred[None] = succeed(None)
         """Fires when all that was queued is accepted."""
         self._open: dict[Deferred[None], Line] = {}
@@ -101,16 +108,23 @@ class Player:
             self.fail(line, line.problem)
         elif isinstance(command, script.Wait):
             await _copy(self._tail)
-            await deferLater(self.reactor, command.milliseconds / 1000)
+            await self._wait(command.milliseconds / 1000)
         elif isinstance(command, script.Help):
-            for text in script.help_lines():
-                self.say("  " + text)
+            for text in guide.help_lines(command.topic, self.page.width, self.page.paint):
+                self.say(text)
         elif isinstance(command, script.NodeCommand) and not self.system.knows(command):
             self._begin(line, self._start(line, command))
         else:
             work = self._work(line)
             if work is not None:
                 self._queue(line, work)
+
+    async def _wait(self, seconds: float) -> None:
+        self.waits_until = self.reactor.seconds() + seconds
+        try:
+            await deferLater(self.reactor, seconds)
+        finally:
+            self.waits_until = None
 
     async def finish(self) -> None:
         """Wait for the commands to be accepted, then for the runs; those that go on at the deadline have failed."""
@@ -138,12 +152,12 @@ class Player:
             return
         if line not in self.counts.failed:
             self.counts.failed.append(line)
-        self.say(f"{line}: {problem}")
+        self.say(self.page.paint(BAD, printable(f"{line}: {problem}")))
 
     def summary(self) -> str:
         """What was played, in one line."""
         counts = self.counts
-        text = f"{_count(counts.commands, 'command')}, {_count(counts.runs, 'run')}: {counts.done} done"
+        text = f"{count(counts.commands, 'command')}, {count(counts.runs, 'run')}: {counts.done} done"
         if not counts.failed:
             return f"{text}, none failed"
         numbers = ", ".join(str(line.number) for line in sorted(counts.failed, key=lambda line: line.number))
@@ -196,7 +210,8 @@ class Player:
         self.fail(self._lines[id(node.command)], node.problem)
 
     def _on_ready(self, node: Node, seconds: float) -> None:
-        self.say(f"ready    {node.id:<6} {node.role:<10} {node.address!s:<22} {seconds:6.2f} s")
+        told = f"ready    {node.id:<6} {node.role:<10} {node.address!s:<22} {seconds:6.2f} s"
+        self.say(self.page.paint.word(GOOD, told))
         if self._front_end is not None and node.replica:
             self._front_end.add(StorageAddress(node.replica, node.id, node.address))
 
@@ -219,12 +234,8 @@ class Player:
                     return partial(self._start_again, line, again)
                 case script.Crash(id):
                     return partial(self._crash, id)
-                case script.ListServer(id):
-                    return partial(self._list_server, id)
-                case script.Status():
-                    return self._status
-                case script.ListGlobal():
-                    return self._list_global
+                case script.Status() | script.ListServer() | script.ListGlobal() | script.ListRuns() as question:
+                    return partial(self.questions.answer, question)
                 case script.Debug():
                     return self._debug
         except UserError as problem:
@@ -243,12 +254,17 @@ class Player:
         self._begin(line, self._result(line, command, reply.words[0]))
 
     async def _result(self, line: Line, command: script.Client, run: str) -> None:
-        reply = await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run)))
+        self.counts.going_on += 1
+        try:
+            reply = await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run)))
+        finally:
+            self.counts.going_on -= 1
         state, text = reply.words[:2]
         if state == "done":
             self.counts.done += 1
             shown = wire.shaped(reply.object, _ResultObject)
-            self.say(run_line(run, command.input, command.file, text, shown.steps, shown.ms, self.width))
+            told = run_line(run, command.input, command.file, text, shown.steps, shown.ms, self.page.width)
+            self.say(self.page.paint.word(GOOD, told))
         else:
             self.fail(line, f"run {run} failed: {text}")
 
@@ -274,7 +290,7 @@ class Player:
             batch[key] = value
         await self._write(front_end, path, batch)
         ms = (self.reactor.seconds() - began) * 1000
-        self.say(f"populate {os.path.basename(path)}: {_count(len(pairs), 'record')} written, {ms:.0f} ms")
+        self.say(f"populate {os.path.basename(path)}: {count(len(pairs), 'record')} written, {ms:.0f} ms")
 
     async def _write(self, front_end: FrontEnd, path: str, batch: dict[str, str]) -> None:
         writes = [Deferred.fromCoroutine(_write_record(front_end, key, value)) for key, value in batch.items()]
@@ -297,47 +313,12 @@ class Player:
     async def _crash(self, id: str) -> None:
         node = self.system.node(id)
         await self.system.crash(id)
-        self.say(f"crashed  {node.id:<6} {node.role:<10} {node.address}")
-
-    async def _status(self) -> None:
-        nodes = self.system.named()
-        if not nodes:
-            raise UserError("no node was started yet")
-        states = await DeferredList([Deferred.fromCoroutine(self._state_of(node)) for node in nodes])
-        for text in status_lines([state for _, state in states], self.width):
-            self.say(text)
-
-    async def _state_of(self, node: Node) -> NodeState:
-        state, members = node.state, {}
-        if node.there:
-            try:
-                members = dict((await self.system.tell(node, Status())).object)
-            except DidaError as problem:
-                state = plain(problem)
-        elif node.problem:
-            state = node.problem
-        return NodeState(node.id, node.role, str(node.address), state, members)
-
-    async def _list_server(self, id: str) -> None:
-        records = await self.system.records(self.system.node(id))
-        self.say(f"records on {id}:")
-        self._say_table(record_rows(records))
-
-    async def _list_global(self) -> None:
-        nodes = self.system.ready("storage")
-        found = {node.id: await self.system.records(node) for node in nodes}
-        groups = {node.id: (await self.system.tell(node, Status())).object.get("group", 1) for node in nodes}
-        self.say(f"records on {', '.join(found)}:")
-        self._say_table(global_rows(found, groups))
+        self.say(self.page.paint.word(ODD, f"crashed  {node.id:<6} {node.role:<10} {node.address}"))
 
     async def _debug(self) -> None:
         to = self.listen_for_debug()
         told = await self.system.debug(to)
-        self.say(f"debug    {_count(told, 'worker')} told to report outputs to {to}")
-
-    def _say_table(self, rows: list[list[str]]) -> None:
-        for text in table(rows, self.width) if len(rows) > 1 else ["  none"]:
-            self.say(text)
+        self.say(f"debug    {count(told, 'worker')} told to report outputs to {to}")
 
 
 async def _write_record(front_end: FrontEnd, key: str, value: str) -> None:
@@ -348,10 +329,6 @@ async def _write_record(front_end: FrontEnd, key: str, value: str) -> None:
             raise
         # What was written before is lost with a crashed node, which is told once; this record depends on none of it.
         await front_end.write(key, value)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _copy(work: Deferred[Any]) -> Deferred[None]:

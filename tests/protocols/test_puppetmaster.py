@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 from dida import script
 from dida.chain_messages import WorkerDebug
 from dida.messages import Error, Ok
+from dida.palette import Page
 from dida.protocols.lines import LineServerFactory
 from dida.protocols.pcs import PcsCommands
 from dida.protocols.player import Player
@@ -41,7 +42,7 @@ class Scene:
         self.scheduler_closed: Any = None
         self.said: list[str] = []
         self.system = System(self.reactor, [self.pcs.address], deadline)
-        self.player = Player(self.system, self.said.append, [str(folder)], None)
+        self.player = Player(self.system, self.said.append, [str(folder)], Page())
         (folder / "app").write_text("operator AddOperator 0\noperator AddOperator 1\n")
         (folder / "data").write_text("13,1\n14,one\n13,2\n")
         (folder / "bad_app").write_text("operator AddOperator 0\noperator AddOperator 2\n")
