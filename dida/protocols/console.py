@@ -20,6 +20,9 @@ from dida.protocols.puppetmaster import CLEAR_LINE, PROMPT, Console
 from dida.tables import WIDTH, in_columns
 
 BELL = "\x07"
+PASTES_MARKED, PASTES_PLAIN = "\x1b[?2004h", "\x1b[?2004l"
+"""Whether the terminal says where a paste begins and ends."""
+PASTE, PASTED = b"\x1b[200~", b"\x1b[201~"
 MAX_SEQUENCE = 32
 """Bytes of what one key may send."""
 
@@ -93,6 +96,8 @@ class EditedConsole(Console):
         self._keys = ServerProtocol(_Keys, self._on_key)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._prompting = False
+        self._marked = False
+        self._pasting = False
         self._last: bytes = b""
         self._bound: dict[_Key, Callable[[], None]] = {
             (b"\r", None): self._enter,
@@ -113,7 +118,8 @@ class EditedConsole(Console):
 
     def prompt(self) -> None:
         """From now on there is a line to type, until `rest`."""
-        self._prompting = True
+        self._prompting = self._marked = True
+        self._write(PASTES_MARKED)
         self.draw()
 
     def rest(self) -> None:
@@ -121,6 +127,9 @@ class EditedConsole(Console):
         if self._prompting:
             self._prompting = False
             self._write(CLEAR_LINE)
+        if self._marked:
+            self._marked = False
+            self._write(PASTES_PLAIN)
 
     def say(self, text: str) -> None:
         if self._prompting:
@@ -149,8 +158,6 @@ class EditedConsole(Console):
     # --- keys -----------------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
-        if data.strip(b"\t"):  # a tab within what was pasted is a blank
-            data = data[:-1].replace(b"\t", b" ") + data[-1:]
         self._keys.dataReceived(data)
         if self._keys.state == b"bracket-escaped" and len(self._keys.escBuf) > MAX_SEQUENCE:
             self._keys.state = b"data"
@@ -165,9 +172,12 @@ class EditedConsole(Console):
         last, self._last = self._last, key
         if last == b"\r" and key == b"\n":
             return
-        bound = self._bound.get((key, modifier))
-        if bound is not None:
-            bound()
+        if key in (PASTE, PASTED):
+            self._pasting = key == PASTE
+        elif key == b"\t" and self._pasting:
+            self.line.put(" ")
+        elif (key, modifier) in self._bound:
+            self._bound[key, modifier]()
         elif (key, modifier) in KEYS:
             name = KEYS[key, modifier]
             if name != "backspace":

@@ -211,7 +211,7 @@ class PuppetMaster(NodeService):
             self._terminal.raw()
         StandardIO(self.console, reactor=self.reactor)
         if self.page.width is not None:
-            signal.signal(signal.SIGWINCH, lambda number, frame: self.reactor.callFromThread(self._resized))
+            signal.signal(signal.SIGWINCH, self._resized)
         if isinstance(self.console, ScriptConsole):
             if self.page.width is not None and not is_dumb(os.environ):
                 self._own_progress()
@@ -222,9 +222,9 @@ class PuppetMaster(NodeService):
         self.console.prompt()
         self._own(self._play_typed())
 
-    def _resized(self) -> None:
+    def _resized(self, number: int, frame: object) -> None:
         self.page.width = width_of(1)
-        self.console.draw()
+        self.reactor.callFromThread(self.console.draw)
 
     def _own_progress(self) -> None:
         self._progress.start(PROGRESS_INTERVAL).addErrback(self._on_bug)
@@ -300,8 +300,10 @@ class PuppetMaster(NodeService):
 
     def _suspend(self) -> None:
         assert self._terminal is not None
+        self.console.rest()
         self._terminal.suspend()
-        self._resized()
+        self.page.width = width_of(1)
+        self.console.prompt()
 
     def _known(self, command: str, place: str, last: str) -> list[str]:
         """The words that a command takes at that place of its usage line."""

@@ -44,7 +44,9 @@ def test_forms(text: str, command: script.Command | None) -> None:
         ("listserver1 s1", "unknown command 'listserver1': did you mean listServer?"),
         ("frobnicate", "unknown command 'frobnicate': help lists the commands"),
         ("client 23", "expected client INPUT APP_FILE, got 1 word after client"),
-        ("status now please", "expected status, got 2 words after status"),
+        ("status now please", "expected status [--json], got 2 words after status"),
+        ("status now", "'now' is too much: nothing but --json may stand there"),
+        ("help clinet", "unknown command 'clinet': did you mean client?"),
         ("wait long", "'long' is no number of milliseconds: write one from 0 to 86400000"),
         ("wait -1", "'-1' is no number of milliseconds: write one from 0 to 86400000"),
         ("wait 99999999999999999999", "is no number of milliseconds"),
@@ -140,3 +142,15 @@ def test_file_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError) as caught:
         find_file("baseline_ap", ["pmscripts"])
     assert "did you mean baseline_app (in pmscripts/apps)?" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["listServer s1 --json", "LISTSERVER --json s1"])
+def test_json(text: str) -> None:
+    """--json may stand anywhere; elsewhere it is a word like others."""
+    assert parse_command(text) == script.ListServer("s1", json=True)
+    assert parse_command("client --json app") == script.Client("--json", "app")
+
+
+def test_help_of_a_command() -> None:
+    """The command may be written in any case."""
+    assert [parse_command("help"), parse_command("help LISTglobal")] == [script.Help(), script.Help("listGlobal")]

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 
-from dida.chain_messages import AddStorage, AddWorker, Result, Run
+from dida.chain_messages import AddStorage, AddWorker, Result, Run, Runs
 from dida.control_messages import NodeEntry, Start
 from dida.errors import NO_SUCH_NODE, TIMED_OUT, BadRequest, DidaError
 from dida.messages import NODE, Error, ListRecords, Ok, Reply, Request, Status, vocabulary
@@ -96,7 +96,7 @@ class FakeTable:
 class FakeScheduler(NodeCommands):
     """Runs end when the test says so; `log` is what came, in order."""
 
-    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Run, Result, AddWorker, AddStorage)
+    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Run, Result, Runs, AddWorker, AddStorage)
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -109,6 +109,13 @@ class FakeScheduler(NodeCommands):
         self.runs.append(request)
         self.log.append(f"run {request.input}")
         return ok(f"r{len(self.runs)}")
+
+    def cmd_runs(self, request: Runs) -> Answer:
+        known = [
+            {"run": f"r{number}", "state": "done", "input": run.input, "operators": run.operator, "ms": 12.3}
+            for number, run in enumerate(self.runs, 1)
+        ]
+        return ok(runs=known[::-1])
 
     def cmd_result(self, request: Result) -> Answer:
         self.log.append(f"result {request.run}")
