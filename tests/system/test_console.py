@@ -99,7 +99,7 @@ def test_a_run_ends_while_a_line_is_being_typed(start: Start) -> None:
     assert "  node  role       port   state  view  sees  lag" in typed.screen.lines
     typed.resize(80)
     typed.type("help\r")
-    typed.until("start a storage node; the delay is in milliseconds")
+    typed.until("start a worker; the delay is in milliseconds")
     typed.type("crash \t")
     typed.until("s1  sc  w1")
     typed.process.send_signal(signal.SIGTERM)
