@@ -14,17 +14,17 @@ from attrs import evolve
 
 from dida import errors, wire
 from dida.addresses import StorageAddress
-from dida.commit import NOT_REACHED, Commit, Operation, Waiting, refused, too_late, unknown_outcome
+from dida.commit import NOT_REACHED, Commit
 from dida.errors import DidaError
-from dida.executed import Executed, after_of, answered
+from dida.executed import Executed
 from dida.gossip import Replication
 from dida.groups import Groups
-from dida.membership import CHANGING, OTHER_VIEW, Membership
+from dida.locks import Locks
+from dida.membership import Membership
 from dida.messages import (
     Error,
     Home,
     ListRecords,
-    No,
     Ok,
     Read,
     Reply,
@@ -35,7 +35,8 @@ from dida.messages import (
     Write,
     form_of,
 )
-from dida.outputs import Config, Local, Output
+from dida.operations import Waiting, forwarded, operation
+from dida.outputs import CHANGING, OTHER_VIEW, Config, Local, Output
 from dida.peer_messages import (
     Decide,
     Expose,
@@ -61,14 +62,9 @@ from dida.peer_messages import (
     Release,
     Silence,
     Suspect,
-    component_of,
-    is_commit,
 )
+from dida.requests import Requests
 from dida.store import Store, said
-from dida.timestamps import Timestamp, covers
-
-NO_QUORUM_AFTER = 1.0
-"""Seconds that a request waits in a minority (`--membership majority`) before it is refused."""
 
 
 class Replica:
@@ -85,30 +81,28 @@ class Replica:
         self.config = config
         self.local = Local(config, me)
         self.membership = Membership(self.local, self._blank(), named, now)
+        self.detection, self.joining = self.membership.detection, self.membership.joining
+        self.requests = Requests(self.local, self.groups, self.group, self.membership)
         self._forget()
-        self.waiting: dict[Any, Waiting] = {}
-        self._since: dict[Any, float] = {}
-        self._forwarded: dict[Any, Waiting] = {}
-        self._last_id = 0
-        self._own_ids: dict[int, None] = {}
-        self.counts = {"reads": 0, "writes": 0, "updateifs": 0}
-        self.lease_until = 0.0
         self._watching: dict[Any, tuple[str, float]] = {}
 
     def _blank(self) -> Replication:
         return Replication(self.local, Store(self.config.max_versions), Executed(self.config.session_ttl))
 
     def _forget(self) -> None:
-        self.replication = self.membership.replication = self._blank()
-        self.commit = Commit(self.local, self.replication)
+        self.replication = self._blank()
+        self.membership.begin_with(self.replication)
+        self.locks = Locks(self.local, self.replication)
+        self.commit = Commit(self.local, self.replication, self.locks)
+        self.requests.begin_with(self.replication, self.locks, self.commit)
 
     # --- requests of clients --------------------------------------------------------------------
 
     def on_request(self, token: Any, request: Request, now: float) -> list[Output]:
         """A client's request; it is answered under `token`, now or later, by its deadline."""
-        op = _operation(request)
+        op = operation(request)
         if op is not None:
-            self._attempt(Waiting(token, op, now + request.deadline), now)
+            self.requests.attempt(Waiting(token, op, now + request.deadline), now)
         elif isinstance(request, Watch):
             if request.view == self.local.view_name:
                 self._watching[token] = (self.local.view_name, now + request.deadline)
@@ -118,7 +112,7 @@ class Replica:
             page, following = self.replication.store.page(request.from_, request.limit)
             more = {"next": following} if following is not None else {}
             self.local.answer(token, Ok((), {"records": page, **more}))
-        elif isinstance(request, Versions | Home) and (elsewhere := self._not_here(request.key)) is not None:
+        elif isinstance(request, Versions | Home) and (elsewhere := self.requests.not_here(request.key)) is not None:
             self.local.answer(token, elsewhere)
         elif isinstance(request, Versions):
             self.local.answer(token, Ok((), {"versions": said(self.replication.store.versions(request.key))}))
@@ -131,162 +125,6 @@ class Replica:
                 self.local.answer(token, Ok((str(home.replica), home.id), {"members": ids}))
         return self._end_turn(now)
 
-    def _attempt(self, waiting: Waiting, now: float) -> None:
-        """Answer the operation, or pass it on, or let it wait for what it lacks."""
-        reply = self._try(waiting, now)
-        if reply is not None:
-            self._forget_own_id(waiting)
-            self.local.answer(waiting.token, reply)
-
-    def _not_here(self, key: str) -> Reply | None:
-        """The error of a request for a key that another group holds."""
-        holder = self.groups.of_key(key)
-        if holder == self.group:
-            return None
-        return Error(errors.NOT_HERE, (key,), {"replicas": self.groups.replicas(holder)})
-
-    def _try(self, waiting: Waiting, now: float) -> Reply | None:
-        """The answer, or None when somebody else now has the operation in hand."""
-        op = waiting.op
-        if len(self.groups) > 1 and (elsewhere := self._not_here(op.key)) is not None:
-            return elsewhere
-        if now >= waiting.deadline:
-            return too_late(waiting)
-        if not self.local.serving:
-            return self._park(waiting, now)
-        if now >= self.lease_until:
-            self.lease_until = self.membership.lease_until()
-            if now >= self.lease_until:
-                self.membership.ask_all(now)
-                return self._park(waiting, now)
-        if op.after:
-            lost, after = self._without_dead(op.after)
-            if lost:
-                text = "updates that you have seen were lost with a crashed replica"
-                return Error(errors.LOST_UPDATE, (text,), {"lost": lost})
-            if after is not op.after:
-                op = waiting.op = evolve(op, after=after)
-        if op.id is not None:
-            known = self.replication.executed.answer(op.id)
-            if known is not None:
-                if op.verb == "write" and self.config.write_concern > 1:
-                    return self._at_home(waiting, now)  # executed, but maybe not yet where its concern wants it
-                return known
-            if self.replication.executed.expired(op.id):
-                return Error(errors.SESSION_EXPIRED, (op.id,))
-        if op.verb == "updateif" or op.latest or (op.retry and op.id is not None and len(self.local.others()) > 0):
-            return self._at_home(waiting, now)
-        if not covers(self.replication.value_ts, op.after):
-            self.replication.fetch(op.after, now)
-            return self._park(waiting, now)
-        return self._read(op) if op.verb == "read" else self._write(waiting, now)
-
-    def _park(self, waiting: Waiting, now: float) -> Reply | None:
-        if len(self.waiting) >= self.config.max_waiting and not waiting.passed_on:
-            return refused(waiting, f"{self.config.max_waiting} requests already wait here")
-        self.waiting[waiting.token] = waiting
-        self._since.setdefault(waiting.token, now)
-        return None
-
-    def _without_dead(self, after: Timestamp) -> tuple[Timestamp, Timestamp]:
-        """Entries of `after` that are lost, and `after` without the entries of removed components."""
-        live = self.replication.table
-        lost: Timestamp = {}
-        gone = []
-        for stream, count in after.items():
-            component = component_of(stream)
-            if component in live or component == self.local.component:
-                continue
-            gone.append(stream)
-            if count == 0 or self._of_another_group(component):
-                continue
-            if count > self.membership.cuts.get(stream, 0):
-                lost[stream] = count
-        if gone:
-            after = {stream: count for stream, count in after.items() if stream not in gone}
-        return lost, after
-
-    def _of_another_group(self, component: str) -> bool:
-        """Whether a client has this entry from a group whose updates this node can't know."""
-        replica = component.partition(":")[0]
-        return replica.isdecimal() and self.groups.of_replica(int(replica)) != self.group
-
-    def _read(self, op: Operation) -> Reply:
-        self.counts["reads"] += 1
-        store = self.replication.store
-        if op.version is None:
-            entry = store.newest(op.key)
-            if entry is None:
-                return Error(errors.NO_SUCH_RECORD, (op.key,))
-        else:
-            entry = store.find(op.key, op.version)
-            if entry is None:
-                if store.newest(op.key) is None:
-                    return Error(errors.NO_SUCH_RECORD, (op.key,))
-                return Error(errors.NO_SUCH_VERSION, (op.key, str(op.version)))
-        return answered((entry.value, str(entry.version)), self.replication.value_ts)
-
-    def _write(self, waiting: Waiting, now: float) -> Reply | None:
-        op, replication = waiting.op, self.replication
-        if self.commit.queue_write(waiting):
-            return None
-        if replication.log.size >= self.config.max_log or (op.id is not None and replication.executed.full):
-            return refused(waiting, "too many updates are not confirmed by all members: try again later")
-        concern = self.config.write_concern
-        if concern > len(self.local.others()) + 1:
-            text = f"write concern {concern} needs more members than the {len(self.local.others()) + 1} alive"
-            return refused(waiting, text)
-        self.counts["writes"] += 1
-        newest = replication.store.newest(op.key)
-        record = replication.next_record(
-            self.local.component,
-            op.after,
-            key=op.key,
-            number=1 + (newest.version.number if newest is not None else 0),
-            replica=self.local.me.replica,
-            value=op.value,
-            id=op.id,
-            lowest=op.lowest,
-        )
-        reply = replication.execute(record, now)
-        if concern > 1:
-            replication.concern(record, concern - 1, waiting.token, waiting.deadline)
-            return None
-        return reply
-
-    def _at_home(self, waiting: Waiting, now: float) -> Reply | None:
-        """Have the operation done in the queue of its key."""
-        op = waiting.op
-        home = self.local.home(op.key)
-        if home.component == self.local.component:
-            if op.verb == "updateif":
-                self.counts["updateifs"] += 1
-            self.commit.begin(waiting, now)
-            return None
-        if op.forwarded:
-            return Error(OTHER_VIEW)
-        if op.id is None and op.verb != "read":
-            self._last_id += 1
-            self._own_ids[self._last_id] = None
-            waiting.own_id = self._last_id
-            op = waiting.op = evolve(op, id=f"{self.local.component}:{self._last_id}")
-        self._forwarded[waiting.token] = waiting
-        message = Forward(
-            **self.local.stamp(),
-            verb=op.verb,
-            key=op.key,
-            value=op.value,
-            old=op.old,
-            id=op.id,
-            lowest=op.lowest if waiting.own_id is None else next(iter(self._own_ids)),
-            retry=op.retry or waiting.passed_on,
-            after=op.after,
-            deadline=max(0.0, waiting.deadline - now),
-        )
-        waiting.passed_on = waiting.passed_on or op.verb != "read"
-        self.local.forward(home, message, waiting.token, waiting.deadline - now)
-        return None
-
     # --- messages of peers ----------------------------------------------------------------------
 
     def on_peer(self, token: Any, message: PeerMessage, now: float) -> list[Output]:
@@ -298,14 +136,14 @@ class Replica:
         same_view = self.local.view is not None and message.view == self.local.view_name
         member = self.local.member(message.sender)
         if member is not None:
-            self.membership.hear(message.sender, now)
+            self.detection.hear(message.sender, now)
         reply: Reply | None
         match message:
             case Join():
-                reply = self.membership.on_join(message, now)
+                reply = self.joining.on_join(message, now)
             case Load():
                 held = wire.shaped(message.state.get("held", []), list[Record])
-                reply = self.membership.on_load(message, tuple(held), now)
+                reply = self.joining.on_load(message, tuple(held), now)
             case Install():
                 reply = self.membership.on_install(message.installs, message.base, now)
             case Flush() if same_view or self.local.view is None:
@@ -313,7 +151,7 @@ class Replica:
             case Level() if same_view or self.local.view is None:
                 reply = self.membership.on_level(message, now)
             case _ if not same_view or member is None:
-                reply = self.membership.other_view()
+                reply = self.local.other_view()
             case Fetch():
                 reply = self.replication.on_fetch(message, now)
             case _ if not self.local.serving:
@@ -332,19 +170,19 @@ class Replica:
             case Gossip():
                 return self.replication.on_gossip(message, now)
             case Lock():
-                self._run_resumed(now)
-                return self.commit.on_lock(message, now)
+                self.requests.run_resumed(now)
+                return self.locks.on_lock(message, now)
             case Decide():
                 return self.commit.on_decide(message, now)
             case Release():
-                return self.commit.on_release(message, now)
+                return self.locks.on_release(message, now)
             case Heartbeat():
-                self.commit.clear(message.sender, message.oldest)
-                return self.membership.on_heartbeat(message, now)
+                self.locks.clear(message.sender, message.oldest)
+                return self.detection.on_heartbeat(message, now)
             case Suspect():
-                return self.membership.on_suspect(message, now)
+                return self.detection.on_suspect(message, now)
             case Forward():
-                self._attempt(Waiting(token, _forwarded(message), now + message.deadline), now)
+                self.requests.attempt(Waiting(token, forwarded(message), now + message.deadline), now)
                 return None
         return Ok()
 
@@ -359,7 +197,7 @@ class Replica:
         if message.sender != self.local.component:
             return []  # this node was fenced since: another life's business
         if reply is not None and self.local.member(peer) is not None:
-            self.membership.hear(peer, now)
+            self.detection.hear(peer, now)
         try:
             self._take_answer(url, peer, message, reply, now)
         except DidaError as problem:
@@ -386,9 +224,10 @@ class Replica:
                 self.membership.on_beat(peer, message.at, have, now)
             case Join():
                 if ok is not None:
-                    self.membership.on_joined(wire.shaped(ok.object, Heard).heard)
+                    told = wire.shaped(ok.object, Heard)
+                    self.joining.on_joined(told.heard, told.view, now)
             case Load():
-                self.membership.on_loaded(peer, message, ok is not None, now)
+                self.joining.on_loaded(peer, message, ok is not None, now)
             case Flush():
                 have = wire.shaped(ok.object, Has).have if ok is not None else None
                 self.membership.on_flushed(peer, message, have, now)
@@ -396,7 +235,7 @@ class Replica:
                 have = wire.shaped(ok.object, Has).have if ok is not None else None
                 self.membership.on_levelled(peer, message, have, now)
             case Suspect():
-                self.membership.on_suspected(
+                self.detection.on_suspected(
                     peer, message, wire.shaped(ok.object, Silence).silent if ok is not None else None
                 )
             case Fetch():
@@ -422,29 +261,14 @@ class Replica:
 
     def on_forwarded(self, token: Any, reply: Reply | None, now: float) -> list[Output]:
         """The home's answer to a request that was passed on; None when none came."""
-        waiting = self._forwarded.pop(token, None)
-        if waiting is None:
-            return []
-        if reply is None or (isinstance(reply, Error) and reply.code in (OTHER_VIEW, CHANGING)):
-            reply = too_late(waiting) if now >= waiting.deadline else self._park(waiting, now)
-        if reply is not None:
-            self._forget_own_id(waiting)
-            self._expose_answered(reply, now)
-            self.local.answer(token, reply)
+        self.requests.on_forwarded(token, reply, now)
         return self._end_turn(now)
-
-    def _expose_answered(self, reply: Reply, now: float) -> None:
-        """What an answer tells of is exposed, though the EXPOSE, on another connection, may come later."""
-        if self.local.serving and isinstance(reply, Ok | No):
-            for stream, count in after_of(reply).items():
-                if is_commit(stream) and self.local.member(component_of(stream)) is not None:
-                    self.replication.expose(component_of(stream), count, now)
 
     # --- connections and time -------------------------------------------------------------------
 
     def on_broken(self, url: str, now: float) -> list[Output]:
         """The connection to `url` broke."""
-        self.membership.on_broken(url, now)
+        self.detection.on_broken(url, now)
         return self._end_turn(now)
 
     def on_refused(self, url: str, at: float, now: float) -> list[Output]:
@@ -467,38 +291,10 @@ class Replica:
         for token, (_, deadline) in list(self._watching.items()):
             if now >= deadline:
                 self._answer_watch(token)
-        if self.waiting:
-            self._give_up_late(now)
-            self._run_waiting(now)
+        if self.requests.waiting:
+            self.requests.give_up_late(now)
+            self.requests.run_waiting(now)
         return self._end_turn(now)
-
-    def _give_up_late(self, now: float) -> None:
-        minority = self.config.majority and now >= self.membership.lease_until()
-        for token, waiting in list(self.waiting.items()):
-            if now >= waiting.deadline or (minority and now - self._since[token] >= NO_QUORUM_AFTER):
-                del self.waiting[token], self._since[token]
-                self._forget_own_id(waiting)
-                self.local.answer(token, too_late(waiting))
-
-    def _run_waiting(self, now: float) -> None:
-        if self.waiting and self.local.serving:
-            waiting, self.waiting = self.waiting, {}
-            since, self._since = self._since, {}
-            for token, one in waiting.items():
-                self._attempt(one, now)
-                if token in self.waiting:
-                    self._since[token] = since[token]
-
-    def _forget_own_id(self, waiting: Waiting) -> None:
-        """The client of an update that was passed on is answered: nobody asks for this id again."""
-        if waiting.own_id is not None:
-            self._own_ids.pop(waiting.own_id, None)
-
-    def _run_resumed(self, now: float) -> None:
-        while self.commit.resumed:
-            resumed, self.commit.resumed = self.commit.resumed, []
-            for waiting in resumed:
-                self._attempt(waiting, now)
 
     def _end_turn(self, now: float) -> list[Output]:
         """Follow up what has changed, until nothing does; then give out the outputs."""
@@ -507,18 +303,18 @@ class Replica:
                 self._fenced()
             elif self.membership.entered:
                 self.membership.entered = False
-                self.lease_until = 0.0
+                self.requests.lease_until = 0.0
                 self.commit.settle()
                 for waiting in self.commit.give_back():
-                    self._attempt(waiting, now)
+                    self.requests.attempt(waiting, now)
             else:
                 self.commit.observe(now)
-                self._run_resumed(now)
+                self.requests.run_resumed(now)
                 if not self.replication.changed:
                     break
             self.replication.changed = False
             self.replication.check_concerns(self.local)
-            self._run_waiting(now)
+            self.requests.run_waiting(now)
         if self.local.serving and self.local.exposed:
             self.commit.announce()
         for token, (name, _) in list(self._watching.items()):
@@ -534,25 +330,10 @@ class Replica:
     def _fenced(self) -> None:
         """Everything that waits hears that this node no longer serves; the state is gone."""
         assert self.membership.fenced is not None
-        refusal = Error(errors.FENCED, (self.membership.fenced,))
-        waiting = [*self.waiting.values(), *self.commit.give_back(), *self._forwarded.values()]
-        for one in waiting:
-            self.local.answer(one.token, unknown_outcome() if one.passed_on else refusal)
-        for token in self.replication.concerned():
-            self.local.answer(token, unknown_outcome())
-        self.waiting.clear()
-        self._since.clear()
-        self._forwarded.clear()
-        self._own_ids.clear()
-        self._last_id = 0
+        self.requests.refuse_all(Error(errors.FENCED, (self.membership.fenced,)))
         self.membership.fenced = None
         self.membership.entered = False
         self._forget()
-
-    @property
-    def in_hand(self) -> int:
-        """Operations that wait here, or were passed on."""
-        return len(self.waiting) + len(self._forwarded)
 
     # --- what people see ------------------------------------------------------------------------
 
@@ -592,65 +373,16 @@ class Replica:
             "component": self.local.component,
             "membership": "majority" if self.config.majority else "available",
             "records": len(replication.store),
-            **self.counts,
+            **self.requests.counts,
             "lag": replication.lag(),
             "log": replication.log.size,
             "held": len(replication.held),
-            "waiting": self.in_hand,
+            "waiting": self.requests.in_hand,
             "transactions": self.commit.open,
-            "locks": len(self.commit.locks),
+            "locks": len(self.locks.keys),
             "executed": replication.executed.size,
             "discarded": self.membership.discarded,
             "notes": list(self.local.notes),
         }
 
     VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Watch)
-
-
-def _operation(request: Request) -> Operation | None:
-    match request:
-        case Read():
-            return Operation(
-                verb="read",
-                key=request.key,
-                version=request.version,
-                latest=request.latest and request.version is None,
-                after=request.after,
-            )
-        case Write():
-            return Operation(
-                verb="write",
-                key=request.key,
-                value=request.value,
-                id=request.id,
-                lowest=request.lowest,
-                retry=request.retry,
-                after=request.after,
-            )
-        case UpdateIf():
-            return Operation(
-                verb="updateif",
-                key=request.key,
-                old=request.old,
-                value=request.new,
-                id=request.id,
-                lowest=request.lowest,
-                retry=request.retry,
-                after=request.after,
-            )
-    return None
-
-
-def _forwarded(message: Forward) -> Operation:
-    return Operation(
-        verb=message.verb,
-        key=message.key,
-        latest=message.verb == "read",
-        value=message.value,
-        old=message.old,
-        id=message.id,
-        lowest=message.lowest,
-        retry=message.retry or message.verb == "write",
-        after=message.after,
-        forwarded=True,
-    )

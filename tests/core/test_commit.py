@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dida import commit as commit_module
+from dida import locks as locks_module
 from dida.messages import Error, No, Ok, Read, Reply, UpdateIf, Write
 from tests.simnet import Hand
 
@@ -146,7 +147,8 @@ def test_a_write_waits_in_the_queue_no_longer_than_its_deadline() -> None:
 
 def test_queues_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """At one key so many may wait, as transactions or as writes; the next is refused, and nothing was changed."""
-    monkeypatch.setattr(commit_module, "MAX_QUEUE", 3)
+    for module in (commit_module, locks_module):
+        monkeypatch.setattr(module, "MAX_QUEUE", 3)
     hand, key = cluster()
     tokens = [hand.ask(2, update(key, "a", f"v{n}")) for n in range(4)]
     writes = [hand.ask(2, Write(key, f"w{n}")) for n in range(4)]
