@@ -92,7 +92,7 @@ class Player:
         system.on_ready = self._on_ready
         system.on_failed = self._on_failed
         system.on_lost = self._on_lost
-        system.on_trouble = self.say
+        system.on_trouble = lambda text: self.say(printable(text))
 
     # --- playing --------------------------------------------------------------------------------
 

@@ -29,6 +29,9 @@ from dida.tables import (
     table,
 )
 
+STATUS_TIME = 5.0
+"""Seconds for a node to say its status; who says nothing may be paused."""
+
 Question = script.Status | script.ListServer | script.ListGlobal | script.ListRuns
 
 
@@ -69,7 +72,7 @@ class Questions:
         problem = node.problem
         if node.there:
             try:
-                members = (await self.system.tell(node, Status())).object
+                members = (await self.system.tell(node, Status(deadline=STATUS_TIME))).object
             except DidaError as error:
                 problem = plain(error)
         return NodeState(node.id, node.role, str(node.address), node.state, members, problem)

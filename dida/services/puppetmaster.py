@@ -44,6 +44,7 @@ from dida.tables import count, progress_line
 OUTPUT_DEADLINE = 2.0
 """Seconds for a slow reader of the last lines."""
 PROGRESS_INTERVAL = 0.2
+"""Seconds between two looks at what is being waited for."""
 
 _log = Logger()
 
@@ -213,8 +214,8 @@ class PuppetMaster(NodeService):
         if self.page.width is not None:
             signal.signal(signal.SIGWINCH, self._resized)
         if isinstance(self.console, ScriptConsole):
-            if self.page.width is not None and not is_dumb(os.environ):
-                self._own_progress()
+            if self.page.width is not None and not is_dumb(os.environ) and not self.options["step"]:
+                self._progress.start(PROGRESS_INTERVAL).addErrback(self._on_bug)
             return
         self._say(f"DIDA's puppetmaster; help lists the commands; logs in {self.logs}")
         if isinstance(self.console, EditedConsole):
@@ -225,9 +226,6 @@ class PuppetMaster(NodeService):
     def _resized(self, number: int, frame: object) -> None:
         self.page.width = width_of(1)
         self.reactor.callFromThread(self.console.draw)
-
-    def _own_progress(self) -> None:
-        self._progress.start(PROGRESS_INTERVAL).addErrback(self._on_bug)
 
     def _show_progress(self) -> None:
         """What is being waited for, while a script is played on a terminal."""

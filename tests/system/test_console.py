@@ -25,8 +25,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     folders = ["--files", str(ROOT / "pmscripts"), "--operators", str(ROOT / "operators"), "--logs", "logs"]
     arguments = [*TWISTD, "-n", "puppetmaster", *ports, *folders, "--history", "history"]
 
-    def begin(columns: int, **variables: str) -> Terminal:
-        made.append(Terminal(arguments, tmp_path, columns=columns, variables=variables))
+    def begin(columns: int, script: Path | None = None, **variables: str) -> Terminal:
+        made.append(Terminal(arguments, tmp_path, script, columns, variables))
         return made[-1]
 
     yield begin
@@ -106,3 +106,16 @@ def test_a_run_ends_while_a_line_is_being_typed(start: Start) -> None:
     typed.until("stopped  3 nodes")
     assert typed.end() == -signal.SIGTERM
     assert typed.mode == typed.found
+
+
+def test_a_script_on_a_terminal(start: Start, tmp_path: Path) -> None:
+    """The last line shows what is being waited for, as long as it is; in the end nothing of it is left."""
+    script = tmp_path / "script"
+    script.write_text(f"storage s1 localhost:{free_port()} 0\nwait 600\nlistServer s1\n")
+    played = start(200, script)
+    played.until("starting s1")
+    played.until("waiting for s1")
+    played.until("wait, 0.")
+    assert played.end() == 0
+    first = [line.split()[0] for line in played.screen.lines if line]
+    assert first == ["playing", "starting", "pcs", "ready", "records", "none", "played", "stopped"]
