@@ -75,8 +75,8 @@ def in_columns(words: Sequence[str], width: int | None = WIDTH, rows: int = 20) 
     return lines + ([f"… {len(words) - len(shown)} more"] if len(words) > len(shown) else [])
 
 
-def count(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`"""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
@@ -267,7 +267,7 @@ _COUNTED = {
 
 def _did(name: str, value: object) -> str:
     if isinstance(value, int) and name in _COUNTED:
-        return count(value, _COUNTED[name])
+        return counted(value, _COUNTED[name])
     words = name.replace("_", " ")
     if value is True:
         return words
@@ -297,7 +297,7 @@ def _brief(value: object) -> str:
 def progress_line(starting: Sequence[str], runs: int, wait: float | None, seconds: float, width: int | None) -> str:
     """What is being waited for, in one line; nothing: empty. `wait` are the seconds left of a wait."""
     parts = [f"waiting for {' '.join(starting)}"] if starting else []
-    parts += [f"{count(runs, 'run')} going on"] if runs else []
+    parts += [f"{counted(runs, 'run')} going on"] if runs else []
     parts += [f"wait, {wait:.1f} s left"] if wait is not None else []
     if not parts:
         return ""

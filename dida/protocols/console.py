@@ -96,6 +96,7 @@ class EditedConsole(Console):
         self._keys = ServerProtocol(_Keys, self._on_key)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._prompting = False
+        self._progress = ""
         self._marked = False
         self._pasting = False
         self._last: bytes = b""
@@ -138,9 +139,17 @@ class EditedConsole(Console):
         else:
             self._write(text + "\n")
 
+    def progress(self, text: str) -> None:
+        """It stands where the prompt does, as long as nothing is typed."""
+        self._progress = text
+        self.draw()
+
     def draw(self) -> None:
         """The prompt and the line, as they are now, over what stood there."""
         if not self._prompting:
+            return
+        if self._progress and not self.line.text and self.line.sought is None:
+            self._write(CLEAR_LINE + self._progress)
             return
         prompt = PROMPT if self.line.sought is None else f"search '{self.line.sought[-20:]}': "
         room = (self.page.width or WIDTH) - columns(prompt) - 1

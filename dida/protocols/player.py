@@ -32,7 +32,7 @@ from dida.protocols.named_nodes import Node
 from dida.protocols.questions import Questions
 from dida.protocols.system import System, plain
 from dida.script import Line
-from dida.tables import count, printable, run_line
+from dida.tables import counted, printable, run_line
 
 RESULT_TIME = 30.0
 """Seconds that one question for a run's result stays open."""
@@ -152,12 +152,13 @@ class Player:
             return
         if line not in self.counts.failed:
             self.counts.failed.append(line)
-        self.say(self.page.paint(BAD, printable(f"{line}: {problem}")))
+        told = "\n  ".join(printable(part) for part in f"{line}: {problem}".split("\n"))
+        self.say(self.page.paint(BAD, told))
 
     def summary(self) -> str:
         """What was played, in one line."""
         counts = self.counts
-        text = f"{count(counts.commands, 'command')}, {count(counts.runs, 'run')}: {counts.done} done"
+        text = f"{counted(counts.commands, 'command')}, {counted(counts.runs, 'run')}: {counts.done} done"
         if not counts.failed:
             return f"{text}, none failed"
         numbers = ", ".join(str(line.number) for line in sorted(counts.failed, key=lambda line: line.number))
@@ -290,7 +291,7 @@ class Player:
             batch[key] = value
         await self._write(front_end, path, batch)
         ms = (self.reactor.seconds() - began) * 1000
-        self.say(f"populate {os.path.basename(path)}: {count(len(pairs), 'record')} written, {ms:.0f} ms")
+        self.say(f"populate {os.path.basename(path)}: {counted(len(pairs), 'record')} written, {ms:.0f} ms")
 
     async def _write(self, front_end: FrontEnd, path: str, batch: dict[str, str]) -> None:
         writes = [Deferred.fromCoroutine(_write_record(front_end, key, value)) for key, value in batch.items()]
@@ -318,7 +319,7 @@ class Player:
     async def _debug(self) -> None:
         to = self.listen_for_debug()
         told = await self.system.debug(to)
-        self.say(f"debug    {count(told, 'worker')} told to report outputs to {to}")
+        self.say(f"debug    {counted(told, 'worker')} told to report outputs to {to}")
 
 
 async def _write_record(front_end: FrontEnd, key: str, value: str) -> None:

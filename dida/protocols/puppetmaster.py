@@ -2,7 +2,7 @@
 
 A console says lines, and tells what comes in: `ScriptConsole` a whole script, `TypedConsole` typed lines at
 a prompt, where the terminal itself edits them; `KeyReader` that Enter was pressed. On a terminal that can do more
-there is `dida.protocols.console`. What is printed goes through `say` and `show` alone.
+there is `dida.protocols.console`. What is printed goes through `say` and `progress` alone.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Console(Protocol):
         """Print a line."""
         self._write(text + "\n")
 
-    def show(self, text: str) -> None:
-        """Show a line until the next one is shown, or said; for terminals."""
+    def progress(self, text: str) -> None:
+        """Keep this text in the last line of the terminal; an empty one: no more."""
 
     def prompt(self) -> None:
         """Ask for the next line."""
@@ -78,18 +78,18 @@ class ScriptConsole(Console):
         super().__init__()
         self._on_script = on_script
         self._data = bytearray()
-        self._shown = ""
+        self._progress = ""
 
     def say(self, text: str) -> None:
-        self._write(f"{CLEAR_LINE}{text}\n{self._shown}" if self._shown else text + "\n")
+        self._write(f"{CLEAR_LINE}{text}\n{self._progress}" if self._progress else text + "\n")
 
-    def show(self, text: str) -> None:
-        if text or self._shown:
+    def progress(self, text: str) -> None:
+        if text or self._progress:
             self._write(CLEAR_LINE + text)
-        self._shown = text
+        self._progress = text
 
     def rest(self) -> None:
-        self.show("")
+        self.progress("")
 
     def dataReceived(self, data: bytes) -> None:
         self._data += data[: MAX_SCRIPT + 1 - len(self._data)]

@@ -39,7 +39,7 @@ from dida.services.node import NodeService, default_reactor, fail, installed_fol
 from dida.services.node import Options as CommonOptions
 from dida.services.own_pcs import OwnPcs
 from dida.services.terminal import HistoryFile, TerminalMode, is_dumb, page_of, width_of
-from dida.tables import count, progress_line
+from dida.tables import counted, progress_line
 
 OUTPUT_DEADLINE = 2.0
 """Seconds for a slow reader of the last lines."""
@@ -164,7 +164,7 @@ class PuppetMaster(NodeService):
         if self._playing is not None:
             self._playing.cancel()
         running = [node for node in self.system.named() if node.there and node.pid]
-        nodes = count(len(running), "node")
+        nodes = counted(len(running), "node")
         if self.options["keep"]:
             if running:
                 self._say(self.page.paint.word(FAINT, f"kept     {nodes} and the PCS; {self._how_to_end()}"))
@@ -234,7 +234,7 @@ class PuppetMaster(NodeService):
         ends = self.player.waits_until
         left = None if ends is None else max(0.0, ends - now)
         line = progress_line(starting, self.player.counts.going_on, left, now, self.page.width)
-        self.console.show(self.page.paint(FAINT, line))
+        self.console.progress(self.page.paint(FAINT, line))
 
     def _say(self, text: str) -> None:
         if self.console.transport is not None:
@@ -322,7 +322,7 @@ class PuppetMaster(NodeService):
             self._say(str(problem))
             self._end(failed=True)
             return
-        self._say(self.page.paint.word(STRONG, f"playing  {count(len(lines), 'command')}; logs in {self.logs}"))
+        self._say(self.page.paint.word(STRONG, f"playing  {counted(len(lines), 'command')}; logs in {self.logs}"))
         first = " ".join(command.id for command in script.first_members(lines))
         if first:
             self._say(self.page.paint.word(STRONG, f"starting {first}"))

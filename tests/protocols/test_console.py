@@ -181,6 +181,21 @@ def test_ctrl_z_and_l(typist: Typist) -> None:
     assert typist.screen.lines == ["dida> wait"]
 
 
+def test_progress(typist: Typist) -> None:
+    """How far something is stands where the prompt does, below what is said, as long as nothing is typed."""
+    typist.console.progress("map  [##  ] 2/4")
+    typist.say("something")
+    assert typist.screen.lines == ["something", "map  [##  ] 2/4"]
+    typist.type("st")
+    assert typist.screen.last == "dida> st"
+    typist.console.progress("map  [### ] 3/4")
+    typist.type("\x15")
+    assert typist.screen.last == "map  [### ] 3/4"
+    typist.console.progress("")
+    typist.look()
+    assert typist.screen.last == "dida>"
+
+
 def test_rest(typist: Typist) -> None:
     """At the end the prompt is taken away; what is said then stands alone. A closed input ends, too."""
     typist.type("wai")

@@ -492,15 +492,15 @@ def test_script_console() -> None:
     assert gone == [True]
 
 
-def test_what_is_shown_for_a_while() -> None:
-    """A line that is shown stays below what is said, until another one is shown in its place, or nothing."""
+def test_progress() -> None:
+    """How far something is stays below what is said, until it is something else, or nothing."""
     console = ScriptConsole(lambda data: None)
     wire = Wire()
     console.makeConnection(wire)
-    console.show("")
+    console.progress("")
     assert wire.value() == b""
     screen = Screen()
-    console.show("| waiting for s1")
+    console.progress("| waiting for s1")
     console.say("ready    s2")
     screen.put(wire.value())
     assert screen.lines == ["ready    s2", "| waiting for s1"]
