@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dida.errors import DidaError, Unavailable
-from dida.runs import DONE, FAILED, RunRecord, Runs, outcome, summary
+from dida.run_record import DONE, FAILED, RunRecord, outcome, summary
+from dida.runs import Runs
 from dida.scheduling import LeastActive
 
 WORKERS = {"w1": ("localhost", 4001), "w2": ("localhost", 4002)}

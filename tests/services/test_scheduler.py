@@ -41,7 +41,7 @@ def test_options() -> None:
     service = makeService(options, the_reactor())
     node = service.node
     assert node.runs.policy.name == "round-robin"
-    assert (node.runs.deadline, node.runs.keep, node.start_deadline) == (5.0, 50, 1.5)
+    assert (node.runs.deadline, node.runs.keep, node.workers.start_deadline) == (5.0, 50, 1.5)
     assert list(node.front_end.replicas.living) == [
         StorageAddress.parse("1=s1@localhost:5001"),
         StorageAddress.parse("2=s2@localhost:5002"),
