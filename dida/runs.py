@@ -21,6 +21,8 @@ from dida.scheduling import LeastActive
 
 SLACK = 0.2
 """Seconds that a worker's word may be on its way."""
+DOUBT = 5.0
+"""Seconds for which what a worker has said before it was lost may come late."""
 GRACE = 1.0
 """Seconds after a worker was lost until its steps are executed by others."""
 MAX_ATTEMPTS = 5
@@ -229,20 +231,22 @@ class Runs:
                 found.append(run)
         return found
 
-    def not_handed_on(self, lost_at: Mapping[str, float], now: float) -> list[RunRecord]:
-        """Runs whose step before the current one was with a worker that was lost, maybe before it handed on.
+    def doubtful(self, lost_at: Mapping[str, float], now: float) -> list[RunRecord]:
+        """Runs whose current step nobody may have: the worker before it was lost, maybe before it handed on.
 
-        They are to be sent (see `unsent`) to the worker that has the step, which recognises a duplicate.
+        Or its own worker was lost, and what came before was told so shortly after that it may have been told late.
+        They are to be sent (see `unsent`) to the worker of the step, which recognises a duplicate.
         """
         found = []
         for run in self._going_on.values():
             step = run.current
-            if step is None or not step.position or run.unsent:
+            if step is None or run.unsent:
                 continue
-            when = lost_at.get(run.chain[step.position - 1].worker)
-            if when is not None and when > run.resent and when >= run.progress - SLACK and now >= when + GRACE:
+            near = run.chain[max(0, step.position - 1) : step.position + 1]
+            when = max((lost_at[each.worker] for each in near if each.worker in lost_at), default=run.resent)
+            if when > run.resent and when >= run.progress - DOUBT and now >= when + GRACE:
                 run.resent = when
-                run.unsent = "the worker before it was lost"
+                run.unsent = "its worker, or the one before it, was lost"
                 found.append(run)
         return found
 

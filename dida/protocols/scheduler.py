@@ -352,7 +352,7 @@ class SchedulerNode(NodeCommands):
         if len(there) < len(self.workers) or any(when > now - self.runs.deadline for when in lost_at.values()):
             for run in self.runs.lost(lost_at, there, now):
                 self._tell(self.runs.on_lost(run, self.workers.reachable, now))
-            self.runs.not_handed_on(lost_at, now)
+            self.runs.doubtful(lost_at, now)
         for run in self.runs.unsent:
             self._send(run)
 

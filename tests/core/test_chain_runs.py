@@ -111,11 +111,14 @@ def test_a_worker_dies_before_it_has_handed_on() -> None:
     runs = table()
     run = start(runs)
     runs.on_completed(run.id, 0, 1.0)
-    assert runs.not_handed_on({"w1": 1.1}, 2.0) == []
-    assert runs.not_handed_on({"w1": 1.1}, 2.1) == [run] == runs.unsent
+    assert runs.doubtful({"w1": 1.1}, 2.0) == []
+    assert runs.doubtful({"w1": 1.1}, 2.1) == [run] == runs.unsent
     run.unsent = ""
-    assert runs.not_handed_on({"w1": 1.1}, 3.0) == []
-    assert runs.not_handed_on({"w1": 0.5}, 3.0) == []
+    assert runs.doubtful({"w1": 1.1}, 3.0) == []
+    assert runs.doubtful({"w1": 2.0}, 2.5) == []
+    runs.on_completed(run.id, 1, 10.0)
+    assert runs.doubtful({"w1": 0.5, "w2": 4.9}, 30.0) == []
+    assert runs.doubtful({"w1": 5.1}, 30.0) == [run], "its own worker was lost, and what came before was told late"
 
 
 def test_a_run_that_goes_back() -> None:
@@ -189,7 +192,7 @@ def test_loads_are_right_whatever_happens(events: list[tuple[str, int, int, int]
                 lost = {("w1", "w2")[which % 2]: at}
                 for run in runs.lost(lost, WORKERS, at + 2):
                     runs.on_lost(run, WORKERS if position else {}, at + 2)
-                runs.not_handed_on(lost, at + 2)
+                runs.doubtful(lost, at + 2)
             elif started:
                 run = started[which % len(started)]
                 if event == "c":
