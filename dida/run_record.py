@@ -8,8 +8,14 @@ import attrs
 from attrs import define, field
 
 from dida.chain import Assignment, Step
+from dida.tables import cut
 from dida.timestamps import Timestamp
 from dida.versions import Version
+
+MAX_SHOWN = 80
+"""Characters of an input, or an operator's name, in the list of all runs."""
+MAX_OPERATORS_SHOWN = 10
+"""Operators of a chain there."""
 
 GOING_ON, DONE, FAILED = "going on", "done", "failed"
 
@@ -50,6 +56,12 @@ class RunRecord:
     steps: list[Step] = field(factory=list)
 
     @property
+    def bytes(self) -> int:
+        """About how much memory its outcome takes."""
+        told = sum(len(step.output) + len(step.why) + 300 + 300 * len(step.records) for step in self.steps)
+        return len(self.input) + len(self.reason) + 1000 + 600 * len(self.chain) + told
+
+    @property
     def output(self) -> str:
         """What the last operator returned."""
         return self.steps[-1].output if self.steps else ""
@@ -66,12 +78,13 @@ def _said(owner: object, name: object, value: Any) -> Any:
 
 
 def summary(run: RunRecord) -> dict[str, object]:
-    """A run as `runs` lists it."""
+    """A run as `runs` lists it: in short, however long its input and chain are."""
     return {
         "run": run.id,
         "state": run.state,
-        "input": run.input,
-        "operators": [each.operator for each in run.chain],
+        "input": cut(run.input, MAX_SHOWN),
+        "operators": [cut(each.operator, MAX_SHOWN) for each in run.chain[:MAX_OPERATORS_SHOWN]],
+        "size": len(run.chain),
         "ms": run.ms,
     }
 

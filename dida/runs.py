@@ -3,7 +3,7 @@
 Pure: `now` comes in as seconds. A run is going on until it is done, failed, cancelled or past its deadline; so
 every run ends. A step whose worker is lost is executed again by another one, with what the confirmations told
 of the steps before it; the counts of the policy follow: each unconfirmed step of a run that is going on counts
-at its worker, and nothing else does. The newest `keep` runs stay known.
+at its worker, and nothing else does. The newest `keep` runs stay known, fewer if they are large.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ DOUBT = 5.0
 """Seconds for which what a worker has said before it was lost may come late."""
 GRACE = 1.0
 """Seconds after a worker was lost until its steps are executed by others."""
+MAX_BYTES = 2**28
+"""Memory for the outcomes of runs that have ended, however few they are."""
 MAX_ATTEMPTS = 5
 """Executions of one step that may end with the death of its worker; one more, and the run has failed."""
 
@@ -48,10 +50,12 @@ class Runs:
         self._all: dict[str, RunRecord] = {}
         self._going_on: dict[str, RunRecord] = {}
         self._ended: dict[str, RunRecord] = {}
+        self._bytes = 0
+        """About how much memory those take that have ended."""
 
     def __getitem__(self, id: str) -> RunRecord:
-        """The run; DidaError no-such-run when it is not known (any more)."""
-        run = self._all.get(id)
+        """The run; DidaError no-such-run when it is not known (any more). `r7` is enough for one of this life."""
+        run = self._all.get(id) or self._all.get(f"{id}-{self._suffix}")
         if run is None:
             raise DidaError(NO_SUCH_RUN, id)
         return run
@@ -144,9 +148,10 @@ class Runs:
 
     def _keep(self, run: RunRecord) -> None:
         self._all[run.id] = self._going_on[run.id] = run
-        if len(self._all) > self.keep:
-            oldest = next(iter(self._ended))
-            del self._ended[oldest], self._all[oldest]
+        while self._ended and (len(self._all) > self.keep or self._bytes > MAX_BYTES):
+            oldest = self._ended.pop(next(iter(self._ended)))
+            del self._all[oldest.id]
+            self._bytes -= oldest.bytes
             self.dropped += 1
 
     # --- going on -------------------------------------------------------------------------------
@@ -362,6 +367,7 @@ class Runs:
         run.ms = round((now - run.started) * 1000, 3)
         del self._going_on[run.id]
         self._ended[run.id] = run
+        self._bytes += run.bytes
         return run
 
 

@@ -111,6 +111,14 @@ class Client(Command):
 
 
 @frozen
+class Show(Command):
+    usage: ClassVar[str] = "show RUN"
+    about: ClassVar[str] = "the story of a run: its steps, their workers, what they read and wrote"
+    parsers = (_id,)
+    run: str
+
+
+@frozen
 class Populate(Command):
     usage: ClassVar[str] = "populate DATA_FILE"
     about: ClassVar[str] = "write each key,value line of the file into the storage"
@@ -177,6 +185,7 @@ COMMANDS: tuple[type[Command], ...] = (
     Storage,
     Worker,
     Client,
+    Show,
     Populate,
     Status,
     ListServer,

@@ -79,7 +79,7 @@ def run_line(
 ) -> str:
     """A run that is done: id, input, application, output, the worker of each step, milliseconds."""
     what = printable(f"{input} {application.rpartition('/')[2]} -> {output}")
-    end = f"  {' '.join(step.worker for step in steps):<8} {ms:6.{0 if ms >= 100 else 1}f} ms"
+    end = f"  {' '.join(step.worker for step in steps):<8} {ms:5.{0 if ms >= 100 else 1}f} ms"
     start = f"run      {run:<8} "
     room = (width or WIDTH) - len(start) - len(end)
     return start + (cut(what, max(10, room)) if width is not None else what).ljust(room) + end

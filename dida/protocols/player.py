@@ -15,14 +15,14 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from dida import script, wire
 from dida.addresses import StorageAddress
-from dida.chain import Application, Step
+from dida.chain import Application
 from dida.chain_messages import Result, Run
 from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, DidaError, UserError
 from dida.messages import Ok, Status
@@ -30,6 +30,7 @@ from dida.protocols.frontend import FrontEnd
 from dida.protocols.named_nodes import Node
 from dida.protocols.system import System, plain
 from dida.script import Line
+from dida.story import Outcome, story
 from dida.tables import NodeState, global_rows, record_rows, run_line, status_lines, table
 
 RESULT_TIME = 30.0
@@ -41,14 +42,6 @@ BATCH = 64
 """Records of a data file that are written at a time."""
 
 _log = Logger()
-
-
-@frozen
-class _ResultObject:
-    """The object of a `result` reply, as far as it is shown."""
-
-    steps: tuple[Step, ...] = ()
-    ms: float = 0.0
 
 
 @define
@@ -221,6 +214,8 @@ class Player:
                     return partial(self._crash, id)
                 case script.ListServer(id):
                     return partial(self._list_server, id)
+                case script.Show(run):
+                    return partial(self._show, line, run)
                 case script.Status():
                     return self._status
                 case script.ListGlobal():
@@ -247,10 +242,29 @@ class Player:
         state, text = reply.words[:2]
         if state == "done":
             self.counts.done += 1
-            shown = wire.shaped(reply.object, _ResultObject)
+            shown = wire.shaped(reply.object, Outcome)
             self.say(run_line(run, command.input, command.file, text, shown.steps, shown.ms, self.width))
         else:
             self.fail(line, f"run {run} failed: {text}")
+
+    async def _show(self, line: Line, run: str) -> None:
+        try:
+            reply = await self.system.ask_scheduler(Result(run, timeout=0))
+        except DidaError as problem:
+            if problem.code != TIMED_OUT:
+                raise
+            self.say(f"{problem.words[0].partition(':')[0]}; its story comes when it has ended")
+            self._begin(line, self._show_later(run))
+        else:
+            self._say_story(reply)
+
+    async def _show_later(self, run: str) -> None:
+        self._say_story(await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run))))
+
+    def _say_story(self, reply: Ok) -> None:
+        state, text = reply.words[:2]
+        for each in story(state, text, wire.shaped(reply.object, Outcome), self.width):
+            self.say(each)
 
     async def _until_ended(self, run: str) -> Ok:
         while True:

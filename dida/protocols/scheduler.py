@@ -365,7 +365,10 @@ def _address(url: str) -> Address:
 
 
 def _still_going_on(run: RunRecord) -> DidaError:
-    return DidaError(errors.TIMED_OUT, f"run {run.id} is still going on: ask again, or give it a longer timeout")
+    step = run.current
+    at = f", at {step.operator} at position {step.position} on {step.worker}" if step is not None else ""
+    text = f"run {run.id} is still going on{at}: ask again, or give it a longer timeout"
+    return DidaError(errors.TIMED_OUT, text)
 
 
 def _result(run: RunRecord) -> Reply:

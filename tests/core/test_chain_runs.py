@@ -157,6 +157,41 @@ def test_a_run_of_another_life() -> None:
     assert table().on_adopt(request, 100.0) is None
 
 
+def test_the_list_of_runs_is_short() -> None:
+    """However long input and chain are, a run's line in the list is short; the outcome has all of it."""
+    runs = table()
+    run = runs.on_run("i" * 5000, ["A" * 150] * 30, {}, WORKERS, 0.0)
+    listed = summary(run)
+    assert listed["input"] == "i" * 79 + "…"
+    assert (len(listed["operators"]), listed["size"], len(str(listed)) < 1200) == (10, 30, True)  # type: ignore[arg-type]
+    assert outcome(run)["input"] == run.input
+    assert runs["r1"] is run, "a run's number is enough, for one of this life"
+
+
+def test_large_outcomes_are_kept_for_less_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory for outcomes is bounded, too: of large ones fewer are kept."""
+    monkeypatch.setattr("dida.runs.MAX_BYTES", 50_000)
+    runs = table()
+    for _ in range(20):
+        run = start(runs, length=1)
+        runs.on_ended(run.id, [attrs.evolve(run.chain[0], output="o" * 10_000)], {}, 1.0)
+    assert 3 <= len(list(runs.newest_first())) <= 5
+    assert len(list(runs.newest_first())) + runs.dropped == 20
+
+
+def test_a_step_that_went_elsewhere_unasked() -> None:
+    """While the scheduler can't be asked a request may go to another worker: it counts there once that is told."""
+    runs = table()
+    run = start(runs)
+    request = runs.request(run, "localhost:2000", (), 0, 1.0)
+    moved = request.with_step(worker="w2", host="localhost", port=4002, attempt=2)
+    for _ in range(2):
+        assert runs.on_adopt(moved, 2.0) is run
+        assert {id: load.active for id, load in runs.policy.loads.items()} == {"w1": 1, "w2": 2}
+    assert run.current is not None
+    assert (run.current.worker, run.again) == ("w2", True)
+
+
 def test_only_the_newest_are_kept() -> None:
     """Of the runs that ended the newest are kept, the others counted; runs going on are never dropped."""
     runs = table(keep=3)

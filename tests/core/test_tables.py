@@ -47,10 +47,10 @@ def test_records() -> None:
 def test_run_line() -> None:
     """A run's line fits 80 columns and has the worker of each step; on a terminal a long output is cut."""
     steps = [Step("AddOperator", worker, "", 1.0) for worker in ("w1", "w2", "w1")]
-    line = run_line("r1-k8qz", "23", "apps/add_update_add", "int_conversion_failed", steps, 309.1, 80)
-    assert line == "run      r1-k8qz  23 add_update_add -> int_conversion_failed  w1 w2 w1    309 ms"
-    assert len(run_line("r1-k8qz", "23", "app", "x" * 100, steps, 1.25, 80)) == 80
-    assert "x" * 100 in run_line("r1-k8qz", "23", "app", "x" * 100, steps, 1.25, None)
+    line = run_line("r1-k8Qzab", "23", "apps/add_update_add", "int_conversion_failed", steps, 309.1, 80)
+    assert line == "run      r1-k8Qzab  23 add_update_add -> int_conversion_failed  w1 w2 w1   309 ms"
+    assert len(run_line("r1-k8Qzab", "23", "app", "x" * 100, steps, 1.25, 80)) == 80
+    assert "x" * 100 in run_line("r1-k8Qzab", "23", "app", "x" * 100, steps, 1.25, None)
 
 
 def test_status() -> None:

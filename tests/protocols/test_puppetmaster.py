@@ -254,6 +254,22 @@ async def test_many_clients(scene: Scene) -> None:
     assert scene.failed == []
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_story_of_a_run(scene: Scene) -> None:
+    """`show` tells the steps of a run that has ended; of one that goes on it says so, and tells them later."""
+    scene.scheduler.outcomes["r7"] = Error("timed-out", ("run r7-x is still going on, at A on w1: ask again",))
+    for line in scene.lines(NODES + "show r1\nshow r7\n"):
+        await scene.player.play(line)
+    await until(lambda: any("r7-x" in text for text in scene.said))
+    assert "run r7-x is still going on, at A on w1; its story comes when it has ended" in scene.said
+    told = scene.said.index("  output    24")
+    assert scene.said[told + 2].split() == ["0", "AddOperator", "w1", "+0.0", "1.0", "1", "2"]
+    del scene.scheduler.outcomes["r7"]
+    await scene.player.finish()
+    assert scene.said.count("  output    24") == 2
+    assert scene.failed == []
+
+
 # --- failures -------------------------------------------------------------------------------------
 
 
