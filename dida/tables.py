@@ -30,6 +30,11 @@ def cut(text: str, width: int | None) -> str:
     return text if width is None or len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`"""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def table(rows: Iterable[Sequence[str]], width: int | None = WIDTH, indent: str = "  ") -> list[str]:
     """Lines of aligned columns, the first row being the head; the last column takes what is left of `width`."""
     cells = [[printable(cell) for cell in row] for row in rows]
@@ -80,9 +85,18 @@ def run_line(
     """A run that is done: id, input, application, output, the worker of each step, milliseconds."""
     what = printable(f"{input} {application.rpartition('/')[2]} -> {output}")
     end = f"  {' '.join(step.worker for step in steps):<8} {ms:5.{0 if ms >= 100 else 1}f} ms"
-    start = f"run      {run:<8} "
+    start = f"run      {run:<9} "
     room = (width or WIDTH) - len(start) - len(end)
     return start + (cut(what, max(10, room)) if width is not None else what).ljust(room) + end
+
+
+def progress_bar(name: str, done: int, failed: int, size: int, width: int) -> str:
+    """How far something is that consists of `size` parts."""
+    ended = done + failed
+    start, end = f"{name:<8} [", f"] {ended}/{size}" + (f", {failed} failed" if failed else "")
+    room = max(1, min(40, width - len(start) - len(end) - 1))
+    full = room * ended // max(1, size)
+    return cut(f"{start}{'#' * full}{' ' * (room - full)}{end}", width - 1)
 
 
 @frozen

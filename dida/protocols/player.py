@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore, succeed
@@ -24,23 +24,23 @@ from dida import script, wire
 from dida.addresses import StorageAddress
 from dida.chain import Application
 from dida.chain_messages import Result, Run
-from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, DidaError, UserError
+from dida.errors import TIMED_OUT, UNAVAILABLE, DidaError, UserError
 from dida.messages import Ok, Status
+from dida.protocols.batch import Batch
+from dida.protocols.data_files import populate
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.named_nodes import Node
 from dida.protocols.system import System, plain
 from dida.script import Line
 from dida.story import Outcome, story
-from dida.tables import NodeState, global_rows, record_rows, run_line, status_lines, table
+from dida.tables import WIDTH, NodeState, counted, global_rows, record_rows, run_line, status_lines, table
+from dida.timestamps import Timestamp
 
 RESULT_TIME = 30.0
 """Seconds that one question for a run's result stays open."""
 RETRY_INTERVAL = 0.2
 MAX_QUESTIONS = 200
 """Runs whose results are asked for at a time."""
-BATCH = 64
-"""Records of a data file that are written at a time."""
-
 _log = Logger()
 
 
@@ -67,6 +67,8 @@ class Player:
         self.counts = Counts()
         self.listen_for_debug: Callable[[], str] = _no_debug
         """Opens the debug port, and says its address."""
+        self.progress: Callable[[str], None] = lambda text: None
+        """Shows in the terminal's last line how far something is; an empty text: no more."""
         self._tail: Deferred[None] = succeed(None)
         """Fires when all that was queued is accepted."""
         self._open: dict[Deferred[None], Line] = {}
@@ -136,7 +138,7 @@ class Player:
     def summary(self) -> str:
         """What was played, in one line."""
         counts = self.counts
-        text = f"{_count(counts.commands, 'command')}, {_count(counts.runs, 'run')}: {counts.done} done"
+        text = f"{counted(counts.commands, 'command')}, {counted(counts.runs, 'run')}: {counts.done} done"
         if not counts.failed:
             return f"{text}, none failed"
         numbers = ", ".join(str(line.number) for line in sorted(counts.failed, key=lambda line: line.number))
@@ -205,6 +207,11 @@ class Player:
                 case script.Client() as command:
                     path, data = script.read_file(command.file, self.folders)
                     return partial(self._client, line, command, Application.parse(data, path))
+                case script.Map() as command:
+                    path, data = script.read_file(command.file, self.folders)
+                    application = Application.parse(data, path)
+                    path, data = script.read_file(command.inputs, self.folders)
+                    return partial(self._map, line, command, application, path, script.parse_inputs(data, path))
                 case script.Populate(file):
                     path, data = script.read_file(file, self.folders)
                     return partial(self._populate, path, script.parse_data(data, path))
@@ -229,10 +236,14 @@ class Player:
     async def _start_again(self, line: Line, command: script.NodeCommand) -> None:
         self._begin(line, self._start(line, command))
 
-    async def _client(self, line: Line, command: script.Client, application: Application) -> None:
+    def _after(self) -> Timestamp:
+        """What a run is to start from, now that one can."""
         self.system.ready("storage")
         self.system.ready("worker")
-        after = dict(self._front_end.after) if self._front_end is not None else {}
+        return dict(self._front_end.after) if self._front_end is not None else {}
+
+    async def _client(self, line: Line, command: script.Client, application: Application) -> None:
+        after = self._after()
         reply = await self.system.ask_scheduler(Run(command.input, application.operators, after=after))
         self.counts.runs += 1
         self._begin(line, self._result(line, command, reply.words[0]))
@@ -246,6 +257,27 @@ class Player:
             self.say(run_line(run, command.input, command.file, text, shown.steps, shown.ms, self.width))
         else:
             self.fail(line, f"run {run} failed: {text}")
+
+    async def _map(
+        self, line: Line, command: script.Map, application: Application, path: str, inputs: Sequence[tuple[int, str]]
+    ) -> None:
+        self.system.ready("scheduler")
+        batch = Batch(self.system, application.operators, inputs, path, self._after(), self._until_ended)
+        batch.on_failed = partial(self.fail, line)
+        if self.width is not None:
+            batch.on_progress = lambda: self.progress(batch.bar(self.width or WIDTH))
+        self._begin(line, self._run_batch(command, batch))
+        await batch.begun.wait()
+
+    async def _run_batch(self, command: script.Map, batch: Batch) -> None:
+        try:
+            await batch.run()
+        finally:
+            self.progress("")
+            self.counts.runs += batch.done + batch.failed
+            self.counts.done += batch.done
+        names = f"{os.path.basename(command.file)} over {os.path.basename(command.inputs)}"
+        self.say(f"map      {names}: {batch.summary()}")
 
     async def _show(self, line: Line, run: str) -> None:
         try:
@@ -281,25 +313,9 @@ class Player:
     async def _populate(self, path: str, pairs: Sequence[tuple[str, str]]) -> None:
         began = self.reactor.seconds()
         front_end = self._storage_client()
-        batch: dict[str, str] = {}
-        for key, value in pairs:
-            if key in batch or len(batch) == BATCH:
-                await self._write(front_end, path, batch)
-            batch[key] = value
-        await self._write(front_end, path, batch)
+        await populate(front_end, path, pairs)
         ms = (self.reactor.seconds() - began) * 1000
-        self.say(f"populate {os.path.basename(path)}: {_count(len(pairs), 'record')} written, {ms:.0f} ms")
-
-    async def _write(self, front_end: FrontEnd, path: str, batch: dict[str, str]) -> None:
-        writes = [Deferred.fromCoroutine(_write_record(front_end, key, value)) for key, value in batch.items()]
-        written = await DeferredList(writes, consumeErrors=True)
-        for key, (success, result) in zip(batch, written, strict=True):
-            if not success:
-                problem = cast(Any, result).value
-                if not isinstance(problem, DidaError):
-                    raise problem
-                raise UserError(f"{path}: key {key} could not be written: {plain(problem)}")
-        batch.clear()
+        self.say(f"populate {os.path.basename(path)}: {counted(len(pairs), 'record')} written, {ms:.0f} ms")
 
     def _storage_client(self) -> FrontEnd:
         members = [StorageAddress(node.replica, node.id, node.address) for node in self.system.ready("storage")]
@@ -346,25 +362,11 @@ class Player:
     async def _debug(self) -> None:
         to = self.listen_for_debug()
         told = await self.system.debug(to)
-        self.say(f"debug    {_count(told, 'worker')} told to report outputs to {to}")
+        self.say(f"debug    {counted(told, 'worker')} told to report outputs to {to}")
 
     def _say_table(self, rows: list[list[str]]) -> None:
         for text in table(rows, self.width) if len(rows) > 1 else ["  none"]:
             self.say(text)
-
-
-async def _write_record(front_end: FrontEnd, key: str, value: str) -> None:
-    try:
-        await front_end.write(key, value)
-    except DidaError as problem:
-        if problem.code != LOST_UPDATE:
-            raise
-        # What was written before is lost with a crashed node, which is told once; this record depends on none of it.
-        await front_end.write(key, value)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _copy(work: Deferred[Any]) -> Deferred[None]:

@@ -35,10 +35,22 @@ class Console(Protocol):
         self.on_gone: Callable[[], None] = lambda: None
         self.gone: Deferred[None] = Deferred()
         """Fires when the console is closed."""
+        self._progress = ""
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._write(text + "\n")
+        last = self._last_line()
+        self._write(f"{CLEAR_LINE}{text}\n{last}" if last else text + "\n")
+
+    def progress(self, text: str) -> None:
+        """Keep this text in the last line of the terminal; an empty one: no more."""
+        if text != self._progress:
+            self._progress = text
+            self._write(CLEAR_LINE + self._last_line())
+
+    def _last_line(self) -> str:
+        """What stands in the terminal's last line, below what is said."""
+        return self._progress
 
     def _write(self, text: str) -> None:
         if self.transport is not None:
@@ -88,8 +100,8 @@ class TerminalConsole(Console):
         self._prompting = True
         self._write(PROMPT)
 
-    def say(self, text: str) -> None:
-        self._write(f"{CLEAR_LINE}{text}\n{PROMPT}" if self._prompting else text + "\n")
+    def _last_line(self) -> str:
+        return self._progress or (PROMPT if self._prompting else "")
 
     def dataReceived(self, data: bytes) -> None:
         lines = self._buffer.take(data)

@@ -181,6 +181,8 @@ class PuppetMaster(NodeService):
             TerminalConsole(self._typed, self._end_of_input) if on_terminal else ScriptConsole(self._on_script)
         )
         self.console.on_gone = self._on_gone
+        if width is not None:
+            self.player.progress = self._progress
         self._typed_lines: DeferredQueue[script.Line | None] = DeferredQueue(size=1000)
         self._keys: DeferredQueue[None] = DeferredQueue()
         self.log_file: Any = None
@@ -267,6 +269,10 @@ class PuppetMaster(NodeService):
     def _say(self, text: str) -> None:
         if self.console.transport is not None:
             self.console.say(text)
+
+    def _progress(self, text: str) -> None:
+        if self.console.transport is not None:
+            self.console.progress(text)
 
     def _on_gone(self) -> None:
         self._end(failed=True)

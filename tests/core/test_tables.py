@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dida.chain import Step
-from dida.tables import NodeState, cut, global_rows, printable, record_rows, run_line, status_lines, table
+from dida.tables import NodeState, cut, global_rows, printable, progress_bar, record_rows, run_line, status_lines, table
 from dida.versions import Version
 
 
@@ -48,9 +48,16 @@ def test_run_line() -> None:
     """A run's line fits 80 columns and has the worker of each step; on a terminal a long output is cut."""
     steps = [Step("AddOperator", worker, "", 1.0) for worker in ("w1", "w2", "w1")]
     line = run_line("r1-k8Qzab", "23", "apps/add_update_add", "int_conversion_failed", steps, 309.1, 80)
-    assert line == "run      r1-k8Qzab  23 add_update_add -> int_conversion_failed  w1 w2 w1   309 ms"
+    assert line == "run      r1-k8Qzab 23 add_update_add -> int_conversion_failed  w1 w2 w1   309 ms"
     assert len(run_line("r1-k8Qzab", "23", "app", "x" * 100, steps, 1.25, 80)) == 80
     assert "x" * 100 in run_line("r1-k8Qzab", "23", "app", "x" * 100, steps, 1.25, None)
+
+
+def test_progress() -> None:
+    """A bar as long as there is room for, the numbers behind it; never as wide as the terminal."""
+    assert progress_bar("map", 5, 1, 12, 60) == "map      [" + "#" * 16 + " " * 17 + "] 6/12, 1 failed"
+    assert progress_bar("map", 12, 0, 12, 200) == f"map      [{'#' * 40}] 12/12"
+    assert all(len(progress_bar("map", 500, 7, 1000, width)) < width for width in range(2, 100))
 
 
 def test_status() -> None:

@@ -116,5 +116,5 @@ def test_a_chain_through_processes(start_node: Callable[..., NodeProcess], tmp_p
         reason = client.ask(f"result {run}")
         assert reason.startswith('ok failed "Nobody at position 1 on w')
         assert object_of(reason)["steps"][0]["output"] == "hello?"
-        assert client.ask("result r1").startswith("error no-such-run r1")
+        assert client.ask("result r9").startswith("error no-such-run r9")
     assert "Traceback" not in scheduler.output
