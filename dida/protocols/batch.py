@@ -77,7 +77,7 @@ class Batch:
         """What came of it, in one line."""
         took = self._system.reactor.seconds() - self._began
         failed = f"{self.failed} failed" if self.failed else "none failed"
-        rate = f"{took:.1f} s, {self.size / max(took, 0.001):.0f} a second"
+        rate = f"{took:.1f} s, {self.size / max(took, 0.001):.0f}/s"
         return f"{counted(self.size, 'run')}, {self.done} done, {failed}, {rate}"
 
     async def _run_some(self) -> None:

@@ -275,7 +275,7 @@ async def test_map(scene: Scene, tmp_path: Path) -> None:
         failed,
     )
     assert re.fullmatch(
-        r"map      app over inputs: 301 runs, 300 done, 1 failed, [\d.]+ s, \d+ a second", scene.said[-1]
+        r"map      app over inputs: 301 runs, 300 done, 1 failed, [\d.]+ s, \d+/s", scene.said[-1]
     )
     assert bars[-1] == ""
     assert scene.failed == [6]
