@@ -274,9 +274,7 @@ async def test_map(scene: Scene, tmp_path: Path) -> None:
         r"AddOperator at position 0 on w1: raised ValueError",
         failed,
     )
-    assert re.fullmatch(
-        r"map      app over inputs: 301 runs, 300 done, 1 failed, [\d.]+ s, \d+/s", scene.said[-1]
-    )
+    assert re.fullmatch(r"map      app over inputs: 301 runs, 300 done, 1 failed, [\d.]+ s, \d+/s", scene.said[-1])
     assert bars[-1] == ""
     assert scene.failed == [6]
 
