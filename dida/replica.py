@@ -22,6 +22,7 @@ from dida.groups import Groups
 from dida.membership import CHANGING, OTHER_VIEW, Membership
 from dida.messages import (
     Error,
+    Forget,
     Home,
     ListRecords,
     No,
@@ -117,6 +118,10 @@ class Replica:
             page, following = self.replication.store.page(request.from_, request.limit)
             more = {"next": following} if following is not None else {}
             self.local.answer(token, Ok((), {"records": page, **more}))
+        elif isinstance(request, Forget):
+            for session in request.session:
+                self.replication.executed.forget(session)
+            self.local.answer(token, Ok())
         elif isinstance(request, Versions | Home) and (elsewhere := self._not_here(request.key)) is not None:
             self.local.answer(token, elsewhere)
         elif isinstance(request, Versions):
@@ -601,7 +606,7 @@ class Replica:
             "notes": list(self.local.notes),
         }
 
-    VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Watch)
+    VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Forget, Watch)
 
 
 def _operation(request: Request) -> Operation | None:

@@ -62,6 +62,11 @@ class RunRecord:
         return len(self.input) + len(self.reason) + 1000 + 600 * len(self.chain) + told
 
     @property
+    def updated(self) -> bool:
+        """Whether it may have updated a record: of a run that failed not all is known."""
+        return self.state != DONE or any(touch.how != "read" for step in self.steps for touch in step.records)
+
+    @property
     def output(self) -> str:
         """What the last operator returned."""
         return self.steps[-1].output if self.steps else ""

@@ -251,6 +251,7 @@ class Runs:
             when = max((lost_at[each.worker] for each in near if each.worker in lost_at), default=run.resent)
             if when > run.resent and when >= run.progress - DOUBT and now >= when + GRACE:
                 run.resent = when
+                run.again = True
                 run.unsent = "its worker, or the one before it, was lost"
                 found.append(run)
         return found

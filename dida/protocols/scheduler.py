@@ -36,7 +36,7 @@ from dida.chain_messages import (
 from dida.chain_messages import Runs as ListRuns
 from dida.chain_messages import Workers as ListWorkers
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.messages import NODE, Debug, Error, Ok, Reply, Request, Status, vocabulary
+from dida.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, vocabulary
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HOP_TIMEOUT, TRANSIENT
 from dida.protocols.lines import Answer, NodeCommands, ok
@@ -46,6 +46,8 @@ from dida.runs import Runs
 
 TICK = 0.25
 """Seconds between two looks at what is overdue."""
+FORGOTTEN = 500
+"""Runs in one line to a storage node."""
 
 _log = Logger()
 
@@ -83,6 +85,8 @@ class SchedulerNode(NodeCommands):
         self._sending: set[str] = set()
         """Runs whose request is on its way to a worker."""
         self._waiting_results: dict[str, dict[Deferred[Reply], None]] = {}
+        self._forgettable: list[str] = []
+        """Runs that have ended since the storage was told last."""
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = reactor
 
@@ -310,6 +314,8 @@ class SchedulerNode(NodeCommands):
         """A run has ended: answer those who wait for it."""
         if run is None:
             return
+        if run.updated:
+            self._forgettable.append(run.id)
         if self.debug:
             _log.info("run {run}: {state} {text}", run=run.id, state=run.state, text=run.output or run.reason)
         for answer in list(self._waiting_results.pop(run.id, ())):
@@ -329,6 +335,13 @@ class SchedulerNode(NodeCommands):
         """Whether every declared worker was reached, or has been waited for in vain."""
         return self.workers.ready
 
+    def _forget(self) -> None:
+        """Tell the storage that the ids of updates of ended runs are of no use any more; it is no harm to miss that."""
+        while self._forgettable:
+            some, self._forgettable = self._forgettable[:FORGOTTEN], self._forgettable[FORGOTTEN:]
+            for member in self.front_end.replicas.living:
+                self.front_end.link(member).ask(Forget(tuple(some)), HOP_TIMEOUT).addErrback(_expected)
+
     def _start_waiting(self) -> None:
         """Start the runs that waited for a worker, now that there is one."""
         if self._waiting_runs and self.workers.reachable and self.ready:
@@ -343,6 +356,7 @@ class SchedulerNode(NodeCommands):
                 self._tell(run)
             self.workers.tick()
             self._execute_again(now)
+            self._forget()
         except Exception:  # noqa: BLE001 - a LoopingCall whose call raised never calls again
             _log.failure("looking at what is overdue ended in a bug")
 
@@ -362,6 +376,11 @@ def _address(url: str) -> Address:
         return Address.parse(url)
     except UserError as problem:
         raise BadRequest(str(problem)) from None
+
+
+def _expected(failure: Failure) -> None:
+    """Nobody waits for that answer."""
+    failure.trap(DidaError)
 
 
 def _still_going_on(run: RunRecord) -> DidaError:

@@ -41,6 +41,8 @@ class World:
         self.words: list[tuple[Worker | None, Callable[[], object]]] = []
         """Who says it, and what happens when it arrives."""
         self.deaths = 0
+        self.first_tries: set[tuple[str, int]] = set()
+        """Steps that were begun as ones that nobody has begun before: their updates say so to the storage."""
         for number in range(3):
             self.join(f"w{number}")
 
@@ -72,6 +74,10 @@ class World:
             return False
         if worker.steps.begin(request):
             worker.hand.append(request)
+            step = (request.meta.run, request.next)
+            assert request.again or step not in self.first_tries, f"{step}: twice a first try"
+            if not request.again:
+                self.first_tries.add(step)
         return True
 
     def finish(self, worker: Worker, request: Execute) -> None:
@@ -101,7 +107,7 @@ class World:
                 self.say(worker, lambda: self.hand_on(worker, request))
             return
         changes = {"worker": new.worker, "host": new.host, "port": new.port, "attempt": new.attempt}
-        self.say(worker, lambda: self.hand_on(worker, attrs.evolve(request.with_step(**changes), again=True)))
+        self.say(worker, lambda: self.hand_on(worker, request.with_step(**changes)))
 
     # --- the scheduler --------------------------------------------------------------------------
 

@@ -236,7 +236,7 @@ async def test_result_waits_so_long_and_no_longer(system: System) -> None:
     assert isinstance(late, Error)
     assert (late.code, late.words[0]) == (
         "timed-out",
-        f"run {run} is still going on: ask again, or give it a longer timeout",
+        f"run {run} is still going on, at A at position 0 on x: ask again, or give it a longer timeout",
     )
     assert 0.15 < reactor.seconds() - began < 1.0
     assert isinstance(await system.ask(f'result {run} {{"timeout":0}}'), Error)
@@ -483,3 +483,16 @@ async def test_a_worker_leaves_politely(system: System) -> None:
     assert refusal == Error("unavailable", ("w1 is leaving: try another worker",))
     assert await system.ask(f"worker w1 {scheduler.workers['w1'].address}") == Ok()
     assert scheduler.workers["w1"].reachable
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_storage_may_forget_what_has_ended(system: System) -> None:
+    """Once a run has ended all storage nodes are told that its update ids are of no use; reads have none."""
+    system.start()
+    reading = await system.run("13 ReaderOperator")
+    writing = await system.run("13 IncrementOperator")
+    failing = await system.run("none ReaderOperator")
+    told = {each.object["run"] for each in (writing, failing)}
+    await until(lambda: system.storage.group.forgotten)
+    assert system.storage.group.forgotten == told
+    assert reading.object["run"] not in told
