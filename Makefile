@@ -6,10 +6,10 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check format lock clean simulate bugs torture soak chains
+.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains
 MAKEFLAGS += --no-print-directory
 
-say = @printf '%-8s %s\n'
+say = @printf '%-10s %s\n'
 
 help:
 	$(say) "make" "what it does"
@@ -19,6 +19,7 @@ help:
 	$(say) "bugs" "how many seeds the simulator needs to find each deliberate bug"
 	$(say) "torture" "real storage nodes under crashes, pauses and joins for a minute, then the checkers"
 	$(say) "soak" "1.1 million writes with a member killed: logs and memory stay bounded"
+	$(say) "endurance" "ten minutes of busy cores and short pauses, a minute of a stopped node: nobody is taken for dead"
 	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, 200 seeds"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
@@ -48,6 +49,9 @@ torture: $(READY)
 
 soak: $(READY)
 	@$(BIN)/python -m tests.system.soak
+
+endurance: $(READY)
+	@DIDA_LONG=1 $(BIN)/pytest tests/system/test_failures.py -k "busy or silent" --timeout 900
 
 check: $(READY)
 	@$(BIN)/ruff format --quiet --diff $(SOURCES)

@@ -310,3 +310,6 @@ class View:
     number: Counter = 0
     members: tuple[Member, ...] = ()
     dead: tuple[str, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
+    elsewhere: tuple[Member, ...] = ()
+    """Nodes of other groups, as the node was told of them at its start."""

@@ -38,7 +38,7 @@ class Client(BlockingStorage):
         blocking(reactor, self.deadline, front_end.start)
 
     def records(self, start: str = "", limit: int = 1000) -> Page:
-        """Records from the key `start` on, as one replica has them."""
+        """Records from the key `start` on, as one replica (of each group) has them."""
         page: Page = self._wait(self._front_end.records, start, limit)
         return page
 

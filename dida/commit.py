@@ -14,22 +14,20 @@ Views, and what becomes of transactions when they change, are decided by `dida.m
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define
 
 from dida import errors
 from dida.executed import after_of, answered
 from dida.gossip import Replication, write_answer
+from dida.locks import MAX_QUEUE, Locks
 from dida.messages import Error, No, Ok, Reply
+from dida.operations import Operation, Waiting, refused, too_late, unknown_outcome
 from dida.outputs import Local
 from dida.peer_messages import Decide, Expose, Granted, Lock, Record, Release, component_of
 from dida.store import Entry
 from dida.timestamps import Timestamp, covers, merged
 from dida.versions import Version
-
-MAX_QUEUE = 1000
-"""Operations that may wait at one key: transactions at its home, plain writes at each member."""
 
 NOT_REACHED = -1
 """What a member was told whom the last EXPOSE did not reach."""
@@ -59,36 +57,6 @@ TRANSITIONS: dict[str, dict[str, str]] = {
 decided is applied by all, what is not begins again in the new view."""
 
 
-@frozen(kw_only=True)
-class Operation:
-    """What a client asks of the storage, whichever way it came."""
-
-    verb: str
-    key: str
-    version: Version | None = None
-    latest: bool = False
-    value: str = ""
-    old: str = ""
-    id: str | None = None
-    lowest: int = 0
-    retry: bool = False
-    after: Timestamp = Factory(dict)
-    forwarded: bool = False
-
-
-@define(eq=False)
-class Waiting:
-    """An operation that is not answered yet. `deadline` is a time of the replica's clock."""
-
-    token: Any
-    op: Operation
-    deadline: float
-    own_id: int | None = None
-    """The number of the update id that this replica gave it, when its client gave none."""
-    passed_on: bool = False
-    """It was sent to the key's home at least once: its outcome may be unknown."""
-
-
 @define(eq=False)
 class _Transaction:
     op: Operation
@@ -110,24 +78,13 @@ class _Transaction:
         self.state = state
 
 
-@define(eq=False)
-class _KeyLock:
-    home: str
-    txn: int
-    decided: int | None = None
-    """The commit's seq, once it is logged."""
-    queue: list[Waiting] = Factory(list)
-
-
 @define
 class Commit:
-    """A replica's share in the transactions: as home of some keys, and as a participant for all."""
+    """The transactions that a replica coordinates, as the home of their keys."""
 
     local: Local
     replication: Replication
-    locks: dict[str, _KeyLock] = Factory(dict)
-    resumed: list[Waiting] = Factory(list)
-    """Operations that may go on now; the owner runs them."""
+    locks: Locks
     _queues: dict[str, deque[_Transaction]] = Factory(dict)
     _running: dict[int, _Transaction] = Factory(dict)
     _by_id: dict[str, _Transaction] = Factory(dict)
@@ -168,7 +125,7 @@ class Commit:
 
     def _lock_all(self, txn: _Transaction, now: float) -> None:
         txn.become(LOCKING)
-        self._lock_here(self.local.component, txn.number, txn.op.key)
+        self.locks.lock(self.local.component, txn.number, txn.op.key)
         self._ask(txn)
         self._advance(txn, now)
 
@@ -319,7 +276,7 @@ class Commit:
             lowest=op.lowest,
         )
         replication.append_commit(txn.record)
-        self.locks[op.key].decided = txn.record.seq
+        self.locks.decided(op.key, txn.record.seq)
         txn.become(DECIDING)
         txn.asked.clear()
         self._deciding.append(txn)
@@ -367,7 +324,7 @@ class Commit:
     def _release(self, txn: _Transaction, answer: Reply) -> None:
         if txn.state == QUEUED:
             return
-        self._unlock(txn.op.key, self.local.component, txn.number)
+        self.locks.unlock(txn.op.key, self.local.component, txn.number)
         words = answer.words if isinstance(answer, No) else None
         after = after_of(answer) if words is not None else {}
         key, id = txn.op.key, txn.op.id
@@ -398,70 +355,16 @@ class Commit:
 
     # --- the participant's side -----------------------------------------------------------------
 
-    def _lock_here(self, home: str, txn: int, key: str) -> None:
-        """Lock for `home`; a later transaction of the same home supersedes an earlier one."""
-        lock = self.locks.get(key)
-        if lock is None:
-            self.locks[key] = _KeyLock(home, txn)
-        elif lock.txn < txn:
-            lock.txn = txn
-            lock.decided = None
-
-    def on_lock(self, message: Lock, now: float) -> Reply:
-        """Lock the key, say its newest version; or what the update was answered, if it was."""
-        known = self.replication.executed.answer(message.id) if message.id is not None else None
-        if isinstance(known, Ok | No):
-            is_ok = isinstance(known, Ok)
-            return Ok((), {"known": list(known.words), "ok": is_ok, "after": known.object.get("after", {})})
-        if message.id is not None and self.replication.executed.expired(message.id):
-            return Ok((), {"expired": True})
-        self._lock_here(message.sender, message.txn, message.key)
-        newest = self.replication.store.newest(message.key)
-        seen = self.replication.value_ts
-        return Ok((), {"newest": str(newest.version), "seen": seen} if newest is not None else {"seen": seen})
-
     def on_decide(self, message: Decide, now: float) -> Reply:
         """Log the commits, invisible; the answer says what is logged."""
         self.replication.accept(message.ranges, now)
         self.replication.confirm(message.sender, message.have)
         return Ok((), {"have": self.replication.log.have})
 
-    def on_release(self, message: Release, now: float) -> Reply:
-        """Unlock: no update comes. A `no` is remembered, so that a retry elsewhere hears it, too."""
-        if message.answer is not None and message.id is not None:
-            self.replication.executed.note(message.id, 0, No(message.answer, {"after": message.after}), now)
-        self._unlock(message.key, message.sender, message.txn)
-        return Ok()
-
-    def _unlock(self, key: str, home: str, txn: int) -> None:
-        lock = self.locks.get(key)
-        if lock is not None and lock.home == home and lock.txn == txn:
-            del self.locks[key]
-            self.resumed += lock.queue
-
     @property
     def oldest(self) -> int:
         """The number below which all transactions of this home have ended."""
         return next(iter(self._running), self._last + 1)
-
-    def clear(self, home: str, oldest: int) -> None:
-        """Drop what an overtaken LOCK of a transaction that has ended may have left here."""
-        for key, lock in list(self.locks.items()):
-            if lock.home == home and lock.txn < oldest and lock.decided is None:
-                del self.locks[key]
-                self.resumed += lock.queue
-
-    def queue_write(self, waiting: Waiting) -> bool:
-        """Hold a plain write back while its key is locked; False when it is not locked."""
-        lock = self.locks.get(waiting.op.key)
-        if lock is None:
-            return False
-        if len(lock.queue) >= MAX_QUEUE:
-            text = f"{MAX_QUEUE} writes already wait at this key: try again later"
-            self.local.answer(waiting.token, refused(waiting, text))
-        else:
-            lock.queue.append(waiting)
-        return True
 
     # --- what happens by itself -----------------------------------------------------------------
 
@@ -472,19 +375,8 @@ class Commit:
         """
         if not self.local.serving:
             return
-        replication = self.replication
-        decided, replication.decided = replication.decided, []
-        for record in decided:
-            lock = self.locks.get(record.key)
-            if lock is not None and lock.home == component_of(record.stream):
-                lock.decided = record.seq
-        committed, replication.committed = replication.committed, []
-        for record in committed:
-            lock = self.locks.get(record.key)
-            if lock is not None and lock.home == component_of(record.stream) and lock.decided == record.seq:
-                del self.locks[record.key]
-                self.resumed += lock.queue
-        if replication.changed:
+        self.locks.observe()
+        if self.replication.changed:
             self._expose_acknowledged(now)  # members confirm by heartbeats and gossip, too
             for txn in list(self._blocked.values()):
                 self._advance(txn, now)
@@ -514,7 +406,7 @@ class Commit:
         for queue in list(self._queues.values()):
             for txn in list(queue):
                 self._give_up_late(txn, now)
-        self._give_up_queued(now)
+        self.locks.give_up_late(now)
 
     def tick_stopped(self, now: float) -> None:
         """While the view changes: nothing goes on, but what is late is answered."""
@@ -523,13 +415,7 @@ class Commit:
                 for waiting in [w for w in txn.waiters if now >= w.deadline]:
                     txn.waiters.remove(waiting)
                     self.local.answer(waiting.token, unknown_outcome() if txn.record is not None else too_late(waiting))
-        self._give_up_queued(now)
-
-    def _give_up_queued(self, now: float) -> None:
-        for lock in self.locks.values():
-            for waiting in [w for w in lock.queue if now >= w.deadline]:
-                lock.queue.remove(waiting)
-                self.local.answer(waiting.token, too_late(waiting))
+        self.locks.give_up_late(now)
 
     def _give_up_late(self, txn: _Transaction, now: float) -> None:
         late = [w for w in txn.waiters if now >= w.deadline]
@@ -568,35 +454,13 @@ class Commit:
                 for waiting in txn.waiters:
                     waiting.passed_on = waiting.passed_on or txn.record is not None
                     again.append(waiting)
-        for lock in self.locks.values():
-            again += lock.queue
-        again += self.resumed
-        self.replication.decided.clear()
-        self.replication.committed.clear()
-        for part in (self.locks, self._queues, self._running, self._by_id, self._blocked, self._releases):
+        again += self.locks.give_back()
+        for part in (self._queues, self._running, self._by_id, self._blocked, self._releases):
             part.clear()
         self._deciding.clear()
-        self.resumed = []
         return again
 
     @property
     def open(self) -> int:
         """Transactions that wait or run here."""
         return sum(map(len, self._queues.values()))
-
-
-def too_late(waiting: Waiting) -> Error:
-    """The answer at the deadline."""
-    return refused(waiting, "not possible within the deadline; nothing was changed, try again")
-
-
-def refused(waiting: Waiting, why: str) -> Error:
-    """The answer when it is not done: nothing was changed, where that is sure, for an earlier try may take effect."""
-    if waiting.passed_on or (waiting.op.id is not None and waiting.op.retry):
-        return unknown_outcome()
-    return Error(errors.UNAVAILABLE, (why,))
-
-
-def unknown_outcome() -> Error:
-    """The honest answer when an update may or may not take effect."""
-    return Error(errors.UNKNOWN_OUTCOME, ("not known within the deadline; ask again with the same id",))

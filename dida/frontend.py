@@ -315,16 +315,20 @@ class Page:
     next: str | None
 
 
+def joined(pages: Sequence[Page], limit: int) -> Page:
+    """The pages of several groups, all from one key on, as one."""
+    following = [page.next for page in pages if page.next is not None]
+    keys = sorted(key for page in pages for key in page.records)
+    ends = min([*following, *keys[limit : limit + 1]], default=None)
+    records = {key: versions for page in pages for key, versions in page.records.items()}
+    return Page({key: records[key] for key in keys if ends is None or key < ends}, ends)
+
+
 @define(eq=False)
 class ListOperation(Operation[Page]):
-    """`list`, from the key `key` on. With `at`, of that storage node only."""
+    """`list`, from the key `key` on."""
 
     limit: int = 1000
-    at: StorageAddress | None = None
-
-    def __attrs_post_init__(self) -> None:
-        if self.at is not None:
-            self.replicas = Replicas([self.at])
 
     def _request(self, deadline: float) -> Request:
         return ListRecords(limit=self.limit, from_=self.key, deadline=deadline)

@@ -26,6 +26,7 @@ from dida.peer_messages import Fetch, Gossip, Range, Record, component_of, is_co
 from dida.store import Entry, Store
 from dida.timestamps import Timestamp, covers, merged
 
+KEPT_CUTS = 4096
 FETCH_AGAIN = 0.3
 """Seconds after which what a client waits for is asked for again."""
 
@@ -52,6 +53,8 @@ class Replication:
     """Commits that were applied since the owner looked last: they end transactions."""
     changed: bool = False
     """Something that a waiting request may wait for has happened."""
+    cuts: dict[str, int] = field(factory=dict)
+    """Stream of a removed component to how much of it survived; the newest ones."""
     _concerns: list[tuple[Record, int, Any, float]] = field(factory=list)
     _gossiping: set[str] = field(factory=set)
     _due: dict[str, float] = field(factory=dict)
@@ -288,6 +291,11 @@ class Replication:
                 self._apply_commit_or_write(self.held.pop(place), now)
                 self.apply_held(now)
         alive = set(live)
+        for stream in [stream for stream in base if component_of(stream) not in alive]:
+            self.cuts.pop(stream, None)
+            self.cuts[stream] = base[stream]
+        while len(self.cuts) > KEPT_CUTS:
+            del self.cuts[next(iter(self.cuts))]
         kept = {s: n for s, n in base.items() if component_of(s) in alive}
         self.log.restart(kept)
         for entry in self.unsettled.values():
@@ -325,13 +333,16 @@ class Replication:
         held = [self.held[place] for place in sorted(self.held)]
         parts += [{"held": held[at : at + 100]} for at in range(0, len(held), 100)]
         parts.append({"value_ts": self.value_ts, "have": self.log.have, "exposed": dict(self.exposed)})
+        parts.append({"cuts": dict(self.cuts)})
         return parts
 
     def load(self, parts: Iterable[Mapping[str, Any]], held: Iterable[Record], now: float) -> None:
         """Take over a dump, in place of whatever was here."""
         self.store = Store(self.store.max_versions)
         self.executed = Executed(self.executed.ttl)
+        self.cuts = {}
         for part in parts:
+            self.cuts.update(part.get("cuts", {}))
             self.store.load(part.get("records", []))
             self.executed.load(part.get("executed", []), part.get("expired", []), now)
             if "have" in part:

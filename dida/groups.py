@@ -9,7 +9,7 @@ group by the ring over its members. Everybody who knows the named nodes and R kn
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from dida.ring import Ring
 
@@ -22,6 +22,12 @@ class Groups:
         self.factor = factor
         self._count = max(1, len(self._named) // factor) if factor else 1
         self._ring = Ring(map(str, range(self._count)))
+
+    @classmethod
+    def told(cls, groups: Sequence[Sequence[int]]) -> Groups:
+        """The groups as a storage node tells them."""
+        named = [replica for group in groups for replica in group]
+        return cls(named, len(groups[0]) if len(groups) > 1 else None)
 
     def __len__(self) -> int:
         return self._count

@@ -6,9 +6,15 @@ from typing import Any
 
 from attrs import Factory, define, frozen
 
-from dida.messages import Reply, Request
+from dida.messages import Error, Reply, Request
 from dida.peer_messages import COMMITS, Member, View
 from dida.ring import Ring
+from dida.timestamps import Timestamp
+
+OTHER_VIEW = "other-view"
+"""The error that tells a peer that it is in another view than this node; carries this node's view."""
+CHANGING = "changing"
+"""The error that tells a peer that the view is being changed: try again."""
 
 
 @frozen
@@ -80,6 +86,8 @@ class Local:
     config: Config
     me: Member
     view: View | None = None
+    base: Timestamp = Factory(dict)
+    """The state that the view began with, at all of its members."""
     serving: bool = False
     """Whether the view is in force: not while it is being changed."""
     exposed: int = 0
@@ -103,9 +111,10 @@ class Local:
     def commits(self) -> str:
         return self.me.component + COMMITS
 
-    def enter(self, view: View | None) -> None:
+    def enter(self, view: View | None, base: Timestamp) -> None:
         """Take `view` as the one in force (None: none)."""
         self.view = view
+        self.base = dict(base)
         self.view_name = view.name if view is not None else ""
         self.told = {}
         members = view.members if view is not None else ()
@@ -124,6 +133,10 @@ class Local:
         """The member that coordinates the commits of `key`."""
         owner = self.ring.owner(key)
         return next(m for m in self._members.values() if str(m.replica) == owner)
+
+    def other_view(self) -> Reply:
+        """What a peer hears whose view is not this node's."""
+        return Error(OTHER_VIEW, (), {"view": self.view, "base": self.base} if self.view is not None else {})
 
     def stamp(self) -> dict[str, Any]:
         """What every message to a peer carries."""

@@ -14,12 +14,13 @@ from attrs import evolve
 
 from dida import errors, wire
 from dida.addresses import StorageAddress
-from dida.commit import NOT_REACHED, Commit, Operation, Waiting, refused, too_late, unknown_outcome
+from dida.commit import NOT_REACHED, Commit
 from dida.errors import DidaError
 from dida.executed import Executed, after_of, answered
 from dida.gossip import Replication
 from dida.groups import Groups
-from dida.membership import CHANGING, OTHER_VIEW, Membership
+from dida.locks import Locks
+from dida.membership import Membership
 from dida.messages import (
     Error,
     Forget,
@@ -36,7 +37,8 @@ from dida.messages import (
     Write,
     form_of,
 )
-from dida.outputs import Config, Local, Output
+from dida.operations import Operation, Waiting, forwarded, operation, refused, too_late, unknown_outcome
+from dida.outputs import CHANGING, OTHER_VIEW, Config, Local, Output
 from dida.peer_messages import (
     Decide,
     Expose,
@@ -65,7 +67,7 @@ from dida.peer_messages import (
     component_of,
     is_commit,
 )
-from dida.store import Store, said
+from dida.store import Entry, Store, said
 from dida.timestamps import Timestamp, covers
 
 NO_QUORUM_AFTER = 1.0
@@ -78,6 +80,7 @@ class Replica:
     def __init__(self, config: Config, me: Member, named: tuple[StorageAddress, ...], now: float) -> None:
         self.groups = Groups({me.replica, *(other.replica for other in named)}, config.replication_factor)
         self.group = self.groups.of_replica(me.replica)
+        self._elsewhere = tuple(other for other in named if self.groups.of_replica(other.replica) != self.group)
         if len(self.groups) > 1:
             # its nodes know, gossip with and vote with their group only
             config = evolve(config, cluster=f"{config.cluster}/{self.group + 1}")
@@ -85,6 +88,7 @@ class Replica:
         self.config = config
         self.local = Local(config, me)
         self.membership = Membership(self.local, self._blank(), named, now)
+        self.detection, self.joining = self.membership.detection, self.membership.joining
         self._forget()
         self.waiting: dict[Any, Waiting] = {}
         self._since: dict[Any, float] = {}
@@ -99,14 +103,16 @@ class Replica:
         return Replication(self.local, Store(self.config.max_versions), Executed(self.config.session_ttl))
 
     def _forget(self) -> None:
-        self.replication = self.membership.replication = self._blank()
-        self.commit = Commit(self.local, self.replication)
+        self.replication = self._blank()
+        self.membership.begin_with(self.replication)
+        self.locks = Locks(self.local, self.replication)
+        self.commit = Commit(self.local, self.replication, self.locks)
 
     # --- requests of clients --------------------------------------------------------------------
 
     def on_request(self, token: Any, request: Request, now: float) -> list[Output]:
         """A client's request; it is answered under `token`, now or later, by its deadline."""
-        op = _operation(request)
+        op = operation(request)
         if op is not None:
             self._attempt(Waiting(token, op, now + request.deadline), now)
         elif isinstance(request, Watch):
@@ -135,6 +141,16 @@ class Replica:
                 self.local.answer(token, Ok((str(home.replica), home.id), {"members": ids}))
         return self._end_turn(now)
 
+    def plain_read(self, key: str, now: float) -> tuple[Entry, Timestamp] | None:
+        """What `read KEY` gives, with the timestamp, when it can be answered at once; None: ask with `on_request`."""
+        if now >= self.lease_until or not self.local.serving or len(self.groups) > 1:
+            return None
+        entry = self.replication.store.newest(key)
+        if entry is None:
+            return None
+        self.counts["reads"] += 1
+        return entry, self.replication.value_ts
+
     def _attempt(self, waiting: Waiting, now: float) -> None:
         """Answer the operation, or pass it on, or let it wait for what it lacks."""
         reply = self._try(waiting, now)
@@ -159,9 +175,9 @@ class Replica:
         if not self.local.serving:
             return self._park(waiting, now)
         if now >= self.lease_until:
-            self.lease_until = self.membership.lease_until()
+            self.lease_until = self.detection.lease_until()
             if now >= self.lease_until:
-                self.membership.ask_all(now)
+                self.detection.ask_all(now)
                 return self._park(waiting, now)
         if op.after:
             lost, after = self._without_dead(op.after)
@@ -204,7 +220,7 @@ class Replica:
             gone.append(stream)
             if count == 0 or self._of_another_group(component):
                 continue
-            if count > self.membership.cuts.get(stream, 0):
+            if count > self.replication.cuts.get(stream, 0):
                 lost[stream] = count
         if gone:
             after = {stream: count for stream, count in after.items() if stream not in gone}
@@ -232,7 +248,7 @@ class Replica:
 
     def _write(self, waiting: Waiting, now: float) -> Reply | None:
         op, replication = waiting.op, self.replication
-        if self.commit.queue_write(waiting):
+        if self.locks.queue_write(waiting):
             return None
         if replication.log.size >= self.config.max_log or (op.id is not None and replication.executed.full):
             return refused(waiting, "too many updates are not confirmed by all members: try again later")
@@ -302,14 +318,14 @@ class Replica:
         same_view = self.local.view is not None and message.view == self.local.view_name
         member = self.local.member(message.sender)
         if member is not None:
-            self.membership.hear(message.sender, now)
+            self.detection.hear(message.sender, now)
         reply: Reply | None
         match message:
             case Join():
-                reply = self.membership.on_join(message, now)
+                reply = self.joining.on_join(message, now)
             case Load():
                 held = wire.shaped(message.state.get("held", []), list[Record])
-                reply = self.membership.on_load(message, tuple(held), now)
+                reply = self.joining.on_load(message, tuple(held), now)
             case Install():
                 reply = self.membership.on_install(message.installs, message.base, now)
             case Flush() if same_view or self.local.view is None:
@@ -317,7 +333,7 @@ class Replica:
             case Level() if same_view or self.local.view is None:
                 reply = self.membership.on_level(message, now)
             case _ if not same_view or member is None:
-                reply = self.membership.other_view()
+                reply = self.local.other_view()
             case Fetch():
                 reply = self.replication.on_fetch(message, now)
             case _ if not self.local.serving:
@@ -337,18 +353,18 @@ class Replica:
                 return self.replication.on_gossip(message, now)
             case Lock():
                 self._run_resumed(now)
-                return self.commit.on_lock(message, now)
+                return self.locks.on_lock(message, now)
             case Decide():
                 return self.commit.on_decide(message, now)
             case Release():
-                return self.commit.on_release(message, now)
+                return self.locks.on_release(message, now)
             case Heartbeat():
-                self.commit.clear(message.sender, message.oldest)
-                return self.membership.on_heartbeat(message, now)
+                self.locks.clear(message.sender, message.oldest)
+                return self.detection.on_heartbeat(message, now)
             case Suspect():
-                return self.membership.on_suspect(message, now)
+                return self.detection.on_suspect(message, now)
             case Forward():
-                self._attempt(Waiting(token, _forwarded(message), now + message.deadline), now)
+                self._attempt(Waiting(token, forwarded(message), now + message.deadline), now)
                 return None
         return Ok()
 
@@ -363,7 +379,7 @@ class Replica:
         if message.sender != self.local.component:
             return []  # this node was fenced since: another life's business
         if reply is not None and self.local.member(peer) is not None:
-            self.membership.hear(peer, now)
+            self.detection.hear(peer, now)
         try:
             self._take_answer(url, peer, message, reply, now)
         except DidaError as problem:
@@ -390,9 +406,10 @@ class Replica:
                 self.membership.on_beat(peer, message.at, have, now)
             case Join():
                 if ok is not None:
-                    self.membership.on_joined(wire.shaped(ok.object, Heard).heard)
+                    told = wire.shaped(ok.object, Heard)
+                    self.joining.on_joined(told.heard, told.view, now)
             case Load():
-                self.membership.on_loaded(peer, message, ok is not None, now)
+                self.joining.on_loaded(peer, message, ok is not None, now)
             case Flush():
                 have = wire.shaped(ok.object, Has).have if ok is not None else None
                 self.membership.on_flushed(peer, message, have, now)
@@ -400,7 +417,7 @@ class Replica:
                 have = wire.shaped(ok.object, Has).have if ok is not None else None
                 self.membership.on_levelled(peer, message, have, now)
             case Suspect():
-                self.membership.on_suspected(
+                self.detection.on_suspected(
                     peer, message, wire.shaped(ok.object, Silence).silent if ok is not None else None
                 )
             case Fetch():
@@ -448,7 +465,7 @@ class Replica:
 
     def on_broken(self, url: str, now: float) -> list[Output]:
         """The connection to `url` broke."""
-        self.membership.on_broken(url, now)
+        self.detection.on_broken(url, now)
         return self._end_turn(now)
 
     def on_refused(self, url: str, at: float, now: float) -> list[Output]:
@@ -477,7 +494,7 @@ class Replica:
         return self._end_turn(now)
 
     def _give_up_late(self, now: float) -> None:
-        minority = self.config.majority and now >= self.membership.lease_until()
+        minority = self.config.majority and now >= self.detection.lease_until()
         for token, waiting in list(self.waiting.items()):
             if now >= waiting.deadline or (minority and now - self._since[token] >= NO_QUORUM_AFTER):
                 del self.waiting[token], self._since[token]
@@ -499,8 +516,8 @@ class Replica:
             self._own_ids.pop(waiting.own_id, None)
 
     def _run_resumed(self, now: float) -> None:
-        while self.commit.resumed:
-            resumed, self.commit.resumed = self.commit.resumed, []
+        while self.locks.resumed:
+            resumed, self.locks.resumed = self.locks.resumed, []
             for waiting in resumed:
                 self._attempt(waiting, now)
 
@@ -570,6 +587,7 @@ class Replica:
             "members": [{"replica": m.replica, "id": m.id, "url": m.url} for m in members],
             "dead": self.dead(),
             "groups": [self.groups.replicas(group) for group in range(len(self.groups))],
+            "elsewhere": [{"replica": n.replica, "id": n.id, "url": str(n.address)} for n in self._elsewhere],
         }
 
     def dead(self) -> list[str]:
@@ -600,59 +618,10 @@ class Replica:
             "held": len(replication.held),
             "waiting": self.in_hand,
             "transactions": self.commit.open,
-            "locks": len(self.commit.locks),
+            "locks": len(self.locks.keys),
             "executed": replication.executed.size,
             "discarded": self.membership.discarded,
             "notes": list(self.local.notes),
         }
 
     VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Forget, Watch)
-
-
-def _operation(request: Request) -> Operation | None:
-    match request:
-        case Read():
-            return Operation(
-                verb="read",
-                key=request.key,
-                version=request.version,
-                latest=request.latest and request.version is None,
-                after=request.after,
-            )
-        case Write():
-            return Operation(
-                verb="write",
-                key=request.key,
-                value=request.value,
-                id=request.id,
-                lowest=request.lowest,
-                retry=request.retry,
-                after=request.after,
-            )
-        case UpdateIf():
-            return Operation(
-                verb="updateif",
-                key=request.key,
-                old=request.old,
-                value=request.new,
-                id=request.id,
-                lowest=request.lowest,
-                retry=request.retry,
-                after=request.after,
-            )
-    return None
-
-
-def _forwarded(message: Forward) -> Operation:
-    return Operation(
-        verb=message.verb,
-        key=message.key,
-        latest=message.verb == "read",
-        value=message.value,
-        old=message.old,
-        id=message.id,
-        lowest=message.lowest,
-        retry=message.retry or message.verb == "write",
-        after=message.after,
-        forwarded=True,
-    )

@@ -1,10 +1,12 @@
-"""The storage nodes as a client of the storage knows them: who lives, who is dead, whom to ask first."""
+"""The storage nodes as a client of the storage knows them: who lives, who is dead, which group holds what, and
+whom to ask first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from dida.addresses import StorageAddress
+from dida.groups import Groups
 from dida.ring import Ring
 
 MAX_DEAD = 1000
@@ -15,8 +17,11 @@ class Replicas:
     """The living storage nodes by replica number, those that are suspected among them, and the dead."""
 
     def __init__(self, members: Iterable[StorageAddress] = ()) -> None:
-        self.view: str | None = None
-        self.number = 0
+        self.groups = Groups((), None)
+        self.views: dict[int, str] = {}
+        """Group to the name of its newest view."""
+        self._numbers: dict[int, int] = {}
+        self._told = 0
         self.dead: dict[str, None] = {}
         self._members: dict[int, StorageAddress] = {}
         self._suspected: dict[int, float] = {}
@@ -42,16 +47,36 @@ class Replicas:
             self._put(member)
             self._place()
 
-    def on_view(self, view: str | None, number: int, members: Sequence[StorageAddress], dead: Iterable[str]) -> None:
-        """What a storage node says: members live, dead ones are dead, of others it knows nothing."""
-        self.view = view
-        self.number = number
+    @property
+    def number(self) -> int:
+        """The sum of the numbers of all groups' views: it grows with each of them."""
+        return max(self._told, sum(self._numbers.values()))
+
+    def on_view(
+        self,
+        view: str,
+        number: int,
+        members: Sequence[StorageAddress],
+        dead: Iterable[str],
+        groups: Sequence[Sequence[int]] = (),
+        elsewhere: Iterable[StorageAddress] = (),
+    ) -> None:
+        """What a storage node says: members live, dead ones are dead, of others it knows nothing more than that they
+        are there."""
+        self.groups = Groups.told(groups)
+        group = self.groups.of_replica(members[0].replica) if members else 0
+        self.views[group] = view
+        self._numbers[group] = number
+        self._told = 0
         here = {member.id for member in members}
         for id in dead:
             if id not in here:
                 self._bury(id)
         for member in members:
             self._put(member)
+        for member in elsewhere:
+            if member.replica not in self._members and member.id not in self.dead:
+                self._put(member)
         self._place()
 
     def on_hearsay(self, number: int, members: Sequence[StorageAddress]) -> None:
@@ -59,7 +84,7 @@ class Replicas:
         if number < self.number:
             return
         if number > self.number:
-            self.number = number
+            self._told = number
             here = {member.id for member in members}
             for old in self.living:
                 if old.id not in here:
@@ -81,9 +106,21 @@ class Replicas:
     def order(self, key: str, now: float) -> list[StorageAddress]:
         """Whom to ask for `key`: its owner, then who takes over; suspected ones last."""
         order = [self._members[int(name)] for name in self._ring.order(key)]
+        if len(self.groups) > 1:
+            holder = self.groups.of_key(key)
+            order.sort(key=lambda member: self.groups.of_replica(member.replica) != holder)
         if self._suspected:
             order.sort(key=lambda member: self._suspected.get(member.replica, 0.0) > now)
         return order
+
+    def apart(self) -> list[Replicas]:
+        """Each group's living by themselves."""
+        if len(self.groups) == 1:
+            return [self]
+        return [
+            Replicas(member for member in self.living if self.groups.of_replica(member.replica) == group)
+            for group in range(len(self.groups))
+        ]
 
     def named(self, names: Iterable[object]) -> Iterator[StorageAddress]:
         """Those of the living that are meant by numbers or ids."""

@@ -19,15 +19,17 @@ PAGE = 512 * 1024
 
 
 class Entry:
-    """A version of a record. `ts` is what it depends on, None once every member holds it."""
+    """A version of a record. `ts` is what it depends on, None once every member holds it; `said` is room for how
+    an answer tells of it."""
 
-    __slots__ = ("id", "ts", "value", "version")
+    __slots__ = ("id", "said", "ts", "value", "version")
 
     def __init__(self, version: Version, value: str, id: str | None, ts: dict[str, int] | None) -> None:
         self.version = version
         self.value = value
         self.id = id
         self.ts = ts
+        self.said: bytes | None = None
 
 
 @define

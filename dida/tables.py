@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 from typing import Any
@@ -62,20 +63,24 @@ def record_rows(records: Records) -> list[list[str]]:
     return rows
 
 
-def global_rows(nodes: Mapping[str, Records]) -> list[list[str]]:
-    """A row per version that any of the nodes has, and on which of them it is."""
+def global_rows(nodes: Mapping[str, Records], groups: Mapping[str, int] | None = None) -> list[list[str]]:
+    """A row per version that any of the nodes has, and on which of them it is; with the group that holds the
+    key, where there are several (`groups` says in which each node is)."""
+    sizes = Counter((groups or {}).values())
     holders: dict[str, dict[tuple[Version, str], list[str]]] = {}
     for id, records in nodes.items():
         for key, versions in records.items():
             for pair in versions:
                 holders.setdefault(key, {}).setdefault(pair, []).append(id)
-    rows = [["key", "version", "on", "value"]]
+    rows = [["key", "version", *(["group"] if len(sizes) > 1 else []), "on", "value"]]
     for key in sorted(holders, key=_natural):
         for place, (version, value) in enumerate(sorted(holders[key], key=lambda pair: pair[0], reverse=True)):
             on = holders[key][version, value]
-            rows.append(
-                [key if place == 0 else "", str(version), "all" if len(on) == len(nodes) else " ".join(on), value]
-            )
+            group = groups[on[0]] if groups and len(sizes) > 1 else None
+            all_of_them = len(on) == (len(nodes) if group is None else sizes[group])
+            shown = [str(group)] if group is not None else []
+            name = key if place == 0 else ""
+            rows.append([name, str(version), *shown, "all" if all_of_them else " ".join(on), value])
     return rows
 
 

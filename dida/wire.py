@@ -249,6 +249,11 @@ def encode_reply(reply: Reply, tag: str | None = None) -> bytes:
     return _line(tag, first, reply.words, reply.object)
 
 
+def encode_object(members: Mapping[str, Any]) -> bytes:
+    """The object at the end of a line."""
+    return _json(members)
+
+
 def _line(tag: str | None, first: str, words: Sequence[str], members: Mapping[str, Any]) -> bytes:
     try:
         text = " ".join([first, *map(quote, words)])

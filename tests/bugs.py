@@ -20,12 +20,16 @@ from attrs import evolve, frozen
 
 from dida import replica as replica_module
 from dida.commit import Commit
+from dida.detection import Detection
 from dida.errors import UNAVAILABLE
 from dida.executed import Executed, answered
 from dida.gossip import Replication
+from dida.joining import Joining
+from dida.locks import Locks
 from dida.log import Log
 from dida.membership import Membership
 from dida.messages import Error
+from dida.operations import operation
 from dida.outputs import Config
 from dida.peer_messages import component_of, is_commit
 from dida.replica import Replica
@@ -73,7 +77,7 @@ NEXT_RECORD = Replication.next_record
 def _write_without_waiting(self: Replica, waiting: Any, now: float) -> Any:
     op = waiting.op
     first = op.verb == "write" and not (op.retry and op.id is not None)
-    if first and self.local.serving and now < self.membership.lease_until():
+    if first and self.local.serving and now < self.detection.lease_until():
         waiting.op = evolve(op, after=self._without_dead(op.after)[1])
         return self._write(waiting, now)
     return TRY(self, waiting, now)
@@ -106,7 +110,7 @@ def _no_operation_is_a_retry(request: Any) -> Any:
     return evolve(op, retry=False) if op is not None and op.verb == "write" else op
 
 
-OPERATION = replica_module._operation
+OPERATION = operation
 
 
 def _have_is_merged_from_gossip(self: Replication, message: Any, now: float) -> Any:
@@ -208,17 +212,17 @@ def _install_without_levelling(self: Membership, view: Any, base: Any, now: floa
 ON_INSTALL = Membership.on_install
 
 
-def _joins_empty(self: Membership, message: Any, held: Any, now: float) -> Any:
+def _joins_empty(self: Joining, message: Any, held: Any, now: float) -> Any:
     reply = ON_LOAD(self, message, held, now)
     if self.loaded:
         self.replication.store = Store(self.replication.store.max_versions)
     return reply
 
 
-ON_LOAD = Membership.on_load
+ON_LOAD = Joining.on_load
 
 
-def _locks_nothing(self: Commit, waiting: Any) -> bool:
+def _locks_nothing(self: Locks, waiting: Any) -> bool:
     return False
 
 
@@ -232,7 +236,7 @@ COMPARE = Commit._compare
 
 def _release_is_lost(self: Commit, txn: Any, answer: Any) -> None:
     if txn.state != "queued":
-        self._unlock(txn.op.key, self.local.component, txn.number)
+        self.locks.unlock(txn.op.key, self.local.component, txn.number)
 
 
 def _other_views_are_taken(self: Replica, token: Any, message: Any, now: float) -> Any:
@@ -246,24 +250,25 @@ def _who_is_asked_coordinates(self: Replica, waiting: Any, now: float) -> None:
     self.commit.begin(waiting, now)
 
 
-def _first_come_first_locked(self: Commit, message: Any, now: float) -> Any:
-    lock = self.locks.get(message.key)
+def _first_come_first_locked(self: Locks, message: Any, now: float) -> Any:
+    lock = self.keys.get(message.key)
     return Error(UNAVAILABLE) if lock is not None and lock.home != message.sender else ON_LOCK(self, message, now)
 
 
-ON_LOCK = Commit.on_lock
+ON_LOCK = Locks.on_lock
 
 
-def _a_lock_stays(self: Commit, home: str, txn: int, key: str) -> None:
-    if key not in self.locks:
+def _a_lock_stays(self: Locks, home: str, txn: int, key: str) -> None:
+    if key not in self.keys:
         LOCK_HERE(self, home, txn, key)
 
 
-LOCK_HERE = Commit._lock_here
+LOCK_HERE = Locks.lock
 
 
-def _any_evidence_counts_at_once(self: Membership, component: str, now: float) -> None:
+def _any_evidence_counts_at_once(self: Detection, component: str, now: float) -> bool:
     self.gone[component] = now
+    return True
 
 
 def _news_is_never_old(self: Membership, url: str, at: float, now: float) -> None:
@@ -297,12 +302,12 @@ def _losses_are_not_told(self: Replica, after: Any) -> Any:
 WITHOUT_DEAD = Replica._without_dead
 
 
-def _the_answer_renews_the_lease(self: Membership, peer: str, sent: float, have: Any, now: float) -> None:
+def _the_answer_renews_the_lease(self: Detection, peer: str, sent: float, have: Any, now: float) -> None:
     self._beating.pop(peer, None)
     ON_BEAT(self, peer, now, have, now)
 
 
-ON_BEAT = Membership.on_beat
+ON_BEAT = Detection.on_beat
 
 
 def _answered_at_once(self: Replication, record: Any, others: int, token: Any, deadline: float) -> None:
@@ -336,7 +341,7 @@ def _the_dead_stay(self: Replication, base: Any, live: Any, stayed: Any, now: fl
     SETTLE(self, base, {*live, *map(component_of, base)}, stayed, now)
 
 
-def _cuts_are_not_given(self: Membership, message: Any, held: Any, now: float) -> Any:
+def _cuts_are_not_given(self: Joining, message: Any, held: Any, now: float) -> Any:
     return ON_LOAD(self, evolve(message, state={n: v for n, v in message.state.items() if n != "cuts"}), held, now)
 
 
@@ -349,7 +354,7 @@ BUGS = (
     Bug("ts is replica_ts, not prev with one entry", ((Replication, "next_record", _prev_is_all_that_was_logged),)),
     Bug("version number before the update is stable", ((Replica, "_try", _write_without_waiting),)),
     Bug("an update that is not kept: ts not merged", ((Replication, "_apply", _apply_merges_only_what_is_kept),)),
-    Bug("same update id accepted by two replicas", ((replica_module, "_operation", _no_operation_is_a_retry),)),
+    Bug("same update id accepted by two replicas", ((replica_module, "operation", _no_operation_is_a_retry),)),
     Bug("replica_ts merged from a partial message", ((Replication, "on_gossip", _have_is_merged_from_gossip),)),
     Bug("a restart under the old component", ((network, "incarnation", _same_component),)),
     Bug("answers between merging and applying", ((Replication, "accept", _answers_before_applying),)),
@@ -357,43 +362,43 @@ BUGS = (
     Bug("a discarded version comes back", ((Store, "put", _old_versions_come_back),)),
     Bug("ties broken by arrival", ((Store, "put", _ties_by_arrival),)),
     Bug("unbounded waiting requests", ((Replica, "_park", _park_without_a_bound),)),
-    Bug("a client's counter of 2^63 believed", ((replica_module, "_operation", _numbers_from_a_client),)),
+    Bug("a client's counter of 2^63 believed", ((replica_module, "operation", _numbers_from_a_client),)),
     Bug("no barrier: exposed before all have it", ((Commit, "_acknowledged", lambda self, txn, peer: True),)),
     Bug("the client told at the decision", ((Commit, "_decide", _told_at_the_decision),)),
     Bug(
         "decisions visible before they are exposed",
         ((Replication, "applicable", lambda self, record: covers(self.value_ts, record.prev)),),
     ),
-    Bug("locks hold no writes back", ((Commit, "queue_write", _locks_nothing),)),
+    Bug("locks hold no writes back", ((Locks, "queue_write", _locks_nothing),)),
     Bug("the home tests its own value only", ((Commit, "_compare", _own_value_only),)),
     Bug("no, before all hold the value", ((Replication, "held_by_all", lambda self, ts: True),)),
     Bug(
         "a release is lost, and nobody looks",
-        ((Commit, "_release", _release_is_lost), (Commit, "clear", lambda self, home, oldest: None)),
+        ((Commit, "_release", _release_is_lost), (Locks, "clear", lambda self, home, oldest: None)),
     ),
     Bug("decisions dropped when the view changes", ((Replication, "settle", _settle_drops_decisions),)),
     Bug("the cut is the leader's own", ((Membership, "_level", _level_with_the_leader),)),
     Bug("a view installed without levelling", ((Membership, "on_install", _install_without_levelling),)),
     Bug("a removed node goes on", ((Membership, "fence", _fence_is_ignored),)),
-    Bug("the lease ignored", ((Membership, "lease_until", lambda self: float("inf")),)),
+    Bug("the lease ignored", ((Detection, "lease_until", lambda self: float("inf")),)),
     Bug("executed table not given to a joiner", ((Executed, "load", lambda self, *rest: None),)),
-    Bug("a joiner counts before it has the records", ((Membership, "on_load", _joins_empty),)),
+    Bug("a joiner counts before it has the records", ((Joining, "on_load", _joins_empty),)),
     Bug("held-back updates never tried again", ((Replication, "apply_held", lambda self, now: None),)),
     Bug("who is asked coordinates, not the home", ((Replica, "_at_home", _who_is_asked_coordinates),)),
     Bug(
         "locks in arrival order at each participant",
-        ((Replica, "_at_home", _who_is_asked_coordinates), (Commit, "on_lock", _first_come_first_locked)),
+        ((Replica, "_at_home", _who_is_asked_coordinates), (Locks, "on_lock", _first_come_first_locked)),
     ),
     Bug(
         "a lock does not give way to the next",
-        ((Commit, "_lock_here", _a_lock_stays), (Commit, "clear", lambda self, home, oldest: None)),
+        ((Locks, "lock", _a_lock_stays), (Locks, "clear", lambda self, home, oldest: None)),
     ),
     Bug("no fence: messages of other views are taken", ((Replica, "on_peer", _other_views_are_taken),)),
     Bug("a lease outlasts the silence", ((Config, "lease", property(lambda self: 4 * self.ping_timeout)),)),
-    Bug("the lease counts from the answer", ((Membership, "on_beat", _the_answer_renews_the_lease),)),
+    Bug("the lease counts from the answer", ((Detection, "on_beat", _the_answer_renews_the_lease),)),
     Bug(
         "stale evidence of a death is believed",
-        ((Membership, "_bury", _any_evidence_counts_at_once), (Membership, "on_refused", _news_is_never_old)),
+        ((Detection, "bury", _any_evidence_counts_at_once), (Membership, "on_refused", _news_is_never_old)),
     ),
     Bug("any ballot is obeyed", ((Membership, "on_flush", _any_ballot_is_obeyed),)),
     Bug("FLUSH does not stop the old view", ((Membership, "on_flush", _flush_stops_nothing),)),
@@ -402,7 +407,7 @@ BUGS = (
     Bug("waiting requests dropped when the view changes", ((Commit, "give_back", lambda self: []),)),
     Bug("the dead stay in the timestamps", ((Replication, "settle", _the_dead_stay),)),
     Bug("nobody is told of lost updates", ((Replica, "_without_dead", _losses_are_not_told),)),
-    Bug("a joiner does not know what was cut", ((Membership, "on_load", _cuts_are_not_given),)),
+    Bug("a joiner does not know what was cut", ((Joining, "on_load", _cuts_are_not_given),)),
     Bug("a joiner does not know the expired sessions", ((Executed, "load", _expired_names_are_not_given),)),
     Bug("an expired session's retry is executed", ((Executed, "expired", lambda self, id: False),)),
     Bug("a write answered before its concern is met", ((Replication, "concern", _answered_at_once),)),

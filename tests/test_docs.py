@@ -26,8 +26,8 @@ from attrs import evolve, field, frozen
 import dida.errors
 from dida import chain, chain_messages, control_messages, messages, peer_messages
 from dida.commit import TRANSITIONS
-from dida.membership import CHANGING, OTHER_VIEW
 from dida.messages import NODE, Request, form_of
+from dida.outputs import CHANGING, OTHER_VIEW
 from dida.protocols.pcs import PcsCommands
 from dida.protocols.puppetmaster import DebugCommands
 from dida.protocols.scheduler import SchedulerNode

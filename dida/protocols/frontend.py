@@ -24,7 +24,7 @@ from zope.interface import implementer
 from dida import errors, wire
 from dida.addresses import Address, StorageAddress
 from dida.chain import Meta, Touch
-from dida.chain_messages import View
+from dida.chain_messages import Member, View
 from dida.errors import BadRequest, DidaError, UserError
 from dida.frontend import (
     ListOperation,
@@ -36,6 +36,7 @@ from dida.frontend import (
     UpdateIfOperation,
     VersionsOperation,
     WriteOperation,
+    joined,
 )
 from dida.interfaces import IStorage, Record
 from dida.messages import DEFAULT_DEADLINE, Error, Watch
@@ -83,7 +84,8 @@ class FrontEnd:
         """Called when other nodes live than before."""
         self._learnt: tuple[int, tuple[str, ...]] | None = None
         self._links: dict[StorageAddress, Link] = {}
-        self._watching: Deferred[None] | None = None
+        self._watching: dict[int, Deferred[None]] = {}
+        """Group to the watch over it."""
 
     # --- operations -----------------------------------------------------------------------------
 
@@ -100,9 +102,15 @@ class FrontEnd:
         return Deferred.fromCoroutine(self.update_if_as(self.seen, key, old, new, self.deadline))
 
     def records(self, start: str = "", limit: int = 1000, at: StorageAddress | None = None) -> Deferred[Page]:
-        """Records from the key `start` on, as one replica has them: any, or the one at `at`."""
-        operation = ListOperation(self.replicas, self.seen, start, self._ends(self.deadline), limit, at)
-        return Deferred.fromCoroutine(self._carry_out(operation))
+        """Records from the key `start` on, as one replica has them: any (of each group), or the one at `at`."""
+        return Deferred.fromCoroutine(self._records(start, limit, at))
+
+    async def _records(self, start: str, limit: int, at: StorageAddress | None) -> Page:
+        groups = [Replicas([at])] if at is not None else self.replicas.apart()
+        ends = self._ends(self.deadline)
+        return joined(
+            [await self._carry_out(ListOperation(each, self.seen, start, ends, limit)) for each in groups], limit
+        )
 
     def versions(self, key: str) -> Deferred[list[tuple[Version, str]]]:
         """The versions kept of a record, newest first."""
@@ -201,16 +209,17 @@ class FrontEnd:
         return link
 
     def start(self) -> None:
-        """Begin to watch who lives."""
-        if self._watching is None:
-            self._watching = Deferred.fromCoroutine(self._watch())
-            self._watching.addErrback(_watch_ended)
+        """Begin to watch who lives, in every group that is known."""
+        for group in range(len(self.replicas.groups)):
+            if group not in self._watching:
+                self._watching[group] = Deferred.fromCoroutine(self._watch(group))
+                self._watching[group].addErrback(_watch_ended)
 
     def stop(self) -> None:
         """Close all connections; what is going on ends within its deadline."""
-        if self._watching is not None:
-            self._watching.cancel()
-            self._watching = None
+        for watching in self._watching.values():
+            watching.cancel()
+        self._watching.clear()
         for link in self._links.values():
             link.stop()
 
@@ -223,33 +232,39 @@ class FrontEnd:
                 self._links.pop(member).stop()
             self.on_change()
 
-    async def _watch(self) -> None:
-        """Ask one of the living for the view, then for the next; when it does not answer, another one."""
+    async def _watch(self, group: int) -> None:
+        """Ask one of the group's living for the view, then for the next; when it does not answer, another one."""
         failed: set[StorageAddress] = set()
         while True:
             order = self.replicas.order(self.ids.session, self.reactor.seconds())
+            order = [each for each in order if self.replicas.groups.of_replica(each.replica) == group]
             member = next((each for each in order if each not in failed), None)
             if member is None:
                 failed.clear()
                 await deferLater(self.reactor, 0.5 if order else 0.2)
-            elif await self._look(member):
+            elif await self._look(member, group):
                 failed.clear()
+                self.start()
             else:
                 failed.add(member)
 
-    async def _look(self, member: StorageAddress) -> bool:
+    async def _look(self, member: StorageAddress, group: int) -> bool:
         """One `watch`; whether it gave a view."""
-        request = Watch(self.replicas.view, deadline=WATCH_SECONDS)
+        request = Watch(self.replicas.views.get(group), deadline=WATCH_SECONDS)
         try:
             reply = await self.link(member).ask(request, WATCH_SECONDS + 1)
             if isinstance(reply, Error):
                 return False
             view = wire.shaped(reply.object, View)
-            members = [StorageAddress(each.replica, each.id, Address.parse(each.url)) for each in view.members]
+            members, elsewhere = map(_addresses, (view.members, view.elsewhere))
         except (DidaError, UserError):
             return False
-        self._changed(lambda: self.replicas.on_view(view.view, view.number, members, view.dead))
+        self._changed(lambda: self.replicas.on_view(view.view, view.number, members, view.dead, view.groups, elsewhere))
         return True
+
+
+def _addresses(members: Iterable[Member]) -> list[StorageAddress]:
+    return [StorageAddress(each.replica, each.id, Address.parse(each.url)) for each in members]
 
 
 def _watch_ended(failure: Failure) -> None:

@@ -57,6 +57,9 @@ class Node(Protocol):
     def knows(self, request: Request) -> bool:
         """Whether the request comes from a peer, which may send longer lines than a client."""
 
+    def quick(self, line: bytes) -> bytes | None:
+        """The answer to an untagged line that needs no more than a look; None: it is decoded and dispatched."""
+
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class LineServer(TwistedProtocol):
@@ -69,6 +72,7 @@ class LineServer(TwistedProtocol):
         self.clock = clock
         self._buffer = wire.LineBuffer(max_line)
         self._lines: deque[bytes] = deque()
+        self._quick = node.quick
         self._serving = False
         self._in_flight = 0
         self._turn_taken = False
@@ -112,7 +116,12 @@ class LineServer(TwistedProtocol):
             if self._turn_taken and not self._lines[0].lstrip(b" \t").startswith(b"#"):
                 self._stop("order")
             else:
-                self._serve_line(self._lines.popleft())
+                line = self._lines.popleft()
+                answer = self._quick(line)
+                if answer is None:
+                    self._serve_line(line)
+                else:
+                    self._answer(answer)
                 if self._output_size > MAX_OUTPUT:
                     self._write_output()
         if self._buffer.overlong and not self._lines and not self._closing:
@@ -313,6 +322,10 @@ class NodeCommands:
     def knows(self, request: Request) -> bool:
         """A node without peers knows nobody."""
         return False
+
+    def quick(self, line: bytes) -> bytes | None:
+        """Nothing is as frequent as that."""
+        return None
 
     def cmd_help(self, request: Help) -> Answer:
         """The tagged form; the untagged one is answered as text by the connection."""

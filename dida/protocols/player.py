@@ -356,8 +356,9 @@ class Player:
     async def _list_global(self) -> None:
         nodes = self.system.ready("storage")
         found = {node.id: await self.system.records(node) for node in nodes}
+        groups = {node.id: (await self.system.tell(node, Status())).object.get("group", 1) for node in nodes}
         self.say(f"records on {', '.join(found)}:")
-        self._say_table(global_rows(found))
+        self._say_table(global_rows(found, groups))
 
     async def _debug(self) -> None:
         to = self.listen_for_debug()

@@ -7,6 +7,7 @@
 - `real_time`: updateifs and latest reads of any key never go back, and see all writes that were acknowledged.
 - `sessions`: read your writes, monotonic reads, monotonic writes, writes follow reads, and causality across keys.
 - `predecessors`, `once`: what is stored in the end is an order in which each updateif replaced what it says.
+- `runs`: the consistency along chains, from the provenance of their runs.
 - `nobody`, `one_value`, `late`: no answer shows what nobody wrote, or two values of one version, or comes late.
 
 Values are unique. All but the first take time in proportion to the history (times its logarithm), so they do for
@@ -22,6 +23,7 @@ from itertools import pairwise
 
 from attrs import evolve
 
+from dida.chain import Touch
 from dida.simulate.history import FAILED, FOREVER, LOST, NO, OK, UNKNOWN, Event, History, Shown
 from dida.versions import Version
 
@@ -247,6 +249,45 @@ def _raise(context: Context, other: Mapping[str, Version]) -> None:
     for key, version in other.items():
         if key not in context or context[key] < version:
             context[key] = version
+
+
+# --- runs of chains ---------------------------------------------------------------------------------
+
+
+def runs(touched: Mapping[str, Iterable[Touch]]) -> list[str]:
+    """The consistency along a chain, from what each run says that it has read and written, in order: a run
+    sees its own writes, reads a record in one version, and sees what the writers of what it has read had seen."""
+    wrong: list[str] = []
+    causes: dict[Touch, Context] = {}
+    for run, touches in touched.items():
+        seen: Context = {}
+        for touch in touches:
+            known = seen.get(touch.key)
+            if touch.how == "read":
+                if known not in (None, touch.version):
+                    wrong.append(f"{run} read {touch.key} {touch.version}, having seen {known}")
+                seen.setdefault(touch.key, touch.version)
+                continue
+            if known is not None and (touch.version < known or (touch.version == known and touch.how != "refused")):
+                wrong.append(f"{run}: {touch.key} {touch.version} was {touch.how} after {known}")
+            seen[touch.key] = touch.version
+            if touch.how != "refused":
+                written = Touch("read", touch.key, touch.version)
+                if written in causes:
+                    wrong.append(f"{run} wrote {touch.key} {touch.version}, which another one had written")
+                causes[written] = dict(seen)
+    for run, touches in touched.items():
+        least: Context = {}
+        fixed: set[str] = set()
+        for touch in touches:
+            if touch.key not in fixed and touch.key in least and touch.version < least[touch.key]:
+                wrong.append(
+                    f"{run}: {touch.key} {touch.version} was {touch.how}, though {least[touch.key]} was implied"
+                )
+            fixed.add(touch.key)
+            if touch.how in ("read", "refused"):
+                _raise(least, causes.get(Touch("read", touch.key, touch.version), {}))
+    return wrong
 
 
 # --- single answers, and what is stored in the end ---------------------------------------------------

@@ -411,7 +411,7 @@ class Clients:
             if newest.member(component_of(stream)) is not None:
                 self._report(f"{event}: {stream} {count} is said to be lost, but it lives")
             for node in self.cluster.nodes.values():
-                if node.replica is not None and count <= node.replica.membership.cuts.get(stream, 0):
+                if node.replica is not None and count <= node.replica.replication.cuts.get(stream, 0):
                     self._report(f"{event}: {stream} {count} is said to be lost, but {node.name} has it")
 
     # --- lies -----------------------------------------------------------------------------------

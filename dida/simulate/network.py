@@ -74,10 +74,18 @@ class Node:
     backlog: deque[Callable[[], None]] = Factory(deque)
     floors: dict[str, Version] = Factory(dict)
     """Key to the oldest version of its full list, when last looked at."""
+    promised: tuple[int, str] = (0, "")
+    """The ballot that it has promised to follow, when last looked at."""
 
     @property
     def name(self) -> str:
         return f"s{self.number}"
+
+    def begin(self, component: str) -> None:
+        """It is a new component, without a state."""
+        self.component = component
+        self.floors = {}
+        self.promised = (0, "")
 
 
 @frozen(eq=False)
@@ -159,8 +167,7 @@ class Cluster:
         node.paused = False
         node.backlog = deque()
         member = Member(incarnation(node), node.number, node.name, node.url)
-        node.component = member.component
-        node.floors = {}
+        node.begin(member.component)
         node.replica = Replica(self.config, member, self.named, self._time(node))
         self.say(f"{node.name} STARTS as {member.component}")
         self._tick(node, node.life)
@@ -238,8 +245,7 @@ class Cluster:
             return
         if replica.local.component != node.component:  # it found out that it was removed
             self.ended[node.component] = self.now
-            node.component = replica.local.component
-            node.floors = {}
+            node.begin(replica.local.component)
             self.on_removed(node)
         for place, output in enumerate(outputs):
             if node.replica is not replica:

@@ -30,6 +30,9 @@ def invariants(cluster: Cluster, node: Node) -> None:
     assert sum(not waiting.passed_on for waiting in replica.waiting.values()) <= replica.config.max_waiting, (
         f"{node.name}: {len(replica.waiting)} requests wait"
     )
+    promised = replica.membership.promised
+    assert promised >= node.promised, f"{node.name} follows {promised}, and has promised to follow {node.promised}"
+    node.promised = promised
     store = replication.store
     for key in store:
         versions = store.versions(key)
@@ -60,7 +63,7 @@ def quiet(replica: Replica) -> dict[str, int]:
         "held": len(replica.replication.held),
         "not applied": not covers(replica.replication.value_ts, replica.replication.log.have),
         "log": replica.replication.log.size,
-        "locks": len(replica.commit.locks),
+        "locks": len(replica.locks.keys),
         "transactions": replica.commit.open,
         "waiting": replica.in_hand,
         "timestamps of the dead": sum(

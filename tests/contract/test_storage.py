@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dida.wire import quote
 from tests.clusters import StorageCluster
 from tests.netcat import Netcat, object_of
 from tests.nodes import until
@@ -71,6 +72,17 @@ def test_write_and_read(node: Netcat, key: str) -> None:
     assert node.ask(f"read {key} 77.1") == f"error no-such-version {key} 77.1"
     assert words_of(node.ask(f"read no-{key}")) == ["error", "no-such-record", f"no-{key}"]
     assert object_of(node.ask(f"versions {key}"))["versions"] == [[version, "hello world"]]
+
+
+@pytest.mark.parametrize("value", ["1", "two words", "é", "{", "", "#", '"'])
+def test_a_plain_read_is_like_any_other(node: Netcat, value: str) -> None:
+    """The short way of `read KEY` and the long one give the same, before and after each write."""
+    for _ in range(2):
+        assert node.ask(f"write plain {quote(value)}").startswith("ok ")
+        short, long = node.ask("read plain"), node.ask("read plain {}")
+        assert short.partition(' {"after"')[0] == long.partition(' {"after"')[0] != ""  # gossip may come in between
+        assert object_of(short).keys() == object_of(long).keys() == {"after"}
+    assert node.ask("read Unwritten") == node.ask("read Unwritten {}") == "error no-such-record Unwritten"
 
 
 def test_updateif(node: Netcat, key: str) -> None:

@@ -13,6 +13,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dida.chain import Touch
 from dida.simulate import checkers
 from dida.simulate.checkers import (
     beginning,
@@ -484,3 +485,45 @@ def test_a_history_key_by_key() -> None:
         yield did("a", W, "k", 1, "3", v(1))
 
     assert {key: [e.value for e in some] for key, some in by_key(events()).items()} == {"l": ["1"], "k": ["3", "2"]}
+
+
+# --- runs of chains ---------------------------------------------------------------------------------
+
+
+def _run(*touches: str) -> list[Touch]:
+    """`read x 1.1` and the like."""
+    return [Touch(how, key, Version.parse(version)) for how, key, version in map(str.split, touches)]
+
+
+GOOD_RUNS: dict[str, dict[str, list[Touch]]] = {
+    "own writes": {"r1": _run("read x 1.1", "written x 2.1", "read x 2.1", "updated x 3.1", "read x 3.1")},
+    "refused counts as read": {"r1": _run("read x 1.1", "refused x 4.2", "read x 4.2")},
+    "an older version of a key that was read before": {
+        "r1": _run("written y 2.1", "written x 2.1"),
+        "r2": _run("read y 1.1", "read x 2.1", "read y 1.1"),
+    },
+}
+BAD_RUNS: dict[str, dict[str, list[Touch]]] = {
+    "two versions": {"r1": _run("read x 1.1", "read x 2.1")},
+    "own write not seen": {"r1": _run("written x 2.1", "read x 1.1")},
+    "a write that is older": {"r1": _run("read x 3.1", "written x 2.1")},
+    "a write of the version that was read": {"r1": _run("read x 3.1", "updated x 3.1")},
+    "refused by an older version": {"r1": _run("read x 3.1", "refused x 2.1")},
+    "one version of two writers": {"r1": _run("written x 2.1"), "r2": _run("updated x 2.1")},
+    "older than implied": {
+        "r1": _run("written y 2.1", "written x 2.1"),
+        "r2": _run("read x 2.1", "read y 1.1"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", GOOD_RUNS)
+def test_good_runs_pass(name: str) -> None:
+    """Runs that keep the rules of chains."""
+    assert checkers.runs(GOOD_RUNS[name]) == []
+
+
+@pytest.mark.parametrize("name", BAD_RUNS)
+def test_bad_runs_are_found(name: str) -> None:
+    """Runs that break one of the rules of chains."""
+    assert checkers.runs(BAD_RUNS[name]) != []

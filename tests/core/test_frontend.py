@@ -10,12 +10,15 @@ from dida.errors import DidaError, Unavailable
 from dida.frontend import (
     Done,
     Operation,
+    Page,
     Pause,
     ReadOperation,
     Try,
     UpdateIfOperation,
     WriteOperation,
+    joined,
 )
+from dida.groups import Groups
 from dida.interfaces import Record
 from dida.messages import Error, No, Ok, Read, UpdateIf, Write
 from dida.replicas import Replicas
@@ -48,6 +51,30 @@ def test_the_ring_gives_the_order() -> None:
     replicas = Replicas(FOUR)
     for key in ("13", "14", "23", "a key"):
         assert [str(each.replica) for each in replicas.order(key, 0)] == list(Ring("1234").order(key))
+
+
+def test_the_group_that_holds_the_key_comes_first() -> None:
+    """With partial replication a key is asked for at the members of its group, in the order of the ring."""
+    replicas = Replicas(FOUR[:2])
+    replicas.on_view("1@1:1", 1, FOUR[:2], [], [(1, 2), (3, 4)], FOUR[2:])
+    groups = Groups([1, 2, 3, 4], 2)
+    for key in map(str, range(20)):
+        mine = groups.replicas(groups.of_key(key))
+        assert [each.replica for each in replicas.order(key, 0)[:2]] == list(map(int, Ring(map(str, mine)).order(key)))
+    replicas.on_view("3@3:1", 3, FOUR[2:3], ["s4"], [(1, 2), (3, 4)], FOUR[:2])
+    assert [each.replica for each in replicas.living] == [1, 2, 3]
+    assert replicas.views == {0: "1@1:1", 1: "3@3:1"}
+    assert replicas.number == 4
+    assert [[each.replica for each in part.living] for part in replicas.apart()] == [[1, 2], [3]]
+
+
+def test_pages_of_groups_are_one() -> None:
+    """Pages of several groups make one, that ends where the first of them ends, or at the limit."""
+    kept = [(Version(1, 1), "v")]
+    ab, c = Page({"a": kept, "b": kept}, "d"), Page({"c": kept, "e": kept}, None)
+    assert joined([ab, c], 10) == Page({"a": kept, "b": kept, "c": kept}, "d")
+    assert joined([ab, c], 2) == Page({"a": kept, "b": kept}, "c")
+    assert joined([c], 10) == c
 
 
 def test_suspected_replicas_come_last() -> None:

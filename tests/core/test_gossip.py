@@ -29,7 +29,7 @@ def replication(number: int = 1, count: int = 3, **config: Any) -> Replication:
     """The replicated state of one member of a view, which has just begun."""
     members = tuple(Member(f"{n}:1", n, f"s{n}", f"node:{n}") for n in range(1, count + 1))
     local = Local(Config(**config), members[number - 1])
-    local.enter(View(1, "1:1", members))
+    local.enter(View(1, "1:1", members), {})
     local.serving = True
     made = Replication(local, Store(local.config.max_versions), Executed())
     live = [m.component for m in members]

@@ -44,6 +44,17 @@ def test_records() -> None:
     ]
 
 
+def test_global_rows_of_groups() -> None:
+    """With several groups each record is there once, with its group; `all` are all of that group."""
+    version = Version(1, 1)
+    nodes = {"s1": {"a": [(version, "x")]}, "s2": {"a": [(version, "x")]}, "s3": {"b": [(version, "y")]}, "s4": {}}
+    assert global_rows(nodes, {"s1": 1, "s2": 1, "s3": 2, "s4": 2}) == [
+        ["key", "version", "group", "on", "value"],
+        ["a", "1.1", "1", "all", "x"],
+        ["b", "1.1", "2", "s3", "y"],
+    ]
+
+
 def test_run_line() -> None:
     """A run's line fits 80 columns and has the worker of each step; on a terminal a long output is cut."""
     steps = [Step("AddOperator", worker, "", 1.0) for worker in ("w1", "w2", "w1")]

@@ -108,3 +108,33 @@ def test_nothing_is_decided_while_the_view_changes() -> None:
     assert hand.run(10.0, lambda: asked in hand.replies)
     assert hand.replies[asked] == Ok(("2.1",), hand.replies[asked].object)
     assert [hand.stored(n, key) for n in (1, 2, 3)] == [["b", "a"]] * 3
+
+
+def test_a_pause_at_the_start_does_not_count() -> None:
+    """A node that was paused while it asked to be taken in begins no view of its own when it goes on."""
+    hand = Hand(2, start_deadline=3.0)
+    hand.crash(2)
+    hand.run(1.0)
+    hand.start(2)
+    hand.tick(2)
+    hand.letters.clear()
+    hand.now += 10.0
+    hand.tick(2)
+    assert hand.replicas[2].local.view is None
+    assert hand.run(5.0, lambda: all(r.local.serving for r in hand.replicas.values()))
+    assert {r.local.view_name for r in hand.replicas.values()} == {hand.replicas[1].local.view_name}
+
+
+def test_no_view_of_its_own_while_others_are_in_one() -> None:
+    """A joiner to whom it takes long to get the state goes on to wait, beyond the deadline for a first view."""
+    hand = Hand(2, start_deadline=3.0)
+    hand.crash(2)
+    hand.run(1.0)
+    hand.start(2)
+    for _ in range(400):
+        for letter in hand.under_way("load", answers=False):
+            hand.letters.remove(letter)  # under way for long
+        hand.pass_on()
+        hand.tick()
+    assert hand.replicas[2].local.view is None
+    assert hand.run(5.0, lambda: all(r.local.serving for r in hand.replicas.values()))

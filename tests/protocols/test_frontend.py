@@ -112,7 +112,7 @@ async def test_a_view_change_ends_the_waiting(front_end: FrontEnd, cluster: Fake
     cluster.group.put("13", "1")
     cluster.node(owner).answer = lambda request: None
     front_end.start()
-    await until(lambda: front_end.replicas.view)
+    await until(lambda: front_end.replicas.views)
     answer = front_end.read("13")
     await until(lambda: cluster.node(owner).requests)
     began = reactor.seconds()

@@ -354,7 +354,7 @@ async def test_runs_know_the_living_storage_only(system: System) -> None:
     """A storage node that the others declared dead is in no later run's meta record."""
     silent = Silent()
     scheduler = system.start(0, (system.node("x", silent),))
-    await until(lambda: scheduler.front_end.replicas.view)
+    await until(lambda: scheduler.front_end.replicas.views)
     system.storage.group.kill("s1")
     await until(lambda: scheduler.front_end.replicas.dead)
     await system.ask("run 13 A")

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from dida.chain import Touch
+from dida.simulate import checkers
+from dida.wire import shaped
 from tests.clusters import StorageCluster
 from tests.netcat import Netcat, object_of
 from tests.nodes import NodeProcess, free_port, until
@@ -66,6 +69,23 @@ class AddOperator:
         record = await self.storage.read(input)
         await self.storage.write(input, str(int(record.value) + 1))
         return previous_output + "+"
+
+
+class MixOperator:
+    """Reads, writes and compares records that other runs read and write, too."""
+
+    def configure_storage(self, storage):
+        self.storage = storage
+
+    async def process_record(self, meta, input, previous_output):
+        number = int(previous_output or input)
+        a, b, c = (f"k{(number + more) % 4}" for more in (0, 1, 2))
+        record = await self.storage.read(a)
+        await self.storage.write(b, f"{meta.run} {number}")
+        await self.storage.update_if_value_is(a if number % 2 else c, record.value, f"{meta.run} {number} if")
+        await self.storage.read(c)
+        await self.storage.read(a)
+        return str(number + 1)
 '''
 
 
@@ -252,3 +272,24 @@ def test_a_worker_is_paused(tmp_path: Path) -> None:
             assert len(versions) == 3, "written at first, and once by each step"
     finally:
         system.end()
+
+
+def test_consistency_along_chains(tmp_path: Path) -> None:
+    """Interleaved runs on the same records, over replicas that lag by two seconds: by what each run says that it
+    has read and written, it sees its own writes, one version of a record, and nothing older than that implies."""
+    system = System(tmp_path, 3, "--max-versions", "1000", "--gossip-delay", "2000")
+    try:
+        system.populate(4)
+        with system.scheduler.connect() as scheduler:
+            count = 200 if LONG else 24
+            runs = [system.start(scheduler, str(number), *["MixOperator"] * STEPS) for number in range(count)]
+        touched: dict[str, list[Touch]] = {}
+        for run in runs:
+            state, told, text = system.result(run)
+            assert state == "done", text
+            touches = [shaped(touch, Touch) for step in told["steps"] for touch in step["records"]]
+            touched[run] = list(dict.fromkeys(touches))
+    finally:
+        system.end()
+    assert checkers.runs(touched) == []
+    assert min(map(len, touched.values())) > STEPS

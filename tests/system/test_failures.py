@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from tests.clusters import StorageCluster
-from tests.nodes import until
+from tests.nodes import environment, until
 
+LONG = bool(os.environ.get("DIDA_LONG"))
+"""Whether the tests take the time that users' nodes may take: `make endurance`."""
 INTERVAL, TIMEOUT = 0.5, 2.0
 """Seconds: the default --ping-interval and --ping-timeout."""
 
@@ -80,6 +87,35 @@ def test_a_killed_node_is_out_of_the_view_at_once(start: Callable[..., StorageCl
     assert statistics.median(taken) <= 0.1, taken
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_busy_cores_and_short_pauses_remove_nobody(start: Callable[..., StorageCluster]) -> None:
+    """With every core busy with something else, and nodes paused for up to 1.5 s now and then, all stay members
+    of the first view, and an updateif through all of them ends within its deadline."""
+    cluster = start(5)
+    rng = Random(1)
+    views = {n: node.status()["view"] for n, node in cluster.nodes.items()}
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        end = time.monotonic() + (600 if LONG else 12)
+        with cluster.nodes[1].connect(timeout=15) as netcat:
+            netcat.ask("write key 0")
+            for number in itertools.count():
+                if time.monotonic() > end:
+                    break
+                paused = cluster.nodes[rng.randint(2, 5)]
+                paused.pause()
+                netcat.send(f"updateif key {number} {number + 1}")
+                time.sleep(rng.uniform(0.1, 1.5))  # the length of the pause is what is tested
+                paused.resume()
+                assert netcat.line().startswith("ok ")
+                assert {n: node.status()["view"] for n, node in cluster.nodes.items()} == views
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
 def test_a_silent_node_is_removed_after_the_timeout(start: Callable[..., StorageCluster]) -> None:
     """A paused node leaves the view within ping-timeout, one period and 100 ms; it serves nothing of its old
     state when it goes on, and is a member again within 10 s."""
@@ -100,6 +136,7 @@ def test_a_silent_node_is_removed_after_the_timeout(start: Callable[..., Storage
         paused.send("#1 read key")
         paused.send('#2 updateif key before "stale authority"')
         paused.send("#3 write key stale")
+        time.sleep(60 if LONG else 0)
         cluster.nodes[2].resume()
         resumed = time.monotonic()
         replies = {line.split()[0]: line.split(" ", 1)[1] for line in (paused.line() for _ in range(3))}
@@ -174,6 +211,32 @@ def test_two_nodes_with_one_number(start: Callable[..., StorageCluster], tmp_pat
         other.end()
 
 
+CLIENT = """
+import json, sys
+from dida.client import connect
+
+with connect(f"localhost:{sys.argv[1]}") as storage:  # one node names the others, of all groups
+    storage.write("key0", "w")
+    first = storage.records(limit=25)
+    keys = [*first.records, *storage.records(first.next).records]
+    print(json.dumps([keys, [storage.write(key, "w").number for key in keys if key != "key0"]]))
+"""
+
+
+def in_python(program: str, *words: str) -> str:
+    """What a Python program prints, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_partial_replication(start: Callable[..., StorageCluster]) -> None:
     """With a replication factor of 2, four nodes are two groups: each key lives on one of them, the others say
     `not-here` and where, and a group goes on without its dead member."""
@@ -198,8 +261,12 @@ def test_partial_replication(start: Callable[..., StorageCluster]) -> None:
     for group, members in groups.items():
         listed = json.loads(cluster.wait_equal(*members).partition(" ")[2])["records"]
         assert set(listed) == written[group]
+    keys, versions = json.loads(in_python(CLIENT, str(cluster.ports[2])))
+    assert keys == sorted(written["1"] | written["2"])
+    assert set(versions) == {2}
     cluster.nodes[4].kill()
     cluster.wait_members(3)
     key = min(written["2"])
+    cluster.nodes[3].ask(f"write {key} v")
     assert words_of(cluster.nodes[3].ask(f"updateif {key} v w"))[0] == "ok"
     assert cluster.nodes[1].status()["dead"] == []

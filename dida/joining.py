@@ -1,0 +1,218 @@
+"""Coming in: a node without a view asks to be taken in, and the leader gives it the whole state before it counts.
+
+The state is one atomic copy, sent in parts; parts of different copies are never mixed. From the copy on the
+giver keeps for the joiner what is new, as for a member, and the view that takes it in levels it with all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import Factory, define
+
+from dida.addresses import StorageAddress
+from dida.detection import FOREVER, Detection
+from dida.gossip import Replication
+from dida.messages import Error, Ok, Reply
+from dida.outputs import Local, Send
+from dida.peer_messages import Heartbeat, Join, Load, Member, Record
+from dida.timestamps import Timestamp
+
+JOIN_AGAIN = 0.1
+PROBE_AGAIN = 1.0
+
+
+@define(eq=False)
+class Joiner:
+    """A node that wants to be a member. `loaded` is the view whose state it has."""
+
+    member: Member
+    heard: float
+    loaded: str
+    parts: list[dict[str, Any]] | None = None
+    copy: int = 0
+    """Which copy of the state `parts` is: their parts must not be mixed."""
+    have: Timestamp = Factory(dict)
+    next: int = 0
+    asked: float = -FOREVER
+
+
+@define
+class Joining:
+    """One replica's share in it: as one that joins, and as the leader that takes others in."""
+
+    local: Local
+    replication: Replication
+    detection: Detection
+    named: tuple[StorageAddress, ...]
+    loaded: str = ""
+    """The view whose state this node was given, while it is in none."""
+    waiting: dict[int, tuple[Member, float]] = Factory(dict)
+    """While without a view: other nodes without one, and when they were heard."""
+    joiners: dict[int, Joiner] = Factory(dict)
+    _urls: dict[str, None] = Factory(dict)
+    _probed: float = -FOREVER
+    view_met: float = -FOREVER
+    """When somebody was last heard of who is in a view."""
+    _copies: int = 0
+    _parts: list[dict[str, Any]] = Factory(list)
+    _transfer: tuple[str, str, int] = ("", "", 0)
+    """Of the copy that comes in: the giver's view, the giver, and its number."""
+
+    # --- finding others -------------------------------------------------------------------------
+
+    def _addresses(self) -> list[str]:
+        """Where storage nodes are, or were: named ones, and those met since."""
+        known = [str(named.address) for named in self.named] + list(self._urls)
+        return [url for url in dict.fromkeys(known) if url != self.local.me.url]
+
+    def seek(self, now: float) -> None:
+        """Without a view: ask all known nodes to be taken in."""
+        if now - self._probed >= JOIN_AGAIN:
+            self._probed = now
+            heard = tuple(m for m, _ in self.waiting.values())
+            for url in self._addresses():
+                message = Join(**self.local.stamp(), member=self.local.me, heard=heard, loaded=self.loaded)
+                self.local.out.append(Send(url, "", message, self.local.config.call_timeout))
+
+    def probe(self, now: float) -> None:
+        """In a view: see whether those outside it have another."""
+        if now - self._probed >= PROBE_AGAIN:
+            self._probed = now
+            inside = {m.url for m in self.local.view.members} if self.local.view is not None else set()
+            for url in self._addresses():
+                if url not in inside:
+                    message = Heartbeat(**self.local.stamp())
+                    self.local.out.append(Send(url, "", message, self.local.config.call_timeout))
+
+    def remember(self, member: Member) -> None:
+        self._urls[member.url] = None
+        if len(self._urls) > 1000:
+            del self._urls[next(iter(self._urls))]
+
+    def probe_at_once(self) -> None:
+        """Something is strange: ask those outside the view with the next tick."""
+        self._probed = -FOREVER
+
+    def drop(self, url: str) -> None:
+        """Nobody listens at `url`."""
+        self.waiting = {r: (m, at) for r, (m, at) in self.waiting.items() if m.url != url}
+        self.joiners = {r: j for r, j in self.joiners.items() if j.member.url != url}
+
+    # --- the leader's side ----------------------------------------------------------------------
+
+    def on_join(self, message: Join, now: float) -> Reply:
+        """A node without a view wants to be a member (or, at the start, is there as this one is)."""
+        member = message.member
+        view = self.local.view
+        if view is None:
+            if member.replica == self.local.me.replica and member.url != self.local.me.url:
+                return self._same_number(member, self.local.me)
+            for other in (member, *message.heard):
+                self.remember(other)
+            self.waiting[member.replica] = (member, now)
+            return Ok((), {"heard": [m for m, _ in self.waiting.values()]})
+        if view.member(member.component) is not None:
+            return self.local.other_view()
+        old = next((m for m in view.members if m.replica == member.replica), None)
+        if old is not None:
+            if old.url != member.url:
+                return self._same_number(member, old)
+            if not self.detection.bury(old.component, now):
+                self.probe_at_once()
+        self.remember(member)
+        joiner = self.joiners.get(member.replica)
+        if joiner is None or joiner.member.component != member.component:
+            joiner = self.joiners[member.replica] = Joiner(member, now, "")
+        joiner.heard = now
+        # only who gave the state has kept the updates since: another leader gives it anew
+        joiner.loaded = message.loaded if member.component in self.replication.table else ""
+        return Ok((), {"heard": list(view.members), "view": view.name})
+
+    def _same_number(self, member: Member, old: Member) -> Reply:
+        self.local.note(f"{member.id} at {member.url} wants replica number {old.replica}, which {old.id} has")
+        return Error("bad-request", (f"replica {old.replica} is {old.id} at {old.url}: give this one another number",))
+
+    def on_joined(self, heard: tuple[Member, ...], view: str, now: float) -> None:
+        """The answer to a Join: other nodes to ask, and whether they are in a view already."""
+        if view:
+            self.view_met = now
+        for member in heard:
+            self.remember(member)
+
+    def load_joiners(self, now: float) -> None:
+        """The leader gives those who join the whole state, part by part, then takes them in."""
+        timeout = self.local.config.ping_timeout
+        self.joiners = {r: j for r, j in self.joiners.items() if now - j.heard < timeout}
+        joining = {j.member.component for j in self.joiners.values()}
+        members = {m.component for m in self.local.others()}
+        for component in [c for c in self.replication.table if c not in members and c not in joining]:
+            del self.replication.table[component]
+        if not self.detection.leads(now):
+            return
+        for joiner in self.joiners.values():
+            if joiner.loaded != self.local.view_name and now - joiner.asked >= self.local.config.call_timeout:
+                if joiner.parts is None:
+                    self._copies += 1
+                    joiner.copy = self._copies
+                    joiner.parts = self.replication.dump(now)
+                    joiner.have = self.replication.log.have
+                    self.replication.table[joiner.member.component] = dict(joiner.have)
+                    joiner.next = 0
+                self._load_next(joiner, now)
+
+    def _load_next(self, joiner: Joiner, now: float) -> None:
+        if joiner.parts is not None and joiner.next < len(joiner.parts):
+            joiner.asked = now
+            state = joiner.parts[joiner.next]
+            stamp, parts = self.local.stamp(), len(joiner.parts)
+            self.local.send(joiner.member, Load(**stamp, copy=joiner.copy, part=joiner.next, parts=parts, state=state))
+
+    def on_loaded(self, peer: str, message: Load, arrived: bool, now: float) -> None:
+        """The answer to a part of the state."""
+        joiner = next((j for j in self.joiners.values() if j.member.component == peer), None)
+        if joiner is None or joiner.parts is None or (message.copy, message.part) != (joiner.copy, joiner.next):
+            return
+        if not arrived or message.view != self.local.view_name:
+            joiner.parts = None  # begin again
+            return
+        joiner.heard = now
+        joiner.next += 1
+        if joiner.next < len(joiner.parts):
+            self._load_next(joiner, now)
+        else:
+            joiner.loaded = self.local.view_name
+            joiner.parts = None
+
+    # --- the joiner's side ----------------------------------------------------------------------
+
+    def on_load(self, message: Load, held: tuple[Record, ...], now: float) -> Reply:
+        """A part of the whole state; with the last one it is taken over, as one."""
+        if self.local.view is not None:
+            return self.local.other_view()
+        self.view_met = now
+        transfer = (message.view, message.sender, message.copy)
+        if message.part == 0 and (transfer[:2] != self._transfer[:2] or transfer > self._transfer):
+            self._parts = []
+            self._transfer = transfer
+        if message.part != len(self._parts) or transfer != self._transfer:
+            return Error("bad-request", (f"part {message.part} came, {len(self._parts)} is next",))
+        self._parts.append({**message.state, "held": held})
+        if len(self._parts) == message.parts:
+            records = [record for part in self._parts for record in part["held"]]
+            self.replication.load(self._parts, records, now)
+            self.loaded = message.view
+            self._parts = [{}] * message.parts  # of this copy no part is taken any more
+        return Ok()
+
+    def enter(self) -> None:
+        """A view begins."""
+        self.joiners.clear()
+        self.waiting.clear()
+        self.loaded = ""
+
+    def forget(self) -> None:
+        """This node is a new component, in no view."""
+        self.enter()
+        self._parts = []
+        self._probed = -FOREVER

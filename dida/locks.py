@@ -1,0 +1,129 @@
+"""Locks on keys: a participant's side of the transactions that `dida.commit` coordinates.
+
+The home of a key locks it at all members before it compares: they say their newest version, and hold plain writes
+of the key back until the update is applied, or released. One home per key: its next transaction supersedes the
+last, should a release be late.
+"""
+
+from __future__ import annotations
+
+from attrs import Factory, define
+
+from dida.gossip import Replication
+from dida.messages import No, Ok, Reply
+from dida.operations import Waiting, refused, too_late
+from dida.outputs import Local
+from dida.peer_messages import Lock, Release, component_of
+
+MAX_QUEUE = 1000
+"""Operations that may wait at one key: transactions at its home, plain writes at each member."""
+
+
+@define(eq=False)
+class _KeyLock:
+    home: str
+    txn: int
+    decided: int | None = None
+    """The commit's seq, once it is logged."""
+    queue: list[Waiting] = Factory(list)
+
+
+@define
+class Locks:
+    """The keys that are locked at one replica, and the writes that wait for them."""
+
+    local: Local
+    replication: Replication
+    keys: dict[str, _KeyLock] = Factory(dict)
+    resumed: list[Waiting] = Factory(list)
+    """Writes that may go on now; the owner runs them."""
+
+    def lock(self, home: str, txn: int, key: str) -> None:
+        """Lock for `home`; a later transaction of the same home supersedes an earlier one."""
+        lock = self.keys.get(key)
+        if lock is None:
+            self.keys[key] = _KeyLock(home, txn)
+        elif lock.txn < txn:
+            lock.txn = txn
+            lock.decided = None
+
+    def on_lock(self, message: Lock, now: float) -> Reply:
+        """Lock the key, say its newest version; or what the update was answered, if it was."""
+        known = self.replication.executed.answer(message.id) if message.id is not None else None
+        if isinstance(known, Ok | No):
+            is_ok = isinstance(known, Ok)
+            return Ok((), {"known": list(known.words), "ok": is_ok, "after": known.object.get("after", {})})
+        if message.id is not None and self.replication.executed.expired(message.id):
+            return Ok((), {"expired": True})
+        self.lock(message.sender, message.txn, message.key)
+        newest = self.replication.store.newest(message.key)
+        seen = self.replication.value_ts
+        return Ok((), {"newest": str(newest.version), "seen": seen} if newest is not None else {"seen": seen})
+
+    def on_release(self, message: Release, now: float) -> Reply:
+        """Unlock: no update comes. A `no` is remembered, so that a retry elsewhere hears it, too."""
+        if message.answer is not None and message.id is not None:
+            self.replication.executed.note(message.id, 0, No(message.answer, {"after": message.after}), now)
+        self.unlock(message.key, message.sender, message.txn)
+        return Ok()
+
+    def unlock(self, key: str, home: str, txn: int) -> None:
+        lock = self.keys.get(key)
+        if lock is not None and lock.home == home and lock.txn == txn:
+            del self.keys[key]
+            self.resumed += lock.queue
+
+    def clear(self, home: str, oldest: int) -> None:
+        """Drop what an overtaken LOCK of a transaction that has ended may have left here."""
+        for key, lock in list(self.keys.items()):
+            if lock.home == home and lock.txn < oldest and lock.decided is None:
+                del self.keys[key]
+                self.resumed += lock.queue
+
+    def queue_write(self, waiting: Waiting) -> bool:
+        """Hold a plain write back while its key is locked; False when it is not locked."""
+        lock = self.keys.get(waiting.op.key)
+        if lock is None:
+            return False
+        if len(lock.queue) >= MAX_QUEUE:
+            text = f"{MAX_QUEUE} writes already wait at this key: try again later"
+            self.local.answer(waiting.token, refused(waiting, text))
+        else:
+            lock.queue.append(waiting)
+        return True
+
+    def decided(self, key: str, seq: int) -> None:
+        """The home has logged the commit of its transaction."""
+        self.keys[key].decided = seq
+
+    def observe(self) -> None:
+        """Follow what replication did: commits that were logged, and those that were applied, which end the lock."""
+        replication = self.replication
+        logged, replication.decided = replication.decided, []
+        for record in logged:
+            lock = self.keys.get(record.key)
+            if lock is not None and lock.home == component_of(record.stream):
+                lock.decided = record.seq
+        committed, replication.committed = replication.committed, []
+        for record in committed:
+            lock = self.keys.get(record.key)
+            if lock is not None and lock.home == component_of(record.stream) and lock.decided == record.seq:
+                del self.keys[record.key]
+                self.resumed += lock.queue
+
+    def give_up_late(self, now: float) -> None:
+        """Answer the writes whose deadline is over."""
+        for lock in self.keys.values():
+            for waiting in [w for w in lock.queue if now >= w.deadline]:
+                lock.queue.remove(waiting)
+                self.local.answer(waiting.token, too_late(waiting))
+
+    def give_back(self) -> list[Waiting]:
+        """Nothing is locked any more. The writes that wait are given back."""
+        again = [waiting for lock in self.keys.values() for waiting in lock.queue]
+        again += self.resumed
+        self.replication.decided.clear()
+        self.replication.committed.clear()
+        self.keys.clear()
+        self.resumed = []
+        return again

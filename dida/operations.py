@@ -1,0 +1,111 @@
+"""What a client asks of the storage, on its way through a replica, and what it hears when it is not done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import Factory, define, frozen
+
+from dida import errors
+from dida.messages import Error, Read, Request, UpdateIf, Write
+from dida.peer_messages import Forward
+from dida.timestamps import Timestamp
+from dida.versions import Version
+
+
+@frozen(kw_only=True)
+class Operation:
+    """What a client asks of the storage, whichever way it came."""
+
+    verb: str
+    key: str
+    version: Version | None = None
+    latest: bool = False
+    value: str = ""
+    old: str = ""
+    id: str | None = None
+    lowest: int = 0
+    retry: bool = False
+    after: Timestamp = Factory(dict)
+    forwarded: bool = False
+
+
+@define(eq=False)
+class Waiting:
+    """An operation that is not answered yet. `deadline` is a time of the replica's clock."""
+
+    token: Any
+    op: Operation
+    deadline: float
+    own_id: int | None = None
+    """The number of the update id that this replica gave it, when its client gave none."""
+    passed_on: bool = False
+    """It was sent to the key's home at least once: its outcome may be unknown."""
+
+
+def operation(request: Request) -> Operation | None:
+    """Of a request; None when it is none that reads or changes one record."""
+    match request:
+        case Read():
+            return Operation(
+                verb="read",
+                key=request.key,
+                version=request.version,
+                latest=request.latest and request.version is None,
+                after=request.after,
+            )
+        case Write():
+            return Operation(
+                verb="write",
+                key=request.key,
+                value=request.value,
+                id=request.id,
+                lowest=request.lowest,
+                retry=request.retry,
+                after=request.after,
+            )
+        case UpdateIf():
+            return Operation(
+                verb="updateif",
+                key=request.key,
+                old=request.old,
+                value=request.new,
+                id=request.id,
+                lowest=request.lowest,
+                retry=request.retry,
+                after=request.after,
+            )
+    return None
+
+
+def forwarded(message: Forward) -> Operation:
+    """What another replica passes on to the home of its key."""
+    return Operation(
+        verb=message.verb,
+        key=message.key,
+        latest=message.verb == "read",
+        value=message.value,
+        old=message.old,
+        id=message.id,
+        lowest=message.lowest,
+        retry=message.retry or message.verb == "write",
+        after=message.after,
+        forwarded=True,
+    )
+
+
+def too_late(waiting: Waiting) -> Error:
+    """The answer at the deadline."""
+    return refused(waiting, "not possible within the deadline; nothing was changed, try again")
+
+
+def refused(waiting: Waiting, why: str) -> Error:
+    """The answer when it is not done: nothing was changed, where that is sure, for an earlier try may take effect."""
+    if waiting.passed_on or (waiting.op.id is not None and waiting.op.retry):
+        return unknown_outcome()
+    return Error(errors.UNAVAILABLE, (why,))
+
+
+def unknown_outcome() -> Error:
+    """The honest answer when an update may or may not take effect."""
+    return Error(errors.UNKNOWN_OUTCOME, ("not known within the deadline; ask again with the same id",))
