@@ -131,9 +131,11 @@ class Membership:
             return None
         fresh = {r: m for r, (m, at) in self.joining.waiting.items() if now - at < 1.0}
         wanted = {named.replica for named in self.named if str(named.address) != self.local.me.url}
-        late = now - self.started >= self.local.config.start_deadline
-        if self.joining.loaded or not (late or (self.lives == 0 and wanted <= set(fresh))):
+        late = now - max(self.started, self.joining.view_met) >= self.local.config.start_deadline
+        if not (late or (self.lives == 0 and wanted <= set(fresh) and not self.joining.loaded)):
             return None
+        if self.joining.loaded:
+            fresh.clear()  # who gave it the state is gone; the others get it when they join
         members = sorted(
             [self.local.me, *(m for r, m in fresh.items() if r in wanted or late)], key=lambda m: m.replica
         )

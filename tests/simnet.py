@@ -190,7 +190,7 @@ class Hand:
     def quiet(self) -> bool:
         """Nothing is under way, held back or locked."""
         return not self.letters and all(
-            not (r.replication.held or r.replication.log.size or r.locks.keys or r.commit.open or r.in_hand)
+            not (r.replication.held or r.replication.log.size or r.locks.keys or r.commit.open or r.requests.in_hand)
             for r in self.replicas.values()
         )
 
