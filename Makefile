@@ -6,7 +6,7 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains
+.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains runs makespan
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -23,6 +23,8 @@ help:
 	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, 200 seeds"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
+	$(say) "makespan" "both policies with operators of 10 ms and 1 s on four workers, against the ideal"
+	$(say) "runs" "10,000 runs: the memory of scheduler, workers and storage stays flat"
 	$(say) "format" "let ruff put the code in order"
 	$(say) "lock" "choose the newest versions of what setup.py asks for, and lock them"
 	$(say) "clean" "remove what was built, cached and logged, and .venv"
@@ -67,6 +69,12 @@ check: $(READY)
 
 chains: $(READY)
 	@DIDA_LONG=1 $(BIN)/pytest -s tests/system/test_chains.py
+
+makespan: $(READY)
+	@$(BIN)/python -m tests.system.makespan
+
+runs: $(READY)
+	@$(BIN)/python -m tests.system.many_runs --runs 10000
 
 format: $(READY)
 	@$(BIN)/ruff format --quiet $(SOURCES)

@@ -12,13 +12,17 @@ from attrs import frozen
 
 from dida.chain import Application
 from dida.errors import UserError
-from dida.script import COMMANDS, parse_data
+from dida.script import COMMANDS, parse_data, parse_inputs
 
 COMMAND = "COMMAND"
 MAX_FILES = 500
 """Files of a folder that are looked into."""
 MAX_BYTES = 65_536
-_FORMS: dict[str, Callable[[bytes, str], object]] = {"APP_FILE": Application.parse, "DATA_FILE": parse_data}
+_FORMS: dict[str, Callable[[bytes, str], object]] = {
+    "APP_FILE": Application.parse,
+    "DATA_FILE": parse_data,
+    "FILE_OF_INPUTS": parse_inputs,
+}
 """What the files are that commands name."""
 _NAMES = tuple(kind.usage.split()[0] for kind in COMMANDS)
 

@@ -16,6 +16,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "storage": ("storage s1 http://localhost:5001 100", "storage s2 localhost:5002 0"),
     "worker": ("worker w1 http://localhost:4001 0",),
     "client": ("client 13 add_update_add",),
+    "map": ("map add_update_add inputs.txt",),
+    "show": ("show r7",),
     "populate": ("populate four_records",),
     "status": ("status", "status --json"),
     "listServer": ("listServer s1", "listServer s1 --json"),
@@ -36,6 +38,8 @@ DETAILS: dict[str, str] = {
     "worker": "The delay is what it sleeps before it hands a request on.",
     "client": "The file has lines `operator CLASSNAME SEQ`; it is sought in the current folder, then in pmscripts and"
     " below it. The answer comes when the run ends; meanwhile other commands may be typed.",
+    "map": "A hundred runs go on at a time. Their failures are told with the line of the input, the rest is summed up.",
+    "show": "The beginning of a run's id is enough. Of a run that goes on the story comes when it has ended.",
     "populate": "The file has lines `key,value`; it is sought as applications are.",
     "status": "A table: who sees how many nodes, who is presumed dead, in which view, how many of its updates others"
     " still lack (lag), what it did. --json prints all that the nodes say, on one line.",

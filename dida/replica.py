@@ -23,6 +23,7 @@ from dida.locks import Locks
 from dida.membership import Membership
 from dida.messages import (
     Error,
+    Forget,
     Home,
     ListRecords,
     Ok,
@@ -112,6 +113,10 @@ class Replica:
             page, following = self.replication.store.page(request.from_, request.limit)
             more = {"next": following} if following is not None else {}
             self.local.answer(token, Ok((), {"records": page, **more}))
+        elif isinstance(request, Forget):
+            for session in request.session:
+                self.replication.executed.forget(session)
+            self.local.answer(token, Ok())
         elif isinstance(request, Versions | Home) and (elsewhere := self.requests.not_here(request.key)) is not None:
             self.local.answer(token, elsewhere)
         elif isinstance(request, Versions):
@@ -385,4 +390,4 @@ class Replica:
             "notes": list(self.local.notes),
         }
 
-    VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Watch)
+    VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Forget, Watch)

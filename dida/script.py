@@ -122,6 +122,23 @@ class Client(Command):
 
 
 @frozen
+class Map(Command):
+    usage: ClassVar[str] = "map APP_FILE FILE_OF_INPUTS"
+    about: ClassVar[str] = "run an application once for each line of the file"
+    parsers = (str, str)
+    file: str
+    inputs: str
+
+
+@frozen
+class Show(Command):
+    usage: ClassVar[str] = "show RUN"
+    about: ClassVar[str] = "the story of a run: its steps, their workers, what they read and wrote"
+    parsers = (_id,)
+    run: str
+
+
+@frozen
 class Populate(Command):
     usage: ClassVar[str] = "populate DATA_FILE"
     about: ClassVar[str] = "write each key,value line of the file into the storage"
@@ -203,6 +220,8 @@ COMMANDS: tuple[type[Command], ...] = (
     Storage,
     Worker,
     Client,
+    Map,
+    Show,
     Populate,
     Status,
     ListServer,
@@ -309,14 +328,12 @@ def first_members(lines: Iterable[Line]) -> tuple[NodeCommand, ...]:
 
 
 def in_order(lines: Sequence[Line]) -> tuple[Line, ...]:
-    """The lines as they are played: a scheduler that is named behind the first client comes before it."""
-    kinds = [type(line.command) for line in lines]
-    if Scheduler not in kinds or Client not in kinds or kinds.index(Scheduler) < kinds.index(Client):
+    """The lines as they are played: a scheduler that is named behind the first client or map comes before it."""
+    first = next((at for at, line in enumerate(lines) if isinstance(line.command, Client | Map)), len(lines))
+    late = next((at for at, line in enumerate(lines) if isinstance(line.command, Scheduler)), 0)
+    if late < first or first == len(lines):
         return tuple(lines)
-    late = lines[kinds.index(Scheduler)]
-    others = [line for line in lines if line is not late]
-    first = kinds.index(Client)
-    return (*others[:first], late, *others[first:])
+    return (*lines[:first], lines[late], *lines[first:late], *lines[late + 1 :])
 
 
 def parse_data(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
@@ -335,6 +352,22 @@ def parse_data(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
             raise UserError(f"{name} line {number}: no comma in {_shown(text.strip())}: write key,value")
         pairs.append((key.strip(), value.strip()))
     return tuple(pairs)
+
+
+def parse_inputs(data: bytes, name: str) -> tuple[tuple[int, str], ...]:
+    """The (line number, input) pairs of a file of inputs, one a line.
+
+    Blanks around the line are dropped, blank lines skipped. UserError names file and line.
+    """
+    inputs: list[tuple[int, str]] = []
+    for number, text, problem in _decoded_lines(data):
+        if problem:
+            raise UserError(f"{name} line {number}: {problem}")
+        if text.strip():
+            inputs.append((number, text.strip()))
+    if not inputs:
+        raise UserError(f"{name}: no input in it: write one a line")
+    return tuple(inputs)
 
 
 def find_file(name: str, folders: Sequence[str]) -> str:

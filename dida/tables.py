@@ -160,8 +160,8 @@ def run_line(
 
     Where there is no room for all, the application's name is cut before the output is.
     """
-    end = f"  {' '.join(step.worker for step in steps):<8} {ms:6.{0 if ms >= 100 else 1}f} ms"
-    start = f"run      {run:<8} "
+    end = f"  {' '.join(step.worker for step in steps):<8} {ms:5.{0 if ms >= 100 else 1}f} ms"
+    start = f"run      {run:<9} "
     room = max(10, (width or WIDTH) - len(start) - len(end))
     name = printable(application.rpartition("/")[2])
     before, behind = printable(f"{input} "), printable(f" -> {output}")
@@ -181,7 +181,13 @@ def runs_table(runs: Sequence[Mapping[str, Any]], width: int | None = WIDTH, pal
     return table(rows, width, palette, {at: tones.get(row[1], "") for at, row in enumerate(rows)}, right=(2,))
 
 
-# --- nodes ----------------------------------------------------------------------------------------
+def progress_bar(name: str, done: int, failed: int, size: int, width: int) -> str:
+    """How far something is that consists of `size` parts."""
+    ended = done + failed
+    start, end = f"{name:<8} [", f"] {ended}/{size}" + (f", {failed} failed" if failed else "")
+    room = max(1, min(40, width - len(start) - len(end) - 1))
+    full = room * ended // max(1, size)
+    return cut(f"{start}{'#' * full}{' ' * (room - full)}{end}", width - 1)
 
 
 @frozen

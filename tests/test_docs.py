@@ -303,7 +303,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 # --- examples -----------------------------------------------------------------------------------------
 
 _BLOCK = re.compile(r"(?:^`([^`\n]+)`:?\n\n?)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_DYNAMIC = re.compile(r'\br\d+-[a-z0-9]{4}\b|\b\d+:[0-9a-z]{10,13}\b|\{(?:"\d+:[0-9a-z]{10,13}!?":\d+,?)*\}')
+_DYNAMIC = re.compile(r'\br\d+-[A-Za-z0-9]{6}\b|\b\d+:[0-9a-z]{10,13}\b|\{(?:"\d+:[0-9a-z]{10,13}!?":\d+,?)*\}')
 """Runs, components, and timestamps."""
 _PORTS = re.compile(r"""(localhost(?:[: ]|", ))(\d{4,5})\b""")
 

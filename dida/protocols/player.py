@@ -13,44 +13,37 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from dida import guide, script, wire
 from dida.addresses import StorageAddress
-from dida.chain import Application, Step
+from dida.chain import Application
 from dida.chain_messages import Result, Run
-from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, DidaError, UserError
+from dida.errors import TIMED_OUT, UNAVAILABLE, DidaError, UserError
 from dida.messages import Ok
 from dida.palette import BAD, GOOD, ODD, Page
+from dida.protocols.batch import Batch
+from dida.protocols.data_files import populate
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.named_nodes import Node
 from dida.protocols.questions import Questions
 from dida.protocols.system import System, plain
 from dida.script import Line
-from dida.tables import counted, printable, run_line
+from dida.story import Outcome, story
+from dida.tables import WIDTH, counted, printable, run_line
+from dida.timestamps import Timestamp
 
 RESULT_TIME = 30.0
 """Seconds that one question for a run's result stays open."""
 RETRY_INTERVAL = 0.2
 MAX_QUESTIONS = 200
 """Runs whose results are asked for at a time."""
-BATCH = 64
-"""Records of a data file that are written at a time."""
-
 _log = Logger()
-
-
-@frozen
-class _ResultObject:
-    """The object of a `result` reply, as far as it is shown."""
-
-    steps: tuple[Step, ...] = ()
-    ms: float = 0.0
 
 
 @define
@@ -81,6 +74,8 @@ class Player:
         """Opens the debug port, and says its address."""
         self.waits_until: float | None = None
         """When the wait ends that is going on."""
+        self.progress: Callable[[str], None] = lambda text: None
+        """Shows in the terminal's last line how far something is; an empty text: no more."""
         self._tail: Deferred[None] = succeed(None)
         """Fires when all that was queued is accepted."""
         self._open: dict[Deferred[None], Line] = {}
@@ -228,6 +223,11 @@ class Player:
                 case script.Client() as command:
                     path, data = script.read_file(command.file, self.folders)
                     return partial(self._client, line, command, Application.parse(data, path))
+                case script.Map() as command:
+                    path, data = script.read_file(command.file, self.folders)
+                    application = Application.parse(data, path)
+                    path, data = script.read_file(command.inputs, self.folders)
+                    return partial(self._map, line, command, application, path, script.parse_inputs(data, path))
                 case script.Populate(file):
                     path, data = script.read_file(file, self.folders)
                     return partial(self._populate, path, script.parse_data(data, path))
@@ -237,6 +237,8 @@ class Player:
                     return partial(self._crash, id)
                 case script.Status() | script.ListServer() | script.ListGlobal() | script.ListRuns() as question:
                     return partial(self.questions.answer, question)
+                case script.Show(run):
+                    return partial(self._show, line, run)
                 case script.Debug():
                     return self._debug
         except UserError as problem:
@@ -246,10 +248,14 @@ class Player:
     async def _start_again(self, line: Line, command: script.NodeCommand) -> None:
         self._begin(line, self._start(line, command))
 
-    async def _client(self, line: Line, command: script.Client, application: Application) -> None:
+    def _after(self) -> Timestamp:
+        """What a run is to start from, now that one can."""
         self.system.ready("storage")
         self.system.ready("worker")
-        after = dict(self._front_end.after) if self._front_end is not None else {}
+        return dict(self._front_end.after) if self._front_end is not None else {}
+
+    async def _client(self, line: Line, command: script.Client, application: Application) -> None:
+        after = self._after()
         reply = await self.system.ask_scheduler(Run(command.input, application.operators, after=after))
         self.counts.runs += 1
         self._begin(line, self._result(line, command, reply.words[0]))
@@ -263,11 +269,51 @@ class Player:
         state, text = reply.words[:2]
         if state == "done":
             self.counts.done += 1
-            shown = wire.shaped(reply.object, _ResultObject)
+            shown = wire.shaped(reply.object, Outcome)
             told = run_line(run, command.input, command.file, text, shown.steps, shown.ms, self.page.width)
             self.say(self.page.paint.word(GOOD, told))
         else:
             self.fail(line, f"run {run} failed: {text}")
+
+    async def _map(
+        self, line: Line, command: script.Map, application: Application, path: str, inputs: Sequence[tuple[int, str]]
+    ) -> None:
+        self.system.ready("scheduler")
+        batch = Batch(self.system, application.operators, inputs, path, self._after(), self._until_ended)
+        batch.on_failed = partial(self.fail, line)
+        if self.page.width is not None:
+            batch.on_progress = lambda: self.progress(batch.bar(self.page.width or WIDTH))
+        self._begin(line, self._run_batch(command, batch))
+        await batch.begun.wait()
+
+    async def _run_batch(self, command: script.Map, batch: Batch) -> None:
+        try:
+            await batch.run()
+        finally:
+            self.progress("")
+            self.counts.runs += batch.done + batch.failed
+            self.counts.done += batch.done
+        names = f"{os.path.basename(command.file)} over {os.path.basename(command.inputs)}"
+        self.say(f"map      {names}: {batch.summary()}")
+
+    async def _show(self, line: Line, run: str) -> None:
+        try:
+            reply = await self.system.ask_scheduler(Result(run, timeout=0))
+        except DidaError as problem:
+            if problem.code != TIMED_OUT:
+                raise
+            self.say(f"{problem.words[0].partition(':')[0]}; its story comes when it has ended")
+            self._begin(line, self._show_later(run))
+        else:
+            self._say_story(reply)
+
+    async def _show_later(self, run: str) -> None:
+        self._say_story(await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run))))
+
+    def _say_story(self, reply: Ok) -> None:
+        state, text = reply.words[:2]
+        for each in story(state, text, wire.shaped(reply.object, Outcome), self.page.width):
+            self.say(each)
 
     async def _until_ended(self, run: str) -> Ok:
         while True:
@@ -284,25 +330,9 @@ class Player:
     async def _populate(self, path: str, pairs: Sequence[tuple[str, str]]) -> None:
         began = self.reactor.seconds()
         front_end = self._storage_client()
-        batch: dict[str, str] = {}
-        for key, value in pairs:
-            if key in batch or len(batch) == BATCH:
-                await self._write(front_end, path, batch)
-            batch[key] = value
-        await self._write(front_end, path, batch)
+        await populate(front_end, path, pairs)
         ms = (self.reactor.seconds() - began) * 1000
         self.say(f"populate {os.path.basename(path)}: {counted(len(pairs), 'record')} written, {ms:.0f} ms")
-
-    async def _write(self, front_end: FrontEnd, path: str, batch: dict[str, str]) -> None:
-        writes = [Deferred.fromCoroutine(_write_record(front_end, key, value)) for key, value in batch.items()]
-        written = await DeferredList(writes, consumeErrors=True)
-        for key, (success, result) in zip(batch, written, strict=True):
-            if not success:
-                problem = cast(Any, result).value
-                if not isinstance(problem, DidaError):
-                    raise problem
-                raise UserError(f"{path}: key {key} could not be written: {plain(problem)}")
-        batch.clear()
 
     def _storage_client(self) -> FrontEnd:
         members = [StorageAddress(node.replica, node.id, node.address) for node in self.system.ready("storage")]
@@ -320,16 +350,6 @@ class Player:
         to = self.listen_for_debug()
         told = await self.system.debug(to)
         self.say(f"debug    {counted(told, 'worker')} told to report outputs to {to}")
-
-
-async def _write_record(front_end: FrontEnd, key: str, value: str) -> None:
-    try:
-        await front_end.write(key, value)
-    except DidaError as problem:
-        if problem.code != LOST_UPDATE:
-            raise
-        # What was written before is lost with a crashed node, which is told once; this record depends on none of it.
-        await front_end.write(key, value)
 
 
 def _copy(work: Deferred[Any]) -> Deferred[None]:

@@ -109,6 +109,8 @@ class PuppetMaster(NodeService):
         self._folders = folders
         self.console: Console = self._console()
         self.console.on_gone = self._on_gone
+        self.player.progress = self._show_bar
+        self._bar = ""
         self._typed_lines: DeferredQueue[script.Line | None] = DeferredQueue(size=1000)
         self._keys: DeferredQueue[None] = DeferredQueue()
         self.log_file: Any = None
@@ -233,12 +235,18 @@ class PuppetMaster(NodeService):
         starting = [node.id for node in self.system.named() if node.state == STARTING]
         ends = self.player.waits_until
         left = None if ends is None else max(0.0, ends - now)
-        line = progress_line(starting, self.player.counts.going_on, left, now, self.page.width)
+        line = self._bar or progress_line(starting, self.player.counts.going_on, left, now, self.page.width)
         self.console.progress(self.page.paint(FAINT, line))
 
     def _say(self, text: str) -> None:
         if self.console.transport is not None:
             self.console.say(text)
+
+    def _show_bar(self, text: str) -> None:
+        """How far a `map` is; an empty text: it is over."""
+        self._bar = text
+        if self.console.transport is not None:
+            self.console.progress(text)
 
     def _on_gone(self) -> None:
         self._end(failed=True)

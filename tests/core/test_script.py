@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from dida import script
 from dida.addresses import Address
 from dida.errors import UserError
-from dida.script import find_file, first_members, in_order, parse_command, parse_data, parse_script, read_file
+from dida.script import (
+    find_file,
+    first_members,
+    in_order,
+    parse_command,
+    parse_data,
+    parse_inputs,
+    parse_script,
+    read_file,
+)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +115,7 @@ def test_first_members() -> None:
         (b"client 1 app\nwait 5\nscheduler s localhost:2000\nstatus\n", [3, 1, 2, 4]),
         (b"scheduler s localhost:2000\nclient 1 app\n", [1, 2]),
         (b"client 1 app\n", [1]),
+        (b"map app inputs\nscheduler s localhost:2000\n", [2, 1]),
     ],
 )
 def test_late_scheduler(script: bytes, order: list[int]) -> None:
@@ -127,6 +137,26 @@ def test_bad_data_file(data: bytes, message: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_data(data, "d.txt")
     assert message in str(caught.value)
+
+
+def test_file_of_inputs() -> None:
+    """One input a line, with the number of its line; blank lines are skipped, nothing else is."""
+    assert parse_inputs(b"\xef\xbb\xbf13\r\n\r\n  # 23, 24 \nlast", "inputs") == (
+        (1, "13"),
+        (3, "# 23, 24"),
+        (4, "last"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"13\n\xff\n", "i.txt line 2: not UTF-8"), (b"\n \n", "i.txt: no input in it: write one a line")],
+)
+def test_bad_file_of_inputs(data: bytes, message: str) -> None:
+    """A faulty line is told with file and line; a file without an input is a mistake, too."""
+    with pytest.raises(UserError) as caught:
+        parse_inputs(data, "i.txt")
+    assert str(caught.value).startswith(message)
 
 
 def test_file_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from dida.tables import (
     in_columns,
     newest_rows,
     printable,
+    progress_bar,
     progress_line,
     record_rows,
     run_line,
@@ -85,17 +86,24 @@ def test_global_rows_of_groups() -> None:
 def test_run_line() -> None:
     """A run's line fits 80 columns and has the worker of each step; on a terminal a long output is cut."""
     steps = [Step("AddOperator", worker, "", 1.0) for worker in ("w1", "w2", "w1")]
-    line = run_line("r1-k8qz", "23", "apps/add_update_add", "int_conversion_failed", steps, 309.1, 80)
-    assert line == "run      r1-k8qz  23 add_update_add -> int_conversion_failed  w1 w2 w1    309 ms"
-    assert len(run_line("r1-k8qz", "23", "app", "x" * 100, steps, 1.25, 80)) == 80
-    assert "x" * 100 in run_line("r1-k8qz", "23", "app", "x" * 100, steps, 1.25, None)
+    line = run_line("r1-k8Qzab", "23", "apps/add_update_add", "int_conversion_failed", steps, 309.1, 80)
+    assert line == "run      r1-k8Qzab 23 add_update_add -> int_conversion_failed  w1 w2 w1   309 ms"
+    assert len(run_line("r1-k8Qzab", "23", "app", "x" * 100, steps, 1.25, 80)) == 80
+    assert "x" * 100 in run_line("r1-k8Qzab", "23", "app", "x" * 100, steps, 1.25, None)
+
+
+def test_progress_bar() -> None:
+    """A bar as long as there is room for, the numbers behind it; never as wide as the terminal."""
+    assert progress_bar("map", 5, 1, 12, 60) == "map      [" + "#" * 16 + " " * 17 + "] 6/12, 1 failed"
+    assert progress_bar("map", 12, 0, 12, 200) == f"map      [{'#' * 40}] 12/12"
+    assert all(len(progress_bar("map", 500, 7, 1000, width)) < width for width in range(2, 100))
 
 
 def test_run_line_on_a_narrow_terminal() -> None:
     """The application's name is cut before the output is."""
     steps = [Step("AddOperator", "w1", "", 1.0)] * 3
     line = run_line("r1-cyx6", "13", "three_increments", "4", steps, 38.6, 60)
-    assert line == "run      r1-cyx6  13 three_increme… -> 4  w1 w1 w1   38.6 ms"
+    assert line == "run      r1-cyx6   13 three_increme… -> 4  w1 w1 w1  38.6 ms"
 
 
 def test_runs() -> None:

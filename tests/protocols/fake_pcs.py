@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from dida.chain_messages import AddStorage, AddWorker, Result, Run, Runs
 from dida.control_messages import NodeEntry, Start
-from dida.errors import NO_SUCH_NODE, TIMED_OUT, BadRequest, DidaError
+from dida.errors import NO_SUCH_NODE, TIMED_OUT, UNAVAILABLE, BadRequest, DidaError
 from dida.messages import NODE, Error, ListRecords, Ok, Reply, Request, Status, vocabulary
 from dida.protocols.lines import Answer, NodeCommands, ok
 
@@ -103,9 +103,17 @@ class FakeScheduler(NodeCommands):
         self.runs: list[Run] = []
         self.outcomes: dict[str, Reply] = {}
         self.end_at_once = True
+        self.refusals = 0
+        """Runs that are refused before the first one is started."""
+        self.most_at_once = self._at_once = 0
         self._waiting: dict[str, Deferred[Reply]] = {}
 
     def cmd_run(self, request: Run) -> Answer:
+        if self.refusals:
+            self.refusals -= 1
+            return Error(UNAVAILABLE, ("no worker can be reached",))
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
         self.runs.append(request)
         self.log.append(f"run {request.input}")
         return ok(f"r{len(self.runs)}")
@@ -119,6 +127,7 @@ class FakeScheduler(NodeCommands):
 
     def cmd_result(self, request: Result) -> Answer:
         self.log.append(f"result {request.run}")
+        self._at_once -= 1
         if request.run in self.outcomes:
             return self.outcomes[request.run]
         if self.end_at_once:
@@ -129,6 +138,9 @@ class FakeScheduler(NodeCommands):
     def time_out(self, run: str) -> None:
         """The question stayed open for as long as it may; the answer comes to the next one."""
         self.end_at_once = True
+        self.refusals = 0
+        """Runs that are refused before the first one is started."""
+        self.most_at_once = self._at_once = 0
         self._waiting.pop(run).callback(Error(TIMED_OUT, ("not ended yet",)))
 
     def cmd_worker(self, request: AddWorker) -> Answer:

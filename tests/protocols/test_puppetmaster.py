@@ -257,6 +257,62 @@ async def test_many_clients(scene: Scene) -> None:
     assert scene.failed == []
 
 
+@pytest_twisted.ensureDeferred
+async def test_map(scene: Scene, tmp_path: Path) -> None:
+    """One run for each input, a bounded number at a time; failures are told with file and line, the rest summed up."""
+    (tmp_path / "inputs").write_text("\n".join(["13", "", *(str(number) for number in range(300))]))
+    scene.scheduler.outcomes["r3"] = Ok(("failed", "AddOperator at position 0 on w1: raised ValueError"), {})
+    scene.scheduler.refusals = 5
+    bars: list[str] = []
+    scene.player.page.width = 60
+    scene.player.progress = bars.append
+    await scene.play(NODES + "populate data\nmap app inputs\n")
+    assert scene.player.counts.runs == 301
+    assert sorted(run.input for run in scene.scheduler.runs) == sorted(["13", *map(str, range(300))])
+    assert all(run.after for run in scene.scheduler.runs), "they see what was written before"
+    assert scene.scheduler.most_at_once <= 100
+    (failed,) = [text for text in scene.said if text.startswith("script line")]
+    assert re.fullmatch(
+        r"script line 6: map app inputs: .*inputs line \d+ \(\d+\): run r3 failed: "
+        r"AddOperator at position 0 on w1: raised ValueError",
+        failed,
+    )
+    assert re.fullmatch(r"map      app over inputs: 301 runs, 300 done, 1 failed, [\d.]+ s, \d+/s", scene.said[-1])
+    assert bars[-1] == ""
+    assert scene.failed == [6]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_map_that_goes_wrong(scene: Scene, tmp_path: Path) -> None:
+    """Of many failures the first are told and the others counted; a wrong file is told with its line."""
+    (tmp_path / "inputs").write_text("x\n" * 50)
+    (tmp_path / "bad_inputs").write_bytes(b"13\n\xff\n")
+    for number in range(50):
+        scene.scheduler.outcomes[f"r{number + 1}"] = Ok(("failed", "no"), {})
+    await scene.play(NODES + "map app inputs\nmap app bad_inputs\nmap app none\n")
+    told = [text for text in scene.said if text.startswith("script line 5")]
+    assert len(told) == 21
+    assert told[-1] == "script line 5: map app inputs: 30 more failed"
+    assert any("bad_inputs line 2: not UTF-8 at byte 1" in text for text in scene.said)
+    assert scene.failed == [5, 6, 7]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_story_of_a_run(scene: Scene) -> None:
+    """`show` tells the steps of a run that has ended; of one that goes on it says so, and tells them later."""
+    scene.scheduler.outcomes["r7"] = Error("timed-out", ("run r7-x is still going on, at A on w1: ask again",))
+    for line in scene.lines(NODES + "show r1\nshow r7\n"):
+        await scene.player.play(line)
+    await until(lambda: any("r7-x" in text for text in scene.said))
+    assert "run r7-x is still going on, at A on w1; its story comes when it has ended" in scene.said
+    told = scene.said.index("  output    24")
+    assert scene.said[told + 2].split() == ["0", "AddOperator", "w1", "+0.0", "1.0", "1", "2"]
+    del scene.scheduler.outcomes["r7"]
+    await scene.player.finish()
+    assert scene.said.count("  output    24") == 2
+    assert scene.failed == []
+
+
 # --- failures -------------------------------------------------------------------------------------
 
 
