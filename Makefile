@@ -6,7 +6,7 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains hosts
+.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains hosts runs makespan
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -24,12 +24,18 @@ help:
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
 	$(say) "hosts" "one system on three hosts (network namespaces; root): cut off, PCS killed, puppetmaster killed"
+	$(say) "makespan" "both policies with operators of 10 ms and 1 s on four workers, against the ideal"
+	$(say) "runs" "10,000 runs: the memory of scheduler, workers and storage stays flat"
 	$(say) "format" "let ruff put the code in order"
 	$(say) "lock" "choose the newest versions of what setup.py asks for, and lock them"
 	$(say) "clean" "remove what was built, cached and logged, and .venv"
 
 demo: $(READY)
 	@$(BIN)/twistd -n puppetmaster < pmscripts/baseline
+	@printf '\n%s\n' "Next:"
+	@printf '  %-32s  %s\n' "$(BIN)/twistd -n puppetmaster" "a console of your own: try help" \
+	    "less pmscripts/baseline" "what was played" \
+	    "less README.md" "an operator of your own in a minute"
 
 test: check
 	$(say) "tests" "running"
@@ -67,6 +73,12 @@ chains: $(READY)
 
 hosts: $(READY)
 	@$(BIN)/pytest tests/system/test_hosts.py -rs
+
+makespan: $(READY)
+	@$(BIN)/python -m tests.system.makespan
+
+runs: $(READY)
+	@$(BIN)/python -m tests.system.many_runs --runs 10000
 
 format: $(READY)
 	@$(BIN)/ruff format --quiet $(SOURCES)

@@ -14,7 +14,7 @@ from dida import script
 from dida.addresses import HERE
 from dida.chain import Application
 from dida.errors import UserError
-from dida.files import parse_data, read_file
+from dida.files import parse_data, parse_inputs, read_file
 from dida.script import Line, NodeCommand, Scheduler
 
 CRASHED = "crashed by command"
@@ -95,6 +95,12 @@ class _Checked:
                 path, data = read_file(command.file, self.folders)
                 Application.parse(data, path)
                 self._need("storage", "worker", "scheduler")
+            case script.Map(file, inputs):
+                path, data = read_file(file, self.folders)
+                Application.parse(data, path)
+                path, data = read_file(inputs, self.folders)
+                parse_inputs(data, path)
+                self._need("storage", "worker", "scheduler")
             case script.Populate(file):
                 path, data = read_file(file, self.folders)
                 parse_data(data, path)
@@ -103,6 +109,8 @@ class _Checked:
                 self._need("storage")
             case script.ExpectRun(which) if which > self.clients or not self.clients:
                 raise no_client(which)
+            case script.Show() | script.ListRuns():
+                self._need("scheduler")
             case script.Debug():
                 self._need("worker")
 

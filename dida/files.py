@@ -46,6 +46,22 @@ def parse_data(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+def parse_inputs(data: bytes, name: str) -> tuple[tuple[int, str], ...]:
+    """The (line number, input) pairs of a file of inputs, one a line.
+
+    Blanks around the line are dropped, blank lines skipped. UserError names file and line.
+    """
+    inputs: list[tuple[int, str]] = []
+    for number, text, problem in decoded_lines(data):
+        if problem:
+            raise UserError(f"{name} line {number}: {problem}")
+        if text.strip():
+            inputs.append((number, text.strip()))
+    if not inputs:
+        raise UserError(f"{name}: no input in it: write one a line")
+    return tuple(inputs)
+
+
 def find_file(name: str, folders: Sequence[str]) -> str:
     """The path of a file that a command names: in the current folder, else in `folders` and below them.
 

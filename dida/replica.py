@@ -23,6 +23,7 @@ from dida.locks import Locks
 from dida.membership import Membership
 from dida.messages import (
     Error,
+    Forget,
     Home,
     ListRecords,
     Ok,
@@ -112,6 +113,10 @@ class Replica:
             page, following = self.replication.store.page(request.from_, request.limit)
             more = {"next": following} if following is not None else {}
             self.local.answer(token, Ok((), {"records": page, **more}))
+        elif isinstance(request, Forget):
+            for session in request.session:
+                self.replication.executed.forget(session)
+            self.local.answer(token, Ok())
         elif isinstance(request, Versions | Home) and (elsewhere := self.requests.not_here(request.key)) is not None:
             self.local.answer(token, elsewhere)
         elif isinstance(request, Versions):
@@ -379,6 +384,7 @@ class Replica:
             "membership": "majority" if self.config.majority else "available",
             "records": len(replication.store),
             **self.requests.counts,
+            "lag": replication.lag(),
             "log": replication.log.size,
             "held": len(replication.held),
             "waiting": self.requests.in_hand,
@@ -389,4 +395,4 @@ class Replica:
             "notes": list(self.local.notes),
         }
 
-    VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Watch)
+    VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Forget, Watch)

@@ -23,6 +23,7 @@ SCRIPT = "script"
 MAX_ID = 100
 """Characters of a node's id."""
 MAX_MILLISECONDS = 86_400_000
+JSON = "--json"
 
 
 @frozen
@@ -74,6 +75,16 @@ def _outcome(word: str) -> str:
     return word.lower()
 
 
+def _json(word: str) -> bool:
+    if word != JSON:
+        raise UserError(f"{shown(word)} is too much: nothing but {JSON} may stand there")
+    return True
+
+
+def _topic(word: str) -> str:
+    return _kind(word).usage.split()[0]
+
+
 @frozen
 class NodeCommand(Command):
     """A command that starts a node."""
@@ -121,6 +132,23 @@ class Client(Command):
 
 
 @frozen
+class Map(Command):
+    usage: ClassVar[str] = "map APP_FILE FILE_OF_INPUTS"
+    about: ClassVar[str] = "run an application once for each line of the file"
+    parsers = (str, str)
+    file: str
+    inputs: str
+
+
+@frozen
+class Show(Command):
+    usage: ClassVar[str] = "show RUN"
+    about: ClassVar[str] = "the story of a run: its steps, their workers, what they read and wrote"
+    parsers = (_id,)
+    run: str
+
+
+@frozen
 class Populate(Command):
     usage: ClassVar[str] = "populate DATA_FILE"
     about: ClassVar[str] = "write each key,value line of the file into the storage"
@@ -130,22 +158,35 @@ class Populate(Command):
 
 @frozen
 class Status(Command):
-    usage: ClassVar[str] = "status"
+    usage: ClassVar[str] = "status [--json]"
     about: ClassVar[str] = "what every node says of itself"
+    parsers = (_json,)
+    json: bool = False
 
 
 @frozen
 class ListServer(Command):
-    usage: ClassVar[str] = "listServer ID"
+    usage: ClassVar[str] = "listServer ID [--json]"
     about: ClassVar[str] = "all records on one storage node"
-    parsers = (_id,)
+    parsers = (_id, _json)
     id: str
+    json: bool = False
 
 
 @frozen
 class ListGlobal(Command):
-    usage: ClassVar[str] = "listGlobal"
+    usage: ClassVar[str] = "listGlobal [--json]"
     about: ClassVar[str] = "all records of the whole system"
+    parsers = (_json,)
+    json: bool = False
+
+
+@frozen
+class ListRuns(Command):
+    usage: ClassVar[str] = "runs [--json]"
+    about: ClassVar[str] = "all runs that the scheduler knows, newest first"
+    parsers = (_json,)
+    json: bool = False
 
 
 @frozen
@@ -228,8 +269,10 @@ class Wait(Command):
 
 @frozen
 class Help(Command):
-    usage: ClassVar[str] = "help"
-    about: ClassVar[str] = "this list"
+    usage: ClassVar[str] = "help [COMMAND]"
+    about: ClassVar[str] = "this list, or more of one command"
+    parsers = (_topic,)
+    topic: str = ""
 
 
 @frozen
@@ -243,10 +286,13 @@ COMMANDS: tuple[type[Command], ...] = (
     Storage,
     Worker,
     Client,
+    Map,
+    Show,
     Populate,
     Status,
     ListServer,
     ListGlobal,
+    ListRuns,
     Debug,
     Crash,
     Pause,
@@ -262,12 +308,6 @@ COMMANDS: tuple[type[Command], ...] = (
 _BY_NAME = {kind.usage.split()[0].lower(): kind for kind in COMMANDS}
 
 
-def help_lines() -> list[str]:
-    """The commands and what they do, aligned."""
-    width = max(len(kind.usage) for kind in COMMANDS)
-    return [f"{kind.usage:{width}}  {kind.about}" for kind in COMMANDS]
-
-
 def _words(text: str) -> list[str]:
     words: list[str] = []
     for word in text.split():
@@ -277,17 +317,23 @@ def _words(text: str) -> list[str]:
     return words
 
 
+def _kind(name: str) -> type[Command]:
+    kind = _BY_NAME.get(name.lower())
+    if kind is None:
+        near = get_close_matches(name.lower(), _BY_NAME, n=1)
+        hint = f"did you mean {_BY_NAME[near[0]].usage.split()[0]}?" if near else "help lists the commands"
+        raise UserError(f"unknown command {shown(name)}: {hint}")
+    return kind
+
+
 def parse_command(text: str) -> Command | None:
     """The command that a line is; None for a blank or a comment. UserError says what to write."""
     words = _words(text)
     if not words:
         return None
     name, *given = words
-    kind = _BY_NAME.get(name.lower())
-    if kind is None:
-        near = get_close_matches(name.lower(), _BY_NAME, n=1)
-        hint = f"did you mean {_BY_NAME[near[0]].usage.split()[0]}?" if near else "help lists the commands"
-        raise UserError(f"unknown command {shown(name)}: {hint}")
+    kind = _kind(name)
+    given.sort(key=lambda word: word == JSON and JSON in kind.usage)  # it may stand anywhere
     fields = attrs.fields(kind)
     if kind.rest and len(given) > len(fields):
         given[len(fields) - 1 :] = [" ".join(given[len(fields) - 1 :])]
@@ -351,11 +397,9 @@ def first_members(lines: Iterable[Line]) -> tuple[NodeCommand, ...]:
 
 
 def in_order(lines: Sequence[Line]) -> tuple[Line, ...]:
-    """The lines as they are played: a scheduler that is named behind the first client comes before it."""
-    kinds = [type(line.command) for line in lines]
-    if Scheduler not in kinds or Client not in kinds or kinds.index(Scheduler) < kinds.index(Client):
+    """The lines as they are played: a scheduler that is named behind the first client or map comes before it."""
+    first = next((at for at, line in enumerate(lines) if isinstance(line.command, Client | Map)), len(lines))
+    late = next((at for at, line in enumerate(lines) if isinstance(line.command, Scheduler)), 0)
+    if late < first or first == len(lines):
         return tuple(lines)
-    late = lines[kinds.index(Scheduler)]
-    others = [line for line in lines if line is not late]
-    first = kinds.index(Client)
-    return (*others[:first], late, *others[first:])
+    return (*lines[:first], lines[late], *lines[first:late], *lines[late + 1 :])
