@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -120,6 +121,7 @@ class PcsCommands(NodeCommands):
         return ok(
             id=self.id,
             role="pcs",
+            pid=os.getpid(),
             ready=True,
             alive=[entry.id for entry in entries if entry.state != "ended"],
             dead=[entry.id for entry in entries if entry.state == "ended"],

@@ -7,6 +7,7 @@ there is `dida.protocols.console`. What is printed goes through `say` and `progr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
 from twisted.internet.defer import Deferred
@@ -157,7 +158,7 @@ class DebugCommands(NodeCommands):
         self._say = say
 
     def cmd_status(self, request: Status) -> Answer:
-        return ok(id="puppetmaster", role="puppetmaster", ready=True)
+        return ok(id="puppetmaster", role="puppetmaster", pid=os.getpid(), ready=True)
 
     def cmd_debug(self, request: Request) -> Answer:
         """Nothing more can be said here."""

@@ -6,6 +6,7 @@ The bookkeeping is `dida.runs`, the choice of workers `dida.scheduling`, the lin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -197,6 +198,7 @@ class SchedulerNode(NodeCommands):
             id=self.me.id,
             role="scheduler",
             url=str(self.me.address),
+            pid=os.getpid(),
             ready=self.ready,
             alive=[worker.id for worker in workers if worker.there] + [each.id for each in replicas.living],
             dead=[worker.id for worker in workers if worker.reached and not worker.there] + list(replicas.dead),

@@ -10,6 +10,7 @@ way ends in `failed` at the scheduler, which is told until it has understood (`d
 
 from __future__ import annotations
 
+import os
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -176,6 +177,7 @@ class WorkerNode(NodeCommands):
             id=self.me.id,
             role="worker",
             url=str(self.me.address),
+            pid=os.getpid(),
             ready=True,
             alive=[each.id for each in replicas.living],
             dead=list(replicas.dead),

@@ -126,7 +126,7 @@ class NodeProcess:
         while True:
             try:
                 reply = await self.link.ask(Status(), PROBE_TIMEOUT)
-                if isinstance(reply, Ok) and reply.object.get("ready") and reply.object.get("id") == self.entry.id:
+                if isinstance(reply, Ok) and reply.object.get("ready") and reply.object.get("pid") == self.entry.pid:
                     break
             except DidaError:
                 pass

@@ -264,9 +264,8 @@ class StorageService(NodeService, StorageCommands):
 
     def cmd_status(self, request: Status) -> LineAnswer:
         now = self._reactor.seconds()
-        return Ok(
-            (), {"id": self.name, "role": "storage", "url": self.replica.local.me.url, **self.replica.status(now)}
-        )
+        me = {"id": self.name, "role": "storage", "url": self.replica.local.me.url, "pid": os.getpid()}
+        return Ok((), {**me, **self.replica.status(now)})
 
     def cmd_debug(self, request: Debug) -> LineAnswer:
         self._debug = request.switch == "on"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -59,13 +60,14 @@ def test_tables(server: Server) -> None:
     (table,) = server.say("watch")
     assert table.startswith('ok {"number":4,"nodes":[{' + ROW)
     assert server.say("watch 4") == []
-    assert server.say("#1 status") == ['#1 ok {"id":"pcs","role":"pcs","ready":true,"alive":["w1"],"dead":["w2"]}']
+    me = f'"id":"pcs","role":"pcs","pid":{os.getpid()}'
+    assert server.say("#1 status") == [f'#1 ok {{{me},"ready":true,"alive":["w1"],"dead":["w2"]}}']
     assert server.say("status") == [], "an untagged request waits for its turn"
     server.table.change("w1", state="ended", ended="exit status 0")
     server.clock.advance(0)
     watched, status = server.wire.lines()
     assert watched.startswith('ok {"number":5,')
-    assert status == 'ok {"id":"pcs","role":"pcs","ready":true,"alive":[],"dead":["w1","w2"]}'
+    assert status == f'ok {{{me},"ready":true,"alive":[],"dead":["w1","w2"]}}'
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -645,7 +646,7 @@ def test_debug_port() -> None:
         b'"meta":{"run":"r1","scheduler":"localhost:2000","versions":{"13":"2.1"},"after":{"1":4}}}\r\n'
         b"status\r\n"
     )
-    assert wire.lines() == ["ok", 'ok {"id":"puppetmaster","role":"puppetmaster","ready":true}']
+    assert wire.lines() == ["ok", f'ok {{"id":"puppetmaster","role":"puppetmaster","pid":{os.getpid()},"ready":true}}']
     assert said == [
         "debug    r1 AddOperator at 0 on w1 -> a\\nb",
         "         read or wrote 13 2.1; after 1:4; view 0 of 0",

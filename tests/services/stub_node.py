@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -26,7 +27,7 @@ class StubNode(NodeCommands):
 
     def cmd_status(self, request: Request) -> Answer:
         self.asked += 1
-        return ok(id=self.id, role=self.role, ready=self.asked > 2)
+        return ok(id=self.id, role=self.role, pid=os.getpid(), ready=self.asked > 2)
 
     def cmd_list(self, request: Request) -> Answer:
         return ok(records={})

@@ -20,8 +20,9 @@ from dida.errors import BadRequest, DidaError, Unavailable
 from dida.messages import ListRecords, Status
 from dida.services.pcs import Options, Processes, makeService
 from dida.services.processes import LineWriter, OutputFile, birth
-from tests.fakes import until
+from tests.fakes import Port, until
 from tests.nodes import free_port
+from tests.services.stub_node import StubNode
 
 
 def _reactor() -> Any:
@@ -133,6 +134,18 @@ async def test_crash_while_starting(processes: Processes) -> None:
     processes.start(a_start("slow"))
     await processes.crash("slow")
     assert processes.entries()[0].ended == "signal SIGKILL"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stranger_on_the_port(processes: Processes) -> None:
+    """Another process that listens where a node was to, under the same id, is not taken for the node."""
+    stranger = StubNode("slow", "worker")
+    port = Port(_reactor(), stranger)
+    processes.start(Start("worker", "slow", f"http://{port.address}"))
+    await until(lambda: stranger.asked > 4)
+    assert processes.entries()[0].state == "starting"
+    await processes.crash("slow")
+    await port.close()
 
 
 @pytest_twisted.ensureDeferred
