@@ -16,6 +16,7 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -274,10 +275,14 @@ class Link:
             lambda client: client.ask(request, until - self.clock.seconds()), self._unreachable
         )
 
-    def _unreachable(self, failure: Failure) -> Failure:
+    def _unreachable(self, failure: Failure) -> Any:
         if failure.check(CancelledError) and not self._stopped:
             return failure  # the one who asked no longer wants to know
-        return Failure(Unreachable(f"no connection to {self.address}"))
+        problem = Failure(Unreachable(f"no connection to {self.address}"))
+        if self._stopped:
+            return problem
+        # The service is still at it: who is told in a turn of its own may ask again, or stop the link.
+        return deferLater(cast(Any, self.clock), 0, lambda: problem)
 
     def _build(self) -> LineClient:
         client = LineClient(self.clock)

@@ -292,7 +292,6 @@ class Pcs:
 
     async def _connect_anew(self) -> None:
         """A connection on which nothing came may be broken where nobody sees it."""
-        await deferLater(self.reactor, 0)  # a link can't be stopped while it tells that it could not connect
         old, self._link = self._link, Link(self.reactor, self.address.host, self.address.port)
         await old.stop()
 
@@ -305,5 +304,4 @@ class Pcs:
     async def close(self) -> None:
         """End the connection."""
         self.end_watch()
-        await deferLater(self.reactor, 0)  # a link can't be stopped while it tells that it could not connect
         await self._link.stop()

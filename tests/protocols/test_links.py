@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -274,3 +274,16 @@ async def test_a_link_that_is_stopped_while_it_connects() -> None:
     link.stop()
     with pytest.raises(Unreachable):
         await answer
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_told_that_nobody_is_there_may_ask_again_at_once() -> None:
+    """What a failed question sets off may be another question to the same node, or the end of the link."""
+    address = refused()
+    link = Link(the_reactor(), address.host, address.port)
+    again: list[Deferred[Any]] = []
+    asked = link.ask(Ping(), 5.0).addErrback(lambda failure: again.append(link.ask(Ping(), 5.0)))
+    await asked
+    told = again[0].addErrback(lambda failure: link.stop().addCallback(lambda stopped: failure))
+    with pytest.raises(Unreachable):
+        await told
