@@ -8,6 +8,8 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from zope.interface import provider
 
 from dida.addresses import NodeAddress
 from dida.chain import Assignment, Meta, Touch
@@ -182,6 +184,21 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     made.close()
 
 
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """What is logged as a warning, or worse."""
+    found: list[str] = []
+
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event.get("log_level") not in (LogLevel.debug, LogLevel.info):
+            found.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield found
+    globalLogPublisher.removeObserver(observe)
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_chain_over_two_workers(stage: Stage) -> None:
     """Each operator gets the input and the output before it; the scheduler hears of every step and of the end."""
@@ -336,9 +353,9 @@ async def test_a_gossip_delay_is_slept_before_forwarding(stage: Stage) -> None:
     began = reactor.seconds()
     await stage.send(stage.request("Op@w1", "Op@w2"))
     await until(lambda: stage.told.completed)
-    assert reactor.seconds() - began < 0.15
+    assert stage.workers["w2"].counts["executed"] == 0
     await until(lambda: stage.told.ended)
-    assert 0.2 <= reactor.seconds() - began < 0.4
+    assert reactor.seconds() - began >= 0.2
 
 
 @pytest_twisted.ensureDeferred
@@ -612,8 +629,8 @@ async def test_a_worker_with_enough_to_do(stage: Stage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_cancelled_run(stage: Stage) -> None:
-    """What is in hand of a cancelled run is given up, and nothing more of it is begun; others go on."""
+async def test_a_cancelled_run(stage: Stage, warnings: list[str]) -> None:
+    """What is in hand of a cancelled run is given up without a word, and nothing more of it is begun; others go on."""
     stage.put(
         HEAD
         + ASYNC.format(name="Op", body="from twisted.internet import reactor; await deferLater(reactor, 9)")
@@ -623,6 +640,7 @@ async def test_a_cancelled_run(stage: Stage) -> None:
     await stage.send(request)
     assert await stage.ask("w1", CancelStep(request.meta.run)) == Ok()
     assert stage.workers["w1"].steps.in_hand == 0
+    assert warnings == []
     again = await stage.ask("w1", request.with_step(attempt=2))
     assert isinstance(again, Error)
     assert again.code == "superseded"
