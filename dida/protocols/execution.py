@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, maybeDeferred
 from twisted.logger import Logger
 
 from dida.chain import MAX_OUTPUT, Touch
@@ -94,6 +94,8 @@ class Operators:
     def __init__(self, reactor: Any, folder: OperatorFolder, threads: int, timeout: float) -> None:
         self.folder = folder
         self.timeout = timeout
+        self.given_up: Callable[[str], bool] = lambda run: False
+        """Whether nobody wants the outcome of that run any more."""
         self.threads = Threads(reactor, threads)
         self._reactor = reactor
         self._processes = DeferredSemaphore(threads)
@@ -165,6 +167,8 @@ class Operators:
         except BaseException as problem:
             if isinstance(problem, GeneratorExit | StepFailed):
                 raise
+            if self.given_up(request.meta.run):
+                raise CancelledError from None
             raise StepFailed(_told(problem, request)) from None
         finally:
             storage.close("the step has ended: its storage is closed")

@@ -75,6 +75,7 @@ class WorkerNode(NodeCommands):
     ) -> None:
         self.me = me
         self.operators = operators
+        operators.given_up = self._given_up
         self.gossip_delay = gossip_delay
         self.max_line = max_line
         self.debug = debug
@@ -116,6 +117,9 @@ class WorkerNode(NodeCommands):
             raise BadRequest(f"meta: {problem}") from None
         self._begin(request)
         return Ok()
+
+    def _given_up(self, run: str) -> bool:
+        return self._stopped or self.steps.cancelled(run)
 
     def _begin(self, request: Execute) -> None:
         """Accept a request; Unavailable when there are too many, or the worker is leaving."""
@@ -233,7 +237,7 @@ class WorkerNode(NodeCommands):
         except StepLost as lost:
             return self._go_back(request, scheduler, lost, self._reactor.seconds() - began)
         except StepFailed as problem:
-            if not self._stopped and not self.steps.cancelled(request.meta.run):
+            if not self._given_up(request.meta.run):
                 self._failed(scheduler, request, request.assignment, f"on {self.me.id} {problem}")
             return None
         except CancelledError:
