@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from attrs import evolve, frozen
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError, DNSLookupError
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,7 +17,7 @@ from dida.control_messages import NodeEntry
 from dida.errors import DidaError
 from dida.messages import Ok, Status
 from dida.protocols.links import Link
-from dida.services.processes import Child, OutputFile, TakenUp, birth
+from dida.services.processes import Child, OutputFile, TakenUp, birth, listens
 
 PROBE_INTERVAL = 0.03
 SILENCE = 1.0
@@ -30,16 +27,6 @@ POLITE = 3.0
 """Seconds between asking a node to end and killing it."""
 
 _log = Logger()
-
-
-class _Probes(Factory):
-    """Connections that only find out whether anybody listens."""
-
-    noisy = False
-    protocol = Protocol
-
-
-_probes = _Probes()
 
 
 @frozen
@@ -118,7 +105,7 @@ class NodeProcess:
         self._probe.addErrback(self._probe_failed)
 
     def _probe_failed(self, failure: Failure) -> None:
-        if self.alive:
+        if not failure.check(CancelledError):
             _log.failure("asking {id} whether it is ready", failure, id=self.entry.id)
 
     async def _until_ready(self) -> None:
@@ -138,16 +125,8 @@ class NodeProcess:
         if not self._talks.called:
             self._talks.addTimeout(SILENCE, self.reactor, lambda result, seconds: None)
         await self._talks
-        endpoint = HostnameEndpoint(self.reactor, self.address.host.encode(), self.address.port, PROBE_TIMEOUT)
-        while True:
-            try:
-                connection = cast(Protocol, await endpoint.connect(_probes))
-            except (ConnectError, DNSLookupError):
-                await deferLater(self.reactor, PROBE_INTERVAL)
-                continue
-            assert connection.transport is not None
-            connection.transport.loseConnection()
-            return
+        while not await listens(self.reactor, self.address, PROBE_TIMEOUT):
+            await deferLater(self.reactor, PROBE_INTERVAL)
 
     # --- signals, and the end -------------------------------------------------------------------
 

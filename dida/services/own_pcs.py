@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError
-from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
+from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
@@ -18,21 +16,14 @@ from dida.errors import DidaError, UserError
 from dida.messages import Status
 from dida.protocols.pcs import Pcs
 from dida.services.launch import command_line
-from dida.services.processes import how_it_ended
+from dida.services.processes import how_it_ended, listens
 
 PCS_DEADLINE = 15.0
 """Seconds for a PCS that was started here to listen."""
 PROBE_INTERVAL = 0.03
+PROBE_TIMEOUT = 2.0
 STOP_DEADLINE = 8.0
 """Seconds for the PCS to end its nodes and itself before it is killed."""
-
-
-class _Probes(Factory):
-    noisy = False
-    protocol = Protocol
-
-
-_probes = _Probes()
 
 
 class OwnPcs(ProcessProtocol):
@@ -58,17 +49,10 @@ class OwnPcs(ProcessProtocol):
 
     async def until_ready(self) -> None:
         """Returns when it answers; UserError when it ends before, or takes too long."""
-        endpoint = HostnameEndpoint(self.reactor, self.address.host.encode(), self.address.port, 2)
         ends = self.reactor.seconds() + PCS_DEADLINE
         while self.running and self.reactor.seconds() < ends:
             await deferLater(self.reactor, PROBE_INTERVAL)
-            try:
-                connection = cast(Protocol, await endpoint.connect(_probes))
-            except ConnectError:
-                continue
-            assert connection.transport is not None
-            connection.transport.loseConnection()
-            if await self._answers():
+            if await listens(self.reactor, self.address, PROBE_TIMEOUT) and await self._answers():
                 self._was_ready = True
                 return
         raise UserError(f"no PCS could be started at {self.address}: {self._last_line()}")

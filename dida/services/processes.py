@@ -16,11 +16,16 @@ from queue import Full, Queue
 from threading import Thread
 from typing import Any, BinaryIO
 
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IReadDescriptor
-from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from dida.addresses import Address
 
 KEPT_LINES = 1000
 MAX_OUTPUT_LINE = 4096
@@ -51,6 +56,34 @@ def birth(pid: int) -> str:
             return "" if fields[0] in "ZX" else f"{boot.read().strip()} {fields[19]}"
     except OSError:
         return ""
+
+
+class _Probes(Factory):
+    """Connections that only find out whether anybody listens."""
+
+    noisy = False
+    protocol = Protocol
+
+
+_probes = _Probes()
+
+
+async def listens(reactor: Any, address: Address, seconds: float) -> bool:
+    """Whether anybody listens there, as far as that is known within so many seconds; cheaper than a `Link`."""
+    connecting: Deferred[Any] = HostnameEndpoint(reactor, address.host.encode(), address.port, seconds).connect(_probes)
+
+    def given_up(answer: Deferred[Any]) -> None:
+        answer.errback(CancelledError())  # the endpoint itself says something else, as that there is no such host
+        connecting.cancel()
+
+    answer: Deferred[Any] = Deferred(given_up)
+    connecting.addBoth(lambda result: None if answer.called else answer.callback(result))
+    try:
+        connection = await answer
+    except (ConnectError, DNSLookupError):
+        return False
+    connection.transport.loseConnection()
+    return True
 
 
 class Child(ProcessProtocol):

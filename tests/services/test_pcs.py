@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import formatEvent
 
 from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments
 from dida.errors import BadRequest, DidaError, Unavailable
 from dida.messages import ListRecords, Status
 from dida.services.pcs import Options, Processes, makeService
-from dida.services.processes import LineWriter, OutputFile, birth
-from tests.fakes import Port, until
+from dida.services.processes import LineWriter, OutputFile, birth, listens
+from tests.fakes import Port, refused, until
 from tests.nodes import free_port
 from tests.services.stub_node import StubNode
 
@@ -146,6 +147,15 @@ async def test_a_stranger_on_the_port(processes: Processes) -> None:
     assert processes.entries()[0].state == "starting"
     await processes.crash("slow")
     await port.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_probe_that_is_given_up() -> None:
+    """Who finds out whether a node listens, and is cancelled at it, ends as everything that is cancelled does."""
+    probe = Deferred.fromCoroutine(listens(_reactor(), refused(), 5.0))
+    probe.cancel()
+    with pytest.raises(CancelledError):
+        await probe
 
 
 @pytest_twisted.ensureDeferred

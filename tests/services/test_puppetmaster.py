@@ -36,7 +36,7 @@ def make(*words: str) -> PuppetMaster:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--pcs", "nowhere"], "'nowhere' is no URL: write http://HOST:PORT"),
+        (["--pcs", "nowhere"], "--pcs: 'nowhere' is no URL: write http://HOST:PORT"),
         (["--files", "nowhere"], "--files nowhere: no such folder"),
         (["--deadline", "soon"], "'soon' is no number of seconds from 0.1 to 86400"),
         (["--debug-port", "70000"], "'70000' is no number of a port from 1 to 65535"),
