@@ -15,14 +15,16 @@ from dida import script
 from dida.chain_messages import Runs
 from dida.errors import DidaError, UserError
 from dida.messages import Status
-from dida.palette import STRONG, Page
+from dida.palette import ODD, STRONG, Page
 from dida.protocols.named_nodes import Node
 from dida.protocols.system import System, plain
 from dida.tables import (
     NodeState,
+    Records,
     global_rows,
     held_versions,
     newest_rows,
+    printable,
     record_rows,
     runs_table,
     status_lines,
@@ -30,7 +32,7 @@ from dida.tables import (
 )
 
 STATUS_TIME = 5.0
-"""Seconds for a node to say its status; who says nothing may be paused."""
+"""Seconds for a node to say its status, or a page of its records; who says nothing may be paused."""
 
 Question = script.Status | script.ListServer | script.ListGlobal | script.ListRuns
 
@@ -78,7 +80,7 @@ class Questions:
         return NodeState(node.id, node.role, str(node.address), node.state, members, problem)
 
     async def _list_server(self, id: str, as_json: bool) -> None:
-        records = await self.system.records(self.system.node(id))
+        records = await self.system.records(self.system.node(id), STATUS_TIME)
         if as_json:
             self._say_json(node=id, records=records)
             return
@@ -87,15 +89,33 @@ class Questions:
 
     async def _list_global(self, as_json: bool) -> None:
         nodes = self.system.reachable("storage")
-        found = {node.id: await self.system.records(node) for node in nodes}
-        groups = {node.id: (await self.system.tell(node, Status())).object.get("group", 1) for node in nodes}
+        answers = await DeferredList([Deferred.fromCoroutine(self._held_by(node)) for node in nodes])
+        held_by = {node.id: answer for node, (_, answer) in zip(nodes, answers, strict=True)}
+        silent = {id: plain(answer) for id, answer in held_by.items() if isinstance(answer, DidaError)}
+        found = {id: answer[0] for id, answer in held_by.items() if not isinstance(answer, DidaError)}
+        groups = {id: answer[1] for id, answer in held_by.items() if not isinstance(answer, DidaError)}
+        if not found:
+            told = "; ".join(f"{id}: {problem}" for id, problem in silent.items())
+            raise UserError(f"no storage node answers: {told}")
         held = held_versions(found, groups)
         if as_json:
             members = ("key", "version", "value", "newest", "on", "group")
-            self._say_json(records=[{name: getattr(each, name) for name in members} for each in held])
+            records = [{name: getattr(each, name) for name in members} for each in held]
+            self._say_json(records=records, **({"silent": silent} if silent else {}))
             return
         self.say(self.page.paint(STRONG, f"records on {', '.join(found)}:"))
         self._say_records(global_rows(held, len(set(groups.values())) > 1))
+        for id, problem in silent.items():
+            self.say(self.page.paint(ODD, printable(f"  not of {id}: {problem}")))
+
+    async def _held_by(self, node: Node) -> tuple[Records, int] | DidaError:
+        """The records of a storage node, and its group; or why it does not say."""
+        try:
+            records = await self.system.records(node, STATUS_TIME)
+            status = await self.system.tell(node, Status(deadline=STATUS_TIME))
+        except DidaError as problem:
+            return problem
+        return records, status.object.get("group", 1)
 
     async def _runs(self, as_json: bool) -> None:
         reply = await self.system.ask_scheduler(Runs())

@@ -331,14 +331,14 @@ class System:
             raise UserError(f"{id} was never started")
         return node.pcs
 
-    async def records(self, node: Node) -> Records:
-        """All records on one storage node."""
+    async def records(self, node: Node, seconds: float) -> Records:
+        """All records on one storage node, which may take so long for each page of them."""
         if node.role != "storage":
             raise no_records(node.id, node.role)
         records: dict[str, list[tuple[Version, str]]] = {}
         start: str | None = ""
         while start is not None:
-            reply = await self.tell(node, ListRecords(from_=start))
+            reply = await self.tell(node, ListRecords(from_=start, deadline=seconds))
             page = wire.shaped(reply.object, _ListObject)
             records.update(page.records)
             start = page.next

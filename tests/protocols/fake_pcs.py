@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 
 from dida.chain_messages import AddStorage, AddWorker, Result, Run, Runs
 from dida.control_messages import Elsewhere, NodeEntry, Start
@@ -25,6 +25,8 @@ class FakeTable:
         self.crashed: list[str] = []
         self.stopped: list[str | None] = []
         self.ready_at_once = True
+        self.silent: set[str] = set()
+        """Nodes that answer nothing."""
         self.owners: list[str] = []
         self.known: dict[str, list[Elsewhere]] = {}
         self.on_crash: Callable[[str], None] = lambda id: None
@@ -100,6 +102,8 @@ class FakeTable:
 
     def ask(self, id: str, request: Request) -> Deferred[Reply]:
         self.told.append((id, request))
+        if id in self.silent:
+            return fail(DidaError(TIMED_OUT, "no answer in time"))
         if isinstance(request, Status):
             return succeed(
                 ok(id=id, role=self.rows[id].role, ready=True, alive=["s1", "s2"], dead=["s3"], runs=0, reads=4)
