@@ -24,7 +24,7 @@ from dida import guide, script, wire
 from dida.addresses import StorageAddress
 from dida.chain import Application
 from dida.chain_messages import Result, Run
-from dida.errors import TIMED_OUT, UNAVAILABLE, DidaError, UserError
+from dida.errors import NO_SUCH_RUN, TIMED_OUT, UNAVAILABLE, DidaError, UserError
 from dida.files import parse_data, parse_inputs, read_file
 from dida.messages import Ok
 from dida.palette import BAD, GOOD, ODD, Page
@@ -85,6 +85,7 @@ class Player:
         """The `id` of a node command to its line."""
         self._questions = DeferredSemaphore(MAX_QUESTIONS)
         self._front_end: FrontEnd | None = None
+        self._finishing = False  # no command comes any more
         self._ended = False
         self._trials = Trials(system, say, self._storage_client)
         self._trials.start = self._start_again
@@ -131,6 +132,7 @@ class Player:
         for node in self.system.named():
             await node.settled.wait()
         await _copy(self._tail)
+        self._finishing = True
         deadline = self.system.deadline
         late = self.reactor.callLater(deadline, self._give_up, f"not ended within {deadline:g} s of the script's end")
         while self._open:
@@ -280,10 +282,10 @@ class Player:
         self._begin(begun.line, self._result(begun, command))
 
     async def _result(self, begun: ClientRun, command: script.Client) -> None:
-        line, run = begun.line, begun.run
+        line, run, scheduler = begun.line, begun.run, self.system.scheduler
         self.counts.going_on += 1
         try:
-            reply = await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run)))
+            reply = await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run, scheduler)))
         finally:
             self.counts.going_on -= 1
         state, text = reply.words[:2]
@@ -336,17 +338,26 @@ class Player:
         for each in story(state, text, wire.shaped(reply.object, Outcome), self.page.width):
             self.say(each)
 
-    async def _until_ended(self, run: str) -> Ok:
+    async def _until_ended(self, run: str, began: Node | None = None) -> Ok:
+        """How a run ended. A scheduler that is gone may be started again, and hears of the run from the workers."""
+        scheduler = began = began or self.system.scheduler
+        ends = 0.0
         while True:
             try:
-                reply = await self.system.ask_scheduler(Result(run, timeout=RESULT_TIME))
+                return await self.system.ask_scheduler(Result(run, timeout=RESULT_TIME))
             except DidaError as problem:
-                if problem.code not in (TIMED_OUT, UNAVAILABLE):
+                if problem.code == TIMED_OUT:
+                    ends = 0.0
+                    continue
+                there = self.system.scheduler
+                if problem.code != UNAVAILABLE and (problem.code != NO_SUCH_RUN or there is began):
                     raise
-                if problem.code == UNAVAILABLE:
-                    await deferLater(self.reactor, RETRY_INTERVAL)
-            else:
-                return reply
+                if there is not scheduler or not ends:
+                    scheduler, ends = there, self.reactor.seconds() + self.system.deadline
+                if self.reactor.seconds() >= ends or (there is None and self._finishing):
+                    self.system.ready("scheduler")
+                    raise
+            await deferLater(self.reactor, RETRY_INTERVAL)
 
     async def _populate(self, path: str, pairs: Sequence[tuple[str, str]]) -> None:
         began = self.reactor.seconds()

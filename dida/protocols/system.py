@@ -22,7 +22,7 @@ from dida.control_messages import Elsewhere, Start
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
 from dida.messages import Error, ListRecords, Ok, Request, Slow
 from dida.protocols.lines import GRACE
-from dida.protocols.links import Link
+from dida.protocols.links import Link, Unreachable
 from dida.protocols.machines import Machines
 from dida.protocols.named_nodes import ENDED, FAILED, PLANNED, READY, STARTING, Node
 from dida.protocols.pcs import Pcs
@@ -119,6 +119,11 @@ class System:
         """Whether a node of that id was named before, by another command."""
         node = self.nodes.get(command.id)
         return node is not None and node.command is not command
+
+    @property
+    def scheduler(self) -> Node | None:
+        """The scheduler that runs, or is to."""
+        return next((node for node in self.nodes.values() if node.role == "scheduler" and node.there), None)
 
     def _enter(self, command: NodeCommand) -> Node:
         before = self.nodes.pop(command.id, None)
@@ -288,8 +293,11 @@ class System:
         return await node.pcs.tell(node.id, request)
 
     async def ask_scheduler(self, request: Request) -> Ok:
-        """The scheduler's `ok`; UserError when there is none."""
-        address = self.ready("scheduler")[0].address
+        """The scheduler's `ok`; Unreachable when there is none."""
+        try:
+            address = self.ready("scheduler")[0].address
+        except UserError as problem:
+            raise Unreachable(str(problem)) from None
         if self._scheduler is None or self._scheduler.address != f"{address.host}:{address.port}":
             if self._scheduler is not None:
                 await self._scheduler.stop()

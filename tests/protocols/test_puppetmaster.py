@@ -504,6 +504,32 @@ async def test_endless_run(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_scheduler_comes_back(scene: Scene) -> None:
+    """A run is waited for while its scheduler is away, and until the next one has heard of it from a worker."""
+    scene.scheduler.end_at_once = False
+    playing = Deferred.fromCoroutine(
+        scene.play(NODES + "client 13 app\nwait 100\ncrash sc\nwait 300\nscheduler sc {sc}\n")
+    )
+    await until(lambda: scene.table.crashed)
+    scene.scheduler.outcomes["r1"] = Error("no-such-run", ("r1",))
+    scene.scheduler.time_out("r1")
+    await until(lambda: len(scene.scheduler.log) > 2)
+    assert len(scene.table.started) == 5
+    del scene.scheduler.outcomes["r1"]
+    await playing
+    assert scene.failed == []
+    assert scene.player.counts.done == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_run_is_not_known_any_more(scene: Scene) -> None:
+    """A run that the scheduler which began it has forgotten fails at once."""
+    scene.scheduler.outcomes["r1"] = Error("no-such-run", ("r1",))
+    await scene.play(NODES + "client 13 app\n")
+    assert scene.said[-1] == "script line 5: client 13 app: no-such-run: r1"
+
+
+@pytest_twisted.ensureDeferred
 async def test_scheduler_dies(scene: Scene) -> None:
     """A run whose scheduler is gone fails at once, with the reason."""
     scene.scheduler.end_at_once = False
