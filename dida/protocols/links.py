@@ -246,6 +246,11 @@ class Link:
             clock=reactor,
         )
 
+    @property
+    def local_host(self) -> str:
+        """This side's address of the connection; empty without one."""
+        return "" if self.client is None else str(cast(Any, self.client.transport).getHost().host)
+
     def start(self) -> None:
         """Begin to connect."""
         self._stopped = False

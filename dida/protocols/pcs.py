@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida import wire
-from dida.addresses import Address
+from dida.addresses import HERE, Address
 from dida.chain_messages import ListOperators, Runs, WorkerDebug, Workers
 from dida.control_messages import (
     PCS,
@@ -207,6 +207,11 @@ class Pcs:
         self._next_own = 0.0
         self._watching: Deferred[None] | None = None
         self._ended = False
+
+    @property
+    def seen_from(self) -> str:
+        """This machine's address on the way to the PCS's, as far as it is connected."""
+        return self._link.local_host or HERE
 
     async def ask(self, request: Request) -> Ok:
         """Its `ok` to a request."""

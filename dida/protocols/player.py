@@ -72,8 +72,8 @@ class Player:
         self.page = page
         self.questions = Questions(system, say, page)
         self.counts = Counts()
-        self.listen_for_debug: Callable[[], str] = _no_debug
-        """Opens the debug port, and says its address."""
+        self.listen_for_debug: Callable[[str], str] = _no_debug
+        """Opens the debug port on that address of this machine; its URL."""
         self.waits_until: float | None = None
         """When the wait ends that is going on."""
         self.progress: Callable[[str], None] = lambda text: None
@@ -379,9 +379,8 @@ class Player:
         self.say(self.page.paint.word(ODD, f"crashed  {node.id:<6} {node.role:<10} {node.address}"))
 
     async def _debug(self) -> None:
-        to = self.listen_for_debug()
-        told = await self.system.debug(to)
-        self.say(f"debug    {counted(told, 'worker')} told to report outputs to {to}")
+        told = await self.system.debug(self.listen_for_debug)
+        self.say(f"debug    {counted(len(told), 'worker')} told to report outputs to {', '.join(sorted(set(told)))}")
 
 
 def _copy(work: Deferred[Any]) -> Deferred[None]:
@@ -397,5 +396,5 @@ def _copy(work: Deferred[Any]) -> Deferred[None]:
     return copy
 
 
-def _no_debug() -> str:
+def _no_debug(host: str) -> str:
     raise UserError("there is no debug port here")

@@ -63,8 +63,8 @@ class System:
         self.owner = owner
         """With whom the nodes end; empty: they are left running."""
         self.nodes: dict[str, Node] = {}
-        self.debug_to: str | None = None
-        """Where workers report their outputs, once debug was asked for."""
+        self.debug_to: Callable[[str], str] | None = None
+        """Where workers report their outputs, by this machine's address for them, once debug was asked for."""
         self.machines = Machines(reactor, pcs, owner)
         self.machines.on_table = self._on_table
         self.machines.on_back = self._on_back
@@ -352,14 +352,13 @@ class System:
             start = page.next
         return records
 
-    async def debug(self, to: str) -> int:
-        """From now on the workers report their outputs to that address; how many were told now."""
+    async def debug(self, to: Callable[[str], str]) -> list[str]:
+        """From now on the workers report their outputs where `to` says; where those report that were told now."""
         self.debug_to = to
-        workers = self.ready("worker")
-        for worker in workers:
-            await self._debug(worker)
-        return len(workers)
+        return [await self._debug(worker) for worker in self.ready("worker")]
 
-    async def _debug(self, worker: Node) -> None:
-        assert self.debug_to is not None
-        await self.tell(worker, WorkerDebug("on", to=self.debug_to))
+    async def _debug(self, worker: Node) -> str:
+        assert self.debug_to is not None and worker.pcs is not None
+        to = self.debug_to(worker.pcs.seen_from)
+        await self.tell(worker, WorkerDebug("on", to=to))
+        return to

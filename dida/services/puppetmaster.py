@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from dida import script
-from dida.addresses import Address
+from dida.addresses import HERE, LOOPBACK, Address
 from dida.checking import check
 from dida.completion import usable_files
 from dida.editing import EditedLine
@@ -127,7 +127,8 @@ class PuppetMaster(NodeService):
         self.log_file: Any = None
         self._streams: list[tuple[int, bool]] = []
         self._own_pcs: OwnPcs | None = None
-        self._debug_port: Any = None
+        self._debug_ports: dict[str, Any] = {}
+        """Where workers report, by this machine's address for them."""
         self._stopping = False
         self._playing: Deferred[None] | None = None
         self._current: Deferred[None] | None = None
@@ -192,8 +193,8 @@ class PuppetMaster(NodeService):
                 told = f"left     {ids}: the PCS there does not answer; it ends them once it is back"
                 self._say(self.page.paint.word(ODD, told))
         await self.system.close()
-        if self._debug_port is not None:
-            await self._debug_port.stopListening()
+        for port in self._debug_ports.values():
+            await port.stopListening()
         await cast("Deferred[Any]", super().stopService())
         await self._put_out_all()
 
@@ -396,18 +397,20 @@ class PuppetMaster(NodeService):
             again = Deferred.fromCoroutine(self._start_pcs(self._own_pcs.address))
             again.addErrback(lambda failure: self._say(str(failure.value)))
 
-    def _listen_for_debug(self) -> str:
-        port = int(self.options["debug-port"])
-        if self._debug_port is None:
+    def _listen_for_debug(self, host: str) -> str:
+        address = Address(HERE if host in LOOPBACK else host, int(self.options["debug-port"]))
+        if address.host not in self._debug_ports:
             factory = LineServerFactory(DebugCommands(self._say), self.reactor)
+            interface = "127.0.0.1" if address.host == HERE else host
             try:
-                self._debug_port = self.reactor.listenTCP(port, factory, interface="127.0.0.1")
+                port = self.reactor.listenTCP(address.port, factory, interface=interface)
             except CannotListenError as problem:
                 reason = os.strerror(getattr(problem.socketError, "errno", 0)).lower()
                 raise UserError(
-                    f"can't listen on port {port} for debug output: {reason}: take another --debug-port"
+                    f"can't listen on {address} for debug output: {reason}: take another --debug-port"
                 ) from None
-        return f"localhost:{port}"
+            self._debug_ports[address.host] = port
+        return str(address)
 
 
 def script_name() -> str:

@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import pytest_twisted
 from twisted.application.service import Application
 from twisted.logger import ILogObserver
 
 from dida.addresses import Address
 from dida.errors import UserError
+from dida.messages import Ok, Ping
+from dida.protocols.links import Link
 from dida.protocols.puppetmaster import ScriptConsole
 from dida.services.puppetmaster import Options, PuppetMaster, makeService
 from tests.fakes import the_reactor
+from tests.nodes import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -95,5 +99,20 @@ def test_debug_port_taken() -> None:
         taken.listen()
         service = make("--debug-port", str(taken.getsockname()[1]))
         with pytest.raises(UserError) as caught:
-            service.player.listen_for_debug()
+            service.player.listen_for_debug("127.0.0.1")
     assert "address already in use: take another --debug-port" in str(caught.value)
+
+
+@pytest_twisted.ensureDeferred
+async def test_debug_port_for_other_machines() -> None:
+    """Workers report to the address of this machine that their PCS sees; each is listened on once."""
+    service = make("--debug-port", str(free_port()))
+    hosts = ["127.0.0.1", "127.0.0.2", "localhost", "127.0.0.2"]
+    told = [Address.parse(service.player.listen_for_debug(host)) for host in hosts]
+    assert [address.host for address in told] == ["localhost", "127.0.0.2", "localhost", "127.0.0.2"]
+    for address in set(told):
+        link = Link(the_reactor(), address.host, address.port)
+        assert await link.ask(Ping(), 5.0) == Ok()
+        assert link.local_host
+        await link.stop()
+    await service.stopService()
