@@ -256,7 +256,7 @@ def _status_row(node: NodeState, host: str, groups: bool) -> list[str]:
 
 
 _SHOWN_ELSEWHERE = (
-    *("id", "role", "url", "ready", "alive", "dead", "view", "group", "replica", "component", "membership", "lag"),
+    *("id", "role", "url", "pid", "ready", "alive", "dead", "view", "group", "replica", "component", "membership", "lag"),
     *("notes", "log", "policy", "gossip_delay", "sessions"),
 )
 _HIDDEN = {"storage": ("executed",)}
