@@ -375,6 +375,3 @@ class Membership:
         self.joining.forget()
         self.halted.clear()
         self.fenced = text
-
-    def _number(self) -> int:
-        return self.local.view.number if self.local.view is not None else 0
