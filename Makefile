@@ -20,7 +20,7 @@ help:
 	$(say) "torture" "real storage nodes under crashes, pauses and joins for a minute, then the checkers"
 	$(say) "soak" "1.1 million writes with a member killed: logs and memory stay bounded"
 	$(say) "endurance" "ten minutes of busy cores and short pauses, a minute of a stopped node: nobody is taken for dead"
-	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, 200 seeds"
+	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, hosts"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
 	$(say) "hosts" "one system on three hosts (network namespaces; root): cut off, PCS killed, puppetmaster killed"
