@@ -6,7 +6,7 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains
+.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains bench evaluate
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -23,6 +23,8 @@ help:
 	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, 200 seeds"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
+	$(say) "bench" "speed beside bare Twisted and the peers that are there; ROWS=chains for some, FULL=1 for all and longer"
+	$(say) "evaluate" "the report's three experiments, and what lies behind them, as a page with plots (7 minutes)"
 	$(say) "format" "let ruff put the code in order"
 	$(say) "lock" "choose the newest versions of what setup.py asks for, and lock them"
 	$(say) "clean" "remove what was built, cached and logged, and .venv"
@@ -63,6 +65,15 @@ check: $(READY)
 
 chains: $(READY)
 	@DIDA_LONG=1 $(BIN)/pytest -s tests/system/test_chains.py
+
+# Exit status 1 says that a target is missed, which is no error of make's.
+bench: $(READY)
+	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ROWS),--rows "$(ROWS)") $(BENCH) || test $$? = 1
+
+evaluate: $(READY)
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || { echo "evaluate   getting matplotlib for the plots"; \
+	    $(BIN)/python -m pip install -qq --disable-pip-version-check 'matplotlib>=3.9'; }
+	@$(BIN)/python -m benchmarks.evaluate $(EVALUATE)
 
 format: $(READY)
 	@$(BIN)/ruff format --quiet $(SOURCES)
