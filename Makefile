@@ -6,7 +6,7 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains bench evaluate
+.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains runs makespan bench evaluate
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -23,6 +23,8 @@ help:
 	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, 200 seeds"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
+	$(say) "makespan" "both policies with operators of 10 ms and 1 s on four workers, against the ideal"
+	$(say) "runs" "10,000 runs: the memory of scheduler, workers and storage stays flat"
 	$(say) "bench" "speed beside bare Twisted and the peers that are there; ROWS=chains for some, FULL=1 for all and longer"
 	$(say) "evaluate" "the report's three experiments, and what lies behind them, as a page with plots (7 minutes)"
 	$(say) "format" "let ruff put the code in order"
@@ -31,6 +33,10 @@ help:
 
 demo: $(READY)
 	@$(BIN)/twistd -n puppetmaster < pmscripts/baseline
+	@printf '\n%s\n' "Next:"
+	@printf '  %-32s  %s\n' "$(BIN)/twistd -n puppetmaster" "a console of your own: try help" \
+	    "less pmscripts/baseline" "what was played" \
+	    "less README.md" "an operator of your own in a minute"
 
 test: check
 	$(say) "tests" "running"
@@ -65,6 +71,12 @@ check: $(READY)
 
 chains: $(READY)
 	@DIDA_LONG=1 $(BIN)/pytest -s tests/system/test_chains.py
+
+makespan: $(READY)
+	@$(BIN)/python -m tests.system.makespan
+
+runs: $(READY)
+	@$(BIN)/python -m tests.system.many_runs --runs 10000
 
 # Exit status 1 says that a target is missed, which is no error of make's.
 bench: $(READY)

@@ -11,6 +11,7 @@ from attrs import evolve
 
 from benchmarks import report, rows
 from benchmarks.load import LoadFailed, NoCompiler
+from benchmarks.nodes import end_what_was_started
 from benchmarks.report import Row
 from tests.nodes import ROOT
 
@@ -75,4 +76,5 @@ def measure(bench: rows.Bench, groups: Sequence[str], target: Path) -> int:
 
 
 if __name__ == "__main__":
+    end_what_was_started()
     sys.exit(main(sys.argv[1:]))

@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 
 from benchmarks import crashes, report, scale, scripts
-from benchmarks.nodes import chains
+from benchmarks.nodes import chains, end_what_was_started
 from benchmarks.scripts import Playing
 from tests.nodes import ROOT
 
@@ -180,4 +180,5 @@ MEASURES = ("messages", "bytes", "converged", "killed", "silent", "change_messag
 
 
 if __name__ == "__main__":
+    end_what_was_started()
     sys.exit(main(sys.argv[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,12 @@ KEYS = 1000
 """Records that the loads go to: key0 … key999."""
 RUN_DEADLINE = 60.0
 """Seconds that a run of a chain may take."""
+
+
+def end_what_was_started() -> None:
+    """Have a SIGTERM or SIGHUP end this program as Ctrl-C does, so that it ends the processes that it has started."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 @contextmanager

@@ -197,6 +197,15 @@ class Failed(Request):
     """Which execution of the step it was; 0: whichever."""
 
 
+@frozen
+class Leaving(Request):
+    """That worker ends what it has in hand, and then itself."""
+
+    usage: ClassVar[str] = "leaving WORKER"
+    about: ClassVar[str] = "from a worker that is drained: no more operators for it"
+    worker: Name
+
+
 @frozen(kw_only=True)
 class Adopt(Request):
     """A run that a scheduler before this one has started."""
@@ -219,6 +228,7 @@ SCHEDULER = (
     Reassign,
     Ended,
     Failed,
+    Leaving,
     Adopt,
 )
 
@@ -231,6 +241,14 @@ class CancelStep(Request):
     usage: ClassVar[str] = "cancel RUN"
     about: ClassVar[str] = "give up what is in hand of that run, and begin nothing more of it"
     run: Name
+
+
+@frozen
+class Drain(Request):
+    usage: ClassVar[str] = "drain"
+    about: ClassVar[str] = "finish what is in hand, take nothing more, then end; {within: seconds}"
+    within: Seconds = field(default=120.0, kw_only=True)
+    """What is not finished by then is left to other workers."""
 
 
 @frozen
@@ -252,7 +270,7 @@ class WorkerDebug(messages.Debug):
     to: str = field(default="", kw_only=True)
 
 
-WORKER = (Execute, CancelStep, ReportTo, ListOperators, WorkerDebug)
+WORKER = (Execute, CancelStep, Drain, ReportTo, ListOperators, WorkerDebug)
 
 
 # --- where debug output is collected ------------------------------------------------------------

@@ -167,11 +167,14 @@ class Detection:
 
     # --- time, and views ------------------------------------------------------------------------
 
-    def look_at_clock(self, now: float) -> None:
-        """Called with every tick: was this node itself away?"""
-        if self._ticked is not None and now - self._ticked > STALL:
-            self._doubt_myself(now)
+    def look_at_clock(self, now: float) -> float:
+        """Called with every tick: was this node itself away? So many seconds; 0 when it was not."""
+        passed = now - self._ticked if self._ticked is not None else 0.0
         self._ticked = now
+        if passed <= STALL:
+            return 0.0
+        self._doubt_myself(now)
+        return passed
 
     def tick(self, now: float) -> None:
         """Heartbeats to those whose turn it is."""

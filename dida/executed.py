@@ -1,8 +1,9 @@
 """Update ids and their answers, so that an update asked for again changes nothing.
 
 An id is best `SESSION:N`; a session's ids below its lowest unanswered N are forgotten at once. A session
-that was idle for the ttl expires: its further retries are told so, and never executed a second time. An id
-of another form is remembered for the ttl. Expired sessions are remembered by name, the newest ones.
+that was idle for the ttl expires, and so does one that its client has ended (`forget`): its further updates are told
+so, and never executed. An id of another form is remembered for the ttl. Expired sessions are remembered by name, the
+newest ones.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Executed:
 
     ttl: float = 3600.0
     _sessions: dict[str, _Session] = field(factory=dict)
-    _expired: dict[str, None] = field(factory=dict)
+    _expired: dict[str, bool] = field(factory=dict)
+    """Name to whether its client has ended it."""
     size: int = 0
 
     def answer(self, id: str) -> Reply | None:
@@ -71,6 +73,8 @@ class Executed:
     def note(self, id: str, lowest: int, answer: Reply, now: float) -> None:
         """Remember the answer; forget what the session no longer asks for."""
         name, number = split(id)
+        if self._expired.get(name):
+            return
         session = self._sessions.pop(name, None) or _Session(now)
         self._sessions[name] = session  # the most recently used one is the last
         session.used = now
@@ -91,11 +95,20 @@ class Executed:
             idle = self.ttl if self.size < MAX_IDS // 2 else min(self.ttl, CROWDED_TTL)
             if session.used + idle > now:
                 break
-            del self._sessions[name]
+            self._drop(name, ended=False)
+
+    def forget(self, name: str) -> None:
+        """The session has ended: nobody asks for its updates again, and none that comes late is to be executed."""
+        self._drop(name, ended=True)
+
+    def _drop(self, name: str, ended: bool) -> None:
+        session = self._sessions.pop(name, None)
+        if session is not None:
             self.size -= len(session.answers)
-            self._expired[name] = None
-            if len(self._expired) > REMEMBERED:
-                del self._expired[next(iter(self._expired))]
+        self._expired.pop(name, None)
+        self._expired[name] = ended
+        if len(self._expired) > REMEMBERED:
+            del self._expired[next(iter(self._expired))]
 
     def dump(self, now: float) -> list[Any]:
         """Everything, for a node that joins; times as ages."""
@@ -116,7 +129,7 @@ class Executed:
 
     def load(self, dumped: list[Any], expired: list[str], now: float) -> None:
         """Take over a part of a dump."""
-        self._expired.update(dict.fromkeys(expired))
+        self._expired.update(dict.fromkeys(expired, False))
         for name, age, lowest, answers in dumped:
             session = _Session(now - age, lowest)
             for number, is_ok, words, after in answers:

@@ -201,6 +201,13 @@ class Replication:
         known, have = self.table[peer], self.log.have
         return any(known.get(s, 0) < have.get(s, 0) for s in (self.local.component, self.local.commits))
 
+    def lag(self) -> dict[str, int]:
+        """Id of a member to how many updates of this replica it has not confirmed yet; without those that have all."""
+        own = {stream: self.log.have.get(stream, 0) for stream in (self.local.component, self.local.commits)}
+        known = {member.id: self.table[member.component] for member in self.local.others()}
+        lacking = {id: sum(max(0, n - ts.get(s, 0)) for s, n in own.items()) for id, ts in known.items()}
+        return {id: number for id, number in lacking.items() if number}
+
     def push(self, peer: str, wanted: Mapping[str, int] | None = None) -> None:
         """Gossip to `peer` now: the own streams, or what `wanted` names; one message at a time."""
         if wanted is None:

@@ -52,6 +52,8 @@ class Joining:
     joiners: dict[int, Joiner] = Factory(dict)
     _urls: dict[str, None] = Factory(dict)
     _probed: float = -FOREVER
+    view_met: float = -FOREVER
+    """When somebody was last heard of who is in a view."""
     _copies: int = 0
     _parts: list[dict[str, Any]] = Factory(list)
     _transfer: tuple[str, str, int] = ("", "", 0)
@@ -125,14 +127,16 @@ class Joining:
         joiner.heard = now
         # only who gave the state has kept the updates since: another leader gives it anew
         joiner.loaded = message.loaded if member.component in self.replication.table else ""
-        return Ok((), {"heard": list(view.members)})
+        return Ok((), {"heard": list(view.members), "view": view.name})
 
     def _same_number(self, member: Member, old: Member) -> Reply:
         self.local.note(f"{member.id} at {member.url} wants replica number {old.replica}, which {old.id} has")
         return Error("bad-request", (f"replica {old.replica} is {old.id} at {old.url}: give this one another number",))
 
-    def on_joined(self, heard: tuple[Member, ...]) -> None:
-        """The answer to a Join: other nodes to ask."""
+    def on_joined(self, heard: tuple[Member, ...], view: str, now: float) -> None:
+        """The answer to a Join: other nodes to ask, and whether they are in a view already."""
+        if view:
+            self.view_met = now
         for member in heard:
             self.remember(member)
 
@@ -186,6 +190,7 @@ class Joining:
         """A part of the whole state; with the last one it is taken over, as one."""
         if self.local.view is not None:
             return self.local.other_view()
+        self.view_met = now
         transfer = (message.view, message.sender, message.copy)
         if message.part == 0 and (transfer[:2] != self._transfer[:2] or transfer > self._transfer):
             self._parts = []

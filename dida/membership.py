@@ -74,7 +74,7 @@ class Membership:
 
     def tick(self, now: float) -> None:
         """Heartbeats, suspicions, joins, probes, and the change of the view where this node leads it."""
-        self.detection.look_at_clock(now)
+        self.started += self.detection.look_at_clock(now)  # nobody was waited for meanwhile
         if self.local.view is None:
             self.joining.seek(now)
         else:
@@ -125,12 +125,17 @@ class Membership:
         return tuple(sorted([m for m in stay if m.replica not in replaced] + ready, key=lambda m: m.replica))
 
     def _first_members(self, now: float) -> tuple[Member, ...] | None:
-        """The first view is complete when all that were named are there, or the deadline is over."""
+        """The first view is complete when all that were named are there, or the deadline is over; there is none to
+        begin as long as others are in one."""
+        if now - self.joining.view_met < 2 * self.local.config.ping_timeout:
+            return None
         fresh = {r: m for r, (m, at) in self.joining.waiting.items() if now - at < 1.0}
         wanted = {named.replica for named in self.named if str(named.address) != self.local.me.url}
-        late = now - self.started >= self.local.config.start_deadline
-        if self.joining.loaded or not (late or (self.lives == 0 and wanted <= set(fresh))):
+        late = now - max(self.started, self.joining.view_met) >= self.local.config.start_deadline
+        if not (late or (self.lives == 0 and wanted <= set(fresh) and not self.joining.loaded)):
             return None
+        if self.joining.loaded:
+            fresh.clear()  # who gave it the state is gone; the others get it when they join
         members = sorted(
             [self.local.me, *(m for r, m in fresh.items() if r in wanted or late)], key=lambda m: m.replica
         )
@@ -316,7 +321,7 @@ class Membership:
         mine = self.local.view
         if view is None or mine is None:
             if view is not None:
-                self.joining.on_joined(view.members)
+                self.joining.on_joined(view.members, view.name, now)
                 if view.member(self.local.component) is not None:
                     self.on_install(view, base, now)
             elif mine is not None and peer:

@@ -236,6 +236,13 @@ class Versions(Request):
 
 
 @frozen
+class Forget(Request):
+    usage: ClassVar[str] = "forget SESSION…"
+    about: ClassVar[str] = "these sessions of update ids have ended: their updates are not asked for again"
+    session: Annotated[tuple[UpdateId, ...], Meta(min_length=1, max_length=1000)]
+
+
+@frozen
 class Watch(Request):
     usage: ClassVar[str] = "watch [VIEW]"
     about: ClassVar[str] = "the members of the view, once it is another than VIEW"

@@ -278,9 +278,10 @@ class Silence:
 
 @frozen
 class Heard:
-    """Storage nodes that the answering node knows of."""
+    """Storage nodes that the answering node knows of, and the view in which it is."""
 
     heard: tuple[Member, ...] = ()
+    view: str = ""
 
 
 @frozen

@@ -16,16 +16,16 @@ from dida import errors, wire
 from dida.addresses import StorageAddress
 from dida.commit import NOT_REACHED, Commit
 from dida.errors import DidaError
-from dida.executed import Executed, after_of, answered
+from dida.executed import Executed
 from dida.gossip import Replication
 from dida.groups import Groups
 from dida.locks import Locks
 from dida.membership import Membership
 from dida.messages import (
     Error,
+    Forget,
     Home,
     ListRecords,
-    No,
     Ok,
     Read,
     Reply,
@@ -36,7 +36,7 @@ from dida.messages import (
     Write,
     form_of,
 )
-from dida.operations import Operation, Waiting, forwarded, operation, refused, too_late, unknown_outcome
+from dida.operations import Waiting, forwarded, operation
 from dida.outputs import CHANGING, OTHER_VIEW, Config, Local, Output
 from dida.peer_messages import (
     Decide,
@@ -63,14 +63,9 @@ from dida.peer_messages import (
     Release,
     Silence,
     Suspect,
-    component_of,
-    is_commit,
 )
-from dida.store import Entry, Store, said
-from dida.timestamps import Timestamp, covers
-
-NO_QUORUM_AFTER = 1.0
-"""Seconds that a request waits in a minority (`--membership majority`) before it is refused."""
+from dida.requests import Requests
+from dida.store import Store, said
 
 
 class Replica:
@@ -88,14 +83,8 @@ class Replica:
         self.local = Local(config, me)
         self.membership = Membership(self.local, self._blank(), named, now)
         self.detection, self.joining = self.membership.detection, self.membership.joining
+        self.requests = Requests(self.local, self.groups, self.group, self.membership)
         self._forget()
-        self.waiting: dict[Any, Waiting] = {}
-        self._since: dict[Any, float] = {}
-        self._forwarded: dict[Any, Waiting] = {}
-        self._last_id = 0
-        self._own_ids: dict[int, None] = {}
-        self.counts = {"reads": 0, "writes": 0, "updateifs": 0}
-        self.lease_until = 0.0
         self._watching: dict[Any, tuple[str, float]] = {}
 
     def _blank(self) -> Replication:
@@ -106,6 +95,7 @@ class Replica:
         self.membership.begin_with(self.replication)
         self.locks = Locks(self.local, self.replication)
         self.commit = Commit(self.local, self.replication, self.locks)
+        self.requests.begin_with(self.replication, self.locks, self.commit)
 
     # --- requests of clients --------------------------------------------------------------------
 
@@ -113,7 +103,7 @@ class Replica:
         """A client's request; it is answered under `token`, now or later, by its deadline."""
         op = operation(request)
         if op is not None:
-            self._attempt(Waiting(token, op, now + request.deadline), now)
+            self.requests.attempt(Waiting(token, op, now + request.deadline), now)
         elif isinstance(request, Watch):
             if request.view == self.local.view_name:
                 self._watching[token] = (self.local.view_name, now + request.deadline)
@@ -123,7 +113,11 @@ class Replica:
             page, following = self.replication.store.page(request.from_, request.limit)
             more = {"next": following} if following is not None else {}
             self.local.answer(token, Ok((), {"records": page, **more}))
-        elif isinstance(request, Versions | Home) and (elsewhere := self._not_here(request.key)) is not None:
+        elif isinstance(request, Forget):
+            for session in request.session:
+                self.replication.executed.forget(session)
+            self.local.answer(token, Ok())
+        elif isinstance(request, Versions | Home) and (elsewhere := self.requests.not_here(request.key)) is not None:
             self.local.answer(token, elsewhere)
         elif isinstance(request, Versions):
             self.local.answer(token, Ok((), {"versions": said(self.replication.store.versions(request.key))}))
@@ -135,172 +129,6 @@ class Replica:
                 ids = [m.id for m in self.local.view.members]
                 self.local.answer(token, Ok((str(home.replica), home.id), {"members": ids}))
         return self._end_turn(now)
-
-    def plain_read(self, key: str, now: float) -> tuple[Entry, Timestamp] | None:
-        """What `read KEY` gives, with the timestamp, when it can be answered at once; None: ask with `on_request`."""
-        if now >= self.lease_until or not self.local.serving or len(self.groups) > 1:
-            return None
-        entry = self.replication.store.newest(key)
-        if entry is None:
-            return None
-        self.counts["reads"] += 1
-        return entry, self.replication.value_ts
-
-    def _attempt(self, waiting: Waiting, now: float) -> None:
-        """Answer the operation, or pass it on, or let it wait for what it lacks."""
-        reply = self._try(waiting, now)
-        if reply is not None:
-            self._forget_own_id(waiting)
-            self.local.answer(waiting.token, reply)
-
-    def _not_here(self, key: str) -> Reply | None:
-        """The error of a request for a key that another group holds."""
-        holder = self.groups.of_key(key)
-        if holder == self.group:
-            return None
-        return Error(errors.NOT_HERE, (key,), {"replicas": self.groups.replicas(holder)})
-
-    def _try(self, waiting: Waiting, now: float) -> Reply | None:
-        """The answer, or None when somebody else now has the operation in hand."""
-        op = waiting.op
-        if len(self.groups) > 1 and (elsewhere := self._not_here(op.key)) is not None:
-            return elsewhere
-        if now >= waiting.deadline:
-            return too_late(waiting)
-        if not self.local.serving:
-            return self._park(waiting, now)
-        if now >= self.lease_until:
-            self.lease_until = self.detection.lease_until()
-            if now >= self.lease_until:
-                self.detection.ask_all(now)
-                return self._park(waiting, now)
-        if op.after:
-            lost, after = self._without_dead(op.after)
-            if lost:
-                text = "updates that you have seen were lost with a crashed replica"
-                return Error(errors.LOST_UPDATE, (text,), {"lost": lost})
-            if after is not op.after:
-                op = waiting.op = evolve(op, after=after)
-        if op.id is not None:
-            known = self.replication.executed.answer(op.id)
-            if known is not None:
-                if op.verb == "write" and self.config.write_concern > 1:
-                    return self._at_home(waiting, now)  # executed, but maybe not yet where its concern wants it
-                return known
-            if self.replication.executed.expired(op.id):
-                return Error(errors.SESSION_EXPIRED, (op.id,))
-        if op.verb == "updateif" or op.latest or (op.retry and op.id is not None and len(self.local.others()) > 0):
-            return self._at_home(waiting, now)
-        if not covers(self.replication.value_ts, op.after):
-            self.replication.fetch(op.after, now)
-            return self._park(waiting, now)
-        return self._read(op) if op.verb == "read" else self._write(waiting, now)
-
-    def _park(self, waiting: Waiting, now: float) -> Reply | None:
-        if len(self.waiting) >= self.config.max_waiting and not waiting.passed_on:
-            return refused(waiting, f"{self.config.max_waiting} requests already wait here")
-        self.waiting[waiting.token] = waiting
-        self._since.setdefault(waiting.token, now)
-        return None
-
-    def _without_dead(self, after: Timestamp) -> tuple[Timestamp, Timestamp]:
-        """Entries of `after` that are lost, and `after` without the entries of removed components."""
-        live = self.replication.table
-        lost: Timestamp = {}
-        gone = []
-        for stream, count in after.items():
-            component = component_of(stream)
-            if component in live or component == self.local.component:
-                continue
-            gone.append(stream)
-            if count == 0 or self._of_another_group(component):
-                continue
-            if count > self.replication.cuts.get(stream, 0):
-                lost[stream] = count
-        if gone:
-            after = {stream: count for stream, count in after.items() if stream not in gone}
-        return lost, after
-
-    def _of_another_group(self, component: str) -> bool:
-        """Whether a client has this entry from a group whose updates this node can't know."""
-        replica = component.partition(":")[0]
-        return replica.isdecimal() and self.groups.of_replica(int(replica)) != self.group
-
-    def _read(self, op: Operation) -> Reply:
-        self.counts["reads"] += 1
-        store = self.replication.store
-        if op.version is None:
-            entry = store.newest(op.key)
-            if entry is None:
-                return Error(errors.NO_SUCH_RECORD, (op.key,))
-        else:
-            entry = store.find(op.key, op.version)
-            if entry is None:
-                if store.newest(op.key) is None:
-                    return Error(errors.NO_SUCH_RECORD, (op.key,))
-                return Error(errors.NO_SUCH_VERSION, (op.key, str(op.version)))
-        return answered((entry.value, str(entry.version)), self.replication.value_ts)
-
-    def _write(self, waiting: Waiting, now: float) -> Reply | None:
-        op, replication = waiting.op, self.replication
-        if self.locks.queue_write(waiting):
-            return None
-        if replication.log.size >= self.config.max_log or (op.id is not None and replication.executed.full):
-            return refused(waiting, "too many updates are not confirmed by all members: try again later")
-        concern = self.config.write_concern
-        if concern > len(self.local.others()) + 1:
-            text = f"write concern {concern} needs more members than the {len(self.local.others()) + 1} alive"
-            return refused(waiting, text)
-        self.counts["writes"] += 1
-        newest = replication.store.newest(op.key)
-        record = replication.next_record(
-            self.local.component,
-            op.after,
-            key=op.key,
-            number=1 + (newest.version.number if newest is not None else 0),
-            replica=self.local.me.replica,
-            value=op.value,
-            id=op.id,
-            lowest=op.lowest,
-        )
-        reply = replication.execute(record, now)
-        if concern > 1:
-            replication.concern(record, concern - 1, waiting.token, waiting.deadline)
-            return None
-        return reply
-
-    def _at_home(self, waiting: Waiting, now: float) -> Reply | None:
-        """Have the operation done in the queue of its key."""
-        op = waiting.op
-        home = self.local.home(op.key)
-        if home.component == self.local.component:
-            if op.verb == "updateif":
-                self.counts["updateifs"] += 1
-            self.commit.begin(waiting, now)
-            return None
-        if op.forwarded:
-            return Error(OTHER_VIEW)
-        if op.id is None and op.verb != "read":
-            self._last_id += 1
-            self._own_ids[self._last_id] = None
-            waiting.own_id = self._last_id
-            op = waiting.op = evolve(op, id=f"{self.local.component}:{self._last_id}")
-        self._forwarded[waiting.token] = waiting
-        message = Forward(
-            **self.local.stamp(),
-            verb=op.verb,
-            key=op.key,
-            value=op.value,
-            old=op.old,
-            id=op.id,
-            lowest=op.lowest if waiting.own_id is None else next(iter(self._own_ids)),
-            retry=op.retry or waiting.passed_on,
-            after=op.after,
-            deadline=max(0.0, waiting.deadline - now),
-        )
-        waiting.passed_on = waiting.passed_on or op.verb != "read"
-        self.local.forward(home, message, waiting.token, waiting.deadline - now)
-        return None
 
     # --- messages of peers ----------------------------------------------------------------------
 
@@ -347,7 +175,7 @@ class Replica:
             case Gossip():
                 return self.replication.on_gossip(message, now)
             case Lock():
-                self._run_resumed(now)
+                self.requests.run_resumed(now)
                 return self.locks.on_lock(message, now)
             case Decide():
                 return self.commit.on_decide(message, now)
@@ -359,7 +187,7 @@ class Replica:
             case Suspect():
                 return self.detection.on_suspect(message, now)
             case Forward():
-                self._attempt(Waiting(token, forwarded(message), now + message.deadline), now)
+                self.requests.attempt(Waiting(token, forwarded(message), now + message.deadline), now)
                 return None
         return Ok()
 
@@ -401,7 +229,8 @@ class Replica:
                 self.membership.on_beat(peer, message.at, have, now)
             case Join():
                 if ok is not None:
-                    self.joining.on_joined(wire.shaped(ok.object, Heard).heard)
+                    told = wire.shaped(ok.object, Heard)
+                    self.joining.on_joined(told.heard, told.view, now)
             case Load():
                 self.joining.on_loaded(peer, message, ok is not None, now)
             case Flush():
@@ -437,23 +266,8 @@ class Replica:
 
     def on_forwarded(self, token: Any, reply: Reply | None, now: float) -> list[Output]:
         """The home's answer to a request that was passed on; None when none came."""
-        waiting = self._forwarded.pop(token, None)
-        if waiting is None:
-            return []
-        if reply is None or (isinstance(reply, Error) and reply.code in (OTHER_VIEW, CHANGING)):
-            reply = too_late(waiting) if now >= waiting.deadline else self._park(waiting, now)
-        if reply is not None:
-            self._forget_own_id(waiting)
-            self._expose_answered(reply, now)
-            self.local.answer(token, reply)
+        self.requests.on_forwarded(token, reply, now)
         return self._end_turn(now)
-
-    def _expose_answered(self, reply: Reply, now: float) -> None:
-        """What an answer tells of is exposed, though the EXPOSE, on another connection, may come later."""
-        if self.local.serving and isinstance(reply, Ok | No):
-            for stream, count in after_of(reply).items():
-                if is_commit(stream) and self.local.member(component_of(stream)) is not None:
-                    self.replication.expose(component_of(stream), count, now)
 
     # --- connections and time -------------------------------------------------------------------
 
@@ -482,38 +296,10 @@ class Replica:
         for token, (_, deadline) in list(self._watching.items()):
             if now >= deadline:
                 self._answer_watch(token)
-        if self.waiting:
-            self._give_up_late(now)
-            self._run_waiting(now)
+        if self.requests.waiting:
+            self.requests.give_up_late(now)
+            self.requests.run_waiting(now)
         return self._end_turn(now)
-
-    def _give_up_late(self, now: float) -> None:
-        minority = self.config.majority and now >= self.detection.lease_until()
-        for token, waiting in list(self.waiting.items()):
-            if now >= waiting.deadline or (minority and now - self._since[token] >= NO_QUORUM_AFTER):
-                del self.waiting[token], self._since[token]
-                self._forget_own_id(waiting)
-                self.local.answer(token, too_late(waiting))
-
-    def _run_waiting(self, now: float) -> None:
-        if self.waiting and self.local.serving:
-            waiting, self.waiting = self.waiting, {}
-            since, self._since = self._since, {}
-            for token, one in waiting.items():
-                self._attempt(one, now)
-                if token in self.waiting:
-                    self._since[token] = since[token]
-
-    def _forget_own_id(self, waiting: Waiting) -> None:
-        """The client of an update that was passed on is answered: nobody asks for this id again."""
-        if waiting.own_id is not None:
-            self._own_ids.pop(waiting.own_id, None)
-
-    def _run_resumed(self, now: float) -> None:
-        while self.locks.resumed:
-            resumed, self.locks.resumed = self.locks.resumed, []
-            for waiting in resumed:
-                self._attempt(waiting, now)
 
     def _end_turn(self, now: float) -> list[Output]:
         """Follow up what has changed, until nothing does; then give out the outputs."""
@@ -522,18 +308,18 @@ class Replica:
                 self._fenced()
             elif self.membership.entered:
                 self.membership.entered = False
-                self.lease_until = 0.0
+                self.requests.lease_until = 0.0
                 self.commit.settle()
                 for waiting in self.commit.give_back():
-                    self._attempt(waiting, now)
+                    self.requests.attempt(waiting, now)
             else:
                 self.commit.observe(now)
-                self._run_resumed(now)
+                self.requests.run_resumed(now)
                 if not self.replication.changed:
                     break
             self.replication.changed = False
             self.replication.check_concerns(self.local)
-            self._run_waiting(now)
+            self.requests.run_waiting(now)
         if self.local.serving and self.local.exposed:
             self.commit.announce()
         for token, (name, _) in list(self._watching.items()):
@@ -549,25 +335,10 @@ class Replica:
     def _fenced(self) -> None:
         """Everything that waits hears that this node no longer serves; the state is gone."""
         assert self.membership.fenced is not None
-        refusal = Error(errors.FENCED, (self.membership.fenced,))
-        waiting = [*self.waiting.values(), *self.commit.give_back(), *self._forwarded.values()]
-        for one in waiting:
-            self.local.answer(one.token, unknown_outcome() if one.passed_on else refusal)
-        for token in self.replication.concerned():
-            self.local.answer(token, unknown_outcome())
-        self.waiting.clear()
-        self._since.clear()
-        self._forwarded.clear()
-        self._own_ids.clear()
-        self._last_id = 0
+        self.requests.refuse_all(Error(errors.FENCED, (self.membership.fenced,)))
         self.membership.fenced = None
         self.membership.entered = False
         self._forget()
-
-    @property
-    def in_hand(self) -> int:
-        """Operations that wait here, or were passed on."""
-        return len(self.waiting) + len(self._forwarded)
 
     # --- what people see ------------------------------------------------------------------------
 
@@ -607,10 +378,11 @@ class Replica:
             "component": self.local.component,
             "membership": "majority" if self.config.majority else "available",
             "records": len(replication.store),
-            **self.counts,
+            **self.requests.counts,
+            "lag": replication.lag(),
             "log": replication.log.size,
             "held": len(replication.held),
-            "waiting": self.in_hand,
+            "waiting": self.requests.in_hand,
             "transactions": self.commit.open,
             "locks": len(self.locks.keys),
             "executed": replication.executed.size,
@@ -618,4 +390,4 @@ class Replica:
             "notes": list(self.local.notes),
         }
 
-    VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Watch)
+    VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Forget, Watch)

@@ -3,82 +3,35 @@
 Pure: `now` comes in as seconds. A run is going on until it is done, failed, cancelled or past its deadline; so
 every run ends. A step whose worker is lost is executed again by another one, with what the confirmations told
 of the steps before it; the counts of the policy follow: each unconfirmed step of a run that is going on counts
-at its worker, and nothing else does. The newest `keep` runs stay known.
+at its worker, and nothing else does. The newest `keep` runs stay known, fewer if they are large.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 import attrs
-from attrs import define, field
 
-from dida.chain import Assignment, Meta, Step, steps
+from dida.chain import Assignment, Meta, steps
 from dida.chain_messages import Execute
 from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
 from dida.redo import rewound
+from dida.run_record import DONE, FAILED, GOING_ON, RunRecord
 from dida.scheduling import LeastActive
-from dida.timestamps import Timestamp
-from dida.versions import Version
 
 SLACK = 0.2
 """Seconds that a worker's word may be on its way."""
+DOUBT = 5.0
+"""Seconds for which what a worker has said before it was lost may come late."""
 GRACE = 1.0
 """Seconds after a worker was lost until its steps are executed by others."""
+MAX_BYTES = 2**28
+"""Memory for the outcomes of runs that have ended, however few they are."""
 MAX_ATTEMPTS = 5
 """Executions of one step that may end with the death of its worker; one more, and the run has failed."""
 
-GOING_ON, DONE, FAILED = "going on", "done", "failed"
-
 Places = Mapping[str, tuple[str, int]]
 """The workers that can be reached, and where."""
-
-
-@define(eq=False)
-class RunRecord:
-    """One run."""
-
-    id: str
-    input: str
-    chain: list[Assignment]
-    started: float
-    ends: float
-    """Its deadline."""
-    since: Timestamp
-    """What the client had seen."""
-    after: Timestamp
-    state: str = GOING_ON
-    ms: float = 0.0
-    reason: str = ""
-    failed_at: int | None = None
-    round: int = 0
-    """How often it went back because updates were lost."""
-    confirmed: dict[int, int] = field(factory=dict)
-    """Position to round, of what is known to be executed."""
-    lost: dict[int, int] = field(factory=dict)
-    """Position to how often a worker was lost with the step."""
-    again: bool = False
-    """Whether steps may have been executed more than once."""
-    progress: float = 0.0
-    """When the current step became the current one, as far as is known here."""
-    resent: float = 0.0
-    """When the worker that had to hand on the current step was lost, and the scheduler has sent it instead."""
-    unsent: str = ""
-    """Why no worker has taken the current step so far, when the scheduler is to send it."""
-    why: dict[int, str] = field(factory=dict)
-    """Position to why that worker."""
-    steps: list[Step] = field(factory=list)
-
-    @property
-    def output(self) -> str:
-        """What the last operator returned."""
-        return self.steps[-1].output if self.steps else ""
-
-    @property
-    def current(self) -> Assignment | None:
-        """The first step that is not confirmed."""
-        return next((each for each in self.chain if each.position not in self.confirmed), None)
 
 
 class Runs:
@@ -97,10 +50,12 @@ class Runs:
         self._all: dict[str, RunRecord] = {}
         self._going_on: dict[str, RunRecord] = {}
         self._ended: dict[str, RunRecord] = {}
+        self._bytes = 0
+        """About how much memory those take that have ended."""
 
     def __getitem__(self, id: str) -> RunRecord:
-        """The run; DidaError no-such-run when it is not known (any more)."""
-        run = self._all.get(id)
+        """The run; DidaError no-such-run when it is not known (any more). `r7` is enough for one of this life."""
+        run = self._all.get(id) or self._all.get(f"{id}-{self._suffix}")
         if run is None:
             raise DidaError(NO_SUCH_RUN, id)
         return run
@@ -145,12 +100,13 @@ class Runs:
         return run
 
     def on_adopt(self, request: Execute, now: float) -> RunRecord | None:
-        """A worker has this request of a run that is not known here: another life of the scheduler started it.
+        """A worker has this request. When its run is not known, another life of the scheduler has started it.
 
         None for a run that this life has started, and dropped since.
         """
         id = request.meta.run
         if id in self._all:
+            self._follow(self._all[id], request, now)
             return self._all[id]
         if id.endswith(f"-{self._suffix}") or (len(self._all) >= self.keep and not self._ended):
             return None
@@ -174,11 +130,28 @@ class Runs:
         self._keep(run)
         return run
 
+    def _follow(self, run: RunRecord, request: Execute, now: float) -> None:
+        """The step may be with another worker than was said here: one that was chosen while nobody could ask."""
+        step = request.assignment
+        if run.state != GOING_ON or request.round != run.round or step.position in run.confirmed:
+            return
+        old = run.chain[step.position]
+        if step.attempt > old.attempt:
+            self.policy.on_worker(step.worker)
+            self.policy.on_confirm(old.worker)
+            self.policy.on_move(step.worker)
+            run.chain[step.position] = attrs.evolve(step, output="", records=())
+            run.why[step.position] = "by the route: the scheduler could not be asked"
+            run.again = True
+            run.unsent = ""
+            run.progress = now
+
     def _keep(self, run: RunRecord) -> None:
         self._all[run.id] = self._going_on[run.id] = run
-        if len(self._all) > self.keep:
-            oldest = next(iter(self._ended))
-            del self._ended[oldest], self._all[oldest]
+        while self._ended and (len(self._all) > self.keep or self._bytes > MAX_BYTES):
+            oldest = self._ended.pop(next(iter(self._ended)))
+            del self._all[oldest.id]
+            self._bytes -= oldest.bytes
             self.dropped += 1
 
     # --- going on -------------------------------------------------------------------------------
@@ -247,8 +220,8 @@ class Runs:
         self.reassigned += 1
         return new
 
-    def lost(self, lost_at: Mapping[str, float], workers: Places, now: float) -> list[RunRecord]:
-        """Runs whose current step was with a worker that was lost, at the times `lost_at`, or can't be reached."""
+    def lost(self, lost_at: Mapping[str, float], there: Collection[str], now: float) -> list[RunRecord]:
+        """Runs whose current step was with a worker that was lost, at the times `lost_at`, or is not `there`."""
         found = []
         for run in self._going_on.values():
             step = run.current
@@ -258,25 +231,28 @@ class Runs:
             if when is not None and run.progress <= when + SLACK:
                 late = now >= max(when, run.progress) + GRACE
             else:
-                late = step.worker not in workers and now >= run.progress + 2 * GRACE
+                late = step.worker not in there and now >= run.progress + 2 * GRACE
             if late:
                 found.append(run)
         return found
 
-    def not_handed_on(self, lost_at: Mapping[str, float], now: float) -> list[RunRecord]:
-        """Runs whose step before the current one was with a worker that was lost, maybe before it handed on.
+    def doubtful(self, lost_at: Mapping[str, float], now: float) -> list[RunRecord]:
+        """Runs whose current step nobody may have: the worker before it was lost, maybe before it handed on.
 
-        They are to be sent (see `unsent`) to the worker that has the step, which recognises a duplicate.
+        Or its own worker was lost, and what came before was told so shortly after that it may have been told late.
+        They are to be sent (see `unsent`) to the worker of the step, which recognises a duplicate.
         """
         found = []
         for run in self._going_on.values():
             step = run.current
-            if step is None or not step.position or run.unsent:
+            if step is None or run.unsent:
                 continue
-            when = lost_at.get(run.chain[step.position - 1].worker)
-            if when is not None and when > run.resent and when >= run.progress - SLACK and now >= when + GRACE:
+            near = run.chain[max(0, step.position - 1) : step.position + 1]
+            when = max((lost_at[each.worker] for each in near if each.worker in lost_at), default=run.resent)
+            if when > run.resent and when >= run.progress - DOUBT and now >= when + GRACE:
                 run.resent = when
-                run.unsent = "the worker before it was lost"
+                run.again = True
+                run.unsent = "its worker, or the one before it, was lost"
                 found.append(run)
         return found
 
@@ -392,40 +368,9 @@ class Runs:
         run.ms = round((now - run.started) * 1000, 3)
         del self._going_on[run.id]
         self._ended[run.id] = run
+        self._bytes += run.bytes
         return run
 
 
 def _at(step: Assignment) -> str:
     return f"{step.operator} at position {step.position} on {step.worker}"
-
-
-def _said(owner: object, name: object, value: Any) -> Any:
-    """A value of a step as it goes into a reply."""
-    return str(value) if isinstance(value, Version) else value
-
-
-def summary(run: RunRecord) -> dict[str, object]:
-    """A run as `runs` lists it."""
-    return {
-        "run": run.id,
-        "state": run.state,
-        "input": run.input,
-        "operators": [each.operator for each in run.chain],
-        "ms": run.ms,
-    }
-
-
-def outcome(run: RunRecord) -> dict[str, object]:
-    """The object of a `result` reply."""
-    members: dict[str, object] = {
-        "run": run.id,
-        "input": run.input,
-        "steps": [attrs.asdict(step, value_serializer=_said) for step in run.steps],
-        "ms": run.ms,
-        "after": run.after,
-        "rounds": run.round,
-    }
-    if run.failed_at is not None:
-        failed = run.chain[run.failed_at]
-        members |= {"position": failed.position, "operator": failed.operator, "worker": failed.worker}
-    return members

@@ -40,6 +40,10 @@ class LeastActive:
         """There is such a worker."""
         self.loads.setdefault(worker, Load())
 
+    def on_gone(self, worker: str) -> None:
+        """There is no such worker any more; nothing that counts is with it."""
+        self.loads.pop(worker, None)
+
     def on_assign(self, reachable: Collection[str]) -> str:
         """The worker for the next operator; Unavailable when there is none."""
         candidates = [worker for worker in self.loads if worker in reachable]

@@ -23,6 +23,7 @@ MAX_SCRIPT = 2**24
 MAX_ID = 100
 """Characters of a node's id."""
 MAX_MILLISECONDS = 86_400_000
+JSON = "--json"
 SHOWN = 60
 """Characters of a faulty word that an error shows."""
 
@@ -62,6 +63,16 @@ def _ignored(word: str) -> str:
     if not (word.isascii() and word.isdigit()):
         raise UserError(f"{_shown(word)} follows the scheduler's URL: nothing but a number may stand there")
     return word
+
+
+def _json(word: str) -> bool:
+    if word != JSON:
+        raise UserError(f"{_shown(word)} is too much: nothing but {JSON} may stand there")
+    return True
+
+
+def _topic(word: str) -> str:
+    return _kind(word).usage.split()[0]
 
 
 @frozen
@@ -111,6 +122,23 @@ class Client(Command):
 
 
 @frozen
+class Map(Command):
+    usage: ClassVar[str] = "map APP_FILE FILE_OF_INPUTS"
+    about: ClassVar[str] = "run an application once for each line of the file"
+    parsers = (str, str)
+    file: str
+    inputs: str
+
+
+@frozen
+class Show(Command):
+    usage: ClassVar[str] = "show RUN"
+    about: ClassVar[str] = "the story of a run: its steps, their workers, what they read and wrote"
+    parsers = (_id,)
+    run: str
+
+
+@frozen
 class Populate(Command):
     usage: ClassVar[str] = "populate DATA_FILE"
     about: ClassVar[str] = "write each key,value line of the file into the storage"
@@ -120,22 +148,35 @@ class Populate(Command):
 
 @frozen
 class Status(Command):
-    usage: ClassVar[str] = "status"
+    usage: ClassVar[str] = "status [--json]"
     about: ClassVar[str] = "what every node says of itself"
+    parsers = (_json,)
+    json: bool = False
 
 
 @frozen
 class ListServer(Command):
-    usage: ClassVar[str] = "listServer ID"
+    usage: ClassVar[str] = "listServer ID [--json]"
     about: ClassVar[str] = "all records on one storage node"
-    parsers = (_id,)
+    parsers = (_id, _json)
     id: str
+    json: bool = False
 
 
 @frozen
 class ListGlobal(Command):
-    usage: ClassVar[str] = "listGlobal"
+    usage: ClassVar[str] = "listGlobal [--json]"
     about: ClassVar[str] = "all records of the whole system"
+    parsers = (_json,)
+    json: bool = False
+
+
+@frozen
+class ListRuns(Command):
+    usage: ClassVar[str] = "runs [--json]"
+    about: ClassVar[str] = "all runs that the scheduler knows, newest first"
+    parsers = (_json,)
+    json: bool = False
 
 
 @frozen
@@ -162,8 +203,10 @@ class Wait(Command):
 
 @frozen
 class Help(Command):
-    usage: ClassVar[str] = "help"
-    about: ClassVar[str] = "this list"
+    usage: ClassVar[str] = "help [COMMAND]"
+    about: ClassVar[str] = "this list, or more of one command"
+    parsers = (_topic,)
+    topic: str = ""
 
 
 @frozen
@@ -177,10 +220,13 @@ COMMANDS: tuple[type[Command], ...] = (
     Storage,
     Worker,
     Client,
+    Map,
+    Show,
     Populate,
     Status,
     ListServer,
     ListGlobal,
+    ListRuns,
     Debug,
     Crash,
     Wait,
@@ -188,12 +234,6 @@ COMMANDS: tuple[type[Command], ...] = (
     Quit,
 )
 _BY_NAME = {kind.usage.split()[0].lower(): kind for kind in COMMANDS}
-
-
-def help_lines() -> list[str]:
-    """The commands and what they do, aligned."""
-    width = max(len(kind.usage) for kind in COMMANDS)
-    return [f"{kind.usage:{width}}  {kind.about}" for kind in COMMANDS]
 
 
 def _words(text: str) -> list[str]:
@@ -205,17 +245,23 @@ def _words(text: str) -> list[str]:
     return words
 
 
+def _kind(name: str) -> type[Command]:
+    kind = _BY_NAME.get(name.lower())
+    if kind is None:
+        near = get_close_matches(name.lower(), _BY_NAME, n=1)
+        hint = f"did you mean {_BY_NAME[near[0]].usage.split()[0]}?" if near else "help lists the commands"
+        raise UserError(f"unknown command {_shown(name)}: {hint}")
+    return kind
+
+
 def parse_command(text: str) -> Command | None:
     """The command that a line is; None for a blank or a comment. UserError says what to write."""
     words = _words(text)
     if not words:
         return None
     name, *given = words
-    kind = _BY_NAME.get(name.lower())
-    if kind is None:
-        near = get_close_matches(name.lower(), _BY_NAME, n=1)
-        hint = f"did you mean {_BY_NAME[near[0]].usage.split()[0]}?" if near else "help lists the commands"
-        raise UserError(f"unknown command {_shown(name)}: {hint}")
+    kind = _kind(name)
+    given.sort(key=lambda word: word == JSON and JSON in kind.usage)  # it may stand anywhere
     fields = attrs.fields(kind)
     least = sum(a.default is attrs.NOTHING for a in fields)
     if not least <= len(given) <= len(fields):
@@ -282,14 +328,12 @@ def first_members(lines: Iterable[Line]) -> tuple[NodeCommand, ...]:
 
 
 def in_order(lines: Sequence[Line]) -> tuple[Line, ...]:
-    """The lines as they are played: a scheduler that is named behind the first client comes before it."""
-    kinds = [type(line.command) for line in lines]
-    if Scheduler not in kinds or Client not in kinds or kinds.index(Scheduler) < kinds.index(Client):
+    """The lines as they are played: a scheduler that is named behind the first client or map comes before it."""
+    first = next((at for at, line in enumerate(lines) if isinstance(line.command, Client | Map)), len(lines))
+    late = next((at for at, line in enumerate(lines) if isinstance(line.command, Scheduler)), 0)
+    if late < first or first == len(lines):
         return tuple(lines)
-    late = lines[kinds.index(Scheduler)]
-    others = [line for line in lines if line is not late]
-    first = kinds.index(Client)
-    return (*others[:first], late, *others[first:])
+    return (*lines[:first], lines[late], *lines[first:late], *lines[late + 1 :])
 
 
 def parse_data(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
@@ -308,6 +352,22 @@ def parse_data(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
             raise UserError(f"{name} line {number}: no comma in {_shown(text.strip())}: write key,value")
         pairs.append((key.strip(), value.strip()))
     return tuple(pairs)
+
+
+def parse_inputs(data: bytes, name: str) -> tuple[tuple[int, str], ...]:
+    """The (line number, input) pairs of a file of inputs, one a line.
+
+    Blanks around the line are dropped, blank lines skipped. UserError names file and line.
+    """
+    inputs: list[tuple[int, str]] = []
+    for number, text, problem in _decoded_lines(data):
+        if problem:
+            raise UserError(f"{name} line {number}: {problem}")
+        if text.strip():
+            inputs.append((number, text.strip()))
+    if not inputs:
+        raise UserError(f"{name}: no input in it: write one a line")
+    return tuple(inputs)
 
 
 def find_file(name: str, folders: Sequence[str]) -> str:

@@ -41,6 +41,11 @@ class Steps:
     _known: dict[tuple[str, int], _Known] = field(factory=dict, init=False)
     _cancelled: dict[str, None] = field(factory=dict, init=False)
 
+    def covers(self, request: Execute) -> bool:
+        """Whether the request has come before, and needs no further execution."""
+        known = self._known.get((request.meta.run, request.next))
+        return known is not None and known.covers(request)
+
     def begin(self, request: Execute) -> bool:
         """Whether it is new and to be executed; then `end` follows."""
         key = (request.meta.run, request.next)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
 from attrs import field, frozen
 
 from dida.chain import Step
+from dida.palette import BAD, FAINT, ODD, PLAIN, STRONG, Palette, columns, cut, padded
 from dida.versions import Version
 
 WIDTH = 80
 """Columns of a terminal whose width is not known."""
 MAX_CELL = 30
 """Columns of a cell that is not its row's last."""
+NARROW = 24
+"""Columns that are too few for a status row's last cell, which then gets lines of its own."""
+SHORT_NAME = 6
+"""Columns of an application's name that are shown at least."""
+NEWEST = " *"
+"""Behind a record's newest version."""
 
 Records = Mapping[str, Sequence[tuple[Version, str]]]
 """Key to its versions with their values, newest first."""
@@ -26,21 +33,54 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def cut(text: str, width: int | None) -> str:
-    """At most `width` characters; None: all."""
-    return text if width is None or len(text) <= width else text[: max(0, width - 1)] + "…"
-
-
-def table(rows: Iterable[Sequence[str]], width: int | None = WIDTH, indent: str = "  ") -> list[str]:
-    """Lines of aligned columns, the first row being the head; the last column takes what is left of `width`."""
+def _aligned(rows: Iterable[Sequence[str]], right: Collection[int]) -> tuple[list[str], list[str]]:
+    """For each row all its columns but the last, aligned; and the last ones. The first row is the head."""
     cells = [[printable(cell) for cell in row] for row in rows]
     cells = [[*(cut(cell, MAX_CELL) for cell in row[:-1]), row[-1]] for row in cells]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
+    widths = [max(columns(row[place]) for row in cells) for place in range(len(cells[0]) - 1)]
+    starts = [
+        "".join(padded(row[place], width, place in right) + "  " for place, width in enumerate(widths)) for row in cells
+    ]
+    return starts, [row[-1] for row in cells]
+
+
+def table(
+    rows: Iterable[Sequence[str]],
+    width: int | None = WIDTH,
+    palette: Palette = PLAIN,
+    tones: Mapping[int, str] | None = None,
+    right: Collection[int] = (),
+) -> list[str]:
+    """Lines of aligned columns, the first row being the head; the last column takes what is left of `width`.
+
+    `tones` has the colours of rows, `right` the columns of numbers.
+    """
     lines = []
-    for row in cells:
-        aligned = [f"{cell:<{space}}" for cell, space in zip(row, widths, strict=False)]
-        lines.append(cut(indent + "  ".join([*aligned, row[-1]]), width).rstrip())
+    for place, (start, last) in enumerate(zip(*_aligned(rows, right), strict=True)):
+        tone = FAINT if place == 0 else (tones or {}).get(place, "")
+        lines.append("  " + palette(tone, cut(start + last, None if width is None else width - 2).rstrip()))
     return lines
+
+
+def in_columns(words: Sequence[str], width: int | None = WIDTH, rows: int = 20) -> list[str]:
+    """Words side by side, at most so many rows of them."""
+    words = [printable(word) for word in words]
+    space = max(map(columns, words), default=0) + 2
+    beside = max(1, (width or WIDTH) // space)
+    shown = words[: beside * rows]
+    lines = [
+        cut("".join(padded(word, space) for word in shown[at : at + beside]).rstrip(), width)
+        for at in range(0, len(shown), beside)
+    ]
+    return lines + ([f"… {len(words) - len(shown)} more"] if len(words) > len(shown) else [])
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`"""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+# --- records --------------------------------------------------------------------------------------
 
 
 def _natural(key: str) -> tuple[int, int, str]:
@@ -50,44 +90,104 @@ def _natural(key: str) -> tuple[int, int, str]:
 
 
 def record_rows(records: Records) -> list[list[str]]:
-    """A row per version: key, version, value."""
+    """A row per version: key, version (the newest with a star), value."""
     rows = [["key", "version", "value"]]
     for key in sorted(records, key=_natural):
         for place, (version, value) in enumerate(records[key]):
-            rows.append([key if place == 0 else "", str(version), value])
+            rows.append([key if place == 0 else "", f"{version}{NEWEST if place == 0 else ''}", value])
     return rows
 
 
-def global_rows(nodes: Mapping[str, Records], groups: Mapping[str, int] | None = None) -> list[list[str]]:
-    """A row per version that any of the nodes has, and on which of them it is; with the group that holds the
-    key, where there are several (`groups` says in which each node is)."""
-    sizes = Counter((groups or {}).values())
+@frozen
+class Held:
+    """A version of a record, and on which nodes it is."""
+
+    key: str
+    version: Version
+    value: str
+    on: tuple[str, ...]
+    newest: bool
+    everywhere: bool
+    """Whether all nodes have it, or all of its group."""
+    group: int
+
+
+def held_versions(nodes: Mapping[str, Records], groups: Mapping[str, int]) -> list[Held]:
+    """Every version that any of the nodes has, key by key, newest first; `groups` says in which group each node is."""
+    sizes = Counter(groups.get(id, 1) for id in nodes)
     holders: dict[str, dict[tuple[Version, str], list[str]]] = {}
     for id, records in nodes.items():
         for key, versions in records.items():
             for pair in versions:
                 holders.setdefault(key, {}).setdefault(pair, []).append(id)
-    rows = [["key", "version", *(["group"] if len(sizes) > 1 else []), "on", "value"]]
+    held = []
     for key in sorted(holders, key=_natural):
         for place, (version, value) in enumerate(sorted(holders[key], key=lambda pair: pair[0], reverse=True)):
             on = holders[key][version, value]
-            group = groups[on[0]] if groups and len(sizes) > 1 else None
-            all_of_them = len(on) == (len(nodes) if group is None else sizes[group])
-            shown = [str(group)] if group is not None else []
-            name = key if place == 0 else ""
-            rows.append([name, str(version), *shown, "all" if all_of_them else " ".join(on), value])
+            group = groups.get(on[0], 1)
+            held.append(Held(key, version, value, tuple(on), place == 0, len(on) == sizes[group], group))
+    return held
+
+
+def global_rows(held: Sequence[Held], groups: bool = False) -> list[list[str]]:
+    """A row per version, the newest with a star, and on which nodes it is; with `groups` the group that holds it."""
+    rows = [["key", "version", *(["group"] if groups else []), "on", "value"]]
+    for each in held:
+        key, star = (each.key, NEWEST) if each.newest else ("", "")
+        group = [str(each.group)] if groups else []
+        rows.append([key, f"{each.version}{star}", *group, "all" if each.everywhere else " ".join(each.on), each.value])
     return rows
 
 
+def newest_rows(rows: Sequence[Sequence[str]]) -> dict[int, str]:
+    """The tones of a table of records: what is the newest stands out."""
+    return {place: STRONG for place, row in enumerate(rows) if row[1].endswith(NEWEST)}
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
 def run_line(
-    run: str, input: str, application: str, output: str, steps: Iterable[Step], ms: float, width: int | None
+    run: str,
+    input: str,
+    application: str,
+    output: str,
+    steps: Iterable[Step],
+    ms: float,
+    width: int | None,
 ) -> str:
-    """A run that is done: id, input, application, output, the worker of each step, milliseconds."""
-    what = printable(f"{input} {application.rpartition('/')[2]} -> {output}")
-    end = f"  {' '.join(step.worker for step in steps):<8} {ms:6.{0 if ms >= 100 else 1}f} ms"
-    start = f"run      {run:<8} "
-    room = (width or WIDTH) - len(start) - len(end)
-    return start + (cut(what, max(10, room)) if width is not None else what).ljust(room) + end
+    """A run that is done: id, input, application, output, the worker of each step, milliseconds.
+
+    Where there is no room for all, the application's name is cut before the output is.
+    """
+    end = f"  {' '.join(step.worker for step in steps):<8} {ms:5.{0 if ms >= 100 else 1}f} ms"
+    start = f"run      {run:<9} "
+    room = max(10, (width or WIDTH) - len(start) - len(end))
+    name = printable(application.rpartition("/")[2])
+    before, behind = printable(f"{input} "), printable(f" -> {output}")
+    if width is not None:
+        name = cut(name, max(SHORT_NAME, room - columns(before) - columns(behind)))
+    what = before + name + behind
+    return start + padded(cut(what, room) if width is not None else what, room) + end
+
+
+def runs_table(runs: Sequence[Mapping[str, Any]], width: int | None = WIDTH, palette: Palette = PLAIN) -> list[str]:
+    """A row per run, in the order given."""
+    rows = [["run", "state", "ms", "input", "operators"]]
+    for run in runs:
+        ms = "" if run["state"] == "going on" else f"{run['ms']:.{0 if run['ms'] >= 100 else 1}f}"
+        rows.append([run["run"], run["state"], ms, run["input"], " ".join(run["operators"])])
+    tones = {"failed": BAD, "going on": ODD}
+    return table(rows, width, palette, {at: tones.get(row[1], "") for at, row in enumerate(rows)}, right=(2,))
+
+
+def progress_bar(name: str, done: int, failed: int, size: int, width: int) -> str:
+    """How far something is that consists of `size` parts."""
+    ended = done + failed
+    start, end = f"{name:<8} [", f"] {ended}/{size}" + (f", {failed} failed" if failed else "")
+    room = max(1, min(40, width - len(start) - len(end) - 1))
+    full = room * ended // max(1, size)
+    return cut(f"{start}{'#' * full}{' ' * (room - full)}{end}", width - 1)
 
 
 @frozen
@@ -99,30 +199,94 @@ class NodeState:
     address: str
     state: str
     members: Mapping[str, Any] = field(factory=dict)
+    problem: str = ""
+    """Why it is not there, or says nothing."""
 
 
-def status_lines(nodes: Sequence[NodeState], width: int | None = WIDTH) -> list[str]:
-    """For each node a row, who of the others it takes for alive and dead, and what it did (zeros left out)."""
-    rows = table(
-        [["node", "role", "at", "state"], *([node.id, node.role, node.address, node.state] for node in nodes)], width
-    )
-    lines = rows[:1]
-    for node, row in zip(nodes, rows[1:], strict=True):
-        lines.append(row)
-        if node.members:
-            seen = [f"{name}: {_brief(node.members[name])}" for name in ("alive", "dead") if node.members.get(name)]
-            did = ["serves not yet"] if node.members.get("ready") is False else []
-            did += [
-                f"{name} {_brief(value)}"
-                for name, value in node.members.items()
-                if name not in _SHOWN_ELSEWHERE and value not in (0, "", False, [], {}, None)
-            ]
-            text = printable("; ".join([*seen, ", ".join(did)]))
-            lines += wrap(text, width or WIDTH, initial_indent="      ", subsequent_indent="      ")
-    return lines
+def status_lines(
+    nodes: Sequence[NodeState], width: int | None = WIDTH, palette: Palette = PLAIN, groups: bool = False
+) -> list[str]:
+    """A row per node: state, view, how many nodes it sees alive of those it knows, lag, and what it did.
+
+    Below: who presumes whom dead. What a node did is wrapped, and gets lines of its own where there is no room for
+    it in the row.
+    """
+    hosts = {node.address.rpartition(":")[0] for node in nodes}
+    host = hosts.pop() if len(hosts) == 1 else ""
+    head = ["node", "role", "port" if host else "at", "state", "view", "sees", "lag", "did"]
+    starts, dids = _aligned([head, *(_status_row(node, host, groups) for node in nodes)], (6,))
+    indent = columns(starts[0]) + 2
+    room = (width or WIDTH) - indent
+    lines = [] if host in ("", "localhost") else [f"  on {printable(host)}:"]
+    names = starts[0] + head[-1] if room >= NARROW else starts[0]
+    lines.append(palette(FAINT, "  " + cut(names.rstrip(), max(1, (width or WIDTH) - 2))))
+    for node, start, did in zip(nodes, starts[1:], dids[1:], strict=True):
+        said = wrap(did, room if room >= NARROW else max(10, (width or WIDTH) - 6))
+        beside = said.pop(0) if said and room >= NARROW else ""
+        start_cut = cut(start, max(1, (width or WIDTH) - 2))
+        lines.append("  " + palette(_tone(node), start_cut.rstrip()) + " " * _trailing(start_cut, beside) + beside)
+        lines += [" " * (indent if room >= NARROW else 6) + line for line in said]
+    return lines + [palette(BAD, "  " + line) for line in _presumed_dead(nodes)]
 
 
-_SHOWN_ELSEWHERE = ("id", "role", "url", "ready", "alive", "dead")
+def _trailing(text: str, beside: str) -> int:
+    """Blanks between the end of the text and what stands beside it."""
+    return len(text) - len(text.rstrip()) if beside else 0
+
+
+def _tone(node: NodeState) -> str:
+    if node.problem or node.state in ("failed", "ended"):
+        return BAD
+    return "" if node.members.get("ready") else ODD
+
+
+def _status_row(node: NodeState, host: str, groups: bool) -> list[str]:
+    says = node.members
+    at = node.address.rpartition(":")[2] if host else node.address
+    if not says:
+        return [node.id, node.role, at, node.state, "", "", "", node.problem]
+    view = str(says["view"]) if "view" in says else ""
+    view += f" g{says['group']}" if view and groups else ""
+    alive, dead = len(says.get("alive", ())), len(says.get("dead", ()))
+    lag = str(sum(says["lag"].values())) if "lag" in says else ""
+    did = [] if says.get("ready") else ["serves not yet"]
+    hidden = (*_SHOWN_ELSEWHERE, *_HIDDEN.get(node.role, ()))
+    did += [_did(name, value) for name, value in says.items() if name not in hidden and value]
+    return [node.id, node.role, at, node.state, view, f"{alive}/{alive + dead}", lag, ", ".join(did)]
+
+
+_SHOWN_ELSEWHERE = (
+    *("id", "role", "url", "ready", "alive", "dead", "view", "group", "replica", "component", "membership", "lag"),
+    *("notes", "log", "policy", "gossip_delay", "sessions"),
+)
+_HIDDEN = {"storage": ("executed",)}
+"""By role, what says nothing to a person."""
+_COUNTED = {
+    "records": "record",
+    "reads": "read",
+    "writes": "write",
+    "updateifs": "updateIf",
+    "executed": "operator",
+    "runs": "run",
+}
+
+
+def _did(name: str, value: object) -> str:
+    if isinstance(value, int) and name in _COUNTED:
+        return counted(value, _COUNTED[name])
+    words = name.replace("_", " ")
+    if value is True:
+        return words
+    return f"{_brief(value)} {words}" if isinstance(value, int) else f"{words} {_brief(value)}"
+
+
+def _presumed_dead(nodes: Sequence[NodeState]) -> list[str]:
+    """Who is presumed dead, and by whom."""
+    by: dict[str, list[str]] = {}
+    for node in nodes:
+        for dead in node.members.get("dead", ()):
+            by.setdefault(dead, []).append(node.id)
+    return [printable(f"{dead} is presumed dead by {' '.join(who)}") for dead, who in by.items()]
 
 
 def _brief(value: object) -> str:
@@ -131,3 +295,17 @@ def _brief(value: object) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{name}:{_brief(inner)}" for name, inner in value.items())
     return str(value)
+
+
+# --- progress -------------------------------------------------------------------------------------
+
+
+def progress_line(starting: Sequence[str], runs: int, wait: float | None, seconds: float, width: int | None) -> str:
+    """What is being waited for, in one line; nothing: empty. `wait` are the seconds left of a wait."""
+    parts = [f"waiting for {' '.join(starting)}"] if starting else []
+    parts += [f"{counted(runs, 'run')} going on"] if runs else []
+    parts += [f"wait, {wait:.1f} s left"] if wait is not None else []
+    if not parts:
+        return ""
+    sign = "|/-\\"[int(seconds * 5) % 4]
+    return cut(printable(f"{sign}        {', '.join(parts)}"), (width or WIDTH) - 1)

@@ -19,6 +19,7 @@ from unittest import mock
 from attrs import evolve, frozen
 
 from dida import replica as replica_module
+from dida import requests as requests_module
 from dida.commit import Commit
 from dida.detection import Detection
 from dida.errors import UNAVAILABLE
@@ -33,6 +34,7 @@ from dida.operations import operation
 from dida.outputs import Config
 from dida.peer_messages import component_of, is_commit
 from dida.replica import Replica
+from dida.requests import Requests
 from dida.simulate import network
 from dida.simulate.scenario import Simulation
 from dida.store import Store
@@ -74,7 +76,7 @@ def _prev_is_all_that_was_logged(self: Replication, stream: str, prev: Any, **re
 NEXT_RECORD = Replication.next_record
 
 
-def _write_without_waiting(self: Replica, waiting: Any, now: float) -> Any:
+def _write_without_waiting(self: Requests, waiting: Any, now: float) -> Any:
     op = waiting.op
     first = op.verb == "write" and not (op.retry and op.id is not None)
     if first and self.local.serving and now < self.detection.lease_until():
@@ -83,7 +85,7 @@ def _write_without_waiting(self: Replica, waiting: Any, now: float) -> Any:
     return TRY(self, waiting, now)
 
 
-TRY = Replica._try
+TRY = Requests._try
 
 
 def _a_duplicate_is_dropped_whole(self: Log, given: Any) -> Any:
@@ -159,7 +161,7 @@ def _ties_by_arrival(self: Store, key: str, entry: Any) -> bool:
     return kept
 
 
-def _park_without_a_bound(self: Replica, waiting: Any, now: float) -> None:
+def _park_without_a_bound(self: Requests, waiting: Any, now: float) -> None:
     self.waiting[waiting.token] = waiting
     self._since.setdefault(waiting.token, now)
 
@@ -246,7 +248,7 @@ def _other_views_are_taken(self: Replica, token: Any, message: Any, now: float) 
 ON_PEER = Replica.on_peer
 
 
-def _who_is_asked_coordinates(self: Replica, waiting: Any, now: float) -> None:
+def _who_is_asked_coordinates(self: Requests, waiting: Any, now: float) -> None:
     self.commit.begin(waiting, now)
 
 
@@ -295,11 +297,11 @@ def _joiners_hold_nothing_up(self: Replication) -> None:
 TRUNCATE = Replication.truncate
 
 
-def _losses_are_not_told(self: Replica, after: Any) -> Any:
+def _losses_are_not_told(self: Requests, after: Any) -> Any:
     return {}, WITHOUT_DEAD(self, after)[1]
 
 
-WITHOUT_DEAD = Replica._without_dead
+WITHOUT_DEAD = Requests._without_dead
 
 
 def _the_answer_renews_the_lease(self: Detection, peer: str, sent: float, have: Any, now: float) -> None:
@@ -350,9 +352,9 @@ def _same_component(node: Any) -> str:
 
 
 BUGS = (
-    Bug("one entry of value_ts taken for all", ((replica_module, "covers", _any_entry_covers),)),
+    Bug("one entry of value_ts taken for all", ((requests_module, "covers", _any_entry_covers),)),
     Bug("ts is replica_ts, not prev with one entry", ((Replication, "next_record", _prev_is_all_that_was_logged),)),
-    Bug("version number before the update is stable", ((Replica, "_try", _write_without_waiting),)),
+    Bug("version number before the update is stable", ((Requests, "_try", _write_without_waiting),)),
     Bug("an update that is not kept: ts not merged", ((Replication, "_apply", _apply_merges_only_what_is_kept),)),
     Bug("same update id accepted by two replicas", ((replica_module, "operation", _no_operation_is_a_retry),)),
     Bug("replica_ts merged from a partial message", ((Replication, "on_gossip", _have_is_merged_from_gossip),)),
@@ -361,7 +363,7 @@ BUGS = (
     Bug("timestamp table says what was sent", ((Replication, "push", _table_says_what_was_sent),)),
     Bug("a discarded version comes back", ((Store, "put", _old_versions_come_back),)),
     Bug("ties broken by arrival", ((Store, "put", _ties_by_arrival),)),
-    Bug("unbounded waiting requests", ((Replica, "_park", _park_without_a_bound),)),
+    Bug("unbounded waiting requests", ((Requests, "_park", _park_without_a_bound),)),
     Bug("a client's counter of 2^63 believed", ((replica_module, "operation", _numbers_from_a_client),)),
     Bug("no barrier: exposed before all have it", ((Commit, "_acknowledged", lambda self, txn, peer: True),)),
     Bug("the client told at the decision", ((Commit, "_decide", _told_at_the_decision),)),
@@ -384,10 +386,10 @@ BUGS = (
     Bug("executed table not given to a joiner", ((Executed, "load", lambda self, *rest: None),)),
     Bug("a joiner counts before it has the records", ((Joining, "on_load", _joins_empty),)),
     Bug("held-back updates never tried again", ((Replication, "apply_held", lambda self, now: None),)),
-    Bug("who is asked coordinates, not the home", ((Replica, "_at_home", _who_is_asked_coordinates),)),
+    Bug("who is asked coordinates, not the home", ((Requests, "_at_home", _who_is_asked_coordinates),)),
     Bug(
         "locks in arrival order at each participant",
-        ((Replica, "_at_home", _who_is_asked_coordinates), (Locks, "on_lock", _first_come_first_locked)),
+        ((Requests, "_at_home", _who_is_asked_coordinates), (Locks, "on_lock", _first_come_first_locked)),
     ),
     Bug(
         "a lock does not give way to the next",
@@ -406,7 +408,7 @@ BUGS = (
     Bug("held-back writes dropped when the view changes", ((Replication, "settle", _held_back_writes_are_dropped),)),
     Bug("waiting requests dropped when the view changes", ((Commit, "give_back", lambda self: []),)),
     Bug("the dead stay in the timestamps", ((Replication, "settle", _the_dead_stay),)),
-    Bug("nobody is told of lost updates", ((Replica, "_without_dead", _losses_are_not_told),)),
+    Bug("nobody is told of lost updates", ((Requests, "_without_dead", _losses_are_not_told),)),
     Bug("a joiner does not know what was cut", ((Joining, "on_load", _cuts_are_not_given),)),
     Bug("a joiner does not know the expired sessions", ((Executed, "load", _expired_names_are_not_given),)),
     Bug("an expired session's retry is executed", ((Executed, "expired", lambda self, id: False),)),

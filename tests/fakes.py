@@ -15,6 +15,7 @@ from dida.chain_messages import Member, View
 from dida.messages import (
     NODE,
     Error,
+    Forget,
     ListRecords,
     No,
     Ok,
@@ -79,6 +80,8 @@ class FakeGroup:
     members: list[StorageAddress] = field(factory=list)
     dead: list[str] = field(factory=list)
     kept: int = 10
+    forgotten: set[str] = field(factory=set)
+    """Sessions that have ended."""
     writes: int = 0
     _watching: list[Deferred[Reply]] = field(factory=list)
 
@@ -122,7 +125,9 @@ class FakeGroup:
 class FakeStorage(NodeCommands):
     """One replica of a group. `answer`, when set, is given instead of the real one; None there: silence."""
 
-    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Read, Write, UpdateIf, ListRecords, Versions, Watch)
+    vocabulary: Mapping[str, type[Request]] = vocabulary(
+        *NODE, Read, Write, UpdateIf, ListRecords, Versions, Forget, Watch
+    )
 
     def __init__(self, reactor: Any, group: FakeGroup, replica: int, watched: bool = True) -> None:
         self.group = group
@@ -153,6 +158,10 @@ class FakeStorage(NodeCommands):
 
     def cmd_updateif(self, request: UpdateIf) -> Answer:
         return self._answered(request, self._once)
+
+    def cmd_forget(self, request: Forget) -> Answer:
+        self.group.forgotten.update(request.session)
+        return Ok()
 
     def cmd_list(self, request: ListRecords) -> Answer:
         keys = sorted(key for key in self.group.records if key >= request.from_)

@@ -66,9 +66,14 @@ class Hand:
         del self.replicas[number]
         lost = [x for x in self.letters if number in (x.source, x.target)]
         self.letters = [x for x in self.letters if x not in lost]
+        for token, letter in list(self._asked.items()):
+            if number in (letter.source, letter.target):  # it was delivered, and is not answered any more
+                del self._asked[token]
+                lost.append(letter)
         for letter in lost:
-            if letter.source in self.replicas and not letter.is_answer:
-                self._take(letter.source, letter.send, None)
+            asker = letter.target if letter.is_answer else letter.source
+            if asker in self.replicas:
+                self._take(asker, letter.send, None)
         for other, replica in list(self.replicas.items()) if refused else ():
             self.act(other, replica.on_broken(self.url(number), self.now))
             self.act(other, replica.on_refused(self.url(number), self.now, self.now))
@@ -185,7 +190,7 @@ class Hand:
     def quiet(self) -> bool:
         """Nothing is under way, held back or locked."""
         return not self.letters and all(
-            not (r.replication.held or r.replication.log.size or r.locks.keys or r.commit.open or r.in_hand)
+            not (r.replication.held or r.replication.log.size or r.locks.keys or r.commit.open or r.requests.in_hand)
             for r in self.replicas.values()
         )
 

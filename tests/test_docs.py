@@ -303,7 +303,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 # --- examples -----------------------------------------------------------------------------------------
 
 _BLOCK = re.compile(r"(?:^`([^`\n]+)`:?\n\n?)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_DYNAMIC = re.compile(r'\br\d+-[a-z0-9]{4}\b|\b\d+:[0-9a-z]{10,13}\b|\{(?:"\d+:[0-9a-z]{10,13}!?":\d+,?)*\}')
+_DYNAMIC = re.compile(r'\br\d+-[A-Za-z0-9]{6}\b|\b\d+:[0-9a-z]{10,13}\b|\{(?:"\d+:[0-9a-z]{10,13}!?":\d+,?)*\}')
 """Runs, components, and timestamps."""
 _PORTS = re.compile(r"""(localhost(?:[: ]|", ))(\d{4,5})\b""")
 
@@ -480,7 +480,11 @@ def test_the_demo(place: Place) -> None:
     _, output = commands_of(shown.text)
     (place.folder / "baseline").write_text(place.here((ROOT / "pmscripts" / "baseline").read_text()))
     played = place.shell(f"twistd -n puppetmaster --pcs localhost:10000 --files {ROOT}/pmscripts < baseline")
-    place.compare(output[output.index("playing") :], played)
+    end = output.index("Next:")
+    place.compare(output[output.index("playing") : end], played)
+    recipe = subprocess.run(["make", "-n", "-o", ".venv/.ready", "demo"], cwd=ROOT, capture_output=True, text=True)
+    hints = subprocess.run(recipe.stdout.partition("\n")[2], shell=True, capture_output=True, text=True)
+    assert hints.stdout.strip() == output[end:].strip()
 
 
 def test_an_operator_in_a_minute(place: Place) -> None:

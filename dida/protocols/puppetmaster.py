@@ -1,7 +1,8 @@
 """The puppetmaster's console on standard input and output, and its debug port.
 
-A console says lines, and tells what comes in: `ScriptConsole` a whole script, `TerminalConsole` typed
-lines at a prompt, `KeyReader` that Enter was pressed. What is printed goes through `say` alone.
+A console says lines, and tells what comes in: `ScriptConsole` a whole script, `TypedConsole` typed lines at
+a prompt, where the terminal itself edits them; `KeyReader` that Enter was pressed. On a terminal that can do more
+there is `dida.protocols.console`. What is printed goes through `say` and `progress` alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MAX_TYPED = 10_000
 
 @implementer(IHalfCloseableProtocol)
 class Console(Protocol):
-    """What every console has: `say`, and `on_gone`, called when nobody can read any more."""
+    """What every console has: `say`, and `on_gone`, called when nobody can read any more. Not all have a prompt."""
 
     def __init__(self) -> None:
         self.on_gone: Callable[[], None] = lambda: None
@@ -39,6 +40,18 @@ class Console(Protocol):
     def say(self, text: str) -> None:
         """Print a line."""
         self._write(text + "\n")
+
+    def progress(self, text: str) -> None:
+        """Keep this text in the last line of the terminal; an empty one: no more."""
+
+    def prompt(self) -> None:
+        """Ask for the next line."""
+
+    def draw(self) -> None:
+        """Show the prompt and what was typed again."""
+
+    def rest(self) -> None:
+        """Ask, and show, no more."""
 
     def _write(self, text: str) -> None:
         if self.transport is not None:
@@ -65,6 +78,18 @@ class ScriptConsole(Console):
         super().__init__()
         self._on_script = on_script
         self._data = bytearray()
+        self._progress = ""
+
+    def say(self, text: str) -> None:
+        self._write(f"{CLEAR_LINE}{text}\n{self._progress}" if self._progress else text + "\n")
+
+    def progress(self, text: str) -> None:
+        if text or self._progress:
+            self._write(CLEAR_LINE + text)
+        self._progress = text
+
+    def rest(self) -> None:
+        self.progress("")
 
     def dataReceived(self, data: bytes) -> None:
         self._data += data[: MAX_SCRIPT + 1 - len(self._data)]
@@ -73,8 +98,8 @@ class ScriptConsole(Console):
         self._on_script(bytes(self._data))
 
 
-class TerminalConsole(Console):
-    """Standard input is a terminal: typed lines at a prompt, which is put back after what is said meanwhile."""
+class TypedConsole(Console):
+    """Standard input is a terminal: typed lines at a prompt. What is said meanwhile stands behind it."""
 
     def __init__(self, on_line: Callable[[str], None], on_end: Callable[[], None]) -> None:
         super().__init__()
@@ -84,12 +109,16 @@ class TerminalConsole(Console):
         self._prompting = False
 
     def prompt(self) -> None:
-        """Ask for the next line."""
         self._prompting = True
         self._write(PROMPT)
 
+    def rest(self) -> None:
+        if self._prompting:
+            self._prompting = False
+            self._write("\n")
+
     def say(self, text: str) -> None:
-        self._write(f"{CLEAR_LINE}{text}\n{PROMPT}" if self._prompting else text + "\n")
+        self._write(f"\n{text}\n{PROMPT}" if self._prompting else text + "\n")
 
     def dataReceived(self, data: bytes) -> None:
         lines = self._buffer.take(data)
@@ -104,8 +133,7 @@ class TerminalConsole(Console):
             self.say(f"that line was longer than {MAX_TYPED} bytes: it was dropped")
 
     def readConnectionLost(self) -> None:
-        self._prompting = False
-        self._write("\n")
+        self.rest()
         self._on_end()
 
 

@@ -1,16 +1,14 @@
 """The scheduler on the line protocol: starts runs, learns how they go on, and tells how they ended.
 
-The bookkeeping is `dida.runs`, the choice of workers `dida.scheduling`. Here are the connections: a link
-to each worker, which also tells whether it can be reached (a ping every second finds one that is
-connected and silent), and a front end that watches which storage nodes live.
+The bookkeeping is `dida.runs`, the choice of workers `dida.scheduling`, the links to them
+`dida.protocols.workers`. A front end watches which storage nodes live.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -29,56 +27,29 @@ from dida.chain_messages import (
     Completed,
     Ended,
     Failed,
+    Leaving,
     Reassign,
-    ReportTo,
     Result,
     Returned,
     Run,
-    Workers,
 )
-from dida.chain_messages import (
-    Runs as ListRuns,
-)
+from dida.chain_messages import Runs as ListRuns
+from dida.chain_messages import Workers as ListWorkers
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.messages import NODE, Debug, Error, Ok, Ping, Reply, Request, Status, vocabulary
+from dida.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, vocabulary
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HOP_TIMEOUT, TRANSIENT
 from dida.protocols.lines import Answer, NodeCommands, ok
-from dida.protocols.links import Link
-from dida.runs import DONE, GOING_ON, RunRecord, Runs, outcome, summary
+from dida.protocols.workers import Workers
+from dida.run_record import DONE, GOING_ON, RunRecord, outcome, summary
+from dida.runs import Runs
 
 TICK = 0.25
 """Seconds between two looks at what is overdue."""
-PING_EVERY = 1.0
-PING_TIMEOUT = 3.0
-"""Seconds for a worker to answer before it gets no more operators."""
-MAX_WORKERS = 1000
+FORGOTTEN = 500
+"""Runs in one line to a storage node."""
 
 _log = Logger()
-
-
-@define(eq=False)
-class Worker:
-    """A worker that the scheduler was told of."""
-
-    id: str
-    address: Address
-    link: Link
-    declared: float
-    """When."""
-    reached: bool = False
-    """Whether it was ever connected."""
-    silent: bool = False
-    """Whether it owes the answer to a ping."""
-    ping_at: float = 0.0
-    """When it is pinged next; for ever in the future while a ping has no answer."""
-    lost: float | None = None
-    """When its connection broke last, or it fell silent."""
-
-    @property
-    def reachable(self) -> bool:
-        """Whether it gets operators."""
-        return self.link.client is not None and not self.silent
 
 
 class SchedulerNode(NodeCommands):
@@ -99,31 +70,30 @@ class SchedulerNode(NodeCommands):
     ) -> None:
         self.me = me
         self.runs = runs
-        self.start_deadline = start_deadline
         self.max_line = max_line
         self.debug = debug
         self.front_end = FrontEnd(reactor, storage)
         self.front_end.on_change = self._storage_changed
-        self.workers: dict[str, Worker] = {}
-        self.ready = not workers
-        """Whether every declared worker was reached, or has been waited for in vain."""
+        self.workers = Workers(reactor, str(me.address), runs.policy, start_deadline)
+        self.workers.ready = not workers
+        self.workers.on_change = self._start_waiting
         self._reactor = reactor
         self._storage: tuple[str, ...] = ()
         self._storage_changed()
         self._declared = workers
-        self._reachable: dict[str, tuple[str, int]] = {}
         self._waiting_runs: dict[Deferred[None], None] = {}
         self._sending: set[str] = set()
         """Runs whose request is on its way to a worker."""
         self._waiting_results: dict[str, dict[Deferred[Reply], None]] = {}
+        self._forgettable: list[str] = []
+        """Runs that have ended since the storage was told last."""
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = reactor
 
     def start(self) -> None:
         """Connect to the workers and watch the storage."""
         self.front_end.start()
-        for worker in self._declared:
-            self._add_worker(worker.id, worker.address)
+        self.workers.start(self._declared)
         self._ticking.start(TICK, now=False)
 
     def stop(self) -> None:
@@ -131,8 +101,7 @@ class SchedulerNode(NodeCommands):
         if self._ticking.running:
             self._ticking.stop()
         self.front_end.stop()
-        for worker in self.workers.values():
-            worker.link.stop()
+        self.workers.stop()
         stopped = Unavailable("the scheduler is being stopped")
         for run in self._waiting_results.values():
             for answer in list(run):
@@ -146,7 +115,7 @@ class SchedulerNode(NodeCommands):
         for name in request.operator:
             if not is_class_name(name):
                 raise BadRequest(f"{name!r} is no class name of an operator; expected: {Run.usage}")
-        if self._reachable and self.ready:
+        if self.workers.reachable and self.ready:
             return self._start_run(request)
         if len(self._waiting_runs) >= self.runs.keep:
             raise Unavailable("too many runs wait for a worker")
@@ -184,9 +153,7 @@ class SchedulerNode(NodeCommands):
         at = f", at {step.operator} at position {step.position}" if step is not None else ""
         position = step.position if step is not None else None
         self._tell(self.runs.on_failed(run.id, f"cancelled{at}", self._now(), position))
-        for worker in self.workers.values():
-            if worker.reachable:
-                worker.link.ask(CancelStep(run.id), HOP_TIMEOUT).addErrback(_expected)
+        self.workers.tell(CancelStep(run.id))
         return Ok()
 
     def cmd_runs(self, request: ListRuns) -> Answer:
@@ -194,7 +161,7 @@ class SchedulerNode(NodeCommands):
         shown = [summary(run) for run, _ in zip(newest, range(request.limit), strict=False)]
         return ok(runs=shown, dropped=self.runs.dropped)
 
-    def cmd_workers(self, request: Workers) -> Answer:
+    def cmd_workers(self, request: ListWorkers) -> Answer:
         loads = self.runs.policy.loads
         shown = [
             {
@@ -203,15 +170,16 @@ class SchedulerNode(NodeCommands):
                 "assigned": loads[worker.id].assigned,
                 "url": str(worker.address),
                 "reachable": worker.reachable,
+                "leaving": worker.leaving,
             }
-            for worker in self.workers.values()
+            for worker in self.workers
         ]
         return ok(workers=shown)
 
     # --- verbs for who starts nodes -------------------------------------------------------------
 
     def cmd_worker(self, request: AddWorker) -> Answer:
-        self._add_worker(request.id, _address(request.url))
+        self.workers.add(request.id, _address(request.url))
         return Ok()
 
     def cmd_storage(self, request: AddStorage) -> Answer:
@@ -224,14 +192,14 @@ class SchedulerNode(NodeCommands):
 
     def cmd_status(self, request: Status) -> Answer:
         replicas = self.front_end.replicas
-        workers = self.workers.values()
+        workers = self.workers
         return ok(
             id=self.me.id,
             role="scheduler",
             url=str(self.me.address),
             ready=self.ready,
-            alive=[worker.id for worker in workers if worker.reachable] + [each.id for each in replicas.living],
-            dead=[worker.id for worker in workers if worker.reached and not worker.reachable] + list(replicas.dead),
+            alive=[worker.id for worker in workers if worker.there] + [each.id for each in replicas.living],
+            dead=[worker.id for worker in workers if worker.reached and not worker.there] + list(replicas.dead),
             awaited=[worker.id for worker in workers if not worker.reached],
             policy=self.runs.policy.name,
             runs=self.runs.started,
@@ -256,9 +224,13 @@ class SchedulerNode(NodeCommands):
 
     def cmd_reassign(self, request: Reassign) -> Answer:
         step = self.runs.on_reassign(
-            request.run, request.position, request.avoid, self._reachable, self._now(), request.round
+            request.run, request.position, request.avoid, self.workers.reachable, self._now(), request.round
         )
         return ok(step.worker, step.host, step.port, step.attempt)
+
+    def cmd_leaving(self, request: Leaving) -> Answer:
+        self.workers.leave(request.worker)
+        return Ok()
 
     def cmd_adopt(self, request: Adopt) -> Answer:
         self.runs.on_adopt(request.request, self._now())
@@ -285,13 +257,13 @@ class SchedulerNode(NodeCommands):
     # --- runs -----------------------------------------------------------------------------------
 
     def _start_run(self, request: Run) -> Reply:
-        if not self._reachable:
+        if not self.workers.reachable:
             raise Unavailable("no worker can be reached: start one, and name it with --worker or the verb worker")
         if len(request.input) + 300 * len(request.operator) > self.max_line // 8:
             size = len(wire.encode(request)) + 400 * len(request.operator) + 1000
             if size > self.max_line:
                 raise DidaError(errors.LINE_TOO_LONG, "the input is too long to travel along a chain: send less")
-        run = self.runs.on_run(request.input, request.operator, request.after, self._reachable, self._now())
+        run = self.runs.on_run(request.input, request.operator, request.after, self.workers.reachable, self._now())
         self._send(run)
         if self.debug:
             route = " ".join(f"{each.operator}@{each.worker}" for each in run.chain)
@@ -303,8 +275,8 @@ class SchedulerNode(NodeCommands):
         step = run.current
         if step is None or run.id in self._sending:
             return
-        worker = self.workers.get(step.worker)
-        if worker is None or worker.address != Address(step.host, step.port):
+        worker = self.workers.find(step.worker, Address(step.host, step.port))
+        if worker is None:
             self._refused(run, step, errors.UNAVAILABLE, "its worker is not there any more")
             return
         storage, view = self._storage, self.front_end.replicas.number
@@ -335,13 +307,15 @@ class SchedulerNode(NodeCommands):
         if code not in TRANSIENT:
             text = f"{step.operator} at position {step.position} was not begun by {step.worker}: {why}"
             self._tell(self.runs.on_failed(run.id, text, self._now(), step.position))
-        elif self._reachable:
-            self.runs.on_reassign(run.id, step.position, (step.worker,), self._reachable, self._now(), run.round)
+        elif self.workers.reachable:
+            self.runs.on_reassign(run.id, step.position, (step.worker,), self.workers.reachable, self._now(), run.round)
 
     def _tell(self, run: RunRecord | None) -> None:
         """A run has ended: answer those who wait for it."""
         if run is None:
             return
+        if run.updated:
+            self._forgettable.append(run.id)
         if self.debug:
             _log.info("run {run}: {state} {text}", run=run.id, state=run.state, text=run.output or run.reason)
         for answer in list(self._waiting_results.pop(run.id, ())):
@@ -356,47 +330,21 @@ class SchedulerNode(NodeCommands):
     def _storage_changed(self) -> None:
         self._storage = tuple(str(each) for each in self.front_end.replicas.living)
 
-    def _add_worker(self, id: str, address: Address) -> None:
-        old = self.workers.get(id)
-        if old is not None and old.address == address:
-            return
-        if old is None and len(self.workers) >= MAX_WORKERS:
-            raise Unavailable(f"there are {MAX_WORKERS} workers already")
-        if old is not None:
-            old.link.stop()
-        link = Link(self._reactor, address.host, address.port)
-        worker = self.workers[id] = Worker(id, address, link, self._now())
-        if old is not None:
-            worker.lost = self._now()
-        link.on_up = lambda: self._up(worker)
-        link.on_down = lambda: self._down(worker)
-        self.runs.policy.on_worker(id)
-        self._look_at_workers()
-        link.start()
+    @property
+    def ready(self) -> bool:
+        """Whether every declared worker was reached, or has been waited for in vain."""
+        return self.workers.ready
 
-    def _up(self, worker: Worker) -> None:
-        worker.reached = True
-        worker.silent = False
-        worker.link.ask(ReportTo(str(self.me.address)), HOP_TIMEOUT).addErrback(_expected)
-        self._look_at_workers()
+    def _forget(self) -> None:
+        """Tell the storage that the ids of updates of ended runs are of no use any more; it is no harm to miss that."""
+        while self._forgettable:
+            some, self._forgettable = self._forgettable[:FORGOTTEN], self._forgettable[FORGOTTEN:]
+            for member in self.front_end.replicas.living:
+                self.front_end.link(member).ask(Forget(tuple(some)), HOP_TIMEOUT).addErrback(_expected)
 
-    def _down(self, worker: Worker) -> None:
-        if worker.id in self._reachable or worker.silent:
-            worker.lost = self._now()
-            worker.silent = False
-            _log.warn("{id} can't be reached", id=worker.id)
-        self._look_at_workers()
-
-    def _look_at_workers(self) -> None:
-        """Work out who gets operators, and start the runs that waited for it."""
-        oldest = self._now() - self.start_deadline
-        self.ready = all(worker.reached or worker.declared < oldest for worker in self.workers.values())
-        self._reachable = {
-            worker.id: (worker.address.host, worker.address.port)
-            for worker in self.workers.values()
-            if worker.reachable
-        }
-        if self._waiting_runs and self._reachable and self.ready:
+    def _start_waiting(self) -> None:
+        """Start the runs that waited for a worker, now that there is one."""
+        if self._waiting_runs and self.workers.reachable and self.ready:
             waiting, self._waiting_runs = self._waiting_runs, {}
             for each in waiting:
                 each.callback(None)
@@ -406,41 +354,21 @@ class SchedulerNode(NodeCommands):
         try:
             for run in self.runs.tick(now):
                 self._tell(run)
-            self._look_at_workers()
+            self.workers.tick()
             self._execute_again(now)
-            for worker in self.workers.values():
-                if worker.link.client is not None and now >= worker.ping_at:
-                    self._ping(worker)
+            self._forget()
         except Exception:  # noqa: BLE001 - a LoopingCall whose call raised never calls again
             _log.failure("looking at what is overdue ended in a bug")
 
     def _execute_again(self, now: float) -> None:
         """See to it that the steps of lost workers are executed by others."""
-        lost_at = {worker.id: worker.lost for worker in self.workers.values() if worker.lost is not None}
-        if len(self._reachable) < len(self.workers) or any(
-            when > now - self.runs.deadline for when in lost_at.values()
-        ):
-            for run in self.runs.lost(lost_at, self._reachable, now):
-                self._tell(self.runs.on_lost(run, self._reachable, now))
-            self.runs.not_handed_on(lost_at, now)
+        lost_at, there = self.workers.lost_at, self.workers.there
+        if len(there) < len(self.workers) or any(when > now - self.runs.deadline for when in lost_at.values()):
+            for run in self.runs.lost(lost_at, there, now):
+                self._tell(self.runs.on_lost(run, self.workers.reachable, now))
+            self.runs.doubtful(lost_at, now)
         for run in self.runs.unsent:
             self._send(run)
-
-    def _ping(self, worker: Worker) -> None:
-        worker.ping_at = float("inf")
-
-        def answered(result: Reply | Failure) -> None:
-            worker.ping_at = self._now() + PING_EVERY
-            if isinstance(result, Failure):
-                if result.check(DidaError) and cast(DidaError, result.value).code != errors.TIMED_OUT:
-                    return  # the connection broke, which has been told already
-                if not worker.silent:
-                    _log.warn("{id} does not answer: it gets no operators until it does", id=worker.id)
-                worker.lost = worker.lost if worker.silent else self._now()
-            worker.silent = isinstance(result, Failure)
-            self._look_at_workers()
-
-        worker.link.ask(Ping(), PING_TIMEOUT).addBoth(answered)
 
 
 def _address(url: str) -> Address:
@@ -451,12 +379,15 @@ def _address(url: str) -> Address:
 
 
 def _expected(failure: Failure) -> None:
-    """Nobody waits for that answer; a worker that does not give it is found by the ping."""
+    """Nobody waits for that answer."""
     failure.trap(DidaError)
 
 
 def _still_going_on(run: RunRecord) -> DidaError:
-    return DidaError(errors.TIMED_OUT, f"run {run.id} is still going on: ask again, or give it a longer timeout")
+    step = run.current
+    at = f", at {step.operator} at position {step.position} on {step.worker}" if step is not None else ""
+    text = f"run {run.id} is still going on{at}: ask again, or give it a longer timeout"
+    return DidaError(errors.TIMED_OUT, text)
 
 
 def _result(run: RunRecord) -> Reply:

@@ -23,7 +23,7 @@ class StorageCommands(NodeCommands):
     def cmd_read(self, request: Request) -> Answer:
         return self.ask(request)
 
-    cmd_write = cmd_updateif = cmd_list = cmd_versions = cmd_home = cmd_watch = cmd_read
+    cmd_write = cmd_updateif = cmd_list = cmd_versions = cmd_home = cmd_forget = cmd_watch = cmd_read
 
     def cmd_gossip(self, message: PeerMessage) -> Answer:
         return self.tell(message)

@@ -27,6 +27,7 @@ from dida.chain_messages import (
     Adopt,
     CancelStep,
     Completed,
+    Drain,
     Ended,
     Execute,
     Failed,
@@ -38,6 +39,7 @@ from dida.chain_messages import (
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.messages import NODE, Ok, Request, Status, vocabulary
 from dida.protocols.collector import Collector
+from dida.protocols.departure import Departure
 from dida.protocols.execution import Operators, Outcome, StepFailed, StepLost
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HandOver, NotHandedOn
@@ -86,6 +88,7 @@ class WorkerNode(NodeCommands):
         self._peers = Peers(reactor)
         self.reports = Reports(reactor, self._peers, self._spawn)
         self.collector = Collector(me.id, self._peers)
+        self.departure = Departure(reactor, me.id, self._peers, self._spawn, lambda: self.steps.in_hand)
         self._hand_over = HandOver(reactor, me.id, self._peers, self._begin)
 
     def start(self) -> None:
@@ -95,6 +98,7 @@ class WorkerNode(NodeCommands):
     def stop(self) -> None:
         """Give up everything that is going on."""
         self._stopped = True
+        self.departure.stop()
         for task in list(self._tasks):
             task.cancel()
         self.front_end.stop()
@@ -113,11 +117,15 @@ class WorkerNode(NodeCommands):
         return Ok()
 
     def _begin(self, request: Execute) -> None:
-        """Accept a request; Unavailable when there are too many."""
+        """Accept a request; Unavailable when there are too many, or the worker is leaving."""
         if self.steps.cancelled(request.meta.run):
             raise DidaError(errors.SUPERSEDED, f"run {request.meta.run} was cancelled")
-        if self.steps.in_hand >= self.max_steps:
-            raise Unavailable(f"{self.me.id} has {self.max_steps} operators to execute already: try another worker")
+        if not self.steps.covers(request):
+            if self.departure.begun:
+                raise Unavailable(f"{self.me.id} is leaving: try another worker")
+            if self.steps.in_hand >= self.max_steps:
+                text = f"{self.me.id} has {self.max_steps} operators to execute already: try another worker"
+                raise Unavailable(text)
         if self.steps.begin(request):
             self._spawn(self._step(request, Address.parse(request.meta.scheduler)), request.meta.run)
 
@@ -135,7 +143,14 @@ class WorkerNode(NodeCommands):
             raise BadRequest(str(problem)) from None
         for each in list(self.steps.requests(str(scheduler))):
             self.reports.tell(scheduler, Adopt(request=each), each)
+        self.departure.know(scheduler)
         return Ok()
+
+    def cmd_drain(self, request: Drain) -> Answer:
+        answer = self.departure.begin(request)
+        if not self._tasks:
+            self.departure.on_idle()
+        return answer
 
     def cmd_operators(self, request: ListOperators) -> Answer:
         return Deferred.fromCoroutine(self._list())
@@ -160,6 +175,7 @@ class WorkerNode(NodeCommands):
             ready=True,
             alive=[each.id for each in replicas.living],
             dead=list(replicas.dead),
+            draining=self.departure.begun,
             active=self.steps.in_hand,
             waiting=self.operators.threads.waiting,
             stuck_threads=self.operators.threads.stuck,
@@ -361,6 +377,8 @@ class WorkerNode(NodeCommands):
 
     def _over(self, result: Any, task: Deferred[None]) -> Any:
         self._tasks.pop(task, None)
+        if not self._tasks:
+            self.departure.on_idle()
         return result
 
 

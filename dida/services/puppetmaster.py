@@ -10,41 +10,41 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
+import signal
 import sys
 from contextlib import suppress
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, DeferredQueue, QueueOverflow
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import CannotListenError, ConnectError, ReactorNotRunning
-from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
+from twisted.internet.defer import CancelledError, Deferred, DeferredQueue, QueueOverflow
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.stdio import StandardIO
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger, textFileLogObserver
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from dida import script
 from dida.addresses import Address
-from dida.errors import DidaError, UserError
-from dida.messages import Status
+from dida.completion import usable_files
+from dida.editing import EditedLine
+from dida.errors import UserError
+from dida.palette import BAD, FAINT, GOOD, ODD, STRONG
+from dida.protocols.console import EditedConsole
 from dida.protocols.lines import LineServerFactory
-from dida.protocols.pcs import Pcs
+from dida.protocols.named_nodes import STARTING
 from dida.protocols.player import Player
-from dida.protocols.puppetmaster import Console, DebugCommands, KeyReader, ScriptConsole, TerminalConsole
+from dida.protocols.puppetmaster import Console, DebugCommands, KeyReader, ScriptConsole, TypedConsole
 from dida.protocols.system import System
-from dida.services.launch import command_line
 from dida.services.node import NodeService, default_reactor, fail, installed_folder, number
 from dida.services.node import Options as CommonOptions
+from dida.services.own_pcs import OwnPcs
+from dida.services.terminal import HistoryFile, TerminalMode, is_dumb, page_of, width_of
+from dida.tables import counted, progress_line
 
-PCS_DEADLINE = 15.0
-"""Seconds for a PCS that was started here to listen."""
-PROBE_INTERVAL = 0.03
 OUTPUT_DEADLINE = 2.0
 """Seconds for a slow reader of the last lines."""
-STOP_DEADLINE = 8.0
-"""Seconds for the PCS to end its nodes and itself before it is killed."""
+PROGRESS_INTERVAL = 0.2
+"""Seconds between two looks at what is being waited for."""
 
 _log = Logger()
 
@@ -65,6 +65,7 @@ class Options(CommonOptions):
         ],
         ["debug-port", None, 10_001, "where workers report in debug mode", number(1, 65_535, "a port")],
         ["logs", None, "logs", "folder of the log files"],
+        ["history", None, "~/.dida_history", "file of the lines that were typed on a terminal"],
         ["operators", None, None, "operators folder of the workers started here (default: their own default)"],
     ]
     optFlags = [
@@ -88,79 +89,6 @@ class Options(CommonOptions):
         self["files"].append(folder)
 
 
-class _Probes(Factory):
-    noisy = False
-    protocol = Protocol
-
-
-_probes = _Probes()
-
-
-class OwnPcs(ProcessProtocol):
-    """The PCS process that was started here."""
-
-    def __init__(self, reactor: Any, address: Address, logs: str, keep: bool, operators: str | None) -> None:
-        self.reactor = reactor
-        self.address = address
-        self.log = os.path.join(logs, "pcs.log")
-        self.running = False
-        self._gone: Deferred[None] = Deferred()
-        words = ["dida-pcs", f"--url=http://{address}", f"--logs={logs}", "--quiet"]
-        words += [] if keep else ["--attached"]
-        words += [] if operators is None else [f"--operators={operators}"]
-        arguments = command_line(*words)
-        with open(self.log, "ab") as log, open(os.devnull, "rb") as nothing:
-            files: dict[int, Any] = {0: nothing.fileno() if keep else "w", 1: log.fileno(), 2: log.fileno()}
-            reactor.spawnProcess(self, arguments[0], arguments, env=None, childFDs=files)
-        self.running = True
-
-    async def until_ready(self) -> None:
-        """Returns when it answers; UserError when it ends before, or takes too long."""
-        endpoint = HostnameEndpoint(self.reactor, self.address.host.encode(), self.address.port, 2)
-        ends = self.reactor.seconds() + PCS_DEADLINE
-        while self.running and self.reactor.seconds() < ends:
-            await deferLater(self.reactor, PROBE_INTERVAL)
-            try:
-                connection = cast(Protocol, await endpoint.connect(_probes))
-            except ConnectError:
-                continue
-            assert connection.transport is not None
-            connection.transport.loseConnection()
-            if await self._answers():
-                return
-        raise UserError(f"no PCS could be started at {self.address}: {self._last_line()}")
-
-    async def _answers(self) -> bool:
-        pcs = Pcs(self.reactor, self.address)
-        try:
-            return (await pcs.ask(Status(deadline=1))).object.get("role") == "pcs"
-        except DidaError:
-            return False
-        finally:
-            await pcs.close()
-
-    def _last_line(self) -> str:
-        try:
-            with open(self.log, "rb") as log:
-                lines = log.read()[-4096:].decode(errors="replace").split("\n")
-        except OSError:
-            lines = []
-        return next((line for line in reversed(lines) if line.strip()), f"see {self.log}")
-
-    def processEnded(self, reason: Failure) -> None:
-        self.running = False
-        self._gone.callback(None)
-
-    async def stop(self) -> None:
-        """End it, and with it all nodes that it has started."""
-        if self.running:
-            cast(Any, self.transport).signalProcess("TERM")
-            kill = self.reactor.callLater(STOP_DEADLINE, cast(Any, self.transport).signalProcess, "KILL")
-            await self._gone
-            if kill.active():
-                kill.cancel()
-
-
 class PuppetMaster(NodeService):
     """The console and the system behind it."""
 
@@ -172,15 +100,17 @@ class PuppetMaster(NodeService):
         self.logs = os.path.abspath(options["logs"])
         self.system = System(reactor, options["pcs"], options["deadline"])
         self.system.start_pcs = self._start_pcs
-        on_terminal = os.isatty(0)
-        width = shutil.get_terminal_size().columns if os.isatty(1) else None
+        self.page = page_of(1, os.environ)
         folders = options["files"] or [installed_folder("pmscripts")]
-        self.player = Player(self.system, self._say, folders, width)
+        self.player = Player(self.system, self._say, folders, self.page)
         self.player.listen_for_debug = self._listen_for_debug
-        self.console: Console = (
-            TerminalConsole(self._typed, self._end_of_input) if on_terminal else ScriptConsole(self._on_script)
-        )
+        self._history = HistoryFile(options["history"], self._say)
+        self._terminal: TerminalMode | None = None
+        self._folders = folders
+        self.console: Console = self._console()
         self.console.on_gone = self._on_gone
+        self.player.progress = self._show_bar
+        self._bar = ""
         self._typed_lines: DeferredQueue[script.Line | None] = DeferredQueue(size=1000)
         self._keys: DeferredQueue[None] = DeferredQueue()
         self.log_file: Any = None
@@ -189,6 +119,23 @@ class PuppetMaster(NodeService):
         self._debug_port: Any = None
         self._stopping = False
         self._playing: Deferred[None] | None = None
+        self._current: Deferred[None] | None = None
+        """The typed command that holds up those behind it."""
+        self._interrupted = False
+        self._progress = LoopingCall(self._show_progress)
+        self._progress.clock = reactor
+
+    def _console(self) -> Console:
+        if not os.isatty(0):
+            return ScriptConsole(self._on_script)
+        if not os.isatty(1) or is_dumb(os.environ):
+            return TypedConsole(self._typed, self._end_of_input)
+        console = EditedConsole(self.page, EditedLine(), self._typed, self._end_of_input)
+        console.known = self._known
+        console.on_interrupt = self._interrupt
+        console.on_suspend = self._suspend
+        self._terminal = TerminalMode(0)
+        return console
 
     # --- twistd ---------------------------------------------------------------------------------
 
@@ -209,21 +156,26 @@ class PuppetMaster(NodeService):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._progress.running:
+            self._progress.stop()
+        self.console.rest()
+        if self._terminal is not None:
+            self._terminal.restore()
         await self.player.close()
         self.system.end_watch()
         if self._playing is not None:
             self._playing.cancel()
         running = [node for node in self.system.named() if node.there and node.pid]
-        nodes = f"{len(running)} node{'s' * (len(running) != 1)}"
+        nodes = counted(len(running), "node")
         if self.options["keep"]:
             if running:
-                self._say(f"kept     {nodes} and the PCS; {self._how_to_end()}")
+                self._say(self.page.paint.word(FAINT, f"kept     {nodes} and the PCS; {self._how_to_end()}"))
         else:
             await self.system.stop_nodes()
             if self._own_pcs is not None:
                 await self._own_pcs.stop()
             if running:
-                self._say(f"stopped  {nodes}")
+                self._say(self.page.paint.word(FAINT, f"stopped  {nodes}"))
         await self.system.close()
         if self._debug_port is not None:
             await self._debug_port.stopListening()
@@ -258,15 +210,43 @@ class PuppetMaster(NodeService):
 
     def _begin(self) -> None:
         self._streams = [(os.dup(stream), os.get_blocking(stream)) for stream in (0, 1)]
+        if self._terminal is not None:
+            self._terminal.raw()
         StandardIO(self.console, reactor=self.reactor)
-        if isinstance(self.console, TerminalConsole):
-            self._say(f"DIDA's puppetmaster; help lists the commands; logs in {self.logs}")
-            self.console.prompt()
-            self._own(self._play_typed())
+        if self.page.width is not None:
+            signal.signal(signal.SIGWINCH, self._resized)
+        if isinstance(self.console, ScriptConsole):
+            if self.page.width is not None and not is_dumb(os.environ) and not self.options["step"]:
+                self._progress.start(PROGRESS_INTERVAL).addErrback(self._on_bug)
+            return
+        self._say(f"DIDA's puppetmaster; help lists the commands; logs in {self.logs}")
+        if isinstance(self.console, EditedConsole):
+            self.console.line = EditedLine(self._history.lines())
+        self.console.prompt()
+        self._own(self._play_typed())
+
+    def _resized(self, number: int, frame: object) -> None:
+        self.page.width = width_of(1)
+        self.reactor.callFromThread(self.console.draw)
+
+    def _show_progress(self) -> None:
+        """What is being waited for, while a script is played on a terminal."""
+        now = self.reactor.seconds()
+        starting = [node.id for node in self.system.named() if node.state == STARTING]
+        ends = self.player.waits_until
+        left = None if ends is None else max(0.0, ends - now)
+        line = self._bar or progress_line(starting, self.player.counts.going_on, left, now, self.page.width)
+        self.console.progress(self.page.paint(FAINT, line))
 
     def _say(self, text: str) -> None:
         if self.console.transport is not None:
             self.console.say(text)
+
+    def _show_bar(self, text: str) -> None:
+        """How far a `map` is; an empty text: it is over."""
+        self._bar = text
+        if self.console.transport is not None:
+            self.console.progress(text)
 
     def _on_gone(self) -> None:
         self._end(failed=True)
@@ -284,23 +264,59 @@ class PuppetMaster(NodeService):
     # --- typed commands -------------------------------------------------------------------------
 
     def _typed(self, text: str) -> None:
+        if isinstance(self.console, EditedConsole):
+            self._history.append(text.strip())
         line = script.parse_line(text)
-        if line is not None:
+        if line is not None and isinstance(line.command, script.Help | None):
+            Deferred.fromCoroutine(self.player.play(line)).addErrback(self._on_bug)
+        elif line is not None:
             try:
                 self._typed_lines.put(line)
             except QueueOverflow:
                 self._say(f"{line}: too many commands wait already: it was dropped")
+        self._interrupted = False
 
     def _end_of_input(self) -> None:
         self._typed_lines.put(None)
 
     async def _play_typed(self) -> None:
-        while True:
+        while not self._stopping:
             line = await self._typed_lines.get()
             if line is None or isinstance(line.command, script.Quit):
                 self._end(failed=False)
                 return
-            await self.player.play(line)
+            self._current = Deferred.fromCoroutine(self.player.play(line))
+            try:
+                await self._current
+            except CancelledError:
+                self._say(self.page.paint(ODD, f"{line}: dropped"))
+            self._current = None
+
+    def _interrupt(self) -> None:
+        """Ctrl-C and no line to drop: what is being waited for is dropped; twice with nothing to drop ends it all."""
+        if self._current is not None:
+            while self._typed_lines.pending:
+                self._typed_lines.pending.pop()
+            self._current.cancel()
+        elif self._interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            self._interrupted = True
+            self._say("Ctrl-C once more, Ctrl-D or quit: the end, of the nodes too")
+
+    def _suspend(self) -> None:
+        assert self._terminal is not None
+        self.console.rest()
+        self._terminal.suspend()
+        self.page.width = width_of(1)
+        self.console.prompt()
+
+    def _known(self, command: str, place: str, last: str) -> list[str]:
+        """The words that a command takes at that place of its usage line."""
+        if place == "ID" and command not in ("scheduler", "storage", "worker"):
+            role = "storage" if command == "listserver" else None
+            return [node.id for node in self.system.named(role) if node.there or command == "restart"]
+        return usable_files(place, last, self._folders)
 
     # --- scripts --------------------------------------------------------------------------------
 
@@ -314,7 +330,10 @@ class PuppetMaster(NodeService):
             self._say(str(problem))
             self._end(failed=True)
             return
-        self._say(f"playing  {len(lines)} command{'s' * (len(lines) != 1)}; logs in {self.logs}")
+        self._say(self.page.paint.word(STRONG, f"playing  {counted(len(lines), 'command')}; logs in {self.logs}"))
+        first = " ".join(command.id for command in script.first_members(lines))
+        if first:
+            self._say(self.page.paint.word(STRONG, f"starting {first}"))
         self.player.plan(lines)
         for line in lines:
             if isinstance(line.command, script.Quit):
@@ -324,7 +343,8 @@ class PuppetMaster(NodeService):
                 await self._keys.get()
             await self.player.play(line)
         await self.player.finish()
-        self._say(f"played   {self.player.summary()}")
+        tone = BAD if self.player.counts.failed else GOOD
+        self._say(self.page.paint.word(tone, f"played   {self.player.summary()}"))
         self._end(failed=bool(self.player.counts.failed))
 
     def read_keys(self, terminal: int) -> None:
@@ -340,7 +360,7 @@ class PuppetMaster(NodeService):
             raise UserError("the puppetmaster is ending")
         self._own_pcs = OwnPcs(self.reactor, address, self.logs, self.options["keep"], self.options["operators"])
         await self._own_pcs.until_ready()
-        self._say(f"pcs      started at {address}")
+        self._say(self.page.paint.word(FAINT, f"pcs      started at {address}"))
 
     def _listen_for_debug(self) -> str:
         port = int(self.options["debug-port"])

@@ -14,6 +14,9 @@ from dida.runs import Runs
 from dida.scheduling import POLICIES, LeastActive
 from dida.services.node import NodeOptions, NodeService, default_reactor, listening, number
 
+LIFE = 6
+"""Characters by which the run ids of one life of a scheduler differ from those of others: one of 62 ** 6."""
+
 
 def policy_named(name: str) -> type[LeastActive]:
     """A policy, for the option."""
@@ -89,7 +92,7 @@ def makeService(options: Options, reactor: Any = None) -> SchedulerService:
     reactor = default_reactor(reactor)
     runs = Runs(
         options["policy"](),
-        suffix="".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(4)),
+        suffix="".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(LIFE)),
         deadline=float(options["run-deadline"]),
         keep=int(options["keep-runs"]),
     )

@@ -154,7 +154,7 @@ class StorageService(NodeService, StorageCommands):
         key = line[5:]
         if not (line.startswith(b"read ") and key.isalnum()):
             return None
-        found = self.replica.plain_read(key.decode(), self._reactor.seconds())
+        found = self.replica.requests.plain_read(key.decode(), self._reactor.seconds())
         if found is None:
             return None
         entry, after = found

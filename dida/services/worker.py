@@ -85,6 +85,7 @@ def makeService(options: Options, reactor: Any = None) -> WorkerService:
         debug=bool(options["debug"]),
         max_steps=int(options["max-operators"]),
     )
+    node.departure.on_end = reactor.stop
     service = WorkerService(node)
     listening(node, options, reactor).setServiceParent(service)
     return service

@@ -27,8 +27,8 @@ def invariants(cluster: Cluster, node: Node) -> None:
     assert covers(have, replication.value_ts), f"{node.name} shows what it has not"
     for record in replication.held.values():
         assert not covers(replication.value_ts, record.ts), f"{node.name} says that {record} is applied"
-    assert sum(not waiting.passed_on for waiting in replica.waiting.values()) <= replica.config.max_waiting, (
-        f"{node.name}: {len(replica.waiting)} requests wait"
+    assert sum(not waiting.passed_on for waiting in replica.requests.waiting.values()) <= replica.config.max_waiting, (
+        f"{node.name}: {len(replica.requests.waiting)} requests wait"
     )
     promised = replica.membership.promised
     assert promised >= node.promised, f"{node.name} follows {promised}, and has promised to follow {node.promised}"
@@ -65,7 +65,7 @@ def quiet(replica: Replica) -> dict[str, int]:
         "log": replica.replication.log.size,
         "locks": len(replica.locks.keys),
         "transactions": replica.commit.open,
-        "waiting": replica.in_hand,
+        "waiting": replica.requests.in_hand,
         "timestamps of the dead": sum(
             replica.local.member(component_of(stream)) is None for stream in replica.replication.value_ts
         ),

@@ -267,3 +267,15 @@ def test_a_list_of_large_records_comes_in_pages(cluster: StorageCluster, key: st
         page = node.ask_object(f'list {{"from": "{key}"}}')
         assert len(page["records"]) < 6
         assert page["next"].startswith(key)
+
+
+def test_a_session_of_update_ids_ends(node: Netcat, key: str) -> None:
+    """`forget` ends sessions: their ids are neither remembered nor executed any more; others are not touched."""
+    ended, other = f"{key}-a", f"{key}-b"
+    for session in (ended, other):
+        assert node.ask(f'write {key} 1 {{"id": "{session}:1"}}').startswith("ok ")
+    assert node.ask(f"forget {ended} {key}-never-used") == "ok"
+    assert node.ask(f'write {key} 2 {{"id": "{ended}:1"}}') == f"error session-expired {ended}:1"
+    assert node.ask(f'write {key} 2 {{"id": "{ended}:2", "retry": false}}') == f"error session-expired {ended}:2"
+    assert node.ask(f'write {key} 2 {{"id": "{other}:1"}}').startswith("ok 2.")
+    assert node.ask("forget").startswith("error bad-request")

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dida.errors import DidaError, Unavailable
-from dida.runs import DONE, FAILED, RunRecord, Runs, outcome, summary
+from dida.run_record import DONE, FAILED, RunRecord, outcome, summary
+from dida.runs import Runs
 from dida.scheduling import LeastActive
 
 WORKERS = {"w1": ("localhost", 4001), "w2": ("localhost", 4002)}
@@ -110,11 +111,14 @@ def test_a_worker_dies_before_it_has_handed_on() -> None:
     runs = table()
     run = start(runs)
     runs.on_completed(run.id, 0, 1.0)
-    assert runs.not_handed_on({"w1": 1.1}, 2.0) == []
-    assert runs.not_handed_on({"w1": 1.1}, 2.1) == [run] == runs.unsent
+    assert runs.doubtful({"w1": 1.1}, 2.0) == []
+    assert runs.doubtful({"w1": 1.1}, 2.1) == [run] == runs.unsent
     run.unsent = ""
-    assert runs.not_handed_on({"w1": 1.1}, 3.0) == []
-    assert runs.not_handed_on({"w1": 0.5}, 3.0) == []
+    assert runs.doubtful({"w1": 1.1}, 3.0) == []
+    assert runs.doubtful({"w1": 2.0}, 2.5) == []
+    runs.on_completed(run.id, 1, 10.0)
+    assert runs.doubtful({"w1": 0.5, "w2": 4.9}, 30.0) == []
+    assert runs.doubtful({"w1": 5.1}, 30.0) == [run], "its own worker was lost, and what came before was told late"
 
 
 def test_a_run_that_goes_back() -> None:
@@ -153,6 +157,41 @@ def test_a_run_of_another_life() -> None:
     assert table().on_adopt(request, 100.0) is None
 
 
+def test_the_list_of_runs_is_short() -> None:
+    """However long input and chain are, a run's line in the list is short; the outcome has all of it."""
+    runs = table()
+    run = runs.on_run("i" * 5000, ["A" * 150] * 30, {}, WORKERS, 0.0)
+    listed = summary(run)
+    assert listed["input"] == "i" * 79 + "…"
+    assert (len(listed["operators"]), listed["size"], len(str(listed)) < 1200) == (10, 30, True)  # type: ignore[arg-type]
+    assert outcome(run)["input"] == run.input
+    assert runs["r1"] is run, "a run's number is enough, for one of this life"
+
+
+def test_large_outcomes_are_kept_for_less_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory for outcomes is bounded, too: of large ones fewer are kept."""
+    monkeypatch.setattr("dida.runs.MAX_BYTES", 50_000)
+    runs = table()
+    for _ in range(20):
+        run = start(runs, length=1)
+        runs.on_ended(run.id, [attrs.evolve(run.chain[0], output="o" * 10_000)], {}, 1.0)
+    assert 3 <= len(list(runs.newest_first())) <= 5
+    assert len(list(runs.newest_first())) + runs.dropped == 20
+
+
+def test_a_step_that_went_elsewhere_unasked() -> None:
+    """While the scheduler can't be asked a request may go to another worker: it counts there once that is told."""
+    runs = table()
+    run = start(runs)
+    request = runs.request(run, "localhost:2000", (), 0, 1.0)
+    moved = request.with_step(worker="w2", host="localhost", port=4002, attempt=2)
+    for _ in range(2):
+        assert runs.on_adopt(moved, 2.0) is run
+        assert {id: load.active for id, load in runs.policy.loads.items()} == {"w1": 1, "w2": 2}
+    assert run.current is not None
+    assert (run.current.worker, run.again) == ("w2", True)
+
+
 def test_only_the_newest_are_kept() -> None:
     """Of the runs that ended the newest are kept, the others counted; runs going on are never dropped."""
     runs = table(keep=3)
@@ -188,7 +227,7 @@ def test_loads_are_right_whatever_happens(events: list[tuple[str, int, int, int]
                 lost = {("w1", "w2")[which % 2]: at}
                 for run in runs.lost(lost, WORKERS, at + 2):
                     runs.on_lost(run, WORKERS if position else {}, at + 2)
-                runs.not_handed_on(lost, at + 2)
+                runs.doubtful(lost, at + 2)
             elif started:
                 run = started[which % len(started)]
                 if event == "c":

@@ -495,3 +495,42 @@ def test_a_write_that_was_queued_outlives_the_home() -> None:
     hand.crash(2)
     assert hand.run(2.0, lambda: write in hand.replies)
     assert hand.replies[write].words == ("2.1",)
+
+
+@pytest.mark.parametrize(("late_at", "home_dies"), [(1, False), (2, False), (3, False), (1, True), (3, True)])
+@pytest.mark.parametrize("verb", ["write", "updateif"])
+def test_a_first_try_that_comes_after_its_retry(late_at: int, home_dies: bool, verb: str) -> None:
+    """A worker is paused before its first try leaves, and another executes the step meanwhile: it happens once.
+
+    That first try says that it is the first, and comes between any two messages of the retry, at any replica; also
+    when the home dies right then.
+    """
+    for delivered in range(100):
+        if not _overtaken(delivered, late_at, home_dies, verb):
+            return
+    raise AssertionError("the retry never ends")
+
+
+def _overtaken(delivered: int, late_at: int, home_dies: bool, verb: str) -> bool:
+    """Whether something of the retry was still under way when the first try came, after so many messages."""
+    hand, key = cluster()
+
+    def request(retry: bool) -> Write | UpdateIf:
+        if verb == "updateif":
+            return UpdateIf(key, "a", "x", id="r1-x:1", retry=retry)
+        return Write(key, "x", id="r1-x:1", retry=retry)
+
+    retried = hand.ask(3, request(True))
+    for _ in range(delivered):
+        if hand.letters:
+            hand.deliver(hand.letters[0])
+    rest = bool(hand.letters)
+    if home_dies:
+        hand.crash(KEY_AT)
+    first = hand.ask(late_at, request(False))
+    assert hand.run(5.0, lambda: hand.quiet() and {first, retried} <= set(hand.replies)), delivered
+    values = {number: hand.stored(number, key) for number in hand.replicas}
+    assert all(found == ["x", "a"] for found in values.values()), (delivered, values)
+    answers = {hand.replies[token].words for token in (first, retried) if isinstance(hand.replies[token], Ok)}
+    assert len(answers) == 1, (delivered, answers)
+    return rest

@@ -83,6 +83,21 @@ def test_expired_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [table.expired(f"s{number}:1") for number in range(20)] == [False] * 15 + [True] * 5
 
 
+def test_a_session_that_has_ended() -> None:
+    """Nothing of it is kept but its name, its late updates are refused, and what others have executed adds nothing."""
+    table = Executed()
+    for number in range(5):
+        table.note(f"s:{number}", 0, answered((), {}), 0.0)
+    table.note("other:1", 0, answered((), {}), 0.0)
+    for _ in range(2):
+        table.forget("s")
+    table.note("s:7", 0, answered((), {}), 1.0)
+    assert (table.size, table.answer("s:1"), table.answer("s:7")) == (1, None, None)
+    assert table.expired("s:1")
+    assert table.expired("s:8")
+    assert not table.expired("other:2")
+
+
 ids = st.builds("{}:{}".format, st.sampled_from("abc"), st.integers(0, 5))
 answers = st.builds(answered, st.just(("1.1",)), st.dictionaries(st.just("1:1"), st.integers(0, 3))) | st.builds(
     No, st.just(("1.1", "v")), st.builds(lambda n: {"after": {"1:1": n}}, st.integers(0, 3))

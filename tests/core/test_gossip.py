@@ -71,6 +71,19 @@ def test_ts_is_prev_with_the_own_entry_set() -> None:
     assert made.value_ts == {HERE: 1, THERE: 1}
 
 
+def test_lag_is_what_others_have_not_confirmed() -> None:
+    """Of the own updates, writes and commits; who has all of them is left out."""
+    made = replication()
+    for seq in (1, 2):
+        made.execute(made.next_record(HERE, {}, key="k", number=seq, replica=1, value="v"), 0.0)
+    made.append_commit(update(commit_stream(HERE), 1))
+    accept(made, update(THERE, 1))
+    made.confirm(THERE, {HERE: 1, commit_stream(HERE): 1})
+    assert made.lag() == {"s2": 1, "s3": 3}
+    made.confirm(THERE, {HERE: 2})
+    assert made.lag() == {"s3": 3}
+
+
 def test_a_held_back_record_is_applied_when_what_it_depends_on_is() -> None:
     """Records are applied when `prev ≤ value_ts`, to a fixed point, however they come."""
     records = [

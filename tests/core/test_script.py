@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from dida import script
 from dida.addresses import Address
 from dida.errors import UserError
-from dida.script import find_file, first_members, in_order, parse_command, parse_data, parse_script, read_file
+from dida.script import (
+    find_file,
+    first_members,
+    in_order,
+    parse_command,
+    parse_data,
+    parse_inputs,
+    parse_script,
+    read_file,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +53,9 @@ def test_forms(text: str, command: script.Command | None) -> None:
         ("listserver1 s1", "unknown command 'listserver1': did you mean listServer?"),
         ("frobnicate", "unknown command 'frobnicate': help lists the commands"),
         ("client 23", "expected client INPUT APP_FILE, got 1 word after client"),
-        ("status now please", "expected status, got 2 words after status"),
+        ("status now please", "expected status [--json], got 2 words after status"),
+        ("status now", "'now' is too much: nothing but --json may stand there"),
+        ("help clinet", "unknown command 'clinet': did you mean client?"),
         ("wait long", "'long' is no number of milliseconds: write one from 0 to 86400000"),
         ("wait -1", "'-1' is no number of milliseconds: write one from 0 to 86400000"),
         ("wait 99999999999999999999", "is no number of milliseconds"),
@@ -104,6 +115,7 @@ def test_first_members() -> None:
         (b"client 1 app\nwait 5\nscheduler s localhost:2000\nstatus\n", [3, 1, 2, 4]),
         (b"scheduler s localhost:2000\nclient 1 app\n", [1, 2]),
         (b"client 1 app\n", [1]),
+        (b"map app inputs\nscheduler s localhost:2000\n", [2, 1]),
     ],
 )
 def test_late_scheduler(script: bytes, order: list[int]) -> None:
@@ -127,6 +139,26 @@ def test_bad_data_file(data: bytes, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_file_of_inputs() -> None:
+    """One input a line, with the number of its line; blank lines are skipped, nothing else is."""
+    assert parse_inputs(b"\xef\xbb\xbf13\r\n\r\n  # 23, 24 \nlast", "inputs") == (
+        (1, "13"),
+        (3, "# 23, 24"),
+        (4, "last"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"13\n\xff\n", "i.txt line 2: not UTF-8"), (b"\n \n", "i.txt: no input in it: write one a line")],
+)
+def test_bad_file_of_inputs(data: bytes, message: str) -> None:
+    """A faulty line is told with file and line; a file without an input is a mistake, too."""
+    with pytest.raises(UserError) as caught:
+        parse_inputs(data, "i.txt")
+    assert str(caught.value).startswith(message)
+
+
 def test_file_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are sought in the current folder, then in the given folders and below; a near name is suggested."""
     below = tmp_path / "pmscripts" / "apps"
@@ -140,3 +172,15 @@ def test_file_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError) as caught:
         find_file("baseline_ap", ["pmscripts"])
     assert "did you mean baseline_app (in pmscripts/apps)?" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["listServer s1 --json", "LISTSERVER --json s1"])
+def test_json(text: str) -> None:
+    """--json may stand anywhere; elsewhere it is a word like others."""
+    assert parse_command(text) == script.ListServer("s1", json=True)
+    assert parse_command("client --json app") == script.Client("--json", "app")
+
+
+def test_help_of_a_command() -> None:
+    """The command may be written in any case."""
+    assert [parse_command("help"), parse_command("help LISTglobal")] == [script.Help(), script.Help("listGlobal")]

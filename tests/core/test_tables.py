@@ -5,7 +5,22 @@ from __future__ import annotations
 import pytest
 
 from dida.chain import Step
-from dida.tables import NodeState, cut, global_rows, printable, record_rows, run_line, status_lines, table
+from dida.palette import Palette, columns
+from dida.tables import (
+    NodeState,
+    global_rows,
+    held_versions,
+    in_columns,
+    newest_rows,
+    printable,
+    progress_bar,
+    progress_line,
+    record_rows,
+    run_line,
+    runs_table,
+    status_lines,
+    table,
+)
 from dida.versions import Version
 
 
@@ -26,21 +41,34 @@ def test_printable(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_cut() -> None:
-    """What is cut says so."""
-    assert [cut("abcd", width) for width in (4, 3, None)] == ["abcd", "ab…", "abcd"]
+def test_table_of_wide_characters() -> None:
+    """Columns are aligned by what a text takes on the terminal; numbers stand at the right; colours take nothing."""
+    rows = [["key", "ms", "value"], ["日本", "7", "x"], ["a", "123", "日" * 20]]
+    assert table(rows, 20, right=(1,)) == ["  key    ms  value", "  日本    7  x", "  a     123  日日日…"]
+    painted = table(rows, 20, Palette(True), {1: "31"}, (1,))
+    assert painted[1] == "  \x1b[31m日本    7  x\x1b[0m"
+    assert all(columns(line) <= 20 for line in table(rows, 20))
+
+
+def test_in_columns() -> None:
+    """Words side by side; what is too much is counted."""
+    assert in_columns(["a", "bb", "ccc"], 10) == ["a    bb", "ccc"]
+    assert in_columns(["a", "b", "c"], 3, rows=2) == ["a", "b", "… 1 more"]
 
 
 def test_records() -> None:
-    """Keys in their order, numbers first; a key is named once, its newest version first; who has what."""
+    """Keys in their order, numbers first; a key is named once, its newest version first and marked; who has what."""
     old, new = Version(1, 1), Version(2, 3)
     one = {"x": [(old, "a")], "10": [(new, "b"), (old, "a")], "9": [(old, "c")]}
-    assert [row[0] for row in record_rows(one)] == ["key", "9", "10", "", "x"]
-    assert global_rows({"s1": one, "s2": {"10": [(old, "a")]}})[1:] == [
-        ["9", "1.1", "s1", "c"],
-        ["10", "2.3", "s1", "b"],
+    rows = record_rows(one)
+    assert [row[0] for row in rows] == ["key", "9", "10", "", "x"]
+    assert [row[1] for row in rows[1:]] == ["1.1 *", "2.3 *", "1.1", "1.1 *"]
+    assert list(newest_rows(rows)) == [1, 2, 4]
+    assert global_rows(held_versions({"s1": one, "s2": {"10": [(old, "a")]}}, {}))[1:] == [
+        ["9", "1.1 *", "s1", "c"],
+        ["10", "2.3 *", "s1", "b"],
         ["", "1.1", "all", "a"],
-        ["x", "1.1", "s1", "a"],
+        ["x", "1.1 *", "s1", "a"],
     ]
 
 
@@ -48,26 +76,111 @@ def test_global_rows_of_groups() -> None:
     """With several groups each record is there once, with its group; `all` are all of that group."""
     version = Version(1, 1)
     nodes = {"s1": {"a": [(version, "x")]}, "s2": {"a": [(version, "x")]}, "s3": {"b": [(version, "y")]}, "s4": {}}
-    assert global_rows(nodes, {"s1": 1, "s2": 1, "s3": 2, "s4": 2}) == [
+    assert global_rows(held_versions(nodes, {"s1": 1, "s2": 1, "s3": 2, "s4": 2}), groups=True) == [
         ["key", "version", "group", "on", "value"],
-        ["a", "1.1", "1", "all", "x"],
-        ["b", "1.1", "2", "s3", "y"],
+        ["a", "1.1 *", "1", "all", "x"],
+        ["b", "1.1 *", "2", "s3", "y"],
     ]
 
 
 def test_run_line() -> None:
     """A run's line fits 80 columns and has the worker of each step; on a terminal a long output is cut."""
     steps = [Step("AddOperator", worker, "", 1.0) for worker in ("w1", "w2", "w1")]
-    line = run_line("r1-k8qz", "23", "apps/add_update_add", "int_conversion_failed", steps, 309.1, 80)
-    assert line == "run      r1-k8qz  23 add_update_add -> int_conversion_failed  w1 w2 w1    309 ms"
-    assert len(run_line("r1-k8qz", "23", "app", "x" * 100, steps, 1.25, 80)) == 80
-    assert "x" * 100 in run_line("r1-k8qz", "23", "app", "x" * 100, steps, 1.25, None)
+    line = run_line("r1-k8Qzab", "23", "apps/add_update_add", "int_conversion_failed", steps, 309.1, 80)
+    assert line == "run      r1-k8Qzab 23 add_update_add -> int_conversion_failed  w1 w2 w1   309 ms"
+    assert len(run_line("r1-k8Qzab", "23", "app", "x" * 100, steps, 1.25, 80)) == 80
+    assert "x" * 100 in run_line("r1-k8Qzab", "23", "app", "x" * 100, steps, 1.25, None)
+
+
+def test_progress_bar() -> None:
+    """A bar as long as there is room for, the numbers behind it; never as wide as the terminal."""
+    assert progress_bar("map", 5, 1, 12, 60) == "map      [" + "#" * 16 + " " * 17 + "] 6/12, 1 failed"
+    assert progress_bar("map", 12, 0, 12, 200) == f"map      [{'#' * 40}] 12/12"
+    assert all(len(progress_bar("map", 500, 7, 1000, width)) < width for width in range(2, 100))
+
+
+def test_run_line_on_a_narrow_terminal() -> None:
+    """The application's name is cut before the output is."""
+    steps = [Step("AddOperator", "w1", "", 1.0)] * 3
+    line = run_line("r1-cyx6", "13", "three_increments", "4", steps, 38.6, 60)
+    assert line == "run      r1-cyx6   13 three_increme… -> 4  w1 w1 w1  38.6 ms"
+
+
+def test_runs() -> None:
+    """A row per run; one that goes on has no time yet, one that failed stands out."""
+    runs = [
+        {"run": "r2", "state": "going on", "ms": 0.0, "input": "1", "operators": ["A", "B"]},
+        {"run": "r1", "state": "failed", "ms": 123.4, "input": "x" * 50, "operators": ["A"]},
+    ]
+    lines = runs_table(runs, 60)
+    assert lines[0] == "  run  state      ms  input                           opera…"
+    assert lines[1] == "  r2   going on       1                               A B"
+    assert lines[2].split()[:3] == ["r1", "failed", "123"]
+    assert max(map(len, lines)) <= 60
+    assert "\x1b[31m" in runs_table(runs, 60, Palette(True))[2]
+
+
+ONE = {
+    "ready": True,
+    "view": 2,
+    "group": 1,
+    "alive": ["s1"],
+    "dead": ["s2"],
+    "reads": 12,
+    "writes": 1,
+    "lag": {"s2": 3},
+}
 
 
 def test_status() -> None:
-    """A node that says something gets lines below its row, wrapped; zeros and what the row has are left out."""
-    says = {"id": "s1", "ready": False, "alive": ["s1", "s2"], "dead": [], "reads": 0, "writes": 7, "lag": {"s2": 3}}
-    assert status_lines([NodeState("s1", "storage", "localhost:5001", "ready", says)], 60)[1:] == [
-        "  s1    storage  localhost:5001  ready",
-        "      alive: s1 s2; serves not yet, writes 7, lag s2:3",
+    """A row per node: view, how many it sees, lag, what it did (zeros left out); then who presumes whom dead."""
+    worker = {"ready": True, "alive": ["s1"], "dead": ["s2"], "executed": 5, "failed": 0}
+    nodes = [
+        NodeState("s1", "storage", "localhost:5001", "ready", ONE),
+        NodeState("s2", "storage", "localhost:5002", "ended", {}, "crashed by command"),
+        NodeState("w1", "worker", "localhost:4001", "ready", worker),
+        NodeState("sc", "scheduler", "localhost:2000", "ready", {"ready": False}),
     ]
+    assert status_lines(nodes, 80) == [
+        "  node  role       port  state  view  sees  lag  did",
+        "  s1    storage    5001  ready  2     1/2     3  12 reads, 1 write",
+        "  s2    storage    5002  ended                   crashed by command",
+        "  w1    worker     4001  ready        1/2        5 operators",
+        "  sc    scheduler  2000  ready        0/0        serves not yet",
+        "  s2 is presumed dead by s1 w1",
+    ]
+
+
+def test_status_on_a_narrow_terminal() -> None:
+    """What a node did is wrapped; where there is no room beside the rest, it stands below. Nothing is wider."""
+    node = NodeState("s1", "storage", "localhost:5001", "ready", {**ONE, "held": 7, "some_lists": {"a": [1, 2]}})
+    wide, narrow, tiny = (status_lines([node], width) for width in (77, 60, 40))
+    assert wide[1:] == [
+        "  s1    storage  5001  ready  2     1/2     3  12 reads, 1 write, 7 held,",
+        " " * 47 + "some lists a:1 2",
+        "  s2 is presumed dead by s1",
+    ]
+    assert narrow[1:3] == [
+        "  s1    storage  5001  ready  2     1/2     3",
+        "      12 reads, 1 write, 7 held, some lists a:1 2",
+    ]
+    assert all(len(line) <= 40 for line in tiny)
+
+
+def test_status_of_several_hosts_and_groups() -> None:
+    """Where nodes are on several hosts, the address is whole; where there are several groups, the view has its own."""
+    one = NodeState("s1", "storage", "a:5001", "ready", ONE)
+    other = NodeState("s2", "storage", "b:5001", "ready", {**ONE, "group": 2})
+    lines = status_lines([one, other], 80, groups=True)
+    assert [lines[1].split()[2], " ".join(lines[1].split()[4:6])] == ["a:5001", "2 g1"]
+    assert "b:5001" in lines[2] and "2 g2" in lines[2]
+    assert status_lines([one], 80)[0] == "  on a:"
+
+
+def test_progress() -> None:
+    """What is being waited for, in one line that is never wider than the terminal; nothing when there is nothing."""
+    assert progress_line([], 0, None, 0.0, 80) == ""
+    assert (
+        progress_line(["s1", "w1"], 1, 0.25, 0.0, 80) == "|        waiting for s1 w1, 1 run going on, wait, 0.2 s left"
+    )
+    assert len(progress_line([f"s{number}" for number in range(99)], 0, None, 0.3, 60)) == 59

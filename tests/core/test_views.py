@@ -108,3 +108,56 @@ def test_nothing_is_decided_while_the_view_changes() -> None:
     assert hand.run(10.0, lambda: asked in hand.replies)
     assert hand.replies[asked] == Ok(("2.1",), hand.replies[asked].object)
     assert [hand.stored(n, key) for n in (1, 2, 3)] == [["b", "a"]] * 3
+
+
+def test_a_pause_at_the_start_does_not_count() -> None:
+    """A node that was paused while it asked to be taken in begins no view of its own when it goes on."""
+    hand = Hand(2, start_deadline=3.0)
+    hand.crash(2)
+    hand.run(1.0)
+    hand.start(2)
+    hand.tick(2)
+    hand.letters.clear()
+    hand.now += 10.0
+    hand.tick(2)
+    assert hand.replicas[2].local.view is None
+    assert hand.run(5.0, lambda: all(r.local.serving for r in hand.replicas.values()))
+    assert {r.local.view_name for r in hand.replicas.values()} == {hand.replicas[1].local.view_name}
+
+
+def test_no_view_of_its_own_while_others_are_in_one() -> None:
+    """A joiner to whom it takes long to get the state goes on to wait, beyond the deadline for a first view."""
+    hand = Hand(2, start_deadline=3.0)
+    hand.crash(2)
+    hand.run(1.0)
+    hand.start(2)
+    for _ in range(400):
+        for letter in hand.under_way("load", answers=False):
+            hand.letters.remove(letter)  # under way for long
+        hand.pass_on()
+        hand.tick()
+    assert hand.replicas[2].local.view is None
+    assert hand.run(5.0, lambda: all(r.local.serving for r in hand.replicas.values()))
+
+
+def test_the_state_outlives_its_last_member_with_a_joiner() -> None:
+    """The only member dies when it has just given its state to a joiner: that one goes on with it, after the
+    deadline for a first view, and who comes back gets it from there."""
+    hand = Hand(2, start_deadline=3.0)
+    hand.answer(1, Write("key", "value"))
+    hand.crash(2)
+    hand.run(1.0)
+    hand.start(2)
+    while not hand.replicas[2].joining.loaded:
+        if hand.letters:
+            hand.deliver(hand.letters[0])
+        else:
+            hand.tick()
+    hand.crash(1)
+    hand.run(1.0)
+    assert hand.replicas[2].local.view is None
+    hand.start(1)
+    assert hand.run(10.0, lambda: all(r.local.serving for r in hand.replicas.values()))
+    assert len({r.local.view_name for r in hand.replicas.values()}) == 1
+    assert hand.run(5.0, hand.quiet)
+    assert [hand.stored(n, "key") for n in (1, 2)] == [["value"]] * 2

@@ -8,9 +8,9 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 
-from dida.chain_messages import AddStorage, AddWorker, Result, Run
+from dida.chain_messages import AddStorage, AddWorker, Result, Run, Runs
 from dida.control_messages import NodeEntry, Start
-from dida.errors import NO_SUCH_NODE, TIMED_OUT, BadRequest, DidaError
+from dida.errors import NO_SUCH_NODE, TIMED_OUT, UNAVAILABLE, BadRequest, DidaError
 from dida.messages import NODE, Error, ListRecords, Ok, Reply, Request, Status, vocabulary
 from dida.protocols.lines import Answer, NodeCommands, ok
 
@@ -96,22 +96,38 @@ class FakeTable:
 class FakeScheduler(NodeCommands):
     """Runs end when the test says so; `log` is what came, in order."""
 
-    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Run, Result, AddWorker, AddStorage)
+    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Run, Result, Runs, AddWorker, AddStorage)
 
     def __init__(self) -> None:
         self.log: list[str] = []
         self.runs: list[Run] = []
         self.outcomes: dict[str, Reply] = {}
         self.end_at_once = True
+        self.refusals = 0
+        """Runs that are refused before the first one is started."""
+        self.most_at_once = self._at_once = 0
         self._waiting: dict[str, Deferred[Reply]] = {}
 
     def cmd_run(self, request: Run) -> Answer:
+        if self.refusals:
+            self.refusals -= 1
+            return Error(UNAVAILABLE, ("no worker can be reached",))
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
         self.runs.append(request)
         self.log.append(f"run {request.input}")
         return ok(f"r{len(self.runs)}")
 
+    def cmd_runs(self, request: Runs) -> Answer:
+        known = [
+            {"run": f"r{number}", "state": "done", "input": run.input, "operators": run.operator, "ms": 12.3}
+            for number, run in enumerate(self.runs, 1)
+        ]
+        return ok(runs=known[::-1])
+
     def cmd_result(self, request: Result) -> Answer:
         self.log.append(f"result {request.run}")
+        self._at_once -= 1
         if request.run in self.outcomes:
             return self.outcomes[request.run]
         if self.end_at_once:
@@ -122,6 +138,9 @@ class FakeScheduler(NodeCommands):
     def time_out(self, run: str) -> None:
         """The question stayed open for as long as it may; the answer comes to the next one."""
         self.end_at_once = True
+        self.refusals = 0
+        """Runs that are refused before the first one is started."""
+        self.most_at_once = self._at_once = 0
         self._waiting.pop(run).callback(Error(TIMED_OUT, ("not ended yet",)))
 
     def cmd_worker(self, request: AddWorker) -> Answer:

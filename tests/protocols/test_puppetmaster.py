@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,21 +10,23 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from dida import script
 from dida.chain_messages import WorkerDebug
 from dida.messages import Error, Ok
+from dida.palette import Page, Palette
 from dida.protocols.lines import LineServerFactory
 from dida.protocols.pcs import PcsCommands
 from dida.protocols.player import Player
-from dida.protocols.puppetmaster import DebugCommands, KeyReader, ScriptConsole, TerminalConsole
+from dida.protocols.puppetmaster import DebugCommands, KeyReader, ScriptConsole, TypedConsole
 from dida.protocols.system import System
 from tests.desk import Wire
 from tests.fakes import FakeCluster, Port, refused, the_reactor, until
 from tests.nodes import ROOT
 from tests.protocols.fake_pcs import FakeScheduler, FakeTable
+from tests.screens import Screen
 
 NODES = "storage s1 {s1} 5\nstorage s2 {s2} 5\nworker w1 localhost:4001 0\nscheduler sc {sc}\n"
 
@@ -41,7 +44,7 @@ class Scene:
         self.scheduler_closed: Any = None
         self.said: list[str] = []
         self.system = System(self.reactor, [self.pcs.address], deadline)
-        self.player = Player(self.system, self.said.append, [str(folder)], None)
+        self.player = Player(self.system, self.said.append, [str(folder)], Page())
         (folder / "app").write_text("operator AddOperator 0\noperator AddOperator 1\n")
         (folder / "data").write_text("13,1\n14,one\n13,2\n")
         (folder / "bad_app").write_text("operator AddOperator 0\noperator AddOperator 2\n")
@@ -176,7 +179,7 @@ async def test_no_pcs(tmp_path: Path) -> None:
     """Without a PCS, and no way to start one, the node's line says what to do."""
     scene = Scene(tmp_path)
     scene.system = System(scene.reactor, [refused()], 5.0)
-    scene.player = Player(scene.system, scene.said.append, [], None)
+    scene.player = Player(scene.system, scene.said.append, [], Page())
     await scene.play("worker w1 localhost:4001 0\nworker w2 otherhost:4001 0\n")
     assert "start it there with twistd dida-pcs" in scene.said[0] + scene.said[1]
     assert "no PCS is known for otherhost" in scene.said[0] + scene.said[1]
@@ -251,6 +254,62 @@ async def test_many_clients(scene: Scene) -> None:
     """A thousand clients in a row are a thousand runs."""
     await scene.play(NODES + "client 1 app\n" * 1000)
     assert len(scene.scheduler.runs) == scene.player.counts.done == 1000
+    assert scene.failed == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_map(scene: Scene, tmp_path: Path) -> None:
+    """One run for each input, a bounded number at a time; failures are told with file and line, the rest summed up."""
+    (tmp_path / "inputs").write_text("\n".join(["13", "", *(str(number) for number in range(300))]))
+    scene.scheduler.outcomes["r3"] = Ok(("failed", "AddOperator at position 0 on w1: raised ValueError"), {})
+    scene.scheduler.refusals = 5
+    bars: list[str] = []
+    scene.player.page.width = 60
+    scene.player.progress = bars.append
+    await scene.play(NODES + "populate data\nmap app inputs\n")
+    assert scene.player.counts.runs == 301
+    assert sorted(run.input for run in scene.scheduler.runs) == sorted(["13", *map(str, range(300))])
+    assert all(run.after for run in scene.scheduler.runs), "they see what was written before"
+    assert scene.scheduler.most_at_once <= 100
+    (failed,) = [text for text in scene.said if text.startswith("script line")]
+    assert re.fullmatch(
+        r"script line 6: map app inputs: .*inputs line \d+ \(\d+\): run r3 failed: "
+        r"AddOperator at position 0 on w1: raised ValueError",
+        failed,
+    )
+    assert re.fullmatch(r"map      app over inputs: 301 runs, 300 done, 1 failed, [\d.]+ s, \d+/s", scene.said[-1])
+    assert bars[-1] == ""
+    assert scene.failed == [6]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_map_that_goes_wrong(scene: Scene, tmp_path: Path) -> None:
+    """Of many failures the first are told and the others counted; a wrong file is told with its line."""
+    (tmp_path / "inputs").write_text("x\n" * 50)
+    (tmp_path / "bad_inputs").write_bytes(b"13\n\xff\n")
+    for number in range(50):
+        scene.scheduler.outcomes[f"r{number + 1}"] = Ok(("failed", "no"), {})
+    await scene.play(NODES + "map app inputs\nmap app bad_inputs\nmap app none\n")
+    told = [text for text in scene.said if text.startswith("script line 5")]
+    assert len(told) == 21
+    assert told[-1] == "script line 5: map app inputs: 30 more failed"
+    assert any("bad_inputs line 2: not UTF-8 at byte 1" in text for text in scene.said)
+    assert scene.failed == [5, 6, 7]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_story_of_a_run(scene: Scene) -> None:
+    """`show` tells the steps of a run that has ended; of one that goes on it says so, and tells them later."""
+    scene.scheduler.outcomes["r7"] = Error("timed-out", ("run r7-x is still going on, at A on w1: ask again",))
+    for line in scene.lines(NODES + "show r1\nshow r7\n"):
+        await scene.player.play(line)
+    await until(lambda: any("r7-x" in text for text in scene.said))
+    assert "run r7-x is still going on, at A on w1; its story comes when it has ended" in scene.said
+    told = scene.said.index("  output    24")
+    assert scene.said[told + 2].split() == ["0", "AddOperator", "w1", "+0.0", "1.0", "1", "2"]
+    del scene.scheduler.outcomes["r7"]
+    await scene.player.finish()
+    assert scene.said.count("  output    24") == 2
     assert scene.failed == []
 
 
@@ -340,15 +399,91 @@ async def test_records(scene: Scene) -> None:
     assert scene.said[4:] == [
         "records on s1:",
         "  key  version  value",
-        "  9    1.2      nine",
-        "  13   2.1      two",
+        "  9    1.2 *    nine",
+        "  13   2.1 *    two",
         "       1.1      one",
         "records on s1, s2:",
         "  key  version  on   value",
-        "  9    1.2      all  nine",
-        "  13   2.1      all  two",
+        "  9    1.2 *    all  nine",
+        "  13   2.1 *    all  two",
         "       1.1      all  one",
     ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_runs(scene: Scene) -> None:
+    """runs shows what the scheduler knows, newest first; none is said, too."""
+    await scene.play(NODES + "runs\nclient 13 app\n")
+    await scene.play("runs\n")
+    assert scene.said[4] == "  none"
+    assert scene.said[-2:] == [
+        "  run  state    ms  input  operators",
+        "  r1   done   12.3  13     AddOperator AddOperator",
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_json(scene: Scene) -> None:
+    """--json says the same, and all the rest, in one line of JSON for each command."""
+    await scene.play(NODES + "client 13 app\n")
+    before = len(scene.said)
+    await scene.play("crash w1\nstatus --json\nlistServer s1 --json\nlistGlobal --json\nruns --json\n")
+    status, server, everything, runs = (json.loads(line) for line in scene.said[before + 1 :])
+    nodes = {node["id"]: node for node in status["nodes"]}
+    assert nodes["s1"]["dead"] == ["s3"] and nodes["s1"]["state"] == "ready" and nodes["s1"]["reads"] == 4
+    assert nodes["w1"] == {
+        "id": "w1",
+        "role": "worker",
+        "url": "http://localhost:4001",
+        "state": "ended",
+        "problem": "crashed by command",
+    }
+    records = {"13": [["2.1", "two"], ["1.1", "one"]], "9": [["1.2", "nine"]]}
+    assert server == {"node": "s1", "records": records}
+    assert [(each["key"], each["version"], each["newest"]) for each in everything["records"]] == [
+        ("9", "1.2", True),
+        ("13", "2.1", True),
+        ("13", "1.1", False),
+    ]
+    assert everything["records"][0] == {
+        "key": "9",
+        "version": "1.2",
+        "value": "nine",
+        "newest": True,
+        "on": ["s1", "s2"],
+        "group": 1,
+    }
+    assert [(run["run"], run["state"]) for run in runs["runs"]] == [("r1", "done")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_colours(scene: Scene) -> None:
+    """What went well and what did not is painted, on a terminal; what is painted can't be forged."""
+    scene.player.page.paint = Palette(True)
+    await scene.play("worker w1 localhost:4001 0\nfrob\x1b[31m\n")
+    assert scene.said[0].startswith("\x1b[32mready\x1b[0m    w1") or scene.said[1].startswith("\x1b[32mready\x1b[0m ")
+    (failed,) = [line for line in scene.said if "frob" in line]
+    assert failed.startswith("\x1b[31mscript line 2: frob\\x1b[31m: unknown command")
+    assert failed.endswith("\x1b[0m") and failed.count("\x1b") == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_going_on(scene: Scene) -> None:
+    """A wait that goes on, and runs that have not ended, can be seen, until they are over; a wait can be dropped."""
+    scene.scheduler.end_at_once = False
+    for line in scene.lines(NODES + "client 13 app\n"):
+        await scene.player.play(line)
+    await until(lambda: scene.player.counts.going_on == 1)
+    (line,) = scene.lines("wait 60000")
+    waiting = Deferred.fromCoroutine(scene.player.play(line))
+    await until(lambda: scene.player.waits_until is not None)
+    waiting.cancel()
+    with pytest.raises(CancelledError):
+        await waiting
+    assert scene.player.waits_until is None
+    scene.scheduler.time_out("r1")
+    await scene.player.finish()
+    assert scene.player.counts.going_on == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -356,10 +491,10 @@ async def test_status(scene: Scene) -> None:
     """status shows every node: where, its state, who it takes for alive and dead, what it did."""
     await scene.play("worker w1 localhost:4001 0\nworker w2 localhost:4002 0\ncrash w2\nstatus\n")
     assert scene.said[-4:] == [
-        "  node  role    at              state",
-        "  w1    worker  localhost:4001  ready",
-        "      alive: s1 s2; dead: s3; reads 4",
-        "  w2    worker  localhost:4002  crashed by command",
+        "  node  role    port  state  view  sees  lag  did",
+        "  w1    worker  4001  ready        2/3        4 reads",
+        "  w2    worker  4002  ended                   crashed by command",
+        "  s3 is presumed dead by w1",
     ]
 
 
@@ -413,11 +548,29 @@ def test_script_console() -> None:
     assert gone == [True]
 
 
-def test_terminal_console() -> None:
+def test_progress() -> None:
+    """How far something is stays below what is said, until it is something else, or nothing."""
+    console = ScriptConsole(lambda data: None)
+    wire = Wire()
+    console.makeConnection(wire)
+    console.progress("")
+    assert wire.value() == b""
+    screen = Screen()
+    console.progress("| waiting for s1")
+    console.say("ready    s2")
+    screen.put(wire.value())
+    assert screen.lines == ["ready    s2", "| waiting for s1"]
+    console.rest()
+    console.say("ready    s1")
+    screen.put(wire.value())
+    assert screen.lines[-2:] == ["ready    s1", ""]
+
+
+def test_typed_console() -> None:
     """Typed lines come one by one; what is said while a line is being typed leaves the prompt behind it."""
     lines: list[str] = []
     ended: list[bool] = []
-    console = TerminalConsole(lines.append, lambda: ended.append(True))
+    console = TypedConsole(lines.append, lambda: ended.append(True))
     wire = Wire()
     console.makeConnection(wire)
     console.prompt()
@@ -428,8 +581,9 @@ def test_terminal_console() -> None:
     assert lines == ["status", "help"]
     assert ended == [True]
     text: Any = wire.value().decode()
-    assert text.startswith("dida> \r\x1b[Kready\ndida> dida> dida> ")
+    assert text.startswith("dida> \nready\ndida> dida> dida> ")
     assert "longer than 10000 bytes: it was dropped" in text
+    assert "\x1b" not in text
 
 
 def test_keys() -> None:

@@ -1,5 +1,6 @@
 """The scheduler on real connections, with real workers and fake storage nodes."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from dida import wire
 from dida.addresses import Address, NodeAddress
-from dida.chain_messages import SCHEDULER, WORKER, Execute, ReportTo
+from dida.chain_messages import SCHEDULER, WORKER, Drain, Execute, ReportTo
 from dida.loading import OperatorFolder
 from dida.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
 from dida.protocols.execution import Operators
@@ -24,6 +25,21 @@ from tests.fakes import FakeCluster, Port, refused, the_reactor, until
 
 reactor = the_reactor()
 STOCK = str(Path(__file__).parent.parent.parent / "operators")
+NAP = """
+import time
+
+class NapOperator:
+    def configure_storage(self, storage):
+        pass
+
+    def process_record(self, meta, input, previous_output):
+        time.sleep(0.5)
+        return previous_output
+"""
+EXECUTE = (
+    'execute {"meta": {"run": "r9", "scheduler": "localhost:1"}, "input": "", "next": 0, "size": 1, "left": 1, "chain":'
+    ' [{"operator": "A", "position": 0, "worker": "w1", "host": "localhost", "port": 1}]}'
+)
 VERBS = vocabulary(*NODE, *SCHEDULER)
 
 
@@ -50,7 +66,10 @@ class Silent(NodeCommands):
 class System:
     """A scheduler, workers with the stock operators, storage nodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        shutil.copytree(STOCK, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "nap.py").write_text(NAP)
+        self.folder = str(folder)
         self.storage = FakeCluster(reactor, 2)
         self.nodes: list[Any] = []
         self.ports: dict[str, Port] = {}
@@ -71,7 +90,7 @@ class System:
         return scheduler
 
     def worker(self, id: str, port: int = 0) -> NodeAddress:
-        operators = Operators(reactor, OperatorFolder(STOCK), 4, 5.0)
+        operators = Operators(reactor, OperatorFolder(self.folder), 4, 5.0)
         worker = WorkerNode(reactor, NodeAddress(id, Address("127.0.0.1", 1)), operators)
         return self.node(id, worker, port)
 
@@ -95,6 +114,12 @@ class System:
         assert isinstance(result, Ok), result
         return result
 
+    def link_to(self, id: str) -> Link:
+        """A connection to a node."""
+        address = self.ports[id].address
+        self._links.append(Link(reactor, address.host, address.port))
+        return self._links[-1]
+
     def close(self) -> None:
         for link in self._links:
             link.stop()
@@ -106,9 +131,9 @@ class System:
 
 
 @pytest.fixture
-def system() -> Iterator[System]:
+def system(tmp_path: Path) -> Iterator[System]:
     """The system, started by the test."""
-    made = System()
+    made = System(tmp_path)
     for key, value in (("13", "1"), ("14", "one_ahead_of_13"), ("23", "11"), ("24", "one_ahead_of_23")):
         made.storage.group.put(key, value)
     yield made
@@ -211,7 +236,7 @@ async def test_result_waits_so_long_and_no_longer(system: System) -> None:
     assert isinstance(late, Error)
     assert (late.code, late.words[0]) == (
         "timed-out",
-        f"run {run} is still going on: ask again, or give it a longer timeout",
+        f"run {run} is still going on, at A at position 0 on x: ask again, or give it a longer timeout",
     )
     assert 0.15 < reactor.seconds() - began < 1.0
     assert isinstance(await system.ask(f'result {run} {{"timeout":0}}'), Error)
@@ -263,8 +288,8 @@ async def test_a_worker_that_dies_is_replaced(system: System) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_silent_worker_gets_nothing(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is connected and does not answer pings gets no operators until it does."""
-    monkeypatch.setattr("dida.protocols.scheduler.PING_TIMEOUT", 0.2)
-    monkeypatch.setattr("dida.protocols.scheduler.PING_EVERY", 0.05)
+    monkeypatch.setattr("dida.protocols.workers.PING_TIMEOUT", 0.2)
+    monkeypatch.setattr("dida.protocols.workers.PING_EVERY", 0.05)
     paused = Silent()
     scheduler = system.start(0, (system.node("x", paused),))
     await until(lambda: scheduler.workers and scheduler.workers["x"].reachable)
@@ -428,3 +453,46 @@ async def test_a_scheduler_in_the_place_of_another(system: System) -> None:
     results = [await system.ask(f"result {run}") for run in runs]
     assert sorted(result.words for result in results) == [("done", str(count)) for count in range(2, 6)]
     assert all(load.active == 0 for load in table.policy.loads.values())
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_leaves_politely(system: System) -> None:
+    """A worker that is drained ends what it has in hand; all else goes elsewhere, its later steps too."""
+    scheduler = system.start(2)
+    ended: list[str] = []
+    w1 = next(node for node in system.nodes if isinstance(node, WorkerNode) and node.me.id == "w1")
+    w1.departure.on_end = lambda: ended.append("w1")
+    await until(lambda: scheduler.ready)
+    first = await system.ask("run 13 NapOperator ReaderOperator NapOperator")
+    assert isinstance(first, Ok)
+    await until(lambda: w1.steps.in_hand)
+    link = system.link_to("w1")
+    reply = await link.ask(Drain(deadline=0.01), 5.0)
+    assert (reply.words, reply.object["active"]) == (("draining",), 1)
+    await until(lambda: not scheduler.workers["w1"].reachable)
+    assert (await system.run("13 ReaderOperator ReaderOperator")).words == ("done", "1")
+    last = link.ask(Drain(), 10.0)
+    result = await system.ask(f"result {first.words[0]}")
+    assert isinstance(result, Ok)
+    assert [step["worker"] for step in result.object["steps"]] == ["w1", "w2", "w2"]
+    assert (await last) == Ok(("drained",))
+    await until(lambda: ended)
+    workers = (await system.ask("workers")).object["workers"]
+    assert [(each["id"], each["active"], each["leaving"]) for each in workers] == [("w1", 0, True), ("w2", 0, False)]
+    refusal = await link.ask(wire.decode(EXECUTE.encode(), w1.vocabulary)[1], 5.0)
+    assert refusal == Error("unavailable", ("w1 is leaving: try another worker",))
+    assert await system.ask(f"worker w1 {scheduler.workers['w1'].address}") == Ok()
+    assert scheduler.workers["w1"].reachable
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_storage_may_forget_what_has_ended(system: System) -> None:
+    """Once a run has ended all storage nodes are told that its update ids are of no use; reads have none."""
+    system.start()
+    reading = await system.run("13 ReaderOperator")
+    writing = await system.run("13 IncrementOperator")
+    failing = await system.run("none ReaderOperator")
+    told = {each.object["run"] for each in (writing, failing)}
+    await until(lambda: system.storage.group.forgotten)
+    assert system.storage.group.forgotten == told
+    assert reading.object["run"] not in told

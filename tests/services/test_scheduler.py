@@ -41,7 +41,7 @@ def test_options() -> None:
     service = makeService(options, the_reactor())
     node = service.node
     assert node.runs.policy.name == "round-robin"
-    assert (node.runs.deadline, node.runs.keep, node.start_deadline) == (5.0, 50, 1.5)
+    assert (node.runs.deadline, node.runs.keep, node.workers.start_deadline) == (5.0, 50, 1.5)
     assert list(node.front_end.replicas.living) == [
         StorageAddress.parse("1=s1@localhost:5001"),
         StorageAddress.parse("2=s2@localhost:5002"),
@@ -116,5 +116,5 @@ def test_a_chain_through_processes(start_node: Callable[..., NodeProcess], tmp_p
         reason = client.ask(f"result {run}")
         assert reason.startswith('ok failed "Nobody at position 1 on w')
         assert object_of(reason)["steps"][0]["output"] == "hello?"
-        assert client.ask("result r1").startswith("error no-such-run r1")
+        assert client.ask("result r9").startswith("error no-such-run r9")
     assert "Traceback" not in scheduler.output

@@ -1,5 +1,6 @@
 """The worker's options and service."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest_twisted
 from dida.services.node import Listening
 from dida.services.worker import Options, WorkerService, makeService
 from tests.fakes import the_reactor
-from tests.nodes import free_port
+from tests.nodes import NodeProcess, free_port
 
 
 def parsed(*words: str) -> Options:
@@ -72,3 +73,11 @@ async def test_it_starts_and_stops(tmp_path: Path) -> None:
     service = makeService(options, the_reactor())
     service.startService()
     await service.stopService()
+
+
+def test_a_drained_worker_ends_with_status_0(start_node: Callable[..., NodeProcess], port: int, tmp_path: Path) -> None:
+    """`drain` is answered when nothing is in hand any more, and the process ends well."""
+    worker = start_node("dida-worker", "--id", "w1", "--operators", str(tmp_path), port=port)
+    assert worker.ask("drain") == "ok drained"
+    assert worker.wait_end() == 0
+    assert "Traceback" not in worker.output

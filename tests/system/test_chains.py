@@ -46,6 +46,19 @@ class CountOperator:
                 return previous_output + "+"
 
 
+class NapOperator:
+    """Adds one at key `input` with a plain write, after a nap: when it is paused in it, its write is a late one."""
+
+    def configure_storage(self, storage):
+        self.storage = storage
+
+    def process_record(self, meta, input, previous_output):
+        count = int(self.storage.read(input).value)
+        time.sleep(1.0)
+        self.storage.write(input, str(count + 1))
+        return previous_output + "+"
+
+
 class AddOperator:
     """Adds one at key `input` with a plain write."""
 
@@ -231,6 +244,34 @@ def _acknowledged(system: System, count: int) -> bool:
     """Whether the first worker of each run has it."""
     done = [worker.status() for worker in system.workers.values()]
     return bool(sum(each["executed"] + each["active"] for each in done) >= count)
+
+
+def test_a_worker_is_paused(tmp_path: Path) -> None:
+    """A worker is paused with steps in hand, others execute them, it goes on: each step has still counted once.
+
+    The storage gossips late, so that the replica that the paused worker asks knows of nothing.
+    """
+    system = System(tmp_path, 2, "--max-versions", "1000", "--gossip-delay", "1500")
+    try:
+        keys = 4
+        system.populate(keys)
+        with system.scheduler.connect() as scheduler:
+            runs = [system.start(scheduler, f"k{key}", "NapOperator", "NapOperator") for key in range(keys)]
+            until("it works", lambda: system.workers["w1"].status()["active"])
+            system.workers["w1"].pause()
+            paused = time.monotonic()
+            results = [system.result(run) for run in runs]
+            assert [state for state, _, _ in results] == ["done"] * keys, results
+            assert time.monotonic() > paused + 3, "the runs needed the paused worker's steps"
+            system.workers["w1"].resume()
+            until("it has finished", lambda: not system.workers["w1"].status()["active"])
+        assert [system.value(f"k{key}") for key in range(keys)] == [2] * keys
+        system.cluster.wait_equal(1, 2)
+        for key in range(keys):
+            versions = object_of(system.cluster.nodes[1].ask(f"versions k{key}"))["versions"]
+            assert len(versions) == 3, "written at first, and once by each step"
+    finally:
+        system.end()
 
 
 def test_consistency_along_chains(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""What Tab makes of a line: the command, node id or file that its last word may become.
+
+What may stand at a place is read off the command's usage line, so that a new command completes by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from attrs import frozen
+
+from dida.chain import Application
+from dida.errors import UserError
+from dida.script import COMMANDS, parse_data, parse_inputs
+
+COMMAND = "COMMAND"
+MAX_FILES = 500
+"""Files of a folder that are looked into."""
+MAX_BYTES = 65_536
+_FORMS: dict[str, Callable[[bytes, str], object]] = {
+    "APP_FILE": Application.parse,
+    "DATA_FILE": parse_data,
+    "FILE_OF_INPUTS": parse_inputs,
+}
+"""What the files are that commands name."""
+_NAMES = tuple(kind.usage.split()[0] for kind in COMMANDS)
+
+
+@frozen
+class Completion:
+    """The words that the last word of a line may become."""
+
+    start: int
+    """Where the last word begins."""
+    words: tuple[str, ...]
+
+    def common(self) -> str:
+        """What all of them begin with."""
+        first, last = min(self.words, default=""), max(self.words, default="")
+        same = [one == other for one, other in zip(first, last, strict=False)]
+        return first[: same.index(False) if False in same else len(same)]
+
+
+def expected(before: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """What is to stand behind these words, as the usage line names it (nothing: ""), and which flags may."""
+    if not before:
+        return COMMAND, ()
+    for name, kind in zip(_NAMES, COMMANDS, strict=True):
+        if name.lower() == before[0].lower():
+            places = kind.usage.replace("[", " ").replace("]", " ").split()[1:]
+            words = [place for place in places if not place.startswith("--")]
+            given = sum(not word.startswith("--") for word in before[1:])
+            flags = tuple(place for place in places if place.startswith("--") and place not in before)
+            return words[given] if given < len(words) else "", flags
+    return "", ()
+
+
+def complete(text: str, known: Callable[[str, str, str], Iterable[str]]) -> Completion:
+    """What the last word of `text` may become.
+
+    `known` gives the words for a command, what is expected at that place, and what is there of it.
+    """
+    before = text.split()
+    last = "" if not before or text[-1:].isspace() else before.pop()
+    place, flags = expected(before)
+    if place == COMMAND:
+        found = [name for name in _NAMES if name.lower().startswith(last.lower())]
+    else:
+        words = [*known(before[0].lower(), place, last)] if place else []
+        words += flags if last or not place else ()
+        found = sorted({word for word in words if word.startswith(last)})
+    return Completion(len(text) - len(last), tuple(found))
+
+
+def usable_files(place: str, last: str, folders: Sequence[str]) -> list[str]:
+    """The files of that form which a command would find under a name that begins with `last`.
+
+    When there is none in the current folder: its folders.
+    """
+    if place not in _FORMS:
+        return []
+    here, slash, _ = last.rpartition("/")
+    folder = here + slash
+    names = [folder + name for name in _names(folder or ".") if (folder + name).startswith(last)]
+    found = [name for name in names if _is_usable(name, place)]
+    for top in folders:
+        for path, subfolders, files in os.walk(top):
+            subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith((".", "__")))
+            fits = sorted(file for file in files if file.startswith(last))[:MAX_FILES]
+            found += [file for file in fits if _is_usable(os.path.join(path, file), place)]
+    return found or [name + "/" for name in names if os.path.isdir(name)]
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))[:MAX_FILES]
+    except OSError:
+        return []
+
+
+def _is_usable(path: str, place: str) -> bool:
+    try:
+        if not os.path.isfile(path) or os.path.getsize(path) > MAX_BYTES:
+            return False
+        with open(path, "rb") as file:
+            return bool(_FORMS[place](file.read(), path))
+    except (OSError, UserError):
+        return False

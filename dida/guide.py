@@ -1,0 +1,82 @@
+"""What `help` says: of all commands, and of one of them, with an example."""
+
+from __future__ import annotations
+
+from textwrap import wrap
+
+from dida.palette import FAINT, PLAIN, STRONG, Palette
+from dida.script import COMMANDS
+from dida.tables import WIDTH
+
+NARROW = 20
+"""Columns that are too few for what a command does."""
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "scheduler": ("scheduler sc1 http://localhost:2000",),
+    "storage": ("storage s1 http://localhost:5001 100", "storage s2 localhost:5002 0"),
+    "worker": ("worker w1 http://localhost:4001 0",),
+    "client": ("client 13 add_update_add",),
+    "map": ("map add_update_add inputs.txt",),
+    "show": ("show r7",),
+    "populate": ("populate four_records",),
+    "status": ("status", "status --json"),
+    "listServer": ("listServer s1", "listServer s1 --json"),
+    "listGlobal": ("listGlobal", "listGlobal --json"),
+    "runs": ("runs", "runs --json"),
+    "debug": ("debug",),
+    "crash": ("crash s1",),
+    "wait": ("wait 1000",),
+    "help": ("help", "help client"),
+    "quit": ("quit",),
+}
+"""How a command is typed."""
+
+DETAILS: dict[str, str] = {
+    "scheduler": "One is enough. Clients wait for it.",
+    "storage": "Replicas are numbered in the order of their commands; those that come before all others are the first"
+    " members. The delay is what an update waits before it is passed on.",
+    "worker": "The delay is what it sleeps before it hands a request on.",
+    "client": "The file has lines `operator CLASSNAME SEQ`; it is sought in the current folder, then in pmscripts and"
+    " below it. The answer comes when the run ends; meanwhile other commands may be typed.",
+    "map": "A hundred runs go on at a time. Their failures are told with the line of the input, the rest is summed up.",
+    "show": "The beginning of a run's id is enough. Of a run that goes on the story comes when it has ended.",
+    "populate": "The file has lines `key,value`; it is sought as applications are.",
+    "status": "A table: who sees how many nodes, who is presumed dead, in which view, how many of its updates others"
+    " still lack (lag), what it did. --json prints all that the nodes say, on one line.",
+    "listServer": "The newest version of a record has a star. --json prints one line.",
+    "listGlobal": "Each version once, with the nodes that have it; the newest has a star. --json prints one line.",
+    "runs": "The scheduler's runs, the newest first. --json prints one line.",
+    "crash": "As a power cut would: the others find out by themselves. It can be started again under its id.",
+    "wait": "Commands that are typed meanwhile are done after it. Ctrl-C drops it.",
+    "help": "Keys: Tab completes, arrows move and go through the history, Ctrl-R searches it, Ctrl-C drops the line,"
+    " Ctrl-D ends.",
+}
+"""What its one line does not say."""
+
+
+def help_lines(topic: str = "", width: int | None = None, palette: Palette = PLAIN) -> list[str]:
+    """The commands and what they do, aligned; of the command `topic` its usage, details and an example."""
+    if not topic:
+        longest = max(len(kind.usage) for kind in COMMANDS)
+        lines = [
+            line for kind in COMMANDS for line in _beside(kind.usage, longest, kind.about, width or WIDTH, palette)
+        ]
+        return [*lines, "", "  help COMMAND: more of one, with an example"]
+    kind = next(kind for kind in COMMANDS if kind.usage.split()[0] == topic)
+    text = f"{kind.about}. {DETAILS.get(topic, '')}"
+    examples = [f"  {palette(FAINT, 'example:')} {example}" for example in EXAMPLES.get(topic, ())]
+    return [f"  {palette.word(STRONG, kind.usage)}", *_indented(text, 4, width or WIDTH), *examples]
+
+
+def _beside(usage: str, longest: int, about: str, width: int, palette: Palette) -> list[str]:
+    """The usage, and what it does: in a column of its own, or below where that would be too narrow."""
+    indent = longest + 4
+    painted = "  " + palette.word(STRONG, usage)
+    if width - indent < NARROW:
+        return [painted, *_indented(about, 6, width)]
+    first, *more = wrap(about, width - indent)
+    return [painted + " " * (longest - len(usage) + 2) + first, *(" " * indent + line for line in more)]
+
+
+def _indented(text: str, indent: int, width: int) -> list[str]:
+    return wrap(text, max(20, width), initial_indent=" " * indent, subsequent_indent=" " * indent)

@@ -1,0 +1,169 @@
+"""The storage in memory: one real replica and the real front end, with nothing in between, in virtual time.
+
+So what it answers is what a storage node answers: versions, errors, update ids, what is kept and what is discarded.
+What it can't show is what several replicas do: lag, crashes, lost updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from zope.interface import implementer
+
+from dida.addresses import Address, StorageAddress
+from dida.chain import Meta, Touch
+from dida.errors import BadRequest
+from dida.frontend import (
+    ListOperation,
+    Operation,
+    Pause,
+    ReadOperation,
+    UpdateIfOperation,
+    VersionsOperation,
+    WriteOperation,
+)
+from dida.interfaces import IStorage, Record
+from dida.outputs import Answer, Config, Output
+from dida.peer_messages import Member
+from dida.redo import first_reads
+from dida.replica import Replica
+from dida.replicas import Replicas
+from dida.sessions import Seen, StepIds, UpdateIds
+from dida.versions import Version
+
+ADDRESS = StorageAddress(1, "memory", Address("memory", 1))
+TICK = 0.001
+"""Virtual seconds that an operation takes."""
+
+_T = TypeVar("_T")
+
+
+@implementer(IStorage)
+class View:
+    """The storage as one client sees it."""
+
+    deadline = 10.0
+
+    def __init__(self, node: _Node, seen: Seen, ids: UpdateIds | StepIds) -> None:
+        self._node = node
+        self._seen = seen
+        self._ids = ids
+
+    def read(self, key: str, version: Version | None = None) -> Record:
+        """The record, newest or of that version."""
+        _check(key)
+        known = self._seen.known(key, version)
+        if known is not None:
+            return known
+        node = self._node
+        return node.carry_out(ReadOperation(node.replicas, self._seen, key, node.now + self.deadline, version))
+
+    def write(self, key: str, value: str) -> Version:
+        """Write a new version."""
+        _check(key, value)
+        node = self._node
+        ends = node.now + self.deadline
+        return node.carry_out(WriteOperation(node.replicas, self._seen, key, ends, value, ids=self._ids))
+
+    def update_if_value_is(self, key: str, old: str, new: str) -> Version | None:
+        """Compare and swap; None when the value was not `old`."""
+        _check(key, old, new)
+        node = self._node
+        ends = node.now + self.deadline
+        return node.carry_out(UpdateIfOperation(node.replicas, self._seen, key, ends, old, new, ids=self._ids))
+
+
+class MemoryStorage(View):
+    """A storage of its own, with the newest `max_versions` of each record; `records` are written first."""
+
+    def __init__(self, records: Mapping[str, str] | None = None, max_versions: int = 10) -> None:
+        super().__init__(_Node(max_versions), Seen(), UpdateIds("memory"))
+        self._runs = 0
+        for key, value in (records or {}).items():
+            self.write(key, value)
+
+    @property
+    def records(self) -> dict[str, list[tuple[Version, str]]]:
+        """All records: key to (version, value), newest first."""
+        node = self._node
+        found: dict[str, list[tuple[Version, str]]] = {}
+        start: str | None = ""
+        while start is not None:
+            page = node.carry_out(ListOperation(node.replicas, self._seen, start, node.now + self.deadline))
+            found.update(page.records)
+            start = page.next
+        return found
+
+    @property
+    def values(self) -> dict[str, str]:
+        """All records: key to newest value."""
+        return {key: versions[0][1] for key, versions in self.records.items()}
+
+    def versions(self, key: str) -> list[tuple[Version, str]]:
+        """The versions kept of a record, newest first."""
+        node = self._node
+        return node.carry_out(VersionsOperation(node.replicas, self._seen, key, node.now + self.deadline))
+
+    def new_run(self) -> Meta:
+        """The meta record of a run that begins."""
+        self._runs += 1
+        return Meta(run=f"r{self._runs}-memory", scheduler="memory:1", storage=(str(ADDRESS),))
+
+
+class StepView(View):
+    """The storage as one step of a run sees it; what it reads and writes is noted in the run's meta record."""
+
+    def __init__(self, storage: MemoryStorage, meta: Meta, ids: StepIds, before: Iterable[Touch] = ()) -> None:
+        super().__init__(storage._node, Seen(meta.after, meta.versions, pins=first_reads(before)), ids)
+
+    @property
+    def records(self) -> tuple[Touch, ...]:
+        """What the step has read and written so far."""
+        return tuple(self._seen.records)
+
+
+class _Node:
+    """The replica, and its time."""
+
+    def __init__(self, max_versions: int) -> None:
+        self.now = 0.0
+        self.replicas = Replicas([ADDRESS])
+        self._answer: Answer | None = None
+        me = Member(f"{ADDRESS.replica}:memory", ADDRESS.replica, ADDRESS.id, str(ADDRESS.address))
+        self._replica = Replica(Config(max_versions=max_versions), me, (ADDRESS,), self.now)
+        while not self._replica.local.serving:
+            self._tick()
+
+    def carry_out(self, operation: Operation[_T]) -> _T:
+        """What the operation comes to; raises what it ends in."""
+        try:
+            while True:
+                step = operation.next(self.now)
+                if isinstance(step, Pause):
+                    self._tick(step.seconds)
+                    continue
+                self._answer = None
+                self._act(self._replica.on_request(operation, step.request, self.now))
+                while self._answer is None:
+                    self._tick()
+                done = operation.on_reply(step.member, self._answer.reply)
+                if done is not None:
+                    return done.value
+        finally:
+            operation.close()
+
+    def _tick(self, seconds: float = TICK) -> None:
+        self.now += seconds
+        self._act(self._replica.tick(self.now))
+
+    def _act(self, outputs: Iterable[Output]) -> None:
+        for output in outputs:
+            if isinstance(output, Answer):
+                self._answer = output
+
+
+def _check(*texts: object) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise BadRequest(f"keys and values are strings, not {type(text).__name__}")

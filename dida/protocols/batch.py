@@ -1,0 +1,117 @@
+"""Many runs of one application, one for each input, a bounded number of them at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import deferLater
+
+from dida.chain_messages import Run
+from dida.errors import UNAVAILABLE, DidaError, Unavailable, UserError
+from dida.messages import Ok
+from dida.palette import cut
+from dida.protocols.links import Unreachable
+from dida.protocols.named_nodes import Once
+from dida.protocols.system import System, plain
+from dida.tables import counted, progress_bar
+from dida.timestamps import Timestamp
+
+AT_ONCE = 100
+"""Runs that go on at the same time."""
+PAUSE = 0.2
+"""Seconds until a scheduler that could not start a run is asked again."""
+MAX_SHOWN = 40
+"""Characters of an input that a failure shows."""
+MAX_FAILURES = 20
+"""Failures that are told; the others are counted."""
+PROGRESS_INTERVAL = 0.1
+"""Seconds between two pictures of the progress."""
+
+
+class Batch:
+    """Runs of `operators`, one for each of `inputs`, which come with their line numbers in `file`."""
+
+    def __init__(
+        self,
+        system: System,
+        operators: tuple[str, ...],
+        inputs: Sequence[tuple[int, str]],
+        file: str,
+        after: Timestamp,
+        until_ended: Callable[[str], Awaitable[Ok]],
+    ) -> None:
+        self.size = len(inputs)
+        self.done = self.failed = 0
+        self.begun = Once()
+        """The first run has an id, or could not be started."""
+        self.on_failed: Callable[[str], None] = lambda problem: None
+        self.on_progress: Callable[[], None] = lambda: None
+        self._began = self._shown = 0.0
+        self._system = system
+        self._operators = operators
+        self._inputs = iter(inputs)
+        self._file = file
+        self._after = after
+        self._until_ended = until_ended
+
+    async def run(self) -> None:
+        """Returns when all runs have ended."""
+        self._began = self._system.reactor.seconds()
+        work = [Deferred.fromCoroutine(self._run_some()) for _ in range(min(AT_ONCE, self.size))]
+        try:
+            for success, result in await DeferredList(work, consumeErrors=True):
+                if not success:
+                    problem: Any = result
+                    raise problem.value
+        finally:
+            self.begun.happen()
+        if self.failed > MAX_FAILURES:
+            self.on_failed(f"{self.failed - MAX_FAILURES} more failed")
+
+    def bar(self, width: int) -> str:
+        """How far it is."""
+        return progress_bar("map", self.done, self.failed, self.size, width)
+
+    def summary(self) -> str:
+        """What came of it, in one line."""
+        took = self._system.reactor.seconds() - self._began
+        failed = f"{self.failed} failed" if self.failed else "none failed"
+        rate = f"{took:.1f} s, {self.size / max(took, 0.001):.0f}/s"
+        return f"{counted(self.size, 'run')}, {self.done} done, {failed}, {rate}"
+
+    async def _run_some(self) -> None:
+        for number, text in self._inputs:
+            try:
+                run = await self._start(text)
+                self.begun.happen()
+                state, told = (await self._until_ended(run)).words[:2]
+                if state != "done":
+                    raise UserError(f"run {run} failed: {told}")
+            except DidaError as problem:
+                self.failed += 1
+                if self.failed <= MAX_FAILURES:
+                    self.on_failed(f"{self._file} line {number} ({cut(text, MAX_SHOWN)}): {plain(problem)}")
+            else:
+                self.done += 1
+            self.begun.happen()
+            now = self._system.reactor.seconds()
+            if now >= self._shown + PROGRESS_INTERVAL:
+                self._shown = now
+                self.on_progress()
+
+    async def _start(self, input: str) -> str:
+        """The id of a run. A scheduler that can't start one now is asked again, until the system's deadline."""
+        reactor = self._system.reactor
+        ends = reactor.seconds() + self._system.deadline
+        while True:
+            try:
+                reply = await self._system.ask_scheduler(Run(input, self._operators, after=self._after))
+            except DidaError as problem:
+                may_have_begun = isinstance(problem, Unavailable) and not isinstance(problem, Unreachable)
+                if problem.code != UNAVAILABLE or may_have_begun or reactor.seconds() >= ends:
+                    raise
+                await deferLater(reactor, PAUSE)
+            else:
+                return reply.words[0]

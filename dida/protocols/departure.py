@@ -1,0 +1,103 @@
+"""A worker's polite end: `drain`. What is in hand is finished and told, nothing more is taken, then it ends.
+
+The schedulers are told at once, so that they give it no more operators. Who sends it a request all the same is
+refused, and takes another worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from dida.addresses import Address
+from dida.chain_messages import Drain, Leaving
+from dida.errors import DidaError
+from dida.messages import Ok, Reply
+from dida.protocols.handover import HOP_TIMEOUT
+from dida.protocols.peers import Peers
+
+MAX_SCHEDULERS = 10
+"""Schedulers that are told."""
+
+_log = Logger()
+
+
+class Departure:
+    """Of the worker `me`. `spawn` owns the work of telling; `in_hand` says how many operators are."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        me: str,
+        peers: Peers,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        in_hand: Callable[[], int],
+    ) -> None:
+        self.begun = False
+        self.on_end: Callable[[], None] = lambda: None
+        """Called when the worker may end."""
+        self._reactor = reactor
+        self._me = me
+        self._peers = peers
+        self._spawn = spawn
+        self._in_hand = in_hand
+        self._schedulers: dict[Address, None] = {}
+        self._late: IDelayedCall | None = None
+        self._waiting: list[Deferred[Reply]] = []
+
+    def know(self, scheduler: Address) -> None:
+        """There is a scheduler that gives operators."""
+        self._schedulers.pop(scheduler, None)
+        self._schedulers[scheduler] = None
+        if len(self._schedulers) > MAX_SCHEDULERS:
+            del self._schedulers[next(iter(self._schedulers))]
+        if self.begun:
+            self._spawn(self._take_leave(scheduler))
+
+    def begin(self, request: Drain) -> Deferred[Reply]:
+        """Leave; the answer comes when all is finished, or says at the request's deadline that it is not yet."""
+        answer: Deferred[Reply] = Deferred()
+        self._waiting.append(answer)
+        if not self.begun:
+            self.begun = True
+            self._late = self._reactor.callLater(request.within, self._end)
+            _log.info("drained: {count} operators in hand", count=self._in_hand())
+            for scheduler in self._schedulers:
+                self._spawn(self._take_leave(scheduler))
+
+        def not_yet(result: object, seconds: float) -> Reply:
+            self._waiting.remove(answer)
+            return Ok(("draining",), {"active": self._in_hand()})
+
+        return answer.addTimeout(request.deadline, self._reactor, not_yet)
+
+    def on_idle(self) -> None:
+        """Nothing is going on at the worker."""
+        if self.begun:
+            self._end()
+
+    def stop(self) -> None:
+        """The worker ends anyhow."""
+        if self._late is not None and self._late.active():
+            self._late.cancel()
+        self._late = None
+
+    async def _take_leave(self, scheduler: Address) -> None:
+        try:
+            await self._peers.ask(scheduler.host, scheduler.port, Leaving(self._me), HOP_TIMEOUT)
+        except DidaError:
+            _log.info("{to} was not told that {id} is leaving", to=scheduler, id=self._me)
+
+    def _end(self) -> None:
+        if self._late is None:
+            return  # it was told to before
+        self.stop()
+        waiting, self._waiting = self._waiting, []
+        for answer in waiting:
+            answer.callback(Ok(("drained",)))
+        # The answers go out in the turn between these two.
+        self._reactor.callLater(0, self._reactor.callLater, 0, self.on_end)

@@ -1,0 +1,121 @@
+"""What the console's commands ask the system, and show: `status`, `listServer`, `listGlobal`, `runs`.
+
+Each as a table for people, or (`--json`) as one line of JSON for programs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from dida import script
+from dida.chain_messages import Runs
+from dida.errors import DidaError, UserError
+from dida.messages import Status
+from dida.palette import STRONG, Page
+from dida.protocols.named_nodes import Node
+from dida.protocols.system import System, plain
+from dida.tables import (
+    NodeState,
+    global_rows,
+    held_versions,
+    newest_rows,
+    record_rows,
+    runs_table,
+    status_lines,
+    table,
+)
+
+STATUS_TIME = 5.0
+"""Seconds for a node to say its status; who says nothing may be paused."""
+
+Question = script.Status | script.ListServer | script.ListGlobal | script.ListRuns
+
+
+class Questions:
+    """Asks a `System`; the answers go to `say`, line by line."""
+
+    def __init__(self, system: System, say: Callable[[str], None], page: Page) -> None:
+        self.system = system
+        self.say = say
+        self.page = page
+
+    async def answer(self, question: Question) -> None:
+        """Ask, and show."""
+        match question:
+            case script.Status():
+                await self._status(question.json)
+            case script.ListServer():
+                await self._list_server(question.id, question.json)
+            case script.ListGlobal():
+                await self._list_global(question.json)
+            case script.ListRuns():
+                await self._runs(question.json)
+
+    async def _status(self, as_json: bool) -> None:
+        nodes = self.system.named()
+        if not nodes:
+            raise UserError("no node was started yet")
+        answers = await DeferredList([Deferred.fromCoroutine(self._state_of(node)) for node in nodes])
+        states: list[NodeState] = [state for _, state in answers]
+        if as_json:
+            self._say_json(nodes=[_state_object(state) for state in states])
+            return
+        groups = len({state.members["group"] for state in states if "group" in state.members}) > 1
+        self._say_all(status_lines(states, self.page.width, self.page.paint, groups))
+
+    async def _state_of(self, node: Node) -> NodeState:
+        members: Mapping[str, Any] = {}
+        problem = node.problem
+        if node.there:
+            try:
+                members = (await self.system.tell(node, Status(deadline=STATUS_TIME))).object
+            except DidaError as error:
+                problem = plain(error)
+        return NodeState(node.id, node.role, str(node.address), node.state, members, problem)
+
+    async def _list_server(self, id: str, as_json: bool) -> None:
+        records = await self.system.records(self.system.node(id))
+        if as_json:
+            self._say_json(node=id, records=records)
+            return
+        self.say(self.page.paint(STRONG, f"records on {id}:"))
+        self._say_records(record_rows(records))
+
+    async def _list_global(self, as_json: bool) -> None:
+        nodes = self.system.ready("storage")
+        found = {node.id: await self.system.records(node) for node in nodes}
+        groups = {node.id: (await self.system.tell(node, Status())).object.get("group", 1) for node in nodes}
+        held = held_versions(found, groups)
+        if as_json:
+            members = ("key", "version", "value", "newest", "on", "group")
+            self._say_json(records=[{name: getattr(each, name) for name in members} for each in held])
+            return
+        self.say(self.page.paint(STRONG, f"records on {', '.join(found)}:"))
+        self._say_records(global_rows(held, len(set(groups.values())) > 1))
+
+    async def _runs(self, as_json: bool) -> None:
+        reply = await self.system.ask_scheduler(Runs())
+        runs = reply.object.get("runs", [])
+        if as_json:
+            self._say_json(runs=runs)
+        else:
+            self._say_all(runs_table(runs, self.page.width, self.page.paint) if runs else ["  none"])
+
+    def _say_records(self, rows: list[list[str]]) -> None:
+        self._say_all(table(rows, self.page.width, self.page.paint, newest_rows(rows)) if len(rows) > 1 else ["  none"])
+
+    def _say_all(self, lines: list[str]) -> None:
+        for text in lines:
+            self.say(text)
+
+    def _say_json(self, **members: object) -> None:
+        self.say(json.dumps(members, default=str))
+
+
+def _state_object(state: NodeState) -> dict[str, Any]:
+    known = {"id": state.id, "role": state.role, "url": f"http://{state.address}", "state": state.state}
+    return {**state.members, **known, **({"problem": state.problem} if state.problem else {})}

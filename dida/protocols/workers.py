@@ -1,0 +1,210 @@
+"""The workers as their scheduler knows them: a link to each, and whether it gets operators.
+
+A ping every second finds a worker that is connected and silent. One that is leaving (`drain`) ends what it has
+in hand, and gets nothing more. The choice among them is `dida.scheduling`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+from attrs import define
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from dida import errors
+from dida.addresses import Address, NodeAddress
+from dida.chain_messages import ReportTo
+from dida.errors import DidaError, Unavailable
+from dida.messages import Ping, Reply, Request
+from dida.protocols.handover import HOP_TIMEOUT
+from dida.protocols.links import Link
+from dida.scheduling import LeastActive
+
+PING_EVERY = 1.0
+PING_TIMEOUT = 3.0
+"""Seconds for a worker to answer before it gets no more operators."""
+MAX_WORKERS = 1000
+
+_log = Logger()
+
+
+@define(eq=False)
+class Worker:
+    """A worker that the scheduler was told of."""
+
+    id: str
+    address: Address
+    link: Link
+    declared: float
+    """When."""
+    reached: bool = False
+    """Whether it was ever connected."""
+    silent: bool = False
+    """Whether it owes the answer to a ping."""
+    leaving: bool = False
+    """Whether it ends what it has in hand, and then itself."""
+    ping_at: float = 0.0
+    """When it is pinged next; for ever in the future while a ping has no answer."""
+    lost: float | None = None
+    """When its connection broke last, or it fell silent."""
+
+    @property
+    def there(self) -> bool:
+        """Whether it is connected and answers."""
+        return self.link.client is not None and not self.silent
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it gets operators."""
+        return self.there and not self.leaving
+
+
+class Workers:
+    """All of them. `me` is the scheduler's URL; a worker that is declared is waited for `start_deadline` seconds."""
+
+    def __init__(self, reactor: Any, me: str, policy: LeastActive, start_deadline: float) -> None:
+        self.start_deadline = start_deadline
+        self.reachable: dict[str, tuple[str, int]] = {}
+        """Those that get operators, and where they are."""
+        self.ready = True
+        """Whether every declared worker was reached, or has been waited for in vain."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when others may get operators than before."""
+        self._reactor = reactor
+        self._me = me
+        self._policy = policy
+        self._all: dict[str, Worker] = {}
+
+    def start(self, declared: Sequence[NodeAddress]) -> None:
+        """Connect to those that the scheduler was started with."""
+        for worker in declared:
+            self.add(worker.id, worker.address)
+
+    def stop(self) -> None:
+        """Hang up."""
+        for worker in self:
+            worker.link.stop()
+
+    def __getitem__(self, id: str) -> Worker:
+        return self._all[id]
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._all.values())
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def find(self, id: str, address: Address) -> Worker | None:
+        """The worker of that id, if it still is at that address."""
+        worker = self._all.get(id)
+        return worker if worker is not None and worker.address == address else None
+
+    @property
+    def there(self) -> set[str]:
+        """Those that answer, those that are leaving among them."""
+        return {worker.id for worker in self if worker.there}
+
+    @property
+    def lost_at(self) -> dict[str, float]:
+        """Of those that were lost, when that was the last time."""
+        return {worker.id: worker.lost for worker in self if worker.lost is not None}
+
+    def add(self, id: str, address: Address) -> None:
+        """There is such a worker, again or at another address."""
+        old = self._all.get(id)
+        if old is not None and old.address == address:
+            old.leaving = False
+            self.look()
+            return
+        if old is None and len(self._all) >= MAX_WORKERS:
+            self._forget_one()
+        if old is not None:
+            old.link.stop()
+        link = Link(self._reactor, address.host, address.port)
+        worker = self._all[id] = Worker(id, address, link, self._now())
+        if old is not None:
+            worker.lost = self._now()
+        link.on_up = lambda: self._up(worker)
+        link.on_down = lambda: self._down(worker)
+        self._policy.on_worker(id)
+        self.look()
+        link.start()
+
+    def leave(self, id: str) -> None:
+        """That worker wants no more operators."""
+        worker = self._all.get(id)
+        if worker is not None and not worker.leaving:
+            worker.leaving = True
+            _log.info("{id} is leaving", id=id)
+            self.look()
+
+    def tell(self, request: Request) -> None:
+        """Say something to all that answer, whatever they answer."""
+        for worker in self:
+            if worker.there:
+                worker.link.ask(request, HOP_TIMEOUT).addErrback(_expected)
+
+    def look(self) -> None:
+        """Work out who gets operators."""
+        oldest = self._now() - self.start_deadline
+        self.ready = all(worker.reached or worker.declared < oldest for worker in self)
+        self.reachable = {worker.id: (worker.address.host, worker.address.port) for worker in self if worker.reachable}
+        self.on_change()
+
+    def tick(self) -> None:
+        """Ping those whose time has come."""
+        self.look()
+        now = self._now()
+        for worker in self:
+            if worker.link.client is not None and now >= worker.ping_at:
+                self._ping(worker)
+
+    def _forget_one(self) -> None:
+        """Make room: the one that has been gone for longest, and with which nothing is going on."""
+        gone = [worker for worker in self if not worker.there and not self._policy.loads[worker.id].active]
+        if not gone:
+            raise Unavailable(f"there are {MAX_WORKERS} workers already")
+        oldest = min(gone, key=lambda worker: worker.lost or worker.declared)
+        oldest.link.stop()
+        del self._all[oldest.id]
+        self._policy.on_gone(oldest.id)
+
+    def _now(self) -> float:
+        now: float = self._reactor.seconds()
+        return now
+
+    def _up(self, worker: Worker) -> None:
+        worker.reached = True
+        worker.silent = worker.leaving = False
+        worker.link.ask(ReportTo(self._me), HOP_TIMEOUT).addErrback(_expected)
+        self.look()
+
+    def _down(self, worker: Worker) -> None:
+        if worker.id in self.reachable or worker.silent or worker.leaving:
+            worker.lost = self._now()
+            worker.silent = worker.leaving = False
+            _log.warn("{id} can't be reached", id=worker.id)
+        self.look()
+
+    def _ping(self, worker: Worker) -> None:
+        worker.ping_at = float("inf")
+
+        def answered(result: Reply | Failure) -> None:
+            worker.ping_at = self._now() + PING_EVERY
+            if isinstance(result, Failure):
+                if result.check(DidaError) and cast(DidaError, result.value).code != errors.TIMED_OUT:
+                    return  # the connection broke, which has been told already
+                if not worker.silent:
+                    _log.warn("{id} does not answer: it gets no operators until it does", id=worker.id)
+                worker.lost = worker.lost if worker.silent else self._now()
+            worker.silent = isinstance(result, Failure)
+            self.look()
+
+        worker.link.ask(Ping(), PING_TIMEOUT).addBoth(answered)
+
+
+def _expected(failure: Failure) -> None:
+    """Nobody waits for that answer; a worker that does not give it is found by the ping."""
+    failure.trap(DidaError)

@@ -1,0 +1,285 @@
+"""Operations of clients at one replica: answered, passed on to the home of their key, or waiting for what they lack.
+
+What can't be answered yet waits, bounded, with its deadline; whatever changes makes it be tried again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import evolve
+
+from dida import errors
+from dida.commit import Commit
+from dida.executed import after_of, answered
+from dida.gossip import Replication
+from dida.groups import Groups
+from dida.locks import Locks
+from dida.membership import Membership
+from dida.messages import Error, No, Ok, Reply
+from dida.operations import Operation, Waiting, refused, too_late, unknown_outcome
+from dida.outputs import CHANGING, OTHER_VIEW, Local
+from dida.peer_messages import Forward, component_of, is_commit
+from dida.store import Entry
+from dida.timestamps import Timestamp, covers
+
+NO_QUORUM_AFTER = 1.0
+"""Seconds that a request waits in a minority (`--membership majority`) before it is refused."""
+
+
+class Requests:
+    """The operations that one replica has in hand."""
+
+    replication: Replication
+    locks: Locks
+    commit: Commit
+
+    def __init__(self, local: Local, groups: Groups, group: int, membership: Membership) -> None:
+        self.local = local
+        self.config = local.config
+        self.groups = groups
+        self.group = group
+        self.membership = membership
+        self.detection = membership.detection
+        self.waiting: dict[Any, Waiting] = {}
+        self.counts = {"reads": 0, "writes": 0, "updateifs": 0}
+        self.lease_until = 0.0
+        """Until when nobody need be asked before an answer, as far as was looked."""
+        self._since: dict[Any, float] = {}
+        self._forwarded: dict[Any, Waiting] = {}
+        self._last_id = 0
+        self._own_ids: dict[int, None] = {}
+
+    def begin_with(self, replication: Replication, locks: Locks, commit: Commit) -> None:
+        """This is the state from now on."""
+        self.replication, self.locks, self.commit = replication, locks, commit
+
+    def plain_read(self, key: str, now: float) -> tuple[Entry, Timestamp] | None:
+        """What `read KEY` gives, with the timestamp, when it can be answered at once; None: ask with `on_request`."""
+        if now >= self.lease_until or not self.local.serving or len(self.groups) > 1:
+            return None
+        entry = self.replication.store.newest(key)
+        if entry is None:
+            return None
+        self.counts["reads"] += 1
+        return entry, self.replication.value_ts
+
+    def attempt(self, waiting: Waiting, now: float) -> None:
+        """Answer the operation, or pass it on, or let it wait for what it lacks."""
+        reply = self._try(waiting, now)
+        if reply is not None:
+            self._forget_own_id(waiting)
+            self.local.answer(waiting.token, reply)
+
+    def not_here(self, key: str) -> Reply | None:
+        """The error of a request for a key that another group holds."""
+        holder = self.groups.of_key(key)
+        if holder == self.group:
+            return None
+        return Error(errors.NOT_HERE, (key,), {"replicas": self.groups.replicas(holder)})
+
+    def _try(self, waiting: Waiting, now: float) -> Reply | None:
+        """The answer, or None when somebody else now has the operation in hand."""
+        op = waiting.op
+        if len(self.groups) > 1 and (elsewhere := self.not_here(op.key)) is not None:
+            return elsewhere
+        if now >= waiting.deadline:
+            return too_late(waiting)
+        if not self.local.serving:
+            return self._park(waiting, now)
+        if now >= self.lease_until:
+            self.lease_until = self.detection.lease_until()
+            if now >= self.lease_until:
+                self.detection.ask_all(now)
+                return self._park(waiting, now)
+        if op.after:
+            lost, after = self._without_dead(op.after)
+            if lost:
+                text = "updates that you have seen were lost with a crashed replica"
+                return Error(errors.LOST_UPDATE, (text,), {"lost": lost})
+            if after is not op.after:
+                op = waiting.op = evolve(op, after=after)
+        if op.id is not None:
+            known = self.replication.executed.answer(op.id)
+            if known is not None:
+                if op.verb == "write" and self.config.write_concern > 1:
+                    return self._at_home(waiting, now)  # executed, but maybe not yet where its concern wants it
+                return known
+            if self.replication.executed.expired(op.id):
+                return Error(errors.SESSION_EXPIRED, (op.id,))
+        if op.verb == "updateif" or op.latest or (op.retry and op.id is not None and len(self.local.others()) > 0):
+            return self._at_home(waiting, now)
+        if not covers(self.replication.value_ts, op.after):
+            self.replication.fetch(op.after, now)
+            return self._park(waiting, now)
+        return self._read(op) if op.verb == "read" else self._write(waiting, now)
+
+    def _park(self, waiting: Waiting, now: float) -> Reply | None:
+        if len(self.waiting) >= self.config.max_waiting and not waiting.passed_on:
+            return refused(waiting, f"{self.config.max_waiting} requests already wait here")
+        self.waiting[waiting.token] = waiting
+        self._since.setdefault(waiting.token, now)
+        return None
+
+    def _without_dead(self, after: Timestamp) -> tuple[Timestamp, Timestamp]:
+        """Entries of `after` that are lost, and `after` without the entries of removed components."""
+        live = self.replication.table
+        lost: Timestamp = {}
+        gone = []
+        for stream, count in after.items():
+            component = component_of(stream)
+            if component in live or component == self.local.component:
+                continue
+            gone.append(stream)
+            if count == 0 or self._of_another_group(component):
+                continue
+            if count > self.replication.cuts.get(stream, 0):
+                lost[stream] = count
+        if gone:
+            after = {stream: count for stream, count in after.items() if stream not in gone}
+        return lost, after
+
+    def _of_another_group(self, component: str) -> bool:
+        """Whether a client has this entry from a group whose updates this node can't know."""
+        replica = component.partition(":")[0]
+        return replica.isdecimal() and self.groups.of_replica(int(replica)) != self.group
+
+    def _read(self, op: Operation) -> Reply:
+        self.counts["reads"] += 1
+        store = self.replication.store
+        if op.version is None:
+            entry = store.newest(op.key)
+            if entry is None:
+                return Error(errors.NO_SUCH_RECORD, (op.key,))
+        else:
+            entry = store.find(op.key, op.version)
+            if entry is None:
+                if store.newest(op.key) is None:
+                    return Error(errors.NO_SUCH_RECORD, (op.key,))
+                return Error(errors.NO_SUCH_VERSION, (op.key, str(op.version)))
+        return answered((entry.value, str(entry.version)), self.replication.value_ts)
+
+    def _write(self, waiting: Waiting, now: float) -> Reply | None:
+        op, replication = waiting.op, self.replication
+        if self.locks.queue_write(waiting):
+            return None
+        if replication.log.size >= self.config.max_log or (op.id is not None and replication.executed.full):
+            return refused(waiting, "too many updates are not confirmed by all members: try again later")
+        concern = self.config.write_concern
+        if concern > len(self.local.others()) + 1:
+            text = f"write concern {concern} needs more members than the {len(self.local.others()) + 1} alive"
+            return refused(waiting, text)
+        self.counts["writes"] += 1
+        newest = replication.store.newest(op.key)
+        record = replication.next_record(
+            self.local.component,
+            op.after,
+            key=op.key,
+            number=1 + (newest.version.number if newest is not None else 0),
+            replica=self.local.me.replica,
+            value=op.value,
+            id=op.id,
+            lowest=op.lowest,
+        )
+        reply = replication.execute(record, now)
+        if concern > 1:
+            replication.concern(record, concern - 1, waiting.token, waiting.deadline)
+            return None
+        return reply
+
+    def _at_home(self, waiting: Waiting, now: float) -> Reply | None:
+        """Have the operation done in the queue of its key."""
+        op = waiting.op
+        home = self.local.home(op.key)
+        if home.component == self.local.component:
+            if op.verb == "updateif":
+                self.counts["updateifs"] += 1
+            self.commit.begin(waiting, now)
+            return None
+        if op.forwarded:
+            return Error(OTHER_VIEW)
+        if op.id is None and op.verb != "read":
+            self._last_id += 1
+            self._own_ids[self._last_id] = None
+            waiting.own_id = self._last_id
+            op = waiting.op = evolve(op, id=f"{self.local.component}:{self._last_id}")
+        self._forwarded[waiting.token] = waiting
+        message = Forward(
+            **self.local.stamp(),
+            verb=op.verb,
+            key=op.key,
+            value=op.value,
+            old=op.old,
+            id=op.id,
+            lowest=op.lowest if waiting.own_id is None else next(iter(self._own_ids)),
+            retry=op.retry or waiting.passed_on,
+            after=op.after,
+            deadline=max(0.0, waiting.deadline - now),
+        )
+        waiting.passed_on = waiting.passed_on or op.verb != "read"
+        self.local.forward(home, message, waiting.token, waiting.deadline - now)
+        return None
+
+    def on_forwarded(self, token: Any, reply: Reply | None, now: float) -> None:
+        """The home's answer to a request that was passed on; None when none came."""
+        waiting = self._forwarded.pop(token, None)
+        if waiting is None:
+            return
+        if reply is None or (isinstance(reply, Error) and reply.code in (OTHER_VIEW, CHANGING)):
+            reply = too_late(waiting) if now >= waiting.deadline else self._park(waiting, now)
+        if reply is not None:
+            self._forget_own_id(waiting)
+            self._expose_answered(reply, now)
+            self.local.answer(token, reply)
+
+    def _expose_answered(self, reply: Reply, now: float) -> None:
+        """What an answer tells of is exposed, though the EXPOSE, on another connection, may come later."""
+        if self.local.serving and isinstance(reply, Ok | No):
+            for stream, count in after_of(reply).items():
+                if is_commit(stream) and self.local.member(component_of(stream)) is not None:
+                    self.replication.expose(component_of(stream), count, now)
+
+    def give_up_late(self, now: float) -> None:
+        minority = self.config.majority and now >= self.detection.lease_until()
+        for token, waiting in list(self.waiting.items()):
+            if now >= waiting.deadline or (minority and now - self._since[token] >= NO_QUORUM_AFTER):
+                del self.waiting[token], self._since[token]
+                self._forget_own_id(waiting)
+                self.local.answer(token, too_late(waiting))
+
+    def run_waiting(self, now: float) -> None:
+        if self.waiting and self.local.serving:
+            waiting, self.waiting = self.waiting, {}
+            since, self._since = self._since, {}
+            for token, one in waiting.items():
+                self.attempt(one, now)
+                if token in self.waiting:
+                    self._since[token] = since[token]
+
+    def _forget_own_id(self, waiting: Waiting) -> None:
+        """The client of an update that was passed on is answered: nobody asks for this id again."""
+        if waiting.own_id is not None:
+            self._own_ids.pop(waiting.own_id, None)
+
+    def run_resumed(self, now: float) -> None:
+        while self.locks.resumed:
+            resumed, self.locks.resumed = self.locks.resumed, []
+            for waiting in resumed:
+                self.attempt(waiting, now)
+
+    def refuse_all(self, refusal: Error) -> None:
+        """This node is a new component: everything that waits hears so."""
+        for one in (*self.waiting.values(), *self.commit.give_back(), *self._forwarded.values()):
+            self.local.answer(one.token, unknown_outcome() if one.passed_on else refusal)
+        for token in self.replication.concerned():
+            self.local.answer(token, unknown_outcome())
+        self.waiting.clear()
+        self._since.clear()
+        self._forwarded.clear()
+        self._own_ids.clear()
+        self._last_id = 0
+
+    @property
+    def in_hand(self) -> int:
+        """Operations that wait here, or were passed on."""
+        return len(self.waiting) + len(self._forwarded)

@@ -1,0 +1,110 @@
+"""One run, as the scheduler keeps it, and what it tells of it. The table of all runs is `dida.runs`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from attrs import define, field
+
+from dida.chain import Assignment, Step
+from dida.palette import cut
+from dida.timestamps import Timestamp
+from dida.versions import Version
+
+MAX_SHOWN = 80
+"""Characters of an input, or an operator's name, in the list of all runs."""
+MAX_OPERATORS_SHOWN = 10
+"""Operators of a chain there."""
+
+GOING_ON, DONE, FAILED = "going on", "done", "failed"
+
+
+@define(eq=False)
+class RunRecord:
+    """One run."""
+
+    id: str
+    input: str
+    chain: list[Assignment]
+    started: float
+    ends: float
+    """Its deadline."""
+    since: Timestamp
+    """What the client had seen."""
+    after: Timestamp
+    state: str = GOING_ON
+    ms: float = 0.0
+    reason: str = ""
+    failed_at: int | None = None
+    round: int = 0
+    """How often it went back because updates were lost."""
+    confirmed: dict[int, int] = field(factory=dict)
+    """Position to round, of what is known to be executed."""
+    lost: dict[int, int] = field(factory=dict)
+    """Position to how often a worker was lost with the step."""
+    again: bool = False
+    """Whether steps may have been executed more than once."""
+    progress: float = 0.0
+    """When the current step became the current one, as far as is known here."""
+    resent: float = 0.0
+    """When the worker that had to hand on the current step was lost, and the scheduler has sent it instead."""
+    unsent: str = ""
+    """Why no worker has taken the current step so far, when the scheduler is to send it."""
+    why: dict[int, str] = field(factory=dict)
+    """Position to why that worker."""
+    steps: list[Step] = field(factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory its outcome takes."""
+        told = sum(len(step.output) + len(step.why) + 300 + 300 * len(step.records) for step in self.steps)
+        return len(self.input) + len(self.reason) + 1000 + 600 * len(self.chain) + told
+
+    @property
+    def updated(self) -> bool:
+        """Whether it may have updated a record: of a run that failed not all is known."""
+        return self.state != DONE or any(touch.how != "read" for step in self.steps for touch in step.records)
+
+    @property
+    def output(self) -> str:
+        """What the last operator returned."""
+        return self.steps[-1].output if self.steps else ""
+
+    @property
+    def current(self) -> Assignment | None:
+        """The first step that is not confirmed."""
+        return next((each for each in self.chain if each.position not in self.confirmed), None)
+
+
+def _said(owner: object, name: object, value: Any) -> Any:
+    """A value of a step as it goes into a reply."""
+    return str(value) if isinstance(value, Version) else value
+
+
+def summary(run: RunRecord) -> dict[str, object]:
+    """A run as `runs` lists it: in short, however long its input and chain are."""
+    return {
+        "run": run.id,
+        "state": run.state,
+        "input": cut(run.input, MAX_SHOWN),
+        "operators": [cut(each.operator, MAX_SHOWN) for each in run.chain[:MAX_OPERATORS_SHOWN]],
+        "size": len(run.chain),
+        "ms": run.ms,
+    }
+
+
+def outcome(run: RunRecord) -> dict[str, object]:
+    """The object of a `result` reply."""
+    members: dict[str, object] = {
+        "run": run.id,
+        "input": run.input,
+        "steps": [attrs.asdict(step, value_serializer=_said) for step in run.steps],
+        "ms": run.ms,
+        "after": run.after,
+        "rounds": run.round,
+    }
+    if run.failed_at is not None:
+        failed = run.chain[run.failed_at]
+        members |= {"position": failed.position, "operator": failed.operator, "worker": failed.worker}
+    return members

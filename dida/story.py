@@ -1,0 +1,76 @@
+"""The story of a run, as text for people: what `result RUN` tells to programs. Pure text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from textwrap import wrap
+
+from attrs import frozen
+
+from dida.chain import Step, Touch
+from dida.palette import cut
+from dida.tables import WIDTH, printable, table
+
+MAX_KEY = 40
+"""Characters of a key that are shown."""
+MAX_TEXT = 2000
+"""Characters that are shown of a text, over several lines."""
+INDENT = "      "
+
+
+@frozen(kw_only=True)
+class Outcome:
+    """The object of a `result` reply, as far as people are shown it."""
+
+    run: str = ""
+    input: str = ""
+    steps: tuple[Step, ...] = ()
+    ms: float = 0.0
+    rounds: int = 0
+
+
+def story(state: str, text: str, outcome: Outcome, width: int | None = WIDTH) -> list[str]:
+    """Of a run that has ended as `state` with the output, or for the reason, `text`: step by step how it came to it."""
+    lines = [f"run      {outcome.run}  {state}, {outcome.ms:.1f} ms"]
+    lines += _paragraph("input", outcome.input, width)
+    lines += _paragraph("output" if state == "done" else "reason", text, width)
+    if outcome.rounds:
+        times = "once" if outcome.rounds == 1 else f"{outcome.rounds} times"
+        lines += _paragraph("went back", f"{times}, for updates were lost with a storage node", width)
+    if not outcome.steps:
+        return [*lines, "  no step was executed"]
+    first = outcome.steps[0].start
+    rows = [["", "operator", "worker", "start ms", "took ms", "attempt", "output"]]
+    for position, step in enumerate(outcome.steps):
+        start = f"+{max(0.0, step.start - first) * 1000:.1f}"
+        attempt = str(step.attempt)
+        rows.append([str(position), step.operator, step.worker, start, f"{step.ms:.1f}", attempt, step.output or '""'])
+    head, *shown = table(_right(rows, 3, 4, 5), width)
+    lines.append(head)
+    for line, step in zip(shown, outcome.steps, strict=True):
+        lines.append(line)
+        if step.why:
+            lines += _paragraph("why", step.why, width, INDENT)
+        for how, touches in groupby(step.records, lambda touch: touch.how):
+            lines += _paragraph(how, ", ".join(_record(touch) for touch in touches), width, INDENT)
+    return lines
+
+
+def _record(touch: Touch) -> str:
+    return f"{cut(touch.key, MAX_KEY) or repr('')} {touch.version}"
+
+
+def _right(rows: list[list[str]], *columns: int) -> Iterable[list[str]]:
+    """The rows with these columns aligned at their right."""
+    widths = {column: max(len(row[column]) for row in rows) for column in columns}
+    return [[cell.rjust(widths.get(column, 0)) for column, cell in enumerate(row)] for row in rows]
+
+
+def _paragraph(name: str, text: str, width: int | None, indent: str = "  ") -> list[str]:
+    """The text behind its name, over as many lines as it needs."""
+    start = f"{indent}{name:<9} "
+    text = cut(printable(text) or '""', MAX_TEXT)
+    if width is None:
+        return [start + text]
+    return wrap(text, max(width, 40), initial_indent=start, subsequent_indent=" " * len(start))

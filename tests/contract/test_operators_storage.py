@@ -1,0 +1,225 @@
+"""What an operator may rely on of its storage: one suite for the storage in memory and for real storage nodes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from attrs import define
+from twisted.internet.threads import deferToThread
+
+from dida.addresses import StorageAddress
+from dida.chain import Meta
+from dida.errors import DidaError
+from dida.interfaces import Record
+from dida.memory import MemoryStorage, StepView
+from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
+from dida.sessions import StepIds
+from dida.versions import Version
+from tests.clusters import StorageCluster
+from tests.fakes import the_reactor
+
+KEPT = 5
+"""Versions that are kept of a record."""
+
+_numbers = count(1)
+
+
+@define
+class Place:
+    """A storage: `client` is a client of it, `step(meta, position)` one step of a run."""
+
+    client: Any
+    step: Callable[..., Any]
+    key: str
+    """A key of the test's own."""
+
+    def run(self) -> Meta:
+        """A run that begins."""
+        return Meta(run=f"contract-{next(_numbers)}", scheduler="localhost:1")
+
+    def put(self, key: str, *values: str) -> list[Version]:
+        return [self.client.write(key, value) for value in values]
+
+
+def fails(code: str, call: Callable[..., Any], *arguments: Any) -> None:
+    with pytest.raises(DidaError) as caught:
+        call(*arguments)
+    assert caught.value.code == code
+
+
+# --- the promises: of any storage, then of that of a step -----------------------------------------
+
+
+def what_was_written_is_read(place: Place) -> None:
+    """A write gives a version, and a read the newest of them; any strings will do."""
+    for storage in (place.client, place.step(place.run())):
+        for key, value in ((place.key, "a"), (place.key + " {\n✓", ""), (place.key, "\x00 #\u2028")):
+            version = storage.write(key, value)
+            assert storage.read(key) == Record(key, value, version)
+
+
+def versions_count_up(place: Place) -> None:
+    """Each version has the next number of its key, and each can be read as long as it is kept."""
+    versions = place.put(place.key, "a", "b", "c")
+    assert [version.number for version in versions] == [1, 2, 3]
+    for value, version in zip("abc", versions, strict=True):
+        assert place.client.read(place.key, version) == Record(place.key, value, version)
+
+
+def two_kinds_of_nothing(place: Place) -> None:
+    """No such record, and no such version of a record that there is, are told apart."""
+    for storage in (place.client, place.step(place.run())):
+        fails("no-such-record", storage.read, place.key)
+        fails("no-such-record", storage.read, place.key, Version(1, 1))
+    place.put(place.key, "a")
+    for storage in (place.client, place.step(place.run())):
+        fails("no-such-version", storage.read, place.key, Version(99, 1))
+
+
+def the_newest_are_kept(place: Place) -> None:
+    """Of each record so many versions are kept; the oldest goes first."""
+    first, second, *_, newest = place.put(place.key, *map(str, range(KEPT + 1)))
+    fails("no-such-version", place.client.read, place.key, first)
+    assert place.client.read(place.key, second).value == "1"
+    assert place.client.read(place.key).version == newest
+
+
+def compare_and_swap(place: Place) -> None:
+    """It gives a new version when the value is the old one; else None, also when there is no record."""
+    for number, storage in enumerate((place.client, place.step(place.run()))):
+        key = f"{place.key}-{number}"
+        assert storage.update_if_value_is(key, "", "a") is None
+        first = storage.write(key, "a")
+        second = storage.update_if_value_is(key, "a", "b")
+        assert second is not None
+        assert second.number == first.number + 1
+        assert storage.update_if_value_is(key, "a", "c") is None
+        assert storage.read(key) == Record(key, "b", second)
+
+
+def only_strings(place: Place) -> None:
+    """Keys and values are strings; anything else is refused before it is asked for."""
+    for storage in (place.client, place.step(place.run())):
+        fails("bad-request", storage.read, 13)
+        fails("bad-request", storage.write, place.key, 1)
+        fails("bad-request", storage.update_if_value_is, place.key, None, "a")
+    fails("no-such-record", place.client.read, place.key)
+
+
+def reads_of_a_run_are_repeatable(place: Place) -> None:
+    """What a run has read it reads again, in later steps too, whatever others have written meanwhile."""
+    place.put(place.key, "a")
+    meta = place.run()
+    assert place.step(meta).read(place.key).value == "a"
+    place.put(place.key, "b")
+    assert place.step(meta, 1).read(place.key).value == "a"
+    assert place.step(place.run()).read(place.key).value == "b"
+
+
+def a_run_reads_its_own_writes(place: Place) -> None:
+    """A later step reads the very version that an earlier one wrote, though others wrote after it."""
+    meta = place.run()
+    place.step(meta).read(place.put(place.key, "a") and place.key)
+    mine = place.step(meta, 1).write(place.key, "mine")
+    place.put(place.key, "theirs")
+    assert place.step(meta, 2).read(place.key) == Record(place.key, "mine", mine)
+
+
+def what_was_refused_counts_as_read(place: Place) -> None:
+    """The value that made a compare-and-swap fail is read by the steps after it."""
+    meta = place.run()
+    place.put(place.key, "a")
+    assert place.step(meta).read(place.key).value == "a"
+    place.put(place.key, "b")
+    step = place.step(meta, 1)
+    assert step.update_if_value_is(place.key, "a", "c") is None
+    place.put(place.key, "d")
+    assert step.read(place.key).value == place.step(meta, 2).read(place.key).value == "b"
+
+
+def a_version_that_was_discarded(place: Place) -> None:
+    """When the version that a run has seen was discarded, it is told just that."""
+    meta = place.run()
+    place.put(place.key, "a")
+    place.step(meta).read(place.key)
+    place.put(place.key, *map(str, range(KEPT)))
+    fails("no-such-version", place.step(meta, 1).read, place.key)
+
+
+def updates_of_a_step_happen_once(place: Place) -> None:
+    """A step that is executed again gets the first answers to its updates, and changes nothing."""
+    meta, other = place.run(), place.key + "-other"
+    first = place.step(meta)
+    written = [first.write(place.key, "a"), first.write(other, "b"), first.update_if_value_is(other, "b", "c")]
+    place.put(place.key, "theirs")
+    again = place.step(Meta(run=meta.run, scheduler=meta.scheduler), again=True)
+    answers = [again.write(place.key, "x"), again.write(other, "y"), again.update_if_value_is(other, "b", "c")]
+    assert answers == written
+    assert (place.client.read(place.key).value, place.client.read(other).value) == ("theirs", "c")
+    fresh = again.write(other, "more")
+    assert fresh.number == 3, "what the first execution has not done is done"
+
+
+PROMISES = [
+    what_was_written_is_read,
+    versions_count_up,
+    two_kinds_of_nothing,
+    the_newest_are_kept,
+    compare_and_swap,
+    only_strings,
+    reads_of_a_run_are_repeatable,
+    a_run_reads_its_own_writes,
+    what_was_refused_counts_as_read,
+    a_version_that_was_discarded,
+    updates_of_a_step_happen_once,
+]
+each_promise = pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
+
+
+@pytest.fixture
+def key(request: pytest.FixtureRequest) -> str:
+    """A key of the test's own."""
+    return re.sub(r"\W", "-", request.node.name)
+
+
+@each_promise
+def test_in_memory(promise: Callable[[Place], None], key: str) -> None:
+    """The storage for the tests of operators keeps the promise."""
+    storage = MemoryStorage(max_versions=KEPT)
+
+    def step(meta: Meta, position: int = 0, again: bool = False) -> StepView:
+        return StepView(storage, meta, StepIds(meta.run, position, again))
+
+    promise(Place(storage, step, key))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageCluster]:
+    """Two storage nodes."""
+    found = StorageCluster(Path(tmp_path_factory.mktemp("storage")), 2, "--max-versions", str(KEPT))
+    yield found
+    found.end()
+
+
+@each_promise
+@pytest_twisted.ensureDeferred
+async def test_on_storage_nodes(promise: Callable[[Place], None], key: str, cluster: StorageCluster) -> None:
+    """The real storage keeps the promise."""
+    reactor = the_reactor()
+    members = [StorageAddress.parse(f"{n}=s{n}@127.0.0.1:{port}") for n, port in cluster.ports.items()]
+    front_end = FrontEnd(reactor, members)
+
+    def step(meta: Meta, position: int = 0, again: bool = False) -> BlockingStorage:
+        meta.after.update(front_end.after)  # a run begins from what its client has seen
+        return BlockingStorage(reactor, RunStorage(front_end, meta, 10.0, StepIds(meta.run, position, again)))
+
+    try:
+        await deferToThread(promise, Place(BlockingStorage(reactor, front_end), step, key))
+    finally:
+        front_end.stop()

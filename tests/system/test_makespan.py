@@ -1,0 +1,17 @@
+"""The policies on real workers: see tests/system/makespan.py. The short form is tests/core/test_scheduling.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.system.makespan import measured
+
+pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.timeout(120)]
+
+
+def test_least_active_is_near_the_ideal(tmp_path: Path) -> None:
+    """Operators of 10 ms and 1 s mixed on four workers end within 1.15 of the ideal."""
+    took, ideal = measured("least-active", 200, tmp_path)
+    assert took <= 1.15 * ideal
