@@ -6,7 +6,7 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains runs makespan bench evaluate
+.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains hosts runs makespan bench evaluate
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -23,6 +23,7 @@ help:
 	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, 200 seeds"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
+	$(say) "hosts" "one system on three hosts (network namespaces; root): cut off, PCS killed, puppetmaster killed"
 	$(say) "makespan" "both policies with operators of 10 ms and 1 s on four workers, against the ideal"
 	$(say) "runs" "10,000 runs: the memory of scheduler, workers and storage stays flat"
 	$(say) "bench" "speed beside bare Twisted and the peers that are there; ROWS=chains for some, FULL=1 for all and longer"
@@ -71,6 +72,9 @@ check: $(READY)
 
 chains: $(READY)
 	@DIDA_LONG=1 $(BIN)/pytest -s tests/system/test_chains.py
+
+hosts: $(READY)
+	@$(BIN)/pytest tests/system/test_hosts.py -rs
 
 makespan: $(READY)
 	@$(BIN)/python -m tests.system.makespan

@@ -12,6 +12,10 @@ from attrs import frozen
 from dida.errors import UserError
 from dida.versions import MAX_REPLICA
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+HERE = "localhost"
+"""What this machine is called, whichever of its names a URL has."""
+
 _URL = re.compile(r"(?:(?:http|tcp)://)?(\[[0-9a-f:.]+\]|[a-z0-9._-]+):([0-9]{1,5})/?", re.IGNORECASE)
 _NUMBER = re.compile("[0-9]{1,10}")
 
@@ -30,6 +34,11 @@ class Address:
         if match is None or not 0 < int(match[2]) < 65536:
             raise UserError(f"{text!r} is no URL: write http://HOST:PORT, as in http://localhost:5001")
         return cls(match[1].strip("[]").lower(), int(match[2]))
+
+    @property
+    def machine(self) -> str:
+        """The host, under one name for all that are this machine."""
+        return HERE if self.host in LOOPBACK else self.host
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -12,7 +12,8 @@ from attrs import frozen
 
 from dida.chain import Application
 from dida.errors import UserError
-from dida.script import COMMANDS, parse_data, parse_inputs
+from dida.files import parse_data, parse_inputs
+from dida.script import COMMANDS
 
 COMMAND = "COMMAND"
 MAX_FILES = 500

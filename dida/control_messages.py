@@ -9,14 +9,14 @@ from msgspec import Meta
 
 from dida.addresses import Address, NodeAddress, StorageAddress
 from dida.errors import BadRequest, UserError
-from dida.messages import NODE, Counter, Name, Request, vocabulary
+from dida.messages import NODE, Counter, Milliseconds, Name, Request, vocabulary
 from dida.versions import MAX_REPLICA
 
 ROLES = ("storage", "worker", "scheduler")
 """What a PCS starts, and nothing else."""
 
-Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 Replica = Annotated[int, Meta(ge=0, le=MAX_REPLICA)]
+Owner = Annotated[str, Meta(max_length=100)]
 Url = Annotated[str, Meta(min_length=1, max_length=300)]
 Members = Annotated[list[Annotated[str, Meta(max_length=500)]], Meta(max_length=1000)]
 
@@ -39,12 +39,26 @@ class NodeEntry:
     """The newest line of its output, once it has ended."""
     log: str = ""
     """The file that has its output."""
+    owner: str = ""
+    """With whom it ends; empty: it ends when it is told to."""
+    paused: bool = False
+
+
+@frozen
+class Elsewhere:
+    """A node that another PCS has started."""
+
+    id: Name
+    role: str
+    url: Url
+    pcs: Url
+    """The address of that PCS."""
 
 
 @frozen
 class Start(Request):
     usage: ClassVar[str] = "start ROLE ID URL"
-    about: ClassVar[str] = "start storage|worker|scheduler: ok PID; {gossip_delay, replica, storage, worker}"
+    about: ClassVar[str] = "start storage|worker|scheduler: ok PID; {gossip_delay, replica, storage, worker, owner}"
     role: str
     id: Name
     url: Url
@@ -55,6 +69,8 @@ class Start(Request):
     """R=ID@URL, for storage nodes and the scheduler."""
     worker: Members = field(factory=list, kw_only=True)
     """ID=URL, for the scheduler."""
+    owner: Owner = field(default="", kw_only=True)
+    """The node ends when nobody says `own` of that owner any more; empty: it lives on."""
 
 
 @frozen
@@ -85,6 +101,36 @@ class Stop(Request):
 
 
 @frozen
+class Pause(Request):
+    usage: ClassVar[str] = "pause ID"
+    about: ClassVar[str] = "stop that node's process (SIGSTOP) until resume"
+    id: Name
+
+
+@frozen
+class Resume(Request):
+    usage: ClassVar[str] = "resume ID"
+    about: ClassVar[str] = "let a paused node go on (SIGCONT)"
+    id: Name
+
+
+@frozen
+class Own(Request):
+    usage: ClassVar[str] = "own OWNER"
+    about: ClassVar[str] = "while this is unanswered and the connection is there, the nodes of OWNER live"
+    held: ClassVar[bool] = True
+    owner: Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+@frozen
+class Know(Request):
+    usage: ClassVar[str] = "know"
+    about: ClassVar[str] = "what OWNER has started at other PCSs: {owner, nodes}"
+    owner: Annotated[str, Meta(min_length=1, max_length=100)] = field(kw_only=True)
+    nodes: Annotated[list[Elsewhere], Meta(max_length=1000)] = field(factory=list, kw_only=True)
+
+
+@frozen
 class Output(Request):
     usage: ClassVar[str] = "output ID [LINES]"
     about: ClassVar[str] = "the newest lines that a node put out"
@@ -100,7 +146,7 @@ class Tell(Request):
     line: str
 
 
-PCS = vocabulary(*NODE, Start, Nodes, WatchNodes, CrashNode, Stop, Output, Tell)
+PCS = vocabulary(*NODE, Start, Nodes, WatchNodes, CrashNode, Stop, Pause, Resume, Own, Know, Output, Tell)
 """The verbs of a PCS; `crash` takes a node's id here."""
 
 

@@ -203,12 +203,21 @@ class ReadOperation(Operation[Record]):
         raise next(iter(self._lacking.values()))
 
 
+class NoOther(Unavailable):
+    """No other replica lives (any more)."""
+
+
 @define(eq=False)
 class SecureOperation(Operation[None]):
     """A read of a record by another replica than the one that wrote it, which then has all that was seen."""
 
     by: int
     """The number of the replica that wrote it."""
+
+    def next(self, now: float) -> Try | Pause:
+        if all(member.replica == self.by for member in self.replicas.living):
+            raise NoOther("no other replica lives")
+        return Operation.next(self, now)
 
     def _may_ask(self, member: StorageAddress) -> bool:
         return member.replica != self.by

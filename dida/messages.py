@@ -24,6 +24,7 @@ DEFAULT_DEADLINE = 10.0
 """Seconds that a request may wait for its answer when it does not say."""
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 Counter = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 StreamName = Annotated[str, Meta(min_length=1, max_length=64)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -67,6 +68,8 @@ class Request:
     about: ClassVar[str] = ""
     longest_line: ClassVar[int] = 0
     """Bytes that a line may have on a connection that has brought such a request; 0: as configured."""
+    held: ClassVar[bool] = False
+    """Whether its answer is cancelled when the client hangs up: what counts is that it is open."""
     deadline: Seconds = DEFAULT_DEADLINE
 
 
@@ -156,6 +159,13 @@ class Debug(Request):
     def __attrs_post_init__(self) -> None:
         if self.switch not in ("on", "off"):
             raise ValueError("say debug on, or debug off")
+
+
+@frozen
+class Slow(Request):
+    usage: ClassVar[str] = "slow MS"
+    about: ClassVar[str] = "the gossip delay from now on, in milliseconds"
+    ms: Milliseconds
 
 
 @frozen

@@ -1,14 +1,13 @@
 """The puppetmaster's commands: one class a command, one command a line.
 
 Words are separated by any run of blanks. A byte-order mark, CRLF, blank lines, a missing final newline
-and comments (`#` at the start of a line or after a blank) are all fine. Also here: where the files that
-commands name are sought, and the form of a data file. Application files are read by `dida.chain`.
+and comments (`#` at the start of a line or after a blank) are all fine. The files that commands name are
+read by `dida.files`, applications by `dida.chain`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -17,15 +16,14 @@ from attrs import frozen
 
 from dida.addresses import Address
 from dida.errors import UserError
+from dida.files import MAX_SIZE, SHOWN, decoded_lines, shown
 
-MAX_SCRIPT = 2**24
-"""Bytes of a script, or of a file that a command names."""
+SCRIPT = "script"
+"""What a script is called whose file is not known."""
 MAX_ID = 100
 """Characters of a node's id."""
 MAX_MILLISECONDS = 86_400_000
 JSON = "--json"
-SHOWN = 60
-"""Characters of a faulty word that an error shows."""
 
 
 @frozen
@@ -35,39 +33,51 @@ class Command:
     usage: ClassVar[str] = ""
     about: ClassVar[str] = ""
     parsers: ClassVar[tuple[Callable[[str], Any], ...]] = ()
-
-
-def _shown(word: str) -> str:
-    return repr(word if len(word) <= SHOWN else word[:SHOWN] + "…")
+    rest: ClassVar[bool] = False
+    """Whether the last field is all words that are left, with one blank between them."""
 
 
 def _id(word: str) -> str:
     if len(word) > MAX_ID or "=" in word or not word.isprintable():
-        raise UserError(f"{_shown(word)} is no node id: write up to {MAX_ID} characters, none of them '='")
+        raise UserError(f"{shown(word)} is no node id: write up to {MAX_ID} characters, none of them '='")
     return word
 
 
 def _address(word: str) -> Address:
     if len(word) > SHOWN * 5:
-        raise UserError(f"{_shown(word)} is no URL: write http://HOST:PORT, as in http://localhost:5001")
+        raise UserError(f"{shown(word)} is no URL: write http://HOST:PORT, as in http://localhost:5001")
     return Address.parse(word)
 
 
 def _milliseconds(word: str) -> int:
     if not (word.isascii() and word.isdigit() and len(word) < 12 and int(word) <= MAX_MILLISECONDS):
-        raise UserError(f"{_shown(word)} is no number of milliseconds: write one from 0 to {MAX_MILLISECONDS}")
+        raise UserError(f"{shown(word)} is no number of milliseconds: write one from 0 to {MAX_MILLISECONDS}")
     return int(word)
 
 
 def _ignored(word: str) -> str:
     if not (word.isascii() and word.isdigit()):
-        raise UserError(f"{_shown(word)} follows the scheduler's URL: nothing but a number may stand there")
+        raise UserError(f"{shown(word)} follows the scheduler's URL: nothing but a number may stand there")
     return word
+
+
+def _which(word: str) -> int:
+    if word.lower() == "last":
+        return 0
+    if not (word.isascii() and word.isdigit() and 0 < len(word) < 8 and int(word)):
+        raise UserError(f"{shown(word)} names no run: write LAST, or the number of the client command, from 1")
+    return int(word)
+
+
+def _outcome(word: str) -> str:
+    if word.lower() not in ("done", "failed"):
+        raise UserError(f"{shown(word)} is no outcome of a run: write done or failed")
+    return word.lower()
 
 
 def _json(word: str) -> bool:
     if word != JSON:
-        raise UserError(f"{_shown(word)} is too much: nothing but {JSON} may stand there")
+        raise UserError(f"{shown(word)} is too much: nothing but {JSON} may stand there")
     return True
 
 
@@ -194,6 +204,62 @@ class Crash(Command):
 
 
 @frozen
+class Pause(Command):
+    usage: ClassVar[str] = "pause ID"
+    about: ClassVar[str] = "stop that node's process, until resume"
+    parsers = (_id,)
+    id: str
+
+
+@frozen
+class Resume(Command):
+    usage: ClassVar[str] = "resume ID"
+    about: ClassVar[str] = "let a paused node go on"
+    parsers = (_id,)
+    id: str
+
+
+@frozen
+class Slow(Command):
+    usage: ClassVar[str] = "slow ID MS"
+    about: ClassVar[str] = "the gossip delay of a node, from now on"
+    parsers = (_id, _milliseconds)
+    id: str
+    milliseconds: int
+
+
+@frozen
+class Restart(Command):
+    usage: ClassVar[str] = "restart ID"
+    about: ClassVar[str] = "kill that node, if it lives, and start it again"
+    parsers = (_id,)
+    id: str
+
+
+@frozen
+class Expect(Command):
+    usage: ClassVar[str] = "expect KEY VALUE…"
+    about: ClassVar[str] = "wait until the record has that value; failed if it does not come"
+    parsers = (str, str)
+    rest = True
+    key: str
+    value: str
+
+
+@frozen
+class ExpectRun(Command):
+    usage: ClassVar[str] = "expect-run LAST done OUTPUT…"
+    about: ClassVar[str] = "wait for a run's end; or: expect-run NUMBER failed REASON"
+    parsers = (_which, _outcome, str)
+    rest = True
+    which: int
+    """The number of the client command, from 1; 0: the last one before this."""
+    state: str
+    text: str = ""
+    """The output, or a part of the reason; empty: whatever."""
+
+
+@frozen
 class Wait(Command):
     usage: ClassVar[str] = "wait MS"
     about: ClassVar[str] = "sleep before the next command"
@@ -229,6 +295,12 @@ COMMANDS: tuple[type[Command], ...] = (
     ListRuns,
     Debug,
     Crash,
+    Pause,
+    Resume,
+    Slow,
+    Restart,
+    Expect,
+    ExpectRun,
     Wait,
     Help,
     Quit,
@@ -250,7 +322,7 @@ def _kind(name: str) -> type[Command]:
     if kind is None:
         near = get_close_matches(name.lower(), _BY_NAME, n=1)
         hint = f"did you mean {_BY_NAME[near[0]].usage.split()[0]}?" if near else "help lists the commands"
-        raise UserError(f"unknown command {_shown(name)}: {hint}")
+        raise UserError(f"unknown command {shown(name)}: {hint}")
     return kind
 
 
@@ -263,6 +335,8 @@ def parse_command(text: str) -> Command | None:
     kind = _kind(name)
     given.sort(key=lambda word: word == JSON and JSON in kind.usage)  # it may stand anywhere
     fields = attrs.fields(kind)
+    if kind.rest and len(given) > len(fields):
+        given[len(fields) - 1 :] = [" ".join(given[len(fields) - 1 :])]
     least = sum(a.default is attrs.NOTHING for a in fields)
     if not least <= len(given) <= len(fields):
         plural = "" if len(given) == 1 else "s"
@@ -279,38 +353,33 @@ class Line:
     text: str
     command: Command | None
     problem: str = ""
+    file: str = SCRIPT
 
     def __str__(self) -> str:
         """How messages name the line."""
         text = self.text if len(self.text) <= SHOWN else self.text[:SHOWN] + "…"
-        return f"script line {self.number}: {text}" if self.number else text
+        return f"{self.file} line {self.number}: {text}" if self.number else text
 
 
-def _decoded_lines(data: bytes) -> Iterator[tuple[int, str, str]]:
-    """(number, text, what is wrong with its bytes) of each line."""
-    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n"), start=1):
-        try:
-            yield number, raw.decode(), ""
-        except UnicodeDecodeError as problem:
-            yield number, raw.decode(errors="replace"), f"not UTF-8 at byte {problem.start + 1}: save it as UTF-8"
-
-
-def parse_line(text: str, number: int = 0) -> Line | None:
+def parse_line(text: str, number: int = 0, file: str = SCRIPT) -> Line | None:
     """One line; None for a blank or a comment."""
     try:
         command = parse_command(text)
     except UserError as problem:
-        return Line(number, " ".join(_words(text)), None, str(problem))
-    return None if command is None else Line(number, " ".join(_words(text)), command)
+        return Line(number, " ".join(_words(text)), None, str(problem), file)
+    return None if command is None else Line(number, " ".join(_words(text)), command, file=file)
 
 
-def parse_script(data: bytes) -> tuple[Line, ...]:
+def parse_script(data: bytes, file: str = SCRIPT) -> tuple[Line, ...]:
     """All lines of a script that say something, right or wrong."""
-    if len(data) > MAX_SCRIPT:
-        raise UserError(f"the script is longer than {MAX_SCRIPT} bytes")
+    if len(data) > MAX_SIZE:
+        raise UserError(f"{file} is longer than {MAX_SIZE} bytes: cut it in two")
     lines: list[Line] = []
-    for number, text, problem in _decoded_lines(data):
-        line = Line(number, " ".join(text.split()), None, problem) if problem else parse_line(text, number)
+    for number, text, problem in decoded_lines(data):
+        if problem:
+            line: Line | None = Line(number, " ".join(text.split()), None, problem, file)
+        else:
+            line = parse_line(text, number, file)
         if line is not None:
             lines.append(line)
     return tuple(lines)
@@ -334,70 +403,3 @@ def in_order(lines: Sequence[Line]) -> tuple[Line, ...]:
     if late < first or first == len(lines):
         return tuple(lines)
     return (*lines[:first], lines[late], *lines[first:late], *lines[late + 1 :])
-
-
-def parse_data(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
-    """The (key, value) pairs of a data file: `key,value` a line, split at the first comma.
-
-    Blanks around the line are dropped, blank lines skipped. UserError names file and line.
-    """
-    pairs: list[tuple[str, str]] = []
-    for number, text, problem in _decoded_lines(data):
-        if problem:
-            raise UserError(f"{name} line {number}: {problem}")
-        if not text.strip():
-            continue
-        key, comma, value = text.partition(",")
-        if not comma:
-            raise UserError(f"{name} line {number}: no comma in {_shown(text.strip())}: write key,value")
-        pairs.append((key.strip(), value.strip()))
-    return tuple(pairs)
-
-
-def parse_inputs(data: bytes, name: str) -> tuple[tuple[int, str], ...]:
-    """The (line number, input) pairs of a file of inputs, one a line.
-
-    Blanks around the line are dropped, blank lines skipped. UserError names file and line.
-    """
-    inputs: list[tuple[int, str]] = []
-    for number, text, problem in _decoded_lines(data):
-        if problem:
-            raise UserError(f"{name} line {number}: {problem}")
-        if text.strip():
-            inputs.append((number, text.strip()))
-    if not inputs:
-        raise UserError(f"{name}: no input in it: write one a line")
-    return tuple(inputs)
-
-
-def find_file(name: str, folders: Sequence[str]) -> str:
-    """The path of a file that a command names: in the current folder, else in `folders` and below them.
-
-    UserError names the places, and a file of nearly that name.
-    """
-    if os.path.isfile(name):
-        return name
-    found: dict[str, str] = {}
-    for top in folders:
-        for folder, subfolders, files in os.walk(top):
-            subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith((".", "__")))
-            path = os.path.join(folder, name)
-            if os.path.isfile(path):
-                return path
-            found.update((file, os.path.join(folder, file)) for file in sorted(files) if file not in found)
-    near = get_close_matches(os.path.basename(name), found, n=1)
-    hint = f"did you mean {near[0]} (in {os.path.dirname(found[near[0]])})?" if near else "check the name"
-    raise UserError(f"no file {_shown(name)} in the current folder or below {', '.join(folders) or 'it'}: {hint}")
-
-
-def read_file(name: str, folders: Sequence[str]) -> tuple[str, bytes]:
-    """Path and content of a file that a command names."""
-    path = find_file(name, folders)
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_SCRIPT + 1)
-    except OSError as problem:
-        raise UserError(f"can't read {path}: {os.strerror(problem.errno or 0).lower()}") from None
-    if len(data) > MAX_SCRIPT:
-        raise UserError(f"{path} is longer than {MAX_SCRIPT} bytes")
-    return path, data

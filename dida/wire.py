@@ -188,9 +188,28 @@ def _lower(problem: object) -> str:
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
+_TELNET = re.compile(b"\xff(?:[\xfb-\xfe].|[\xf0-\xfa])", re.DOTALL)
+"""What telnet sends beside the text: options, and a key as Ctrl-C."""
+_ERASED = re.compile(r"[^\x08\x7f][\x08\x7f]")
+
+
+def as_meant(line: bytes) -> bytes:
+    """A line as a terminal sends it that does not edit lines by itself: characters that were taken back are gone."""
+    text = _TELNET.sub(b"", line).decode(errors="surrogateescape")
+    while (shorter := _ERASED.sub("", text)) != text:
+        text = shorter
+    return text.lstrip("\x08\x7f").encode(errors="surrogateescape")
+
+
 def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | None, Request]:
     """The request that a line is, and its tag. Raises BadRequest or UnknownVerb; `tag_of` the line."""
-    tag, words, members = _split(line)
+    try:
+        tag, words, members = _split(line)
+    except BadRequest:
+        meant = as_meant(line)
+        if meant == line:
+            raise
+        tag, words, members = _split(meant)
     kind = vocabulary.get(words[0])
     if kind is None:
         raise UnknownVerb(words[0])
@@ -217,7 +236,8 @@ def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | 
 def _path(problem: Exception, form: Form) -> str:
     """msgspec's message, with the member that it is about said in the words of the usage line."""
     text, _, where = str(problem).partition(" - at `")
-    member = where.rpartition("$")[2].strip("`.")
+    attribute = where.rpartition("$")[2].strip("`.")
+    member = next((name for name, own, _ in form.members if own == attribute), attribute)
     name = member.upper() if member in form.words else member
     return f"{name}: {_lower(text)}" if name else _lower(text)
 

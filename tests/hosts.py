@@ -78,7 +78,7 @@ class Hosts:
         """The cable is put back."""
         _ip("-n", f"{self._tag}-sw", "link", "set", "cable", "up")
 
-    def connect(self, number: int, port: int, timeout: float = 10.0) -> Netcat:
+    def connect(self, number: int, port: int, timeout: float = 10.0, host: str | None = None) -> Netcat:
         """A connection made on host `number` to its own port."""
         made: list[Any] = []
 
@@ -89,7 +89,7 @@ class Hosts:
                     made.append(OSError(ctypes.get_errno(), "setns"))
                     return
             try:
-                made.append(Netcat(port, self.address(number), timeout=timeout))
+                made.append(Netcat(port, host or self.address(number), timeout=timeout))
             except OSError as problem:
                 made.append(problem)
 

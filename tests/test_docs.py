@@ -36,10 +36,11 @@ from dida.protocols.worker import WorkerNode
 from dida.ring import Ring
 from dida.versions import Version
 from tests.netcat import Netcat
-from tests.nodes import ROOT, environment, free_port
+from tests.nodes import ROOT, environment, free_port, until
 
 README = ROOT / "README.md"
 PROTOCOL = ROOT / "docs" / "protocol.md"
+TELNET = PROTOCOL.with_name("telnet.md")
 RELIABILITY = PROTOCOL.with_name("reliability.md")
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 DOCUMENTS = sorted([README, *ROOT.glob("CONTRIBUTING.md"), *(ROOT / "docs").glob("*.md")])
@@ -68,7 +69,7 @@ NODES: dict[str, Mapping[str, type[Request]]] = {
 SHAPES: dict[str, tuple[type[Any], ...]] = {
     "chains": (chain.Meta, chain.Assignment, chain.Touch, chain.Step),
     "storage": (chain_messages.Member,),
-    "PCS": (control_messages.NodeEntry,),
+    "PCS": (control_messages.NodeEntry, control_messages.Elsewhere),
     "peers": (peer_messages.Record, peer_messages.Range, peer_messages.Member, peer_messages.View),
 }
 
@@ -393,12 +394,12 @@ class Place:
     def session(self, text: str) -> None:
         """Type what is behind `> `, and compare what comes."""
         first, *lines = text.splitlines()
-        match = re.fullmatch(r"\$ nc localhost (\d+)", self.here(first))
+        match = re.fullmatch(r"\$ (?:nc|telnet) localhost (\d+)", self.here(first))
         assert match is not None, first
-        with Netcat(int(match[1])) as netcat:
+        with connected(int(match[1])) as netcat:
             for line in lines:
                 if line.startswith("> "):
-                    typed = self.here(line.removeprefix("> "))
+                    typed = self.here(line.removeprefix("> ").replace("⌫", "\x7f"))
                     netcat.send(
                         _DYNAMIC.sub(
                             lambda found: self.ids.get(found[0], found[0]) if found[0] != "{}" else "{}", typed
@@ -425,7 +426,7 @@ class Place:
 
     def run(self, block: Block) -> None:
         """Do what a block shows."""
-        if block.text.startswith("$ nc "):
+        if block.text.startswith(("$ nc ", "$ telnet ")):
             self.session(block.text)
         elif block.name:
             path = self.folder / block.name
@@ -439,6 +440,20 @@ class Place:
         """End the nodes that commands have put into the background here."""
         for file in self.folder.glob("*.pid"):
             os.kill(int(file.read_text()), signal.SIGTERM)
+
+
+def connected(port: int) -> Netcat:
+    """A connection, as soon as there is somebody; a node that was just started takes a moment."""
+
+    def connect() -> Netcat | None:
+        try:
+            return Netcat(port)
+        except ConnectionRefusedError:
+            return None
+
+    netcat = until("somebody listens", connect)
+    assert netcat is not None
+    return netcat
 
 
 def commands_of(text: str) -> tuple[str, str]:
@@ -509,6 +524,41 @@ def test_exchanges_in_protocol_md(by_hand: Place) -> None:
     for heading in SESSIONS:
         for block in blocks(PROTOCOL, heading):
             by_hand.run(block)
+
+
+def test_the_tour_of_telnet_md(place: Place) -> None:
+    """Each exchange of docs/telnet.md is answered as it stands there, one after the other."""
+    headings = re.findall(r"^## .+$", without_blocks(TELNET.read_text()), re.MULTILINE)
+    try:
+        for heading in headings:
+            for block in blocks(TELNET, heading):
+                place.run(block)
+    finally:
+        place.end()
+
+
+@pytest.mark.parametrize("piece", [1, 3])
+def test_partial_lines(by_hand: Place, piece: int) -> None:
+    """Lines in pieces, with CR LF or LF, with characters taken back and what telnet sends beside the text."""
+    typed = b"writ\x7fte kex\x08y 1\r\nread key\n\xff\xf4\xff\xfd\x06read k\xc3\xa9\x7fey\r\nquit\r\n"
+    with Netcat(by_hand.ports["5001"]) as netcat:
+        for at in range(0, len(typed), piece):
+            netcat.send_raw(typed[at : at + piece])
+        first, *following = netcat.rest()
+    assert first.startswith("ok ")
+    assert [line.split()[:2] for line in following] == [["ok", "1"], ["ok", "1"], ["ok"]]
+
+
+def test_help_on_every_port(by_hand: Place) -> None:
+    """`help` lists every verb, one a line with what it does, and ends with ok. (docs/telnet.md has the PCS's.)"""
+    for role, port in [("storage", "5001"), ("scheduler", "2000"), ("worker", "4001")]:
+        with Netcat(by_hand.ports[port]) as netcat:
+            netcat.send("help")
+            netcat.send("quit")
+            *lines, last, quitted = netcat.rest()
+        assert [line.split()[0] for line in lines] == list(NODES[role])
+        assert all(len(line.split("  ")) > 1 for line in lines)
+        assert last == quitted == "ok"
 
 
 def test_pasted_lines_are_done_in_order(by_hand: Place) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -28,6 +29,7 @@ from dida.chain_messages import Member, View
 from dida.errors import BadRequest, DidaError, UserError
 from dida.frontend import (
     ListOperation,
+    NoOther,
     Operation,
     Page,
     Pause,
@@ -146,7 +148,7 @@ class FrontEnd:
 
     async def secure(self, seen: Seen, key: str, by: int, seconds: float) -> None:
         """Have what was seen at the replica `by`, which wrote `key`, at a second replica, if there is one."""
-        if any(member.replica != by for member in self.replicas.living):
+        with suppress(NoOther):
             await self._carry_out(SecureOperation(self.replicas, seen, key, self._ends(seconds), by))
 
     def _ends(self, seconds: float) -> float:

@@ -85,6 +85,7 @@ class LineServer(TwistedProtocol):
         self._hung_up = False
         self._lost = False
         self._linger: IDelayedCall | None = None
+        self._held: list[Deferred[Reply]] = []
 
     # --- bytes in -------------------------------------------------------------------------------
 
@@ -97,6 +98,7 @@ class LineServer(TwistedProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
+        self._let_go()
         self.factory.connections.discard(self)
         for call in (self._linger, self._resumption):
             if call is not None and call.active():
@@ -174,6 +176,8 @@ class LineServer(TwistedProtocol):
         self._in_flight += 1
         if tag is None:
             self._turn_taken = True
+        if request.held:
+            self._held = [each for each in self._held if not each.called] + [answer]
 
         def done(result: Reply | Failure) -> None:
             reply = reply_to(result) if isinstance(result, Failure) else result
@@ -235,7 +239,14 @@ class LineServer(TwistedProtocol):
 
     def readConnectionLost(self) -> None:
         self._read_closed = True
+        self._let_go()
         self._flush()
+
+    def _let_go(self) -> None:
+        """Nobody holds open any more what was held open here."""
+        held, self._held = self._held, []
+        for answer in held:
+            answer.cancel()
 
     def writeConnectionLost(self) -> None:
         """The last answer is on its way; a client that has not hung up a while later is cut off."""

@@ -46,6 +46,7 @@ class Node:
     problem: str = ""
     """Why it failed, or how it ended."""
     pid: int = 0
+    paused: bool = False
     pcs: Pcs | None = None
     answered: Once = field(factory=Once)
     settled: Once = field(factory=Once)

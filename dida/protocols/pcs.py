@@ -9,6 +9,7 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from dida import wire
 from dida.addresses import Address
@@ -16,15 +17,20 @@ from dida.chain_messages import ListOperators, Runs, WorkerDebug, Workers
 from dida.control_messages import (
     PCS,
     CrashNode,
+    Elsewhere,
+    Know,
     NodeEntry,
     Nodes,
     Output,
+    Own,
+    Pause,
+    Resume,
     Start,
     Stop,
     Tell,
     WatchNodes,
 )
-from dida.errors import BadRequest, DidaError
+from dida.errors import TIMED_OUT, BadRequest, DidaError
 from dida.messages import (
     Crash,
     Debug,
@@ -36,6 +42,7 @@ from dida.messages import (
     Read,
     Reply,
     Request,
+    Slow,
     Status,
     Versions,
     vocabulary,
@@ -43,19 +50,27 @@ from dida.messages import (
 from dida.protocols.lines import GRACE, Answer, NodeCommands, ok
 from dida.protocols.links import Link
 
-WATCH_TIME = 30.0
-"""Seconds that one question for the table stays open."""
+WATCH_TIME = 3.0
+"""Seconds that one question for the table stays open; a PCS that says nothing for longer does not answer."""
 RETRY_INTERVAL = 0.5
 """Seconds until a PCS that did not answer is asked again."""
+OWN_TIME = 60.0
+"""Seconds that nodes outlive their owner when nobody can be told that it is gone."""
+OWN_INTERVAL = 20.0
+"""Seconds between two `own`: one is always open."""
 
 _log = Logger()
 
-RELAYED = vocabulary(Ping, Status, WorkerDebug, ListRecords, Read, Home, Versions, ListOperators, Runs, Workers)
-"""What `tell` passes on: questions, and the debug switch."""
+RELAYED = vocabulary(Ping, Status, Slow, WorkerDebug, ListRecords, Read, Home, Versions, ListOperators, Runs, Workers)
+"""What `tell` passes on: questions, the debug switch, the gossip delay."""
 
 
 class Table(Protocol):
     """The PCS's nodes as the verbs see them; `dida.services.pcs.Processes` is one. All raise DidaError."""
+
+    @property
+    def elsewhere(self) -> list[Elsewhere]:
+        """The nodes that other PCSs have started, as far as this one was told."""
 
     def start(self, request: Start) -> int:
         """Start a node and return its process id."""
@@ -71,6 +86,18 @@ class Table(Protocol):
 
     def stop(self, id: str | None) -> Deferred[None]:
         """End a node, or all of them, politely; fires when they are gone."""
+
+    def pause(self, id: str) -> None:
+        """Stop a node's process."""
+
+    def resume(self, id: str) -> None:
+        """Let a paused node go on."""
+
+    def own(self, owner: str, deadline: float) -> Deferred[None]:
+        """The nodes of that owner live until this fires (at the deadline), or is cancelled."""
+
+    def know(self, owner: str, nodes: list[Elsewhere]) -> None:
+        """What that owner has started elsewhere."""
 
     def output(self, id: str, lines: int) -> list[str]:
         """The newest lines that a node put out."""
@@ -106,7 +133,7 @@ class PcsCommands(NodeCommands):
         return ok(self.table.start(request))
 
     def cmd_nodes(self, request: Nodes) -> Answer:
-        return ok(nodes=wire.unshaped(self.table.entries()))
+        return ok(nodes=wire.unshaped(self.table.entries()), elsewhere=wire.unshaped(self.table.elsewhere))
 
     def cmd_watch(self, request: WatchNodes) -> Answer:
         def answer(number: int) -> Reply:
@@ -121,6 +148,21 @@ class PcsCommands(NodeCommands):
 
     def cmd_stop(self, request: Stop) -> Answer:
         return self.table.stop(request.id).addCallback(_done)
+
+    def cmd_pause(self, request: Pause) -> Answer:
+        self.table.pause(request.id)
+        return ok()
+
+    def cmd_resume(self, request: Resume) -> Answer:
+        self.table.resume(request.id)
+        return ok()
+
+    def cmd_own(self, request: Own) -> Answer:
+        return self.table.own(request.owner, request.deadline).addCallback(_done)
+
+    def cmd_know(self, request: Know) -> Answer:
+        self.table.know(request.owner, request.nodes)
+        return ok()
 
     def cmd_output(self, request: Output) -> Answer:
         return ok(lines=self.table.output(request.id, request.lines))
@@ -148,13 +190,19 @@ class NodeTable:
 class Pcs:
     """The client side of one PCS, which keeps its table. Every call raises the DidaError that the PCS answered."""
 
-    def __init__(self, reactor: Any, address: Address) -> None:
+    def __init__(self, reactor: Any, address: Address, owner: str = "") -> None:
         self.reactor = reactor
         self.address = address
+        self.owner = owner
+        """Whose nodes live as long as the table is watched."""
+        self.answers = True
         self.table: dict[str, NodeEntry] = {}
         self.on_table: Callable[[Pcs], None] = lambda pcs: None
         self.on_trouble: Callable[[str], None] = lambda text: None
+        self.on_back: Callable[[Pcs], None] = lambda pcs: None
+        """Called with the first table after it did not answer."""
         self._link = Link(reactor, address.host, address.port)
+        self._next_own = 0.0
         self._watching: Deferred[None] | None = None
         self._ended = False
 
@@ -179,6 +227,18 @@ class Pcs:
         """End a node, or all of them, politely."""
         await self.ask(Stop(id))
 
+    async def pause(self, id: str) -> None:
+        """Stop a node's process."""
+        await self.ask(Pause(id))
+
+    async def resume(self, id: str) -> None:
+        """Let a paused node go on."""
+        await self.ask(Resume(id))
+
+    async def know(self, nodes: list[Elsewhere]) -> None:
+        """Tell what its owner has started at other PCSs."""
+        await self.ask(Know(owner=self.owner, nodes=nodes))
+
     async def tell(self, id: str, request: Request) -> Ok:
         """A node's `ok` to a request."""
         return await self.ask(Tell(id, wire.encode(request).decode(), deadline=request.deadline))
@@ -191,23 +251,48 @@ class Pcs:
 
     async def _watch(self) -> None:
         number: int | None = None
-        told = False
         while not self._ended:
+            self._own()
             try:
                 reply = await self.ask(WatchNodes(number, deadline=WATCH_TIME))
                 table = wire.shaped(reply.object, NodeTable)
             except DidaError as problem:
-                if not told:
+                if self.answers:
                     self.on_trouble(
-                        f"the PCS at {self.address} does not answer any more ({problem}): it is asked again"
+                        f"the PCS at {self.address} does not answer any more ({problem}): "
+                        "nothing can be started or stopped there until it does"
                     )
-                told, number = True, None
+                self.answers, number = False, None
+                if problem.code == TIMED_OUT:
+                    await self._connect_anew()
                 await deferLater(self.reactor, RETRY_INTERVAL)
                 continue
-            told = False
             number = table.number
             self.table = {entry.id: entry for entry in table.nodes}
+            if not self.answers:
+                self.answers = True
+                living = " ".join(entry.id for entry in table.nodes if entry.state != "ended")
+                self.on_trouble(f"the PCS at {self.address} is back; what runs there: {living or 'nothing'}")
+                self.on_back(self)
             self.on_table(self)
+
+    def _own(self) -> None:
+        """Say that the owner lives."""
+        if self.owner and self.reactor.seconds() >= self._next_own:
+            self._next_own = self.reactor.seconds() + OWN_INTERVAL
+            owned = self._link.ask(Own(self.owner, deadline=OWN_TIME), OWN_TIME + 2 * GRACE)
+            owned.addErrback(self._not_owned)
+
+    def _not_owned(self, failure: Failure) -> None:
+        """Who watches the table tells of it; it is said again as soon as the PCS answers."""
+        failure.trap(DidaError, CancelledError)
+        self._next_own = 0.0
+
+    async def _connect_anew(self) -> None:
+        """A connection on which nothing came may be broken where nobody sees it."""
+        await deferLater(self.reactor, 0)  # a link can't be stopped while it tells that it could not connect
+        old, self._link = self._link, Link(self.reactor, self.address.host, self.address.port)
+        await old.stop()
 
     def end_watch(self) -> None:
         """The table is not kept up to date any more. May be called by who is told of the table."""

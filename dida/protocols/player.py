@@ -25,6 +25,7 @@ from dida.addresses import StorageAddress
 from dida.chain import Application
 from dida.chain_messages import Result, Run
 from dida.errors import TIMED_OUT, UNAVAILABLE, DidaError, UserError
+from dida.files import parse_data, parse_inputs, read_file
 from dida.messages import Ok
 from dida.palette import BAD, GOOD, ODD, Page
 from dida.protocols.batch import Batch
@@ -33,6 +34,7 @@ from dida.protocols.frontend import FrontEnd
 from dida.protocols.named_nodes import Node
 from dida.protocols.questions import Questions
 from dida.protocols.system import System, plain
+from dida.protocols.trials import ClientRun, Trials
 from dida.script import Line
 from dida.story import Outcome, story
 from dida.tables import WIDTH, counted, printable, run_line
@@ -84,6 +86,9 @@ class Player:
         self._questions = DeferredSemaphore(MAX_QUESTIONS)
         self._front_end: FrontEnd | None = None
         self._ended = False
+        self._trials = Trials(system, say, self._storage_client)
+        self._trials.start = self._start_again
+        self._trials.forgive = self._forgive
         system.on_ready = self._on_ready
         system.on_failed = self._on_failed
         system.on_lost = self._on_lost
@@ -149,6 +154,11 @@ class Player:
             self.counts.failed.append(line)
         told = "\n  ".join(printable(part) for part in f"{line}: {problem}".split("\n"))
         self.say(self.page.paint(BAD, told))
+
+    def _forgive(self, line: Line) -> None:
+        """What went wrong with a line was expected."""
+        if line in self.counts.failed:
+            self.counts.failed.remove(line)
 
     def summary(self) -> str:
         """What was played, in one line."""
@@ -221,16 +231,17 @@ class Player:
         try:
             match line.command:
                 case script.Client() as command:
-                    path, data = script.read_file(command.file, self.folders)
-                    return partial(self._client, line, command, Application.parse(data, path))
+                    begun = self._trials.client(line)
+                    path, data = read_file(command.file, self.folders)
+                    return partial(self._client, begun, command, Application.parse(data, path))
                 case script.Map() as command:
-                    path, data = script.read_file(command.file, self.folders)
+                    path, data = read_file(command.file, self.folders)
                     application = Application.parse(data, path)
-                    path, data = script.read_file(command.inputs, self.folders)
-                    return partial(self._map, line, command, application, path, script.parse_inputs(data, path))
+                    path, data = read_file(command.inputs, self.folders)
+                    return partial(self._map, line, command, application, path, parse_inputs(data, path))
                 case script.Populate(file):
-                    path, data = script.read_file(file, self.folders)
-                    return partial(self._populate, path, script.parse_data(data, path))
+                    path, data = read_file(file, self.folders)
+                    return partial(self._populate, path, parse_data(data, path))
                 case script.NodeCommand() as again:
                     return partial(self._start_again, line, again)
                 case script.Crash(id):
@@ -241,8 +252,11 @@ class Player:
                     return partial(self._show, line, run)
                 case script.Debug():
                     return self._debug
+                case _:
+                    return self._trials.work(line)
         except UserError as problem:
             self.fail(line, str(problem))
+            self._trials.dropped(line, str(problem))
         return None
 
     async def _start_again(self, line: Line, command: script.NodeCommand) -> None:
@@ -254,13 +268,19 @@ class Player:
         self.system.ready("worker")
         return dict(self._front_end.after) if self._front_end is not None else {}
 
-    async def _client(self, line: Line, command: script.Client, application: Application) -> None:
-        after = self._after()
-        reply = await self.system.ask_scheduler(Run(command.input, application.operators, after=after))
+    async def _client(self, begun: ClientRun, command: script.Client, application: Application) -> None:
+        try:
+            after = self._after()
+            reply = await self.system.ask_scheduler(Run(command.input, application.operators, after=after))
+        except DidaError as problem:
+            self._trials.ended(begun, "failed", plain(problem))
+            raise
         self.counts.runs += 1
-        self._begin(line, self._result(line, command, reply.words[0]))
+        begun.run = reply.words[0]
+        self._begin(begun.line, self._result(begun, command))
 
-    async def _result(self, line: Line, command: script.Client, run: str) -> None:
+    async def _result(self, begun: ClientRun, command: script.Client) -> None:
+        line, run = begun.line, begun.run
         self.counts.going_on += 1
         try:
             reply = await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run)))
@@ -274,6 +294,7 @@ class Player:
             self.say(self.page.paint.word(GOOD, told))
         else:
             self.fail(line, f"run {run} failed: {text}")
+        self._trials.ended(begun, state, text)
 
     async def _map(
         self, line: Line, command: script.Map, application: Application, path: str, inputs: Sequence[tuple[int, str]]

@@ -17,9 +17,9 @@ from zope.interface import implementer
 
 from dida import wire
 from dida.chain_messages import Output
+from dida.files import MAX_SIZE
 from dida.messages import Request, Status, vocabulary
 from dida.protocols.lines import Answer, NodeCommands, ok
-from dida.script import MAX_SCRIPT
 from dida.tables import printable
 
 PROMPT = "dida> "
@@ -92,7 +92,7 @@ class ScriptConsole(Console):
         self.progress("")
 
     def dataReceived(self, data: bytes) -> None:
-        self._data += data[: MAX_SCRIPT + 1 - len(self._data)]
+        self._data += data[: MAX_SIZE + 1 - len(self._data)]
 
     def readConnectionLost(self) -> None:
         self._on_script(bytes(self._data))

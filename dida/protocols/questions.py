@@ -86,7 +86,7 @@ class Questions:
         self._say_records(record_rows(records))
 
     async def _list_global(self, as_json: bool) -> None:
-        nodes = self.system.ready("storage")
+        nodes = self.system.reachable("storage")
         found = {node.id: await self.system.records(node) for node in nodes}
         groups = {node.id: (await self.system.tell(node, Status())).object.get("group", 1) for node in nodes}
         held = held_versions(found, groups)

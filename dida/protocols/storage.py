@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dida.messages import NODE, Request, vocabulary
+from dida.messages import NODE, Request, Slow, vocabulary
 from dida.peer_messages import PEER, PeerMessage
 from dida.protocols.lines import Answer, NodeCommands
 from dida.replica import Replica
@@ -13,7 +13,7 @@ from dida.replica import Replica
 class StorageCommands(NodeCommands):
     """`ask` and `tell` take a request to the replica; each gives the reply, or a Deferred of it."""
 
-    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, *Replica.VERBS, *PEER)
+    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Slow, *Replica.VERBS, *PEER)
 
     ask: Callable[[Request], Answer]
     """A client's request."""

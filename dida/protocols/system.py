@@ -1,36 +1,34 @@
 """The running system as the puppetmaster sees it: nodes, started through PCSs, and what can be asked of them.
 
-Not here: when a command is executed (`dida.protocols.player`) and where a PCS process comes from
-(`dida.services.puppetmaster`). A node is settled once it is ready and those that need to know it know
-it, or once it is certain that it will not be ready; that takes no longer than the deadline.
+Not here: when a command is executed (`dida.protocols.player`), and which PCS starts a node
+(`dida.protocols.machines`). A node is settled once it is ready and those that need to know it know it, or once
+it is certain that it will not be ready; that takes no longer than the deadline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from attrs import field, frozen
-from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from attrs import evolve, field, frozen
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from dida import wire
-from dida.addresses import Address, NodeAddress, StorageAddress
+from dida.addresses import HERE, Address, NodeAddress, StorageAddress
 from dida.chain_messages import AddStorage, AddWorker, WorkerDebug
-from dida.control_messages import Start
+from dida.checking import CRASHED, clash, gone, missing, no_delay, no_records, unknown
+from dida.control_messages import Elsewhere, Start
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
-from dida.messages import Error, ListRecords, Ok, Request, Status
+from dida.messages import Error, ListRecords, Ok, Request, Slow
 from dida.protocols.lines import GRACE
 from dida.protocols.links import Link
+from dida.protocols.machines import Machines
 from dida.protocols.named_nodes import ENDED, FAILED, PLANNED, READY, STARTING, Node
 from dida.protocols.pcs import Pcs
-from dida.script import NodeCommand, Scheduler, Storage
+from dida.script import NodeCommand, Storage
 from dida.tables import Records
 from dida.versions import Version
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-PING_TIMEOUT = 3.0
-"""Seconds for a PCS to answer that it is there."""
 
 _log = Logger()
 _T = TypeVar("_T")
@@ -56,34 +54,30 @@ class _ListObject:
     next: str | None = None
 
 
-def host_key(host: str) -> str:
-    """Hosts that are one machine have one key."""
-    return "localhost" if host in LOOPBACK else host
-
-
 class System:
     """All nodes that commands have named, and the PCSs that start them."""
 
-    def __init__(self, reactor: Any, pcs: Iterable[Address], deadline: float) -> None:
+    def __init__(self, reactor: Any, pcs: Iterable[Address], deadline: float, owner: str = "") -> None:
         self.reactor = reactor
         self.deadline = deadline
+        self.owner = owner
+        """With whom the nodes end; empty: they are left running."""
         self.nodes: dict[str, Node] = {}
         self.debug_to: str | None = None
         """Where workers report their outputs, once debug was asked for."""
-        self.start_pcs: Callable[[Address], Awaitable[None]] | None = None
-        """Starts a PCS on this machine; UserError says why it could not be."""
+        self.machines = Machines(reactor, pcs, owner)
+        self.machines.on_table = self._on_table
+        self.machines.on_back = self._on_back
+        self.machines.on_trouble = lambda text: self.on_trouble(text)
         self.on_ready: Callable[[Node, float], None] = lambda node, seconds: None
         self.on_failed: Callable[[Node], None] = lambda node: None
         self.on_lost: Callable[[Node], None] = lambda node: None
         self.on_trouble: Callable[[str], None] = lambda text: None
-        self._addresses = {"localhost": Address("localhost", 10_000)}
-        self._addresses.update((host_key(address.host), address) for address in pcs)
-        self._pcs: dict[str, Pcs] = {}
-        self._finding = DeferredLock()
         self._replicas = 0
         self._scheduler: Link | None = None
         self._told: set[str] = set()
         """Ids of the nodes that the scheduler was started with."""
+        self._warned = False
 
     # --- nodes ----------------------------------------------------------------------------------
 
@@ -102,18 +96,23 @@ class System:
         nodes = [node for node in self.named(role) if node.state == READY]
         if not nodes:
             failed = [f"{node.id} {_short(node.problem)}" for node in self.named(role) if node.problem]
-            hint = f": {failed[-1]}" if failed else f": a command {role} ID URL … starts one"
-            raise UserError(f"no {role}{' node' if role == 'storage' else ''} is there{hint}")
+            raise missing(role, failed[-1] if failed else "")
+        return nodes
+
+    def reachable(self, role: str) -> list[Node]:
+        """Those of them that can be asked: their PCS answers."""
+        nodes = [node for node in self.ready(role) if node.pcs is not None and node.pcs.answers]
+        if not nodes:
+            raise missing(role, "the PCS that could tell does not answer")
         return nodes
 
     def node(self, id: str) -> Node:
         """The node of that id, which must be there; UserError when it is not."""
         node = self.nodes.get(id)
         if node is None or node.state == PLANNED:
-            known = ", ".join(node.id for node in self.named() if node.there) or "none yet"
-            raise UserError(f"no node has the id {id}: there are {known}")
+            raise unknown(id, [node.id for node in self.named() if node.there])
         if not node.there:
-            raise UserError(f"{id} is not there any more: {_short(node.problem)}")
+            raise gone(id, _short(node.problem))
         return node
 
     def knows(self, command: NodeCommand) -> bool:
@@ -132,18 +131,7 @@ class System:
 
     def _clash(self, command: NodeCommand) -> str | None:
         """What forbids to start that node."""
-        for node in self.nodes.values():
-            if not node.there:
-                continue
-            if node.id == command.id:
-                return f"{node.id} is there already, a {node.role} at {node.address}: take another id"
-            if node.address.port == command.address.port and host_key(node.address.host) == host_key(
-                command.address.host
-            ):
-                return f"{node.address} is the address of {node.id}: take another port"
-            if isinstance(command, Scheduler) and node.role == "scheduler":
-                return f"there is a scheduler already, {node.id} at {node.address}: one is enough"
-        return None
+        return clash(command, [node.command for node in self.nodes.values() if node.there])
 
     async def start(self, command: NodeCommand) -> Node:
         """Start a node, which will settle by itself. UserError when it can't be in this system."""
@@ -155,18 +143,19 @@ class System:
             node = self._enter(command)
         node.state = STARTING
         began = self.reactor.seconds()
+        late = self.reactor.callLater(self.deadline, self._too_late, node)
+        node.answered.wait().addCallback(lambda result: late.cancel() if late.active() else None)
+        introduction = Deferred.fromCoroutine(self._introduce(node, began))
+        introduction.addErrback(lambda failure: _log.failure("introducing {id}", failure, id=node.id))
         try:
-            node.pcs = await self._pcs_of(command.address.host)
+            node.pcs = await self.machines.pcs_of(command.address)
+            self._warn_of_loopback()
             if command.role == "scheduler":
                 self._told = {other.id for other in self.nodes.values() if other.there}
             node.pid = await node.pcs.start(self._start_request(node))
             self._on_table(node.pcs)
         except DidaError as problem:
             node.become(FAILED, plain(problem))
-        late = self.reactor.callLater(self.deadline, self._too_late, node)
-        node.answered.wait().addCallback(lambda result: late.cancel() if late.active() else None)
-        introduction = Deferred.fromCoroutine(self._introduce(node, began))
-        introduction.addErrback(lambda failure: _log.failure("introducing {id}", failure, id=node.id))
         return node
 
     def _start_request(self, node: Node) -> Start:
@@ -181,12 +170,25 @@ class System:
             replica=node.replica,
             storage=storage if node.role != "worker" else [],
             worker=workers if node.role == "scheduler" else [],
+            owner=self.owner,
         )
+
+    def _warn_of_loopback(self) -> None:
+        """Nodes on other machines can't reach one whose URL says localhost."""
+        there = [node.address for node in self.nodes.values() if node.there]
+        here = [address for address in there if address.machine == HERE]
+        away = [address for address in there if address.machine != HERE]
+        if here and away and not self._warned:
+            self._warned = True
+            self.on_trouble(f"note: for {away[0].host}, {here[0]} is itself: write this machine's name into that URL")
 
     def _too_late(self, node: Node) -> None:
         entry = node.pcs.table.get(node.id) if node.pcs is not None else None
         log = f": its output is in {entry.log}" if entry is not None else ""
-        node.become(FAILED, f"not ready within {self.deadline:g} s{log}")
+        node.become(FAILED, f"not ready within {self.deadline:g} s, so it was killed{log}")
+        if node.pcs is not None and node.pid:
+            killed = Deferred.fromCoroutine(node.pcs.crash(node.id))
+            killed.addErrback(lambda failure: failure.trap(DidaError) and None)
 
     async def _introduce(self, node: Node, began: float) -> None:
         """Once the node is ready: tell who needs to know it."""
@@ -201,6 +203,7 @@ class System:
                     await self.ask_scheduler(self._announcement(node))
             if self.debug_to is not None and node.role == "worker":
                 await self._debug(node)
+            self._tell_pcs()
             self.on_ready(node, self.reactor.seconds() - began)
         except DidaError as problem:
             self.on_trouble(f"{node.id} is ready, but could not be introduced: {plain(problem)}")
@@ -224,68 +227,53 @@ class System:
                 said = f": {entry.line}" if entry.line and not entry.asked else ""
                 node.become(FAILED, f"ended before it was ready ({entry.ended}){said}")
             elif entry.state == "ended" and node.state == READY:
-                node.become(ENDED, entry.ended)
-                if not entry.asked:
-                    self.on_lost(node)
+                self._lose(node, entry.ended, told=not entry.asked)
 
-    # --- PCSs -----------------------------------------------------------------------------------
+    def _lose(self, node: Node, how: str, told: bool) -> None:
+        """A node has ended."""
+        node.become(ENDED, how)
+        self._tell_pcs()
+        if told:
+            self.on_lost(node)
 
-    async def _pcs_of(self, host: str) -> Pcs:
-        """The PCS of a host; on this machine one is started when there is none."""
-        key = host_key(host)
-        address = self._addresses.get(key)
-        if address is None:
-            raise UserError(f"no PCS is known for {host}: start twistd dida-pcs there, and name it with --pcs URL")
-        await self._finding.acquire()
-        try:
-            if key not in self._pcs:
-                await self._meet(address, key)
-                pcs = Pcs(self.reactor, address)
-                pcs.on_table = self._on_table
-                pcs.on_trouble = self.on_trouble
-                pcs.watch()
-                self._pcs[key] = pcs
-            return self._pcs[key]
-        finally:
-            self.reactor.callLater(0, self._finding.release)  # whoever waits comes after who has just found it
+    def _on_back(self, pcs: Pcs) -> None:
+        """A PCS answers again, perhaps another process, which may not know all of its nodes."""
+        self._tell_pcs()
+        for node in list(self.nodes.values()):
+            entry = pcs.table.get(node.id)
+            if node.pcs is pcs and node.pid and node.there and (entry is None or entry.pid != node.pid):
+                self._lose(node, "its PCS was started anew and does not find it", told=True)
 
-    async def _meet(self, address: Address, key: str) -> None:
-        """See to it that a PCS is there."""
-        pcs = Pcs(self.reactor, address)
-        try:
-            reply = await pcs.ask(Status(deadline=PING_TIMEOUT))
-        except DidaError as problem:
-            if key != "localhost" or self.start_pcs is None:
-                text = f"the PCS at {address} does not answer: start it there with twistd dida-pcs"
-                raise UserError(text) from problem
-            await self.start_pcs(address)
-            return
-        finally:
-            await pcs.close()
-        if reply.object.get("role") != "pcs":
-            role = reply.object.get("role", "something else")
-            raise UserError(f"at {address} there is a {role}, no PCS: name another one with --pcs URL")
+    def _tell_pcs(self) -> None:
+        """Each PCS knows the nodes that the others have started."""
+        self.machines.tell(
+            [
+                Elsewhere(node.id, node.role, f"http://{node.address}", str(node.pcs.address))
+                for node in self.nodes.values()
+                if node.state == READY and node.pcs is not None
+            ]
+        )
 
-    async def stop_nodes(self) -> int:
-        """End all nodes politely; how many."""
+    # --- the end --------------------------------------------------------------------------------
+
+    async def stop_nodes(self) -> list[Node]:
+        """End all nodes politely; those that could not be ended, as their PCS does not answer."""
         living = [node for node in self.named() if node.there and node.pcs is not None and node.pid]
-        await DeferredList(
+        stopped = await DeferredList(
             [Deferred.fromCoroutine(node.pcs.stop(node.id)) for node in living if node.pcs], consumeErrors=True
         )
-        return len(living)
+        return [node for node, (success, _) in zip(living, stopped, strict=True) if not success]
 
     def end_watch(self) -> None:
         """From now on nodes and PCSs may end without a word."""
-        for pcs in self._pcs.values():
-            pcs.end_watch()
+        self.machines.end_watch()
 
     async def close(self) -> None:
         """End all connections, and all waiting."""
         for node in self.named():
             if not node.answered.happened:
                 node.become(ENDED, "not waited for any more")
-        for pcs in self._pcs.values():
-            await pcs.close()
+        await self.machines.close()
         if self._scheduler is not None:
             await self._scheduler.stop()
 
@@ -295,6 +283,8 @@ class System:
         """A node's `ok`, through the PCS that started it."""
         if node.pcs is None:
             raise UserError(f"{node.id} was never started: {node.problem}")
+        if node.paused:
+            raise UserError(f"paused: resume {node.id} lets it go on")
         return await node.pcs.tell(node.id, request)
 
     async def ask_scheduler(self, request: Request) -> Ok:
@@ -312,16 +302,39 @@ class System:
 
     async def crash(self, id: str) -> None:
         """Kill a node at once."""
+        await self._pcs_that_started(id).crash(id)
+        self._lose(self.nodes[id], CRASHED, told=False)
+
+    async def pause(self, id: str, paused: bool) -> None:
+        """Stop a node's process, or let it go on."""
+        pcs = self._pcs_that_started(id)
+        await (pcs.pause(id) if paused else pcs.resume(id))
+        self.nodes[id].paused = paused
+
+    async def slow(self, id: str, milliseconds: int) -> None:
+        """Give a node another gossip delay."""
+        node = self.node(id)
+        if node.role == "scheduler":
+            raise no_delay(id)
+        await self.tell(node, Slow(milliseconds))
+
+    async def kill_for_restart(self, id: str) -> NodeCommand:
+        """Kill a node, if it lives; a command that starts it again as it was started."""
+        node = self.nodes.get(id)
+        if node is None or node.state == PLANNED or node.there:
+            await self.crash(id)
+        return evolve(self.nodes[id].command)
+
+    def _pcs_that_started(self, id: str) -> Pcs:
         node = self.node(id)
         if node.pcs is None:
             raise UserError(f"{id} was never started")
-        await node.pcs.crash(id)
-        node.become(ENDED, "crashed by command")
+        return node.pcs
 
     async def records(self, node: Node) -> Records:
         """All records on one storage node."""
         if node.role != "storage":
-            raise UserError(f"{node.id} is a {node.role}: only storage nodes have records")
+            raise no_records(node.id, node.role)
         records: dict[str, list[tuple[Version, str]]] = {}
         start: str | None = ""
         while start is not None:

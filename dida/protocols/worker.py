@@ -37,7 +37,7 @@ from dida.chain_messages import (
     WorkerDebug,
 )
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.messages import NODE, Ok, Request, Status, vocabulary
+from dida.messages import NODE, Ok, Request, Slow, Status, vocabulary
 from dida.protocols.collector import Collector
 from dida.protocols.departure import Departure
 from dida.protocols.execution import Operators, Outcome, StepFailed, StepLost
@@ -60,7 +60,7 @@ _log = Logger()
 class WorkerNode(NodeCommands):
     """A worker. `gossip_delay` is in seconds, `max_steps` the operators that it has at once."""
 
-    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, *WORKER)
+    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Slow, *WORKER)
 
     def __init__(
         self,
@@ -164,6 +164,10 @@ class WorkerNode(NodeCommands):
         except UserError as problem:
             raise BadRequest(str(problem)) from None
         self.debug = request.switch == "on"
+        return Ok()
+
+    def cmd_slow(self, request: Slow) -> Answer:
+        self.gossip_delay = request.ms / 1000
         return Ok()
 
     def cmd_status(self, request: Status) -> Answer:

@@ -1,8 +1,9 @@
-"""The PCS that the puppetmaster starts for its own machine, when there is none."""
+"""The PCS that the puppetmaster starts when there is none on its machine: a process that ends with it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -17,6 +18,7 @@ from dida.errors import DidaError, UserError
 from dida.messages import Status
 from dida.protocols.pcs import Pcs
 from dida.services.launch import command_line
+from dida.services.processes import how_it_ended
 
 PCS_DEADLINE = 15.0
 """Seconds for a PCS that was started here to listen."""
@@ -42,6 +44,9 @@ class OwnPcs(ProcessProtocol):
         self.log = os.path.join(logs, "pcs.log")
         self.running = False
         self._gone: Deferred[None] = Deferred()
+        self.on_end: Callable[[str], None] = lambda how: None
+        """Called when it ends after it was ready."""
+        self._was_ready = False
         words = ["dida-pcs", f"--url=http://{address}", f"--logs={logs}", "--quiet"]
         words += [] if keep else ["--attached"]
         words += [] if operators is None else [f"--operators={operators}"]
@@ -64,6 +69,7 @@ class OwnPcs(ProcessProtocol):
             assert connection.transport is not None
             connection.transport.loseConnection()
             if await self._answers():
+                self._was_ready = True
                 return
         raise UserError(f"no PCS could be started at {self.address}: {self._last_line()}")
 
@@ -87,6 +93,8 @@ class OwnPcs(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         self.running = False
         self._gone.callback(None)
+        if self._was_ready:
+            self.on_end(how_it_ended(reason))
 
     async def stop(self) -> None:
         """End it, and with it all nodes that it has started."""

@@ -1,234 +1,105 @@
 """The Process Creation Service: starts nodes as processes on its machine, and knows which of them live.
 
-It starts the three kinds of node and nothing else, at most so many. A node's output is read line by line
-as it comes, whatever anybody does with it: into a file per node, onto the PCS's own console with the
-node's id in front, and the newest lines are kept for whoever asks. A node counts as starting until it
-says itself, on its port, that it is ready. When the PCS ends, its nodes end, unless told to keep them.
+It starts the three kinds of node and nothing else, at most so many. What a node puts out is in a file of its
+own, is shown on the PCS's own console with the node's id in front, and the newest lines are kept for whoever
+asks. A node counts as starting until it says itself, on its port, that it is ready. When the PCS ends, its
+nodes end, unless told to keep them; when it is killed they live on, and the next PCS takes them up: the table
+of the living is in a file, and each is checked to be the process that it was.
+
+A node may have an owner, a puppetmaster, which says `own` for as long as it lives. An owner that was not
+heard of for a while is gone, and its nodes are ended.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, BinaryIO, cast
+from typing import Any
 from urllib.parse import quote
 
-from attrs import evolve
+import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, succeed
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError, DNSLookupError, ReactorNotRunning
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
-from twisted.internet.task import deferLater
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 
 from dida.addresses import Address
-from dida.control_messages import NodeEntry, Start, node_arguments
+from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments
 from dida.errors import NO_SUCH_NODE, BadRequest, DidaError, Unavailable
-from dida.messages import Ok, Reply, Request, Status
+from dida.messages import Reply, Request
 from dida.protocols.links import Link
 from dida.protocols.pcs import PcsCommands
 from dida.services.launch import command_line
 from dida.services.node import NodeOptions, NodeService, coerced, default_reactor, fail, listening, number
+from dida.services.node_process import KeptEntry, NodeProcess
+from dida.services.processes import LineWriter
 
 MAX_ENDED = 200
 """Ended nodes that the table remembers."""
 MAX_WATCHERS = 100
-KEPT_LINES = 1000
-MAX_OUTPUT_LINE = 4096
-"""Bytes after which a line of a node's output is broken."""
-LOG_SIZE = 20_000_000
-"""Bytes of a node's log file before it is rotated; one older file is kept."""
-PROBE_INTERVAL = 0.03
-SILENCE = 1.0
-"""Seconds after which a node is asked whether it listens, though it has not put out a line."""
-PROBE_TIMEOUT = 2.0
-POLITE = 3.0
-"""Seconds between asking a node to end and killing it."""
-EXIT_GRACE = 0.5
-"""Seconds for the rest of an ended node's output to come."""
+READ_INTERVAL = 0.05
+"""Seconds between two looks at the nodes' output."""
+ORPHANED = 5.0
+"""Seconds without a word from an owner after which its nodes are ended."""
+SHOWN_LAST = 1.0
+"""Seconds for the console to show the last lines."""
 
 _log = Logger()
 
 
-class _Probes(Factory):
-    """Connections that only find out whether anybody listens."""
-
-    noisy = False
-    protocol = Protocol
-
-
-_probes = _Probes()
-
-
-def how_it_ended(failure: Failure) -> str:
-    """`exit status 1`, or `signal SIGKILL`."""
-    problem: Any = failure.value
-    if problem.signal is not None:
-        return f"signal {signal.Signals(problem.signal).name}"
-    return f"exit status {problem.exitCode or 0}"
-
-
-class NodeProcess(ProcessProtocol):
-    """One node: its row of the table, its output, its end."""
-
-    def __init__(self, reactor: Any, entry: NodeEntry, show: Callable[[str, bytes], None]) -> None:
-        self.reactor = reactor
-        self.entry = entry
-        self.address = Address.parse(entry.url)
-        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
-        self.link = Link(reactor, self.address.host, self.address.port)
-        self.on_change: Callable[[], None] = lambda: None
-        self._show = show
-        self._file = LogFile(os.path.basename(entry.log), os.path.dirname(entry.log), LOG_SIZE, maxRotatedFiles=1)
-        self._part = b""
-        self._ended: list[Deferred[None]] = []
-        self._probe: Deferred[None] | None = None
-        self._talks: Deferred[None] = Deferred()
-        self._rest: IDelayedCall | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return self.entry.state != "ended"
-
-    def set(self, **changes: Any) -> None:
-        """Change the node's row, and tell who watches."""
-        self.entry = evolve(self.entry, **changes)
-        self.on_change()
-
-    # --- output ---------------------------------------------------------------------------------
-
-    def outReceived(self, data: bytes) -> None:
-        *lines, self._part = (self._part + data).split(b"\n")
-        for line in lines:
-            self._line(line)
-        while len(self._part) > MAX_OUTPUT_LINE:
-            self._line(self._part[:MAX_OUTPUT_LINE])
-            self._part = self._part[MAX_OUTPUT_LINE:]
-
-    errReceived = outReceived
-
-    def _line(self, line: bytes) -> None:
-        if not self._talks.called:
-            self._talks.callback(None)
-        line = line.removesuffix(b"\r")
-        self.lines.append(line[:MAX_OUTPUT_LINE].decode(errors="replace"))
-        try:
-            self._file.write(line + b"\n")
-            self._file.flush()
-        except OSError as problem:
-            _log.error("can't write {log}: {problem}", log=self.entry.log, problem=problem.strerror)
-        self._show(self.entry.id, line)
-
-    # --- readiness ------------------------------------------------------------------------------
-
-    def connectionMade(self) -> None:
-        self._probe = Deferred.fromCoroutine(self._until_ready())
-        self._probe.addErrback(self._probe_failed)
-
-    def _probe_failed(self, failure: Failure) -> None:
-        if self.alive:
-            _log.failure("asking {id} whether it is ready", failure, id=self.entry.id)
-
-    async def _until_ready(self) -> None:
-        await self._until_listening()
-        while True:
-            try:
-                reply = await self.link.ask(Status(), PROBE_TIMEOUT)
-                if isinstance(reply, Ok) and reply.object.get("ready") and reply.object.get("id") == self.entry.id:
-                    break
-            except DidaError:
-                pass
-            await deferLater(self.reactor, PROBE_INTERVAL)
-        self.set(state="ready")
-
-    async def _until_listening(self) -> None:
-        """Cheaper than the link's own attempts, at a steady pace, and not before the node has begun to talk."""
-        self._talks.addTimeout(SILENCE, self.reactor, lambda result, seconds: None)
-        await self._talks
-        endpoint = HostnameEndpoint(self.reactor, self.address.host.encode(), self.address.port, PROBE_TIMEOUT)
-        while True:
-            try:
-                connection = cast(Protocol, await endpoint.connect(_probes))
-            except (ConnectError, DNSLookupError):
-                await deferLater(self.reactor, PROBE_INTERVAL)
-                continue
-            assert connection.transport is not None
-            connection.transport.loseConnection()
-            return
-
-    # --- the end --------------------------------------------------------------------------------
-
-    def end(self, how: str) -> Deferred[None]:
-        """Send the signal KILL, or TERM and KILL a little later; fires when the process is gone."""
-        if not self.alive:
-            return succeed(None)
-        self.entry = evolve(self.entry, asked=True)
-        gone: Deferred[None] = Deferred()
-        self._ended.append(gone)
-        self._signal(how)
-        if how != "KILL":
-            kill = self.reactor.callLater(POLITE, self._signal, "KILL")
-            gone.addBoth(lambda result: kill.cancel() if kill.active() else None)
-        return gone
-
-    def _signal(self, name: str) -> None:
-        if self.transport is not None and self.transport.pid is not None:
-            self.transport.signalProcess(name)
-
-    def processExited(self, reason: Failure) -> None:
-        """A grandchild may hold the output open: don't wait for it for ever."""
-        assert self.transport is not None
-        self._rest = self.reactor.callLater(EXIT_GRACE, self.transport.loseConnection)
-
-    def processEnded(self, reason: Failure) -> None:
-        if self._rest is not None and self._rest.active():
-            self._rest.cancel()
-        if self._part:
-            self._line(self._part)
-            self._part = b""
-        self._file.close()
-        said = [line for line in self.lines if line.strip()]
-        self.set(state="ended", ended=how_it_ended(reason), line=said[-1] if said else "")
-        self.link.stop()
-        if self._probe is not None:
-            self._probe.cancel()
-        ended, self._ended = self._ended, []
-        for gone in ended:
-            gone.callback(None)
-
-
 class Processes(Service):
-    """The nodes of this PCS: what `dida.protocols.pcs.Table` says."""
+    """The nodes of this PCS: what `dida.protocols.pcs.Table` says. `kept`: the file with the table of the living."""
 
-    def __init__(self, reactor: Any, logs: str, most: int, keep: bool, operators: str | None = None) -> None:
+    def __init__(
+        self, reactor: Any, logs: str, most: int, keep: bool, operators: str | None = None, kept: str = "pcs.nodes"
+    ) -> None:
         self.reactor = reactor
         self.logs = os.path.abspath(logs)
         self.most = most
         self.keep = keep
         self.operators = operators
-        self.console: BinaryIO | None = None
+        self.console: LineWriter | None = None
         self.command_line: Callable[..., list[str]] = command_line
+        self._kept = os.path.join(self.logs, kept)
         self._nodes: dict[str, NodeProcess] = {}
         self._number = 1
         self._watchers: list[Deferred[int]] = []
+        self._reading = LoopingCall(self._read)
+        self._reading.clock = reactor
+        self._held: Counter[str] = Counter()
+        """Owner to how many `own` of it are open."""
+        self._orphans: dict[str, IDelayedCall] = {}
+        """Owners that have no `own` open, and the end of their nodes."""
+        self._elsewhere: dict[str, list[Elsewhere]] = {}
+
+    def startService(self) -> None:
+        super().startService()
+        self._take_up()
+        self._reading.start(READ_INTERVAL, now=False)
 
     def stopService(self) -> Deferred[Any]:
         super().stopService()
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             watcher.callback(self._number)
-        if self.keep:
-            return DeferredList([node.link.stop() for node in self._nodes.values()])
-        return self.stop(None)
+        for orphan in self._orphans.values():
+            orphan.cancel()
+        self._orphans.clear()
+        ended = DeferredList([node.release() for node in self._nodes.values()]) if self.keep else self.stop(None)
+        return ended.addCallback(self._after_nodes)
+
+    def _after_nodes(self, result: Any) -> None:
+        if self._reading.running:
+            self._reading.stop()
+        if self.console is not None:
+            self.console.close(SHOWN_LAST)
 
     # --- the verbs ------------------------------------------------------------------------------
 
@@ -237,23 +108,24 @@ class Processes(Service):
         self._check(request)
         for old in [node for node in self._nodes.values() if not node.alive][: -MAX_ENDED or None]:
             del self._nodes[old.entry.id]
-        self._nodes.pop(request.id, None)
         url = f"http://{Address.parse(request.url)}"
         log = os.path.join(self.logs, quote(request.id, safe=" ")[:100] + ".log")
+        entry = NodeEntry(request.id, request.role, url, 0, "starting", log=log, owner=request.owner)
+        node = NodeProcess(self.reactor, entry, self._show)
         try:
-            node = NodeProcess(
-                self.reactor, NodeEntry(request.id, request.role, url, 0, "starting", log=log), self._show
-            )
-            arguments = self.command_line(*words)
-            process = self.reactor.spawnProcess(node, arguments[0], arguments, env=None)
+            node.start(self.command_line(*words, output=log))
         except OSError as problem:
             # The table is as it was: the node is entered once it has a process.
             raise Unavailable(f"can't start {request.id}: {os.strerror(problem.errno or 0).lower()}") from None
-        process.closeStdin()
+        self._nodes.pop(request.id, None)
+        self._enter(node)
+        self._changed()
+        return node.entry.pid
+
+    def _enter(self, node: NodeProcess) -> None:
         node.on_change = self._changed
-        self._nodes[request.id] = node
-        node.set(pid=process.pid)
-        return int(process.pid)
+        self._nodes[node.entry.id] = node
+        self._watch_over(node.entry.owner)
 
     def _check(self, request: Start) -> None:
         alive = [node for node in self._nodes.values() if node.alive]
@@ -269,6 +141,10 @@ class Processes(Service):
 
     def entries(self) -> list[NodeEntry]:
         return [node.entry for node in self._nodes.values()]
+
+    @property
+    def elsewhere(self) -> list[Elsewhere]:
+        return [node for nodes in self._elsewhere.values() for node in nodes]
 
     def watch(self, number: int | None, deadline: float) -> Deferred[int]:
         if number != self._number or not self.running:
@@ -293,11 +169,22 @@ class Processes(Service):
             return self._living(id).end("TERM")
         return DeferredList([node.end("TERM") for node in self._nodes.values()]).addCallback(lambda results: None)
 
+    def pause(self, id: str) -> None:
+        self._living(id).pause(True)
+
+    def resume(self, id: str) -> None:
+        self._living(id).pause(False)
+
     def output(self, id: str, lines: int) -> list[str]:
-        return list(self._node(id).lines)[-lines:]
+        return list(self._node(id).output.lines)[-lines:]
 
     def ask(self, id: str, request: Request) -> Deferred[Reply]:
-        return self._living(id).link.ask(request, request.deadline)
+        other = next((node for node in self.elsewhere if node.id == id), None)
+        if other is None or id in self._nodes:
+            return self._living(id).link.ask(request, request.deadline)
+        address = Address.parse(other.url)
+        link = Link(self.reactor, address.host, address.port)
+        return link.ask(request, request.deadline).addBoth(lambda answer: link.stop().addCallback(lambda _: answer))
 
     def _node(self, id: str) -> NodeProcess:
         node = self._nodes.get(id)
@@ -313,14 +200,97 @@ class Processes(Service):
 
     def _changed(self) -> None:
         self._number += 1
+        self._keep_table()
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             watcher.callback(self._number)
 
+    # --- owners ---------------------------------------------------------------------------------
+
+    def own(self, owner: str, deadline: float) -> Deferred[None]:
+        if self._held.total() >= MAX_WATCHERS:
+            raise Unavailable(f"{MAX_WATCHERS} owners are here already")
+        self._held[owner] += 1
+        orphan = self._orphans.pop(owner, None)
+        if orphan is not None:
+            orphan.cancel()
+        holder: Deferred[None] = Deferred()
+        timer = self.reactor.callLater(deadline, holder.callback, None)
+
+        def released(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            self._held[owner] -= 1
+            self._watch_over(owner)
+            return result
+
+        return holder.addBoth(released)
+
+    def know(self, owner: str, nodes: list[Elsewhere]) -> None:
+        if owner not in self._elsewhere and len(self._elsewhere) >= MAX_WATCHERS:
+            raise Unavailable(f"{MAX_WATCHERS} owners are here already")
+        self._elsewhere[owner] = nodes
+        self._watch_over(owner)
+
+    def _watch_over(self, owner: str) -> None:
+        """An owner that nobody speaks for is gone a little later."""
+        if owner and not self._held[owner]:
+            del self._held[owner]
+            if owner not in self._orphans and self.running:
+                self._orphans[owner] = self.reactor.callLater(ORPHANED, self._gone, owner)
+
+    def _gone(self, owner: str) -> None:
+        del self._orphans[owner]
+        self._elsewhere.pop(owner, None)
+        orphans = [node for node in self._nodes.values() if node.alive and node.entry.owner == owner]
+        for node in orphans:
+            node.end("TERM")
+        if orphans:
+            ids = ", ".join(node.entry.id for node in orphans)
+            _log.info("{owner} is gone, which had started {ids}: ended", owner=owner, ids=ids)
+
+    # --- the table on disk ----------------------------------------------------------------------
+
+    def _keep_table(self) -> None:
+        if self.keep and not self.running:
+            return  # it is the next PCS's
+        living = [KeptEntry(node.entry, node.birth) for node in self._nodes.values() if node.alive]
+        new = self._kept + ".new"
+        try:
+            with open(new, "wb") as file:
+                file.write(msgspec.json.encode(living))
+            os.replace(new, self._kept)
+        except OSError as problem:
+            _log.error("can't write {file}: {problem}", file=self._kept, problem=problem.strerror)
+
+    def _take_up(self) -> None:
+        """The nodes of an earlier PCS: those that still run are this one's now, of the others the end is known."""
+        try:
+            with open(self._kept, "rb") as file:
+                kept = msgspec.json.decode(file.read(), type=list[KeptEntry])
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.MsgspecError) as problem:
+            _log.error("no node is taken up: can't read {file}: {problem}", file=self._kept, problem=str(problem))
+            return
+        for each in kept:
+            node = NodeProcess(self.reactor, each.entry, self._show)
+            node.take_up(each)
+            self._enter(node)
+            state = f"has ended {node.entry.ended}" if not node.alive else f"still runs (process {each.entry.pid})"
+            self._show(each.entry.id, f"taken up: it {state}".encode())
+        self._changed()
+
+    # --- output ---------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        for node in list(self._nodes.values()):
+            if node.alive:
+                node.output.poll()
+
     def _show(self, id: str, line: bytes) -> None:
         if self.console is not None:
-            self.console.write(f"{id} | ".encode() + line + b"\n")
-            self.console.flush()
+            self.console.say(f"{id} | ".encode() + line)
 
 
 class _Attached(Protocol):
@@ -340,7 +310,7 @@ class Options(NodeOptions):
     longdesc = "The Process Creation Service: one per machine, starts nodes for the puppetmaster."
     optParameters = [
         ["id", None, "pcs", "its id: any word"],
-        ["url", None, "http://localhost:10000", "where it listens: http://HOST:PORT", coerced(Address.parse)],
+        ["url", None, Address("localhost", 10_000), "where it listens: http://HOST:PORT", coerced(Address.parse)],
         ["logs", None, "logs", "folder of the files with the nodes' output"],
         ["max-nodes", None, 64, "most nodes that may run at once", number(1, 10_000, "nodes")],
         ["operators", None, None, "the workers' operators folder (default: their own default)"],
@@ -367,9 +337,10 @@ def makeService(options: Options, reactor: Any = None) -> NodeService:
             fail(options.command, f"--operators {operators}: no such folder")
         operators = os.path.abspath(operators)
     service = NodeService("dida-pcs")
-    processes = Processes(reactor, logs, int(options["max-nodes"]), bool(options["keep"]), operators)
+    kept = f"{options['id'].replace(os.sep, '_')}-{options.address.port}.nodes"
+    processes = Processes(reactor, logs, int(options["max-nodes"]), bool(options["keep"]), operators, kept)
     if not options["quiet"]:
-        processes.console = sys.stdout.buffer
+        processes.console = LineWriter(sys.stdout.buffer)
     processes.setServiceParent(service)
     listening(PcsCommands(options["id"], processes), options, reactor).setServiceParent(service)
     if options["attached"]:

@@ -12,7 +12,9 @@ import atexit
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from random import SystemRandom
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue, QueueOverflow
@@ -25,6 +27,7 @@ from twisted.python.logfile import LogFile
 
 from dida import script
 from dida.addresses import Address
+from dida.checking import check
 from dida.completion import usable_files
 from dida.editing import EditedLine
 from dida.errors import UserError
@@ -71,6 +74,7 @@ class Options(CommonOptions):
     optFlags = [
         ["step", None, "play the script one command a key press (Enter)"],
         ["keep", None, "leave the nodes running at the end"],
+        ["check", None, "say what is wrong with the script, and with the files it names; start nothing"],
     ]
 
     def __init__(self) -> None:
@@ -80,7 +84,10 @@ class Options(CommonOptions):
 
     def opt_pcs(self, url: str) -> None:
         """A PCS, as http://HOST:PORT; repeatable, one for each machine. [default: http://localhost:10000]"""
-        self["pcs"].append(Address.parse(url))
+        address = Address.parse(url)
+        if any(address.machine == other.machine for other in self["pcs"]):
+            raise UserError(f"--pcs {url}: there is one for that machine already: one is enough")
+        self["pcs"].append(address)
 
     def opt_files(self, folder: str) -> None:
         """A folder to seek applications and data in, with its subfolders; repeatable. [default: pmscripts]"""
@@ -98,8 +105,9 @@ class PuppetMaster(NodeService):
         self.options = options
         self.status = 0
         self.logs = os.path.abspath(options["logs"])
-        self.system = System(reactor, options["pcs"], options["deadline"])
-        self.system.start_pcs = self._start_pcs
+        owner = "" if options["keep"] else f"puppetmaster-{SystemRandom().getrandbits(48):x}"
+        self.system = System(reactor, options["pcs"], options["deadline"], owner)
+        self.system.machines.start_pcs = self._start_pcs
         self.page = page_of(1, os.environ)
         folders = options["files"] or [installed_folder("pmscripts")]
         self.player = Player(self.system, self._say, folders, self.page)
@@ -171,11 +179,15 @@ class PuppetMaster(NodeService):
             if running:
                 self._say(self.page.paint.word(FAINT, f"kept     {nodes} and the PCS; {self._how_to_end()}"))
         else:
-            await self.system.stop_nodes()
+            left = await self.system.stop_nodes()
             if self._own_pcs is not None:
                 await self._own_pcs.stop()
-            if running:
-                self._say(self.page.paint.word(FAINT, f"stopped  {nodes}"))
+            if len(running) > len(left):
+                self._say(self.page.paint.word(FAINT, f"stopped  {counted(len(running) - len(left), 'node')}"))
+            if left:
+                ids = " ".join(node.id for node in left)
+                told = f"left     {ids}: the PCS there does not answer; it ends them once it is back"
+                self._say(self.page.paint.word(ODD, told))
         await self.system.close()
         if self._debug_port is not None:
             await self._debug_port.stopListening()
@@ -325,10 +337,13 @@ class PuppetMaster(NodeService):
 
     async def _play_script(self, data: bytes) -> None:
         try:
-            lines = script.in_order(script.parse_script(data))
+            lines = script.in_order(script.parse_script(data, script_name()))
         except UserError as problem:
             self._say(str(problem))
             self._end(failed=True)
+            return
+        if self.options["check"]:
+            self._check(lines)
             return
         self._say(self.page.paint.word(STRONG, f"playing  {counted(len(lines), 'command')}; logs in {self.logs}"))
         first = " ".join(command.id for command in script.first_members(lines))
@@ -347,6 +362,14 @@ class PuppetMaster(NodeService):
         self._say(self.page.paint.word(tone, f"played   {self.player.summary()}"))
         self._end(failed=bool(self.player.counts.failed))
 
+    def _check(self, lines: Sequence[script.Line]) -> None:
+        wrong = check(lines, self.player.folders, [address.machine for address in self.options["pcs"]])
+        for line, problem in wrong:
+            self._say(self.page.paint(BAD, f"{line}: {problem}"))
+        found = f"wrong: {len(wrong)}" if wrong else "nothing is wrong"
+        self._say(self.page.paint.word(BAD if wrong else GOOD, f"checked  {counted(len(lines), 'command')}: {found}"))
+        self._end(failed=bool(wrong))
+
     def read_keys(self, terminal: int) -> None:
         """Step mode: the keys come from there, as standard input is the script."""
         self.reactor.callWhenRunning(
@@ -359,8 +382,16 @@ class PuppetMaster(NodeService):
         if self._stopping:
             raise UserError("the puppetmaster is ending")
         self._own_pcs = OwnPcs(self.reactor, address, self.logs, self.options["keep"], self.options["operators"])
+        self._own_pcs.on_end = self._on_pcs_end
         await self._own_pcs.until_ready()
         self._say(self.page.paint.word(FAINT, f"pcs      started at {address}"))
+
+    def _on_pcs_end(self, how: str) -> None:
+        """The next one takes up the nodes of the one that is gone."""
+        if not self._stopping and self._own_pcs is not None:
+            self._say(f"pcs      has ended ({how}): another one is started")
+            again = Deferred.fromCoroutine(self._start_pcs(self._own_pcs.address))
+            again.addErrback(lambda failure: self._say(str(failure.value)))
 
     def _listen_for_debug(self) -> str:
         port = int(self.options["debug-port"])
@@ -374,6 +405,17 @@ class PuppetMaster(NodeService):
                     f"can't listen on port {port} for debug output: {reason}: take another --debug-port"
                 ) from None
         return f"localhost:{port}"
+
+
+def script_name() -> str:
+    """The file that is standard input, as it would be named here."""
+    try:
+        path = os.readlink("/proc/self/fd/0")
+    except OSError:
+        return script.SCRIPT
+    if not os.path.isfile(path):
+        return script.SCRIPT
+    return os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
 
 
 def _exit(status: int) -> None:

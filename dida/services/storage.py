@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from dida import failpoints, wire
 from dida.addresses import Address, StorageAddress
 from dida.errors import Unavailable
-from dida.messages import Debug, Ok, Reply, Request, Status, form_of
+from dida.messages import Debug, Ok, Reply, Request, Slow, Status, form_of
 from dida.outputs import Answer, Config, Note, Output, Send
 from dida.peer_messages import Member, PeerMessage
 from dida.protocols.lines import Answer as LineAnswer
@@ -270,6 +270,10 @@ class StorageService(NodeService, StorageCommands):
 
     def cmd_debug(self, request: Debug) -> LineAnswer:
         self._debug = request.switch == "on"
+        return Ok()
+
+    def cmd_slow(self, request: Slow) -> LineAnswer:
+        self.replica.slow(request.ms / 1000)
         return Ok()
 
 

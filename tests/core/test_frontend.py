@@ -9,10 +9,12 @@ from dida.addresses import Address, StorageAddress
 from dida.errors import DidaError, Unavailable
 from dida.frontend import (
     Done,
+    NoOther,
     Operation,
     Page,
     Pause,
     ReadOperation,
+    SecureOperation,
     Try,
     UpdateIfOperation,
     WriteOperation,
@@ -365,3 +367,14 @@ def test_errors_of_the_operation_itself_end_it() -> None:
     """What another replica would not better is raised at once."""
     with pytest.raises(DidaError, match="no-such-record: 13"):
         read().on_reply(FOUR[0], Error("no-such-record", ("13",)))
+
+
+def test_a_second_replica_that_dies_is_waited_for_no_longer() -> None:
+    """What is to be at a second replica is at none once no other lives: there is nothing to wait for."""
+    replicas = Replicas(FOUR[:2])
+    secured = SecureOperation(replicas, Seen(), "key", 10.0, 1)
+    assert expect_try(secured).member == FOUR[1]
+    secured.on_no_reply(FOUR[1], SILENT, 0.1)
+    replicas.on_view("2@1:1", 2, FOUR[:1], ["s2"])
+    with pytest.raises(NoOther):
+        secured.next(0.2)

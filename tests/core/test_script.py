@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 from dida import script
 from dida.addresses import Address
 from dida.errors import UserError
-from dida.script import (
-    find_file,
-    first_members,
-    in_order,
-    parse_command,
-    parse_data,
-    parse_inputs,
-    parse_script,
-    read_file,
-)
+from dida.files import find_file, parse_data, parse_inputs, read_file
+from dida.script import first_members, in_order, parse_command, parse_script
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 
 from dida.chain_messages import AddStorage, AddWorker, Result, Run, Runs
-from dida.control_messages import NodeEntry, Start
+from dida.control_messages import Elsewhere, NodeEntry, Start
 from dida.errors import NO_SUCH_NODE, TIMED_OUT, UNAVAILABLE, BadRequest, DidaError
 from dida.messages import NODE, Error, ListRecords, Ok, Reply, Request, Status, vocabulary
 from dida.protocols.lines import Answer, NodeCommands, ok
@@ -25,6 +25,8 @@ class FakeTable:
         self.crashed: list[str] = []
         self.stopped: list[str | None] = []
         self.ready_at_once = True
+        self.owners: list[str] = []
+        self.known: dict[str, list[Elsewhere]] = {}
         self.on_crash: Callable[[str], None] = lambda id: None
         self._number = 1
         self._watchers: list[Deferred[int]] = []
@@ -75,6 +77,23 @@ class FakeTable:
     def stop(self, id: str | None) -> Deferred[None]:
         self.stopped.append(id)
         return succeed(None)
+
+    @property
+    def elsewhere(self) -> list[Elsewhere]:
+        return [node for nodes in self.known.values() for node in nodes]
+
+    def pause(self, id: str) -> None:
+        self.change(id, paused=True)
+
+    def resume(self, id: str) -> None:
+        self.change(id, paused=False)
+
+    def own(self, owner: str, deadline: float) -> Deferred[None]:
+        self.owners.append(owner)
+        return Deferred()
+
+    def know(self, owner: str, nodes: list[Elsewhere]) -> None:
+        self.known[owner] = nodes
 
     def output(self, id: str, lines: int) -> list[str]:
         return [f"line {number}" for number in range(lines)]

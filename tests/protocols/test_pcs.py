@@ -116,7 +116,7 @@ async def test_client_side() -> None:
     again = Port(the_reactor(), PcsCommands("pcs", table), port.address.port)
     table.change("w1", state="ended", ended="signal SIGKILL")
     await until(lambda: pcs.table["w1"].state == "ended")
-    assert len(troubles) == 1
+    assert troubles[1:] == [f"the PCS at {port.address} is back; what runs there: nothing"]
     await pcs.close()
     table.tell()
     await again.close()

@@ -15,13 +15,15 @@ from twisted.internet.task import Clock
 
 from dida import script
 from dida.chain_messages import WorkerDebug
-from dida.messages import Error, Ok
+from dida.checking import check
+from dida.messages import Error, Ok, Slow
 from dida.palette import Page, Palette
 from dida.protocols.lines import LineServerFactory
 from dida.protocols.pcs import PcsCommands
 from dida.protocols.player import Player
 from dida.protocols.puppetmaster import DebugCommands, KeyReader, ScriptConsole, TypedConsole
 from dida.protocols.system import System
+from dida.protocols.trials import _difference
 from tests.desk import Wire
 from tests.fakes import FakeCluster, Port, refused, the_reactor, until
 from tests.nodes import ROOT
@@ -159,8 +161,8 @@ async def test_never_ready(tmp_path: Path) -> None:
     await scene.play("storage s1 {s1} 5\npopulate data\n")
     assert scene.said == [
         f"script line 1: storage s1 {scene.storage.addresses[0].address} 5: "
-        "not ready within 0.2 s: its output is in logs/s1.log",
-        "script line 2: populate data: no storage node is there: s1 not ready within 0.2 s",
+        "not ready within 0.2 s, so it was killed: its output is in logs/s1.log",
+        "script line 2: populate data: no storage node is there: s1 not ready within 0.2 s, so it was killed",
     ]
     await scene.close()
 
@@ -311,6 +313,130 @@ async def test_the_story_of_a_run(scene: Scene) -> None:
     await scene.player.finish()
     assert scene.said.count("  output    24") == 2
     assert scene.failed == []
+
+
+# --- scripts that are tests ---------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_expect(scene: Scene) -> None:
+    """expect waits until the record has the value, and what stands behind it waits, too."""
+    playing = Deferred.fromCoroutine(scene.play(NODES + "populate data\nexpect 13 two words\ncrash s2\n"))
+    await until(lambda: any(line.startswith("populate") for line in scene.said))
+    assert scene.table.crashed == []
+    scene.storage.group.put("13", "two words")
+    await playing
+    assert scene.failed == []
+    assert [line.split()[:4] for line in scene.said if "expected" in line] == [["expected", "13", "two", "words"]]
+    assert scene.table.crashed == ["s2"]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("expect 13 three", ["not within 0.4 s", "  expected three", "  found    2"]),
+        ("expect nobody 1", ["not within 0.4 s", "  expected 1", "  found    no such record"]),
+        (
+            "expect-run LAST done twenty-five",
+            [
+                "the run of script line 6: client 13 app ended otherwise",
+                "  expected done twenty-five",
+                "  found    done 24",
+            ],
+        ),
+        (
+            "expect-run 1 failed because",
+            [
+                "the run of script line 6: client 13 app ended otherwise",
+                "  expected failed because",
+                "  found    done 24",
+            ],
+        ),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_failed_expectations(tmp_path: Path, line: str, shown: list[str]) -> None:
+    """A failed expectation is its line's failure, and shows the difference; the script goes on."""
+    scene = Scene(tmp_path, deadline=0.4)
+    await scene.play(NODES + f"populate data\nclient 13 app\n{line}\nclient 14 app\n")
+    (said,) = [text for text in scene.said if text.startswith("script line")]
+    assert said.split("\n") == [f"script line 7: {line}: {shown[0]}", *shown[1:]]
+    assert scene.failed == [7]
+    assert scene.player.counts.done == 2
+    await scene.close()
+
+
+def test_difference() -> None:
+    """Where long texts begin to differ is marked."""
+    assert _difference("no", "a long text here", "a long test here").split("\n") == [
+        "no",
+        "expected a long text here",
+        "found    a long test here",
+        "                  ^",
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_expect_run(scene: Scene) -> None:
+    """expect-run waits for a run's end, the last one or any by its number; a failure that was expected is none."""
+    scene.scheduler.outcomes["r2"] = Ok(("failed", "AddOperator at position 0 on w1: no-such-record: 99"), {})
+    await scene.play(
+        NODES + "client 13 app\nclient 99 app\nexpect-run last failed no-such-record\n"
+        "expect-run 1 done 24\nexpect-run 1 done\nclient 1 nofile\nexpect-run LAST failed no file\n"
+    )
+    assert scene.failed == []
+    assert scene.player.summary() == "11 commands, 2 runs: 1 done, none failed"
+    assert [line for line in scene.said if line.startswith("expected")][1] == "expected r1 done 24"
+
+
+@pytest_twisted.ensureDeferred
+async def test_endless_run_is_expected(tmp_path: Path) -> None:
+    """A run that does not end in time is a failed expectation."""
+    scene = Scene(tmp_path, deadline=0.3)
+    scene.scheduler.end_at_once = False
+    await scene.play(NODES + "client 13 app\nexpect-run LAST done 1\n")
+    assert "script line 6: expect-run LAST done 1: the run of script line 5: client 13 app has not ended" in " ".join(
+        scene.said
+    )
+    assert scene.failed == [5, 6]
+    await scene.close()
+    scene.scheduler.time_out("r1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_pause_slow_and_restart(scene: Scene) -> None:
+    """pause, resume, slow and restart reach the node through its PCS, in the order of the script."""
+    await scene.play(
+        NODES + "pause s1\nlistServer s1\nresume s1\nslow w1 300\nslow s2 5\nrestart s1\ncrash s2\nrestart s2\n"
+        "populate data\n"
+    )
+    said = [line.split()[:2] for line in scene.said[4:]]
+    assert said[:5] == [["paused", "s1"], ["script", "line"], ["resumed", "s1"], ["slowed", "w1"], ["slowed", "s2"]]
+    assert sorted(said[5:-1]) == [["crashed", "s2"], ["ready", "s1"], ["ready", "s2"]]
+    assert said[-1] == ["populate", "data:"]
+    assert "listServer s1: paused: resume s1 lets it go on" in scene.said[5]
+    assert [(id, request) for id, request in scene.table.told if isinstance(request, Slow)] == [
+        ("w1", Slow(300)),
+        ("s2", Slow(5)),
+    ]
+    assert [start.id for start in scene.table.started[4:]] == ["s1", "s2"]
+    assert [start.replica for start in scene.table.started[4:]] == [1, 2]
+    assert scene.table.crashed == ["s1", "s2"]
+    assert scene.failed == [6]
+
+
+@pytest.mark.parametrize("table", ["documented", "good"])
+def test_check(scene: Scene, table: str) -> None:
+    """--check tells, of each documented error that needs no running system, just what playing tells; no error of a
+    good script."""
+    rows = [row for row in documented_errors() if table == "documented"] or [("client 13 app", "")]
+    for text, problem in rows:
+        lines = scene.lines(NODES + "client 13 app\n" + text + "\n")
+        found = check(lines, scene.player.folders, [])
+        said = [f"{line}: {problem}" for line, problem in found]
+        pattern = ".*".join(map(re.escape, f"script line 6: {text}: {problem}".split("…")))
+        assert len(said) == (table == "documented")
+        assert all(re.fullmatch(pattern, each) for each in said), said
 
 
 # --- failures -------------------------------------------------------------------------------------

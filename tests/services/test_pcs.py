@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,13 +13,14 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.error import ProcessDone
-from twisted.python.failure import Failure
+from twisted.logger import formatEvent
 
-from dida.control_messages import NodeEntry, Start, node_arguments
+from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments
 from dida.errors import BadRequest, DidaError, Unavailable
 from dida.messages import ListRecords, Status
-from dida.services.pcs import NodeProcess, Options, Processes, makeService
+from dida.services.pcs import Options, Processes, makeService
+from dida.services.processes import LineWriter, OutputFile, birth
+from tests.fakes import until
 from tests.nodes import free_port
 
 
@@ -40,7 +42,7 @@ async def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     """A PCS's processes, all ended afterwards."""
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     table = Processes(_reactor(), str(tmp_path), most=4, keep=False)
-    table.command_line = lambda *words: [sys.executable, STUB, *words]
+    table.command_line = lambda *words, output: [sys.executable, STUB, *words, f"--output={output}"]
     table.startService()
     yield table
     await table.stopService()
@@ -97,7 +99,7 @@ async def test_life_of_a_node(processes: Processes, tmp_path: Path) -> None:
     await processes.crash("w1")
     (ended,) = processes.entries()
     assert (ended.state, ended.ended, ended.asked, ended.line) == ("ended", "signal SIGKILL", True, "no line end")
-    assert (tmp_path / "w1.log").read_text() == "line 0 of w1\nno line end\n"
+    assert (tmp_path / "w1.log").read_text() == "line 0 of w1\nno line end"
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     with pytest.raises(DidaError) as caught:
@@ -161,10 +163,11 @@ async def test_refusals(processes: Processes) -> None:
 async def test_output(processes: Processes, tmp_path: Path) -> None:
     """All output is read, in order; the newest lines are kept; the console gets it with the id in front."""
     with (tmp_path / "console").open("wb") as console:
-        processes.console = console
+        processes.console = LineWriter(console)
         processes.start(a_start("noisy30000"))
         await row(processes, "noisy30000", lambda entry: entry.state == "ready")
         await processes.stop(None)
+        processes.console.close(5)
         processes.console = None
     expected = [f"line {number} of noisy30000" for number in range(30000)]
     assert (tmp_path / "noisy30000.log").read_text().splitlines()[:30000] == expected
@@ -175,7 +178,7 @@ async def test_output(processes: Processes, tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_stop(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that does not end when asked politely is killed a little later."""
-    monkeypatch.setattr("dida.services.pcs.POLITE", 2.0)
+    monkeypatch.setattr("dida.services.node_process.POLITE", 2.0)
     processes.start(a_start("w1"))
     processes.start(a_start("stubborn"))
     for id in ("w1", "stubborn"):
@@ -194,16 +197,152 @@ async def test_watch_ends(processes: Processes) -> None:
     assert await processes.watch(number, 0.01) == number
 
 
+@pytest_twisted.ensureDeferred
+async def test_pause(processes: Processes) -> None:
+    """A paused node stands still until it is resumed; it can be ended all the same."""
+    pid = processes.start(a_start("w1"))
+    await row(processes, "w1", lambda entry: entry.state == "ready")
+    processes.pause("w1")
+    assert processes.entries()[0].paused
+    await until(lambda: process_state(pid) == "T")
+    processes.resume("w1")
+    assert (await processes.ask("w1", Status())).object["id"] == "w1"
+    processes.pause("w1")
+    await processes.stop("w1")
+    entry = processes.entries()[0]
+    assert (entry.ended, entry.paused) == ("exit status 0", False)
+
+
+def process_state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_new_file(processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node whose file has become long goes on in a new one, and no line is lost on the way."""
+    monkeypatch.setattr("dida.services.processes.LOG_SIZE", 100_000)
+    with (tmp_path / "console").open("wb") as console:
+        processes.console = LineWriter(console)
+        processes.start(a_start("chatty20000"))
+        await row(processes, "chatty20000", lambda entry: entry.state == "ended")
+        processes.console.close(5)
+        processes.console = None
+    expected = [f"chatty20000 | line {number} of chatty20000" for number in range(20000)]
+    assert (tmp_path / "console").read_text().splitlines() == expected
+    older, newer = ((tmp_path / f"chatty20000.log{end}").read_text().splitlines() for end in (".1", ""))
+    assert [*older, *newer] == [line.partition("| ")[2] for line in expected][-len(older) - len(newer) :]
+
+
+@pytest_twisted.ensureDeferred
+async def test_taken_up(processes: Processes, tmp_path: Path) -> None:
+    """A PCS that is started again finds the nodes that still run, and those alone: it follows, asks and ends them."""
+    await start_all(processes, "w1", "w2", "w3")
+    processes.keep = True
+    await processes.stopService()
+    table = tmp_path / "pcs.nodes"
+    rows = json.loads(table.read_text())
+    rows[2]["birth"] = "another process"
+    table.write_text(json.dumps(rows))
+    os.kill(pid_of(processes, "w2"), signal.SIGKILL)
+    await until(lambda: process_is_gone(pid_of(processes, "w2")))
+    again = Processes(_reactor(), str(tmp_path), most=4, keep=False)
+    again.startService()
+    try:
+        found = {entry.id: (entry.state, entry.pid) for entry in again.entries()}
+        assert found == {
+            "w1": ("ready", pid_of(processes, "w1")),
+            "w2": ("ended", pid_of(processes, "w2")),
+            "w3": ("ended", pid_of(processes, "w3")),
+        }
+        assert (await again.ask("w1", Status())).object["id"] == "w1"
+        assert again.output("w1", 5) == ["line 0 of w1"]
+        with pytest.raises(BadRequest):
+            again.start(a_start("w1"))
+        await again.stop("w1")
+        assert again.entries()[0].ended.startswith("how is not known")
+        assert process_is_gone(pid_of(processes, "w1"))
+    finally:
+        await again.stopService()
+        os.kill(pid_of(processes, "w3"), signal.SIGKILL)
+
+
+def process_is_gone(pid: int) -> bool:
+    return birth(pid) == ""
+
+
+def pid_of(table: Processes, id: str) -> int:
+    return next(entry.pid for entry in table.entries() if entry.id == id)
+
+
+async def start_all(table: Processes, *ids: str, **members: Any) -> None:
+    """Start nodes, and wait until they are ready."""
+    for id in ids:
+        table.start(a_start(id, **members))
+    for id in ids:
+        await row(table, id, lambda entry: entry.state == "ready")
+
+
+@pytest.mark.parametrize("text", ["nonsense", '[{"entry":{"id":1}}]', '{"a":1}'])
+@pytest_twisted.ensureDeferred
+async def test_a_table_that_can_t_be_read(tmp_path: Path, text: str, logged_errors: list[Any]) -> None:
+    """A file that is no table of nodes is told of, and the PCS starts without."""
+    (tmp_path / "pcs.nodes").write_text(text)
+    table = Processes(_reactor(), str(tmp_path), most=4, keep=False)
+    table.startService()
+    assert table.entries() == []
+    await table.stopService()
+    assert "no node is taken up: can't read" in formatEvent(logged_errors.pop())
+
+
+@pytest_twisted.ensureDeferred
+async def test_owner(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes live as long as their owner speaks; those of another one, and of nobody, live on."""
+    monkeypatch.setattr("dida.services.pcs.ORPHANED", 0.3)
+    first = processes.own("one", 60)
+    await start_all(processes, "w1", owner="one")
+    await start_all(processes, "w2")
+    second = processes.own("one", 0.5)
+    first.cancel()
+    await first.addErrback(lambda failure: None)
+    processes.know("one", [Elsewhere("w7", "worker", "http://localhost:1", "localhost:2")])
+    assert [node.id for node in processes.elsewhere] == ["w7"]
+    await second
+    assert processes.entries()[0].state == "ready"
+    entry = await row(processes, "w1", lambda entry: entry.state == "ended")
+    assert (entry.ended, entry.asked) == ("exit status 0", True)
+    assert processes.elsewhere == []
+    assert processes.entries()[1].state == "ready"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_slow_console(processes: Processes) -> None:
+    """A console that nobody reads holds up nobody: what is too much for it is left out, and that is said."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as console:
+        processes.console = LineWriter(console)
+        processes.start(a_start("noisy30000"))
+        await row(processes, "noisy30000", lambda entry: entry.state == "ready")
+        await processes.stop("noisy30000")
+        read = b""
+        while b"lines left out" not in read:
+            processes._show("pcs", b"one more")
+            read += os.read(reader, 65536)
+        os.close(reader)
+        processes.console.close(5)
+        processes.console = None
+
+
 def test_end_of_a_line(tmp_path: Path) -> None:
     """A line without end is broken in pieces, so that it can't fill the memory."""
-    entry = NodeEntry("w1", "worker", "http://localhost:4001", 0, "starting", log=str(tmp_path / "w1.log"))
     shown: list[bytes] = []
-    node = NodeProcess(_reactor(), entry, lambda id, line: shown.append(line))
-    node.outReceived(b"a" * 5000)
-    node.outReceived(b"\r\n\xff\n")
+    output = OutputFile(str(tmp_path / "w1.log"), shown.append, lambda: None)
+    with output.begin() as writing:
+        writing.write(b"a" * 5000)
+        output.read()
+        writing.write(b"\r\n\xff\n")
+    output.end()
     assert shown == [b"a" * 4096, b"a" * 904, b"\xff"]
-    assert node.lines[-1] == "�"
-    node.processEnded(Failure(ProcessDone(0)))
+    assert output.lines[-1] == "�"
 
 
 def make(words: list[str]) -> None:

@@ -1,0 +1,106 @@
+"""The machines of a system: each has a PCS, found by the host of a node's URL.
+
+Where a PCS process comes from when there is none on this machine is not decided here
+(`dida.services.puppetmaster`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IDelayedCall
+
+from dida.addresses import HERE, Address
+from dida.checking import no_pcs
+from dida.control_messages import Elsewhere
+from dida.errors import DidaError, UserError
+from dida.messages import Status
+from dida.protocols.pcs import Pcs
+
+PING_TIMEOUT = 3.0
+"""Seconds for a PCS to answer that it is there."""
+
+
+class Machines:
+    """The PCSs, by host. What they tell goes to `on_table`, `on_back` and `on_trouble`."""
+
+    def __init__(self, reactor: Any, pcs: Iterable[Address], owner: str) -> None:
+        self.reactor = reactor
+        self.owner = owner
+        self.start_pcs: Callable[[Address], Awaitable[None]] | None = None
+        """Starts a PCS on this machine; UserError says why it could not be."""
+        self.on_table: Callable[[Pcs], None] = lambda pcs: None
+        self.on_back: Callable[[Pcs], None] = lambda pcs: None
+        self.on_trouble: Callable[[str], None] = lambda text: None
+        self._addresses = {HERE: Address(HERE, 10_000)}
+        self._addresses.update((address.machine, address) for address in pcs)
+        self._pcs: dict[str, Pcs] = {}
+        self._finding: defaultdict[str, DeferredLock] = defaultdict(DeferredLock)
+        self._nodes: list[Elsewhere] = []
+        self._telling: IDelayedCall | None = None
+
+    async def pcs_of(self, node: Address) -> Pcs:
+        """The PCS of a node's machine; on this one it is started when there is none."""
+        key = node.machine
+        address = self._addresses.get(key)
+        if address is None:
+            raise no_pcs(node.host)
+        await self._finding[key].acquire()
+        try:
+            if key not in self._pcs:
+                await self._meet(address, key)
+                pcs = Pcs(self.reactor, address, self.owner)
+                pcs.on_table = self.on_table
+                pcs.on_back = self.on_back
+                pcs.on_trouble = self.on_trouble
+                pcs.watch()
+                self._pcs[key] = pcs
+            return self._pcs[key]
+        finally:
+            # whoever waits comes after who has just found it
+            self.reactor.callLater(0, self._finding[key].release)
+
+    async def _meet(self, address: Address, key: str) -> None:
+        """See to it that a PCS is there."""
+        pcs = Pcs(self.reactor, address)
+        try:
+            reply = await pcs.ask(Status(deadline=PING_TIMEOUT))
+        except DidaError as problem:
+            if key != HERE or self.start_pcs is None:
+                text = f"the PCS at {address} does not answer: start it there with twistd dida-pcs"
+                raise UserError(text) from problem
+            await self.start_pcs(address)
+            return
+        finally:
+            await pcs.close()
+        if reply.object.get("role") != "pcs":
+            role = reply.object.get("role", "something else")
+            raise UserError(f"at {address} there is a {role}, no PCS: name another one with --pcs URL")
+
+    def tell(self, nodes: list[Elsewhere]) -> None:
+        """Each PCS knows the nodes that the others have started. Told once for all that happens in one turn."""
+        self._nodes = nodes
+        if self._telling is None and self.owner and len(self._pcs) > 1:
+            self._telling = self.reactor.callLater(0, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        for pcs in self._pcs.values():
+            elsewhere = [node for node in self._nodes if node.pcs != str(pcs.address)]
+            told = Deferred.fromCoroutine(pcs.know(elsewhere))
+            told.addErrback(lambda failure: failure.trap(DidaError) and None)  # told again when it is back
+
+    def end_watch(self) -> None:
+        """From now on nodes and PCSs may end without a word."""
+        for pcs in self._pcs.values():
+            pcs.end_watch()
+
+    async def close(self) -> None:
+        """End all connections."""
+        if self._telling is not None:
+            self._telling.cancel()
+        for pcs in self._pcs.values():
+            await pcs.close()

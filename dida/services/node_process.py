@@ -1,0 +1,196 @@
+"""A node of a PCS: its process, whether it is ready, what it puts out, and its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, cast
+
+from attrs import evolve, frozen
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from dida.addresses import Address
+from dida.control_messages import NodeEntry
+from dida.errors import DidaError
+from dida.messages import Ok, Status
+from dida.protocols.links import Link
+from dida.services.processes import Child, OutputFile, TakenUp, birth
+
+PROBE_INTERVAL = 0.03
+SILENCE = 1.0
+"""Seconds after which a node is asked whether it listens, though it has not put out a line."""
+PROBE_TIMEOUT = 2.0
+POLITE = 3.0
+"""Seconds between asking a node to end and killing it."""
+
+_log = Logger()
+
+
+class _Probes(Factory):
+    """Connections that only find out whether anybody listens."""
+
+    noisy = False
+    protocol = Protocol
+
+
+_probes = _Probes()
+
+
+@frozen
+class KeptEntry:
+    """A row of the table on disk: a node that lived, and what tells its process from others."""
+
+    entry: NodeEntry
+    birth: str
+
+
+class NodeProcess:
+    """One node: its row of the table, its output, its end."""
+
+    def __init__(self, reactor: Any, entry: NodeEntry, show: Callable[[str, bytes], None]) -> None:
+        self.reactor = reactor
+        self.entry = entry
+        self.birth = ""
+        self.address = Address.parse(entry.url)
+        self.link = Link(reactor, self.address.host, self.address.port)
+        self.on_change: Callable[[], None] = lambda: None
+        self.output = OutputFile(entry.log, self._line, lambda: self._signal("USR1"))
+        self._show = show
+        self._process: Child | TakenUp | None = None
+        self._ended: list[Deferred[None]] = []
+        self._probe: Deferred[None] | None = None
+        self._talks: Deferred[None] = Deferred()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.entry.state != "ended"
+
+    def set(self, **changes: Any) -> None:
+        """Change the node's row, and tell who watches."""
+        self.entry = evolve(self.entry, **changes)
+        self.on_change()
+
+    def start(self, arguments: list[str]) -> None:
+        """Start the process; OSError when there can't be one."""
+        child = Child(self._on_end)
+        with self.output.begin() as output, open(os.devnull, "rb") as nothing:
+            files = {0: nothing.fileno(), 1: output.fileno(), 2: output.fileno()}
+            process = self.reactor.spawnProcess(child, arguments[0], arguments, env=None, childFDs=files)
+        self._process = child
+        self.birth = birth(process.pid)
+        self.entry = evolve(self.entry, pid=process.pid)
+        self._follow()
+
+    def take_up(self, kept: KeptEntry) -> None:
+        """Go on with a process that an earlier PCS has started, if it is still that process."""
+        self.output.take_up()
+        self.birth = kept.birth
+        try:
+            process = TakenUp(self.reactor, self.entry.pid, self._on_end)
+        except OSError:
+            process = None
+        if process is None or birth(self.entry.pid) != kept.birth:
+            if process is not None:
+                process.release()
+            self._on_end("while no PCS was there")
+            return
+        self._process = process
+        self._talks.callback(None)
+        if self.entry.state == "starting":
+            self._follow()
+
+    # --- output and readiness -------------------------------------------------------------------
+
+    def _line(self, line: bytes) -> None:
+        if not self._talks.called:
+            self._talks.callback(None)
+        self._show(self.entry.id, line)
+
+    def _follow(self) -> None:
+        self._probe = Deferred.fromCoroutine(self._until_ready())
+        self._probe.addErrback(self._probe_failed)
+
+    def _probe_failed(self, failure: Failure) -> None:
+        if self.alive:
+            _log.failure("asking {id} whether it is ready", failure, id=self.entry.id)
+
+    async def _until_ready(self) -> None:
+        await self._until_listening()
+        while True:
+            try:
+                reply = await self.link.ask(Status(), PROBE_TIMEOUT)
+                if isinstance(reply, Ok) and reply.object.get("ready") and reply.object.get("id") == self.entry.id:
+                    break
+            except DidaError:
+                pass
+            await deferLater(self.reactor, PROBE_INTERVAL)
+        self.set(state="ready")
+
+    async def _until_listening(self) -> None:
+        """Cheaper than the link's own attempts, at a steady pace, and not before the node has begun to talk."""
+        if not self._talks.called:
+            self._talks.addTimeout(SILENCE, self.reactor, lambda result, seconds: None)
+        await self._talks
+        endpoint = HostnameEndpoint(self.reactor, self.address.host.encode(), self.address.port, PROBE_TIMEOUT)
+        while True:
+            try:
+                connection = cast(Protocol, await endpoint.connect(_probes))
+            except (ConnectError, DNSLookupError):
+                await deferLater(self.reactor, PROBE_INTERVAL)
+                continue
+            assert connection.transport is not None
+            connection.transport.loseConnection()
+            return
+
+    # --- signals, and the end -------------------------------------------------------------------
+
+    def pause(self, paused: bool) -> None:
+        """SIGSTOP, or SIGCONT."""
+        self._signal("STOP" if paused else "CONT")
+        self.set(paused=paused)
+
+    def end(self, how: str) -> Deferred[None]:
+        """Send the signal KILL, or TERM and KILL a little later; fires when the process is gone."""
+        if not self.alive:
+            return succeed(None)
+        self.entry = evolve(self.entry, asked=True)
+        gone: Deferred[None] = Deferred()
+        self._ended.append(gone)
+        self._signal(how)
+        if how != "KILL":
+            self._signal("CONT")  # a paused process takes no other signal
+            kill = self.reactor.callLater(POLITE, self._signal, "KILL")
+            gone.addBoth(lambda result: kill.cancel() if kill.active() else None)
+        return gone
+
+    def _signal(self, name: str) -> None:
+        if self._process is not None:
+            self._process.signal(name)
+
+    def _on_end(self, how: str) -> None:
+        self.output.end()
+        said = [line for line in self.output.lines if line.strip()]
+        self.set(state="ended", ended=how, line=said[-1] if said else "", paused=False)
+        self._leave()
+        ended, self._ended = self._ended, []
+        for gone in ended:
+            gone.callback(None)
+
+    def _leave(self) -> Deferred[None]:
+        if self._probe is not None:
+            self._probe.cancel()
+        return self.link.stop()
+
+    def release(self) -> Deferred[None]:
+        """The process is left alone."""
+        if self._process is not None:
+            self._process.release()
+        self.output.close()
+        return self._leave()

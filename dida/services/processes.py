@@ -1,0 +1,245 @@
+"""A process of a node: started here, or by an earlier PCS and taken up; and the file that it writes its output into.
+
+A node writes into its file by itself. So it never waits for anybody who reads, and its output is complete
+whatever becomes of the PCS, which reads the file as it grows. That a process is the one that it was is told by
+the time of its start: a process id may be another process's by now.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Full, Queue
+from threading import Thread
+from typing import Any, BinaryIO
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+KEPT_LINES = 1000
+MAX_OUTPUT_LINE = 4096
+"""Bytes after which a line of a node's output is broken."""
+LOG_SIZE = 20_000_000
+"""Bytes of a node's file before a new one is begun; one older file is kept."""
+READ_SIZE = 2**18
+"""Bytes of a node's output that are read at a time."""
+MAX_UNSHOWN = 10_000
+"""Lines that may wait for a slow console before others are left out."""
+
+_log = Logger()
+
+
+def how_it_ended(failure: Failure) -> str:
+    """`exit status 1`, or `signal SIGKILL`."""
+    problem: Any = failure.value
+    if problem.signal is not None:
+        return f"signal {signal.Signals(problem.signal).name}"
+    return f"exit status {problem.exitCode or 0}"
+
+
+def birth(pid: int) -> str:
+    """What tells a process from a later one of the same id: machine start and process start; empty: it has ended."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as boot, open(f"/proc/{pid}/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+            return "" if fields[0] in "ZX" else f"{boot.read().strip()} {fields[19]}"
+    except OSError:
+        return ""
+
+
+class Child(ProcessProtocol):
+    """A process that was started here."""
+
+    def __init__(self, on_end: Callable[[str], None]) -> None:
+        self._on_end = on_end
+
+    def signal(self, name: str) -> None:
+        """Send it a signal; nothing happens when it has ended."""
+        if self.transport is not None and self.transport.pid is not None:
+            self.transport.signalProcess(signal.Signals[f"SIG{name}"])
+
+    def release(self) -> None:
+        """It is left alone."""
+
+    def processEnded(self, reason: Failure) -> None:
+        self._on_end(how_it_ended(reason))
+
+
+@implementer(IReadDescriptor)
+class TakenUp:
+    """A process that an earlier PCS has started: its end is noticed, but only its parent is told how it ended."""
+
+    def __init__(self, reactor: Any, pid: int, on_end: Callable[[str], None]) -> None:
+        self._reactor = reactor
+        self._on_end = on_end
+        self._file: int | None = os.pidfd_open(pid)
+        reactor.addReader(self)
+
+    def signal(self, name: str) -> None:
+        """Send it a signal; nothing happens when it has ended."""
+        if self._file is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._file, signal.Signals[f"SIG{name}"])
+
+    def release(self) -> None:
+        """It is left alone."""
+        if self._file is not None:
+            self._reactor.removeReader(self)
+            os.close(self._file)
+            self._file = None
+
+    def fileno(self) -> int:
+        return -1 if self._file is None else self._file
+
+    def doRead(self) -> None:
+        """It has ended."""
+        self.release()
+        self._on_end("how is not known, another PCS had started it")
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.release()
+
+    def logPrefix(self) -> str:
+        return "process"
+
+
+class OutputFile:
+    """The file with a node's output, which is read as it grows. `rotate` asks the node for a new file."""
+
+    def __init__(self, path: str, on_line: Callable[[bytes], None], rotate: Callable[[], None]) -> None:
+        self.path = path
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._on_line = on_line
+        self._rotate = rotate
+        self._renamed = False
+        self._part = b""
+        self._file: BinaryIO | None = None
+
+    def begin(self) -> BinaryIO:
+        """A new file, for the process to write into."""
+        writing = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by who gives it to the process
+        writing.truncate(0)
+        self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed at the node's end
+        return writing
+
+    def take_up(self) -> None:
+        """Go on behind what is there; the newest lines are known."""
+        with suppress(OSError):
+            self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed at the node's end
+            size = self._file.seek(0, os.SEEK_END)
+            self._file.seek(max(0, size - READ_SIZE))
+            *lines, self._part = (self._file.read(READ_SIZE) or b"").split(b"\n")
+            self.lines.extend(line[:MAX_OUTPUT_LINE].decode(errors="replace") for line in lines)
+
+    def read(self) -> bool:
+        """Take what is new, or a part of it; whether there may be more."""
+        if self._file is None:
+            return False
+        try:
+            data = self._file.read(READ_SIZE)
+            if not data:
+                return self._renamed and self._follow()
+        except OSError as problem:
+            _log.error("can't read {path}: {problem}", path=self.path, problem=problem.strerror)
+            self.close()
+            return False
+        self._take(data)
+        return True
+
+    def poll(self) -> None:
+        """Take what is new; a long file is given another name, and the node begins a new one."""
+        if self.read() and not self._renamed and self._file is not None and self._file.tell() > LOG_SIZE:
+            try:
+                os.replace(self.path, self.path + ".1")
+            except OSError as problem:
+                _log.error("can't rename {path}: {problem}", path=self.path, problem=problem.strerror)
+                return
+            self._renamed = True
+            self._rotate()
+
+    def _follow(self) -> bool:
+        """The old file was read to its end: go on with the new one, once the node has made it."""
+        assert self._file is not None
+        if not os.path.exists(self.path):
+            return False
+        rest = self._file.read(READ_SIZE)
+        if rest:  # written between the last look and the new file
+            self._take(rest)
+            return True
+        self._file.close()
+        self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed at the node's end
+        self._renamed = False
+        return True
+
+    def _take(self, data: bytes) -> None:
+        *lines, self._part = (self._part + data).split(b"\n")
+        for line in lines:
+            self._line(line)
+        while len(self._part) > MAX_OUTPUT_LINE:
+            self._line(self._part[:MAX_OUTPUT_LINE])
+            self._part = self._part[MAX_OUTPUT_LINE:]
+
+    def _line(self, line: bytes) -> None:
+        line = line.removesuffix(b"\r")
+        self.lines.append(line[:MAX_OUTPUT_LINE].decode(errors="replace"))
+        self._on_line(line)
+
+    def end(self) -> None:
+        """Nothing more is written: take all that is left."""
+        while self.read():
+            pass
+        if self._renamed and not os.path.exists(self.path):
+            os.replace(self.path + ".1", self.path)
+        if self._part:
+            self._line(self._part)
+            self._part = b""
+        self.close()
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class LineWriter:
+    """Writes lines to where writing may take as long as it likes, in a thread: what is too much is left out."""
+
+    def __init__(self, to: BinaryIO) -> None:
+        self._to = to
+        self._queue: Queue[bytes | None] = Queue(MAX_UNSHOWN)
+        self._left_out = 0
+        self._thread = Thread(target=self._write, name="console", daemon=True)
+        self._thread.start()
+
+    def say(self, line: bytes) -> None:
+        """Put a line behind the others."""
+        try:
+            if self._left_out:
+                self._queue.put_nowait(b"(%d lines left out: they came faster than they were shown)" % self._left_out)
+                self._left_out = 0
+            self._queue.put_nowait(line)
+        except Full:
+            self._left_out += 1
+
+    def close(self, seconds: float) -> None:
+        """Write what is left, if that takes no longer than so many seconds."""
+        with suppress(Full):
+            self._queue.put(None, timeout=seconds)
+            self._thread.join(seconds)
+
+    def _write(self) -> None:
+        try:
+            while (line := self._queue.get()) is not None:
+                self._to.write(line + b"\n")
+                if self._queue.empty():
+                    self._to.flush()
+        except OSError:  # whoever was shown the lines is gone: they are in the files all the same
+            while self._queue.get() is not None:
+                pass
