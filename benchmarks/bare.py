@@ -13,10 +13,14 @@ from typing import Any, cast
 from twisted.internet import protocol
 from twisted.protocols.basic import LineReceiver
 
+MAX_LINE = 2**20
+"""Bytes; as DIDA has it."""
+
 
 class KeyValue(LineReceiver):
     """One dict, shared by all connections."""
 
+    MAX_LENGTH = MAX_LINE
     records: dict[bytes, bytes]
 
     def connectionMade(self) -> None:
@@ -41,6 +45,8 @@ class KeyValue(LineReceiver):
 class Relay(LineReceiver):
     """Passes lines on over the process's one connection to the next node, answers back in their order."""
 
+    MAX_LENGTH = MAX_LINE
+
     def connectionMade(self) -> None:
         cast(Any, self.transport).setTcpNoDelay(True)
 
@@ -50,6 +56,8 @@ class Relay(LineReceiver):
 
 class Onward(LineReceiver):
     """The connection to the next node."""
+
+    MAX_LENGTH = MAX_LINE
 
     def __init__(self) -> None:
         self.waiting: deque[Relay] = deque()

@@ -169,8 +169,9 @@ def sizes(bench: Bench) -> Iterator[Row]:
             if replicas == 4:
                 lines += [("read of 16,384 bytes", "read key%d")]
             for what, line in lines:
-                populate(port, "v" * 16_384) if line.startswith("read") else None
-                populate(bare_port, "v" * 16_384) if line.startswith("read") else None
+                if line.startswith("read"):
+                    populate(port, "v" * 16_384)
+                    populate(bare_port, "v" * 16_384)
                 ours, theirs = _against_bare(bench, port, bare_port, line, (50, 1))
                 yield _row("sizes", f"{what}, {replicas} node{'s'[: replicas > 1]}, 50 × 1", ours, theirs, None)
 
