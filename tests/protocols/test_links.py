@@ -219,9 +219,9 @@ async def test_a_link_connects_by_itself_and_again(listener: Listener, link: Lin
 
 
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 0.001), (2, 0.05), (3, 0.2), (5, 1.0), (50, 1.0)])
-def test_when_a_link_tries_again(failures: int, seconds: float) -> None:
+def test_when_a_link_tries_again(link: Link, failures: int, seconds: float) -> None:
     """At once after the connection broke, which is how a death is noticed; then more and more slowly."""
-    assert Link(Clock(), "localhost", 1)._retry(failures) == seconds
+    assert link._retry(failures) == seconds
 
 
 @pytest_twisted.ensureDeferred
