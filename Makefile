@@ -6,7 +6,7 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains hosts runs makespan
+.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains hosts runs makespan bench evaluate
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -20,12 +20,14 @@ help:
 	$(say) "torture" "real storage nodes under crashes, pauses and joins for a minute, then the checkers"
 	$(say) "soak" "1.1 million writes with a member killed: logs and memory stay bounded"
 	$(say) "endurance" "ten minutes of busy cores and short pauses, a minute of a stopped node: nobody is taken for dead"
-	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, 200 seeds"
+	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, hosts"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
 	$(say) "hosts" "one system on three hosts (network namespaces; root): cut off, PCS killed, puppetmaster killed"
 	$(say) "makespan" "both policies with operators of 10 ms and 1 s on four workers, against the ideal"
 	$(say) "runs" "10,000 runs: the memory of scheduler, workers and storage stays flat"
+	$(say) "bench" "speed beside bare Twisted and the peers that are there; ROWS=chains for some, FULL=1 for all and longer"
+	$(say) "evaluate" "the report's three experiments, and what lies behind them, as a page with plots (7 minutes)"
 	$(say) "format" "let ruff put the code in order"
 	$(say) "lock" "choose the newest versions of what setup.py asks for, and lock them"
 	$(say) "clean" "remove what was built, cached and logged, and .venv"
@@ -79,6 +81,15 @@ makespan: $(READY)
 
 runs: $(READY)
 	@$(BIN)/python -m tests.system.many_runs --runs 10000
+
+# Exit status 1 says that a target is missed, which is no error of make's.
+bench: $(READY)
+	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ROWS),--rows "$(ROWS)") $(BENCH) || test $$? = 1
+
+evaluate: $(READY)
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || { echo "evaluate   getting matplotlib for the plots"; \
+	    $(BIN)/python -m pip install -qq --disable-pip-version-check 'matplotlib>=3.9'; }
+	@$(BIN)/python -m benchmarks.evaluate $(EVALUATE)
 
 format: $(READY)
 	@$(BIN)/ruff format --quiet $(SOURCES)

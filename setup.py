@@ -20,6 +20,9 @@ TEST = [
     "ruff>=0.8",
     "setuptools>=70.1",
 ]
+BENCH = ["celery[redis]>=5.4", "distributed>=2024.8", "ray>=2.40"]
+"""The peers that `make bench` measures beside, as far as they are there."""
+EVALUATE = ["matplotlib>=3.9"]
 DEVELOP = ["pip-tools>=7.4", "pre-commit>=4", "towncrier>=24.8"]
 
 
@@ -45,6 +48,6 @@ setup(
     package_data={"dida": ["py.typed"]},
     data_files=stock("operators") + stock("pmscripts"),
     install_requires=["attrs>=24.2", "mmh3>=5.0", "msgspec>=0.19", "twisted>=24.10", "zope.interface>=7.0"],
-    extras_require={"test": TEST, "develop": TEST + DEVELOP},
+    extras_require={"test": TEST, "develop": TEST + DEVELOP, "bench": BENCH, "evaluate": EVALUATE},
     zip_safe=False,
 )

@@ -203,4 +203,4 @@ class EditedLine:
                 first = column if first < 0 else first
                 shown += char
             column += wide
-        return shown, at - max(first, 0)
+        return shown, at - (first if first >= 0 else start)

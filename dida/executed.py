@@ -15,6 +15,8 @@ from attrs import define, field
 from dida.messages import No, Ok, Reply
 from dida.timestamps import Timestamp
 
+SINGLE = "\0"
+"""Begins the session of an id that is none of a session: no other id has the same."""
 REMEMBERED = 100_000
 """Names of expired sessions that are kept."""
 MAX_IDS = 200_000
@@ -33,11 +35,12 @@ class _Session:
 
 
 def split(id: str) -> tuple[str, int]:
-    """Session and number of an id; an id of another form is a session of its own."""
+    """Session and number of an id; an id of another form is a session of its own, with one number."""
     session, colon, number = id.rpartition(":")
-    if colon and session and number.isascii() and number.isdigit() and len(number) < 16:
+    counts = len(number) < 16 and number.isascii() and number.isdigit() and (number[0] != "0" or number == "0")
+    if colon and session and counts:
         return session, int(number)
-    return id, 0
+    return SINGLE + id, 0
 
 
 @define

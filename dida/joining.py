@@ -10,8 +10,9 @@ from typing import Any
 
 from attrs import Factory, define
 
-from dida.addresses import StorageAddress
+from dida.addresses import Address, StorageAddress
 from dida.detection import FOREVER, Detection
+from dida.errors import BAD_REQUEST, UserError
 from dida.gossip import Replication
 from dida.messages import Error, Ok, Reply
 from dida.outputs import Local, Send
@@ -105,6 +106,11 @@ class Joining:
         """A node without a view wants to be a member (or, at the start, is there as this one is)."""
         member = message.member
         view = self.local.view
+        for other in (member, *message.heard):
+            try:
+                Address.parse(other.url)
+            except UserError as problem:
+                return Error(BAD_REQUEST, (str(problem),))
         if view is None:
             if member.replica == self.local.me.replica and member.url != self.local.me.url:
                 return self._same_number(member, self.local.me)
@@ -115,11 +121,14 @@ class Joining:
         if view.member(member.component) is not None:
             return self.local.other_view()
         old = next((m for m in view.members if m.replica == member.replica), None)
-        if old is not None:
-            if old.url != member.url:
-                return self._same_number(member, old)
-            if not self.detection.bury(old.component, now):
-                self.probe_at_once()
+        if old is not None and old.url != member.url:
+            return self._same_number(member, old)
+        same = next((m for m in view.members if m.id == member.id and m.replica != member.replica), None)
+        if same is not None:
+            self.local.note(f"{member.url} wants the id {member.id}, which replica {same.replica} at {same.url} has")
+            return Error(BAD_REQUEST, (f"{same.id} is replica {same.replica} at {same.url}: give this one another id",))
+        if old is not None and not self.detection.bury(old.component, now):
+            self.probe_at_once()
         self.remember(member)
         joiner = self.joiners.get(member.replica)
         if joiner is None or joiner.member.component != member.component:

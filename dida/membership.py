@@ -58,6 +58,8 @@ class Membership:
     changing_since: float | None = None
     lives: int = 0
     discarded: int = 0
+    _alone: int = 0
+    """Updates of earlier views that members which were missing then may lack: they are in another view, perhaps."""
     halted: dict[str, float] = Factory(dict)
     """Members that said they are in a change of the view, and since when."""
     _ballot: _Ballot | None = None
@@ -289,6 +291,10 @@ class Membership:
 
     def _enter(self, view: View, base: Timestamp, now: float) -> None:
         old = self.local.view
+        if not self.departed:
+            self._alone = 0
+        elif old is not None:
+            self._alone += sum(max(0, n - self.local.base.get(s, 0)) for s, n in base.items())
         live = {m.component for m in view.members}
         removed = [m for m in old.members if m.component not in live] if old is not None else []
         for member in removed:
@@ -347,13 +353,14 @@ class Membership:
         """This node was removed while it lived, or taken in with a state that it no longer has (two sides of a
         partition gave it theirs): it forgets its state and asks to join as a new component."""
         have = self.replication.log.have if self.local.view is not None else {}
-        lost = sum(n - self.local.base.get(s, 0) for s, n in have.items())
+        lost = sum(n - self.local.base.get(s, 0) for s, n in have.items()) + self._alone
+        self._alone = 0
         self.discarded += lost
         self.lives += 1
         component = f"{component_of(self.local.component).split('~')[0]}~{self.lives}"
         what = "removed from the view" if self.local.view is not None else "not as it was when it was taken in"
         text = f"{what} by {view.leader} (view {view.number}); back as {component}"
-        self.local.note(text + (f", discarding {lost} updates since view {self._number()}" if lost else ""))
+        self.local.note(text + (f", discarding what it did by itself, up to {lost} updates" if lost else ""))
         for member in (*view.members, *(self.local.view.members if self.local.view is not None else ())):
             self.joining.remember(member)
         self.local.me = Member(component, self.local.me.replica, self.local.me.id, self.local.me.url)
@@ -368,6 +375,3 @@ class Membership:
         self.joining.forget()
         self.halted.clear()
         self.fenced = text
-
-    def _number(self) -> int:
-        return self.local.view.number if self.local.view is not None else 0

@@ -7,10 +7,13 @@ from typing import Any
 from attrs import Factory, define, frozen
 
 from dida import errors
-from dida.messages import Error, Read, Request, UpdateIf, Write
+from dida.errors import BadRequest
+from dida.messages import Error, Home, ListRecords, Read, Request, UpdateIf, Versions, Write, form_of
 from dida.peer_messages import Forward
 from dida.timestamps import Timestamp
 from dida.versions import Version
+
+Question = ListRecords | Versions | Home
 
 
 @frozen(kw_only=True)
@@ -28,6 +31,8 @@ class Operation:
     retry: bool = False
     after: Timestamp = Factory(dict)
     forwarded: bool = False
+    question: Question | None = None
+    """What else is asked of the records; then `verb` and `key` tell of it."""
 
 
 @define(eq=False)
@@ -75,11 +80,17 @@ def operation(request: Request) -> Operation | None:
                 retry=request.retry,
                 after=request.after,
             )
+        case ListRecords():
+            return Operation(verb="list", key=request.from_, question=request)
+        case Versions() | Home():
+            return Operation(verb=form_of(type(request)).verb, key=request.key, question=request)
     return None
 
 
 def forwarded(message: Forward) -> Operation:
-    """What another replica passes on to the home of its key."""
+    """What another replica passes on to the home of its key; DidaError when it is nothing that is passed on."""
+    if message.verb not in ("read", "write", "updateif"):
+        raise BadRequest(f"{message.verb} is not passed on: only read, write and updateif are")
     return Operation(
         verb=message.verb,
         key=message.key,

@@ -65,7 +65,7 @@ from dida.peer_messages import (
     Suspect,
 )
 from dida.requests import Requests
-from dida.store import Store, said
+from dida.store import Store
 
 
 class Replica:
@@ -109,25 +109,10 @@ class Replica:
                 self._watching[token] = (self.local.view_name, now + request.deadline)
             else:
                 self.local.answer(token, Ok((), self.watched()))
-        elif isinstance(request, ListRecords):
-            page, following = self.replication.store.page(request.from_, request.limit)
-            more = {"next": following} if following is not None else {}
-            self.local.answer(token, Ok((), {"records": page, **more}))
         elif isinstance(request, Forget):
             for session in request.session:
                 self.replication.executed.forget(session)
             self.local.answer(token, Ok())
-        elif isinstance(request, Versions | Home) and (elsewhere := self.requests.not_here(request.key)) is not None:
-            self.local.answer(token, elsewhere)
-        elif isinstance(request, Versions):
-            self.local.answer(token, Ok((), {"versions": said(self.replication.store.versions(request.key))}))
-        elif isinstance(request, Home):
-            if self.local.view is None:
-                self.local.answer(token, Error(errors.UNAVAILABLE, ("no view yet: try again",)))
-            else:
-                home = self.local.home(request.key)
-                ids = [m.id for m in self.local.view.members]
-                self.local.answer(token, Ok((str(home.replica), home.id), {"members": ids}))
         return self._end_turn(now)
 
     # --- messages of peers ----------------------------------------------------------------------
@@ -187,7 +172,11 @@ class Replica:
             case Suspect():
                 return self.detection.on_suspect(message, now)
             case Forward():
-                self.requests.attempt(Waiting(token, forwarded(message), now + message.deadline), now)
+                try:
+                    op = forwarded(message)
+                except DidaError as problem:
+                    return Error(problem.code, problem.words)
+                self.requests.attempt(Waiting(token, op, now + message.deadline), now)
                 return None
         return Ok()
 
@@ -373,7 +362,7 @@ class Replica:
         view = self.local.view
         replication = self.replication
         return {
-            "ready": self.local.serving,
+            "ready": self.local.serving and not (self.config.majority and now >= self.detection.lease_until()),
             "alive": [m.id for m in view.members] if view is not None else [],
             "dead": self.dead(),
             "view": view.number if view is not None else 0,

@@ -16,13 +16,15 @@ from dida.gossip import Replication
 from dida.groups import Groups
 from dida.locks import Locks
 from dida.membership import Membership
-from dida.messages import Error, No, Ok, Reply
-from dida.operations import Operation, Waiting, refused, too_late, unknown_outcome
+from dida.messages import Error, ListRecords, No, Ok, Reply, Versions
+from dida.operations import Operation, Question, Waiting, refused, too_late, unknown_outcome
 from dida.outputs import CHANGING, OTHER_VIEW, Local
 from dida.peer_messages import Forward, component_of, is_commit
-from dida.store import Entry
+from dida.store import Entry, said
 from dida.timestamps import Timestamp, covers
 
+MAX_LISTED = 1000
+"""Records that one answer lists."""
 NO_QUORUM_AFTER = 1.0
 """Seconds that a request waits in a minority (`--membership majority`) before it is refused."""
 
@@ -81,7 +83,7 @@ class Requests:
     def _try(self, waiting: Waiting, now: float) -> Reply | None:
         """The answer, or None when somebody else now has the operation in hand."""
         op = waiting.op
-        if len(self.groups) > 1 and (elsewhere := self.not_here(op.key)) is not None:
+        if len(self.groups) > 1 and op.verb != "list" and (elsewhere := self.not_here(op.key)) is not None:
             return elsewhere
         if now >= waiting.deadline:
             return too_late(waiting)
@@ -92,6 +94,8 @@ class Requests:
             if now >= self.lease_until:
                 self.detection.ask_all(now)
                 return self._park(waiting, now)
+        if op.question is not None:
+            return self._told(op.question)
         if op.after:
             lost, after = self._without_dead(op.after)
             if lost:
@@ -143,6 +147,18 @@ class Requests:
         """Whether a client has this entry from a group whose updates this node can't know."""
         replica = component.partition(":")[0]
         return replica.isdecimal() and self.groups.of_replica(int(replica)) != self.group
+
+    def _told(self, question: Question) -> Reply:
+        """What is asked of the records but to read one."""
+        store = self.replication.store
+        if isinstance(question, ListRecords):
+            page, following = store.page(question.from_, min(question.limit, MAX_LISTED))
+            return Ok((), {"records": page, **({"next": following} if following is not None else {})})
+        if isinstance(question, Versions):
+            return Ok((), {"versions": said(store.versions(question.key))})
+        assert self.local.view is not None
+        home = self.local.home(question.key)
+        return Ok((str(home.replica), home.id), {"members": [m.id for m in self.local.view.members]})
 
     def _read(self, op: Operation) -> Reply:
         self.counts["reads"] += 1

@@ -236,7 +236,8 @@ def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | 
 def _path(problem: Exception, form: Form) -> str:
     """msgspec's message, with the member that it is about said in the words of the usage line."""
     text, _, where = str(problem).partition(" - at `")
-    member = where.rpartition("$")[2].strip("`.")
+    attribute = where.rpartition("$")[2].strip("`.")
+    member = next((name for name, own, _ in form.members if own == attribute), attribute)
     name = member.upper() if member in form.words else member
     return f"{name}: {_lower(text)}" if name else _lower(text)
 

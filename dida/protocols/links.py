@@ -311,4 +311,4 @@ class Link:
         if failures and not self._broke:  # a connection that broke counts as a failure, and was told of
             self.on_down()
         self._broke = False
-        return RETRY_DELAYS[min(failures, len(RETRY_DELAYS) - 1)]
+        return RETRY_DELAYS[min(max(failures, 1), len(RETRY_DELAYS)) - 1]

@@ -275,7 +275,8 @@ class Clients:
             self._acknowledged(session, event, event.value, Version.parse(reply.words[0]), node)
         if isinstance(reply, Ok | No) and node.replica is not None:
             came_before_pause = expected is not None and expected.pauses != node.pauses
-            if not event.ordered and not came_before_pause and not self.plan.forks:
+            passed_on = event.ordered or (event.changes and session.tries > 1)  # the home's answer is true for ever
+            if not passed_on and not came_before_pause and not self.plan.forks:
                 self._check_in_force(event, node)
             if event.ordered and len(reply.words) == 2 and not self.plan.forks:
                 self._check_held(event, reply.words[0 if event.verb == "read" else 1], node)

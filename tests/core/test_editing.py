@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dida.editing import MAX_HISTORY, MAX_TYPED, EditedLine
@@ -136,6 +136,7 @@ KEYS = (
 
 
 @given(st.lists(st.sampled_from([f"<{name}>" for name in KEYS]) | st.text(max_size=8)), st.integers(2, 40))
+@example(["0⺀"], 2)
 def test_whatever_is_typed(keys: list[str], room: int) -> None:
     """The cursor stays within the line, and what is shown of it fits the room, the cursor within it."""
     edited = EditedLine(["storage s1 localhost:5001 0", "日本 x"])

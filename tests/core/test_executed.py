@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dida import executed
 from dida.executed import Executed, answered, split
-from dida.messages import No
+from dida.messages import No, Ok
 
 
 def test_a_session_forgets_what_it_no_longer_asks_for() -> None:
@@ -141,3 +141,21 @@ def test_a_joiner_takes_over_all_of_it(some: list[tuple[str, int, Any, float]]) 
         for id in (f"{session}:{number}" for session in "abc" for number in range(6)):
             assert joiner.answer(id) == table.answer(id)
             assert joiner.expired(id) == table.expired(id)
+
+
+@pytest.mark.parametrize(("one", "other"), [("x", "x:0"), ("q:1", "q:01"), ("a:0", "a:00"), ("s", "s:"), (":1", "1")])
+def test_ids_that_differ_are_different(one: str, other: str) -> None:
+    """No two ids have one answer, however alike they look."""
+    executed = Executed()
+    executed.note(one, 0, Ok(("1.1",)), 0.0)
+    assert executed.answer(one) == Ok(("1.1",))
+    assert executed.answer(other) is None
+    assert not executed.expired(other)
+
+
+def test_an_id_of_no_session_is_none_of_a_session_s() -> None:
+    """What a session no longer asks for says nothing of the id that is its name alone."""
+    executed = Executed()
+    executed.note("session:9", 5, Ok(("1.1",)), 0.0)
+    assert executed.expired("session:4")
+    assert not executed.expired("session")

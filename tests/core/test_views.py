@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dida.messages import Ok, UpdateIf, Write
+from dida.messages import Error, Home, ListRecords, Ok, Reply, Request, UpdateIf, Versions, Write
 from dida.outputs import Config
-from dida.peer_messages import Load
+from dida.peer_messages import Join, Load, Member
 from dida.simulate.network import Cluster, Network
 from tests.simnet import Hand
 
@@ -161,3 +161,43 @@ def test_the_state_outlives_its_last_member_with_a_joiner() -> None:
     assert len({r.local.view_name for r in hand.replicas.values()}) == 1
     assert hand.run(5.0, hand.quiet)
     assert [hand.stored(n, "key") for n in (1, 2)] == [["value"]] * 2
+
+
+def _ask_to_join(hand: Hand, number: int, member: Member) -> Reply:
+    replica = hand.replicas[number]
+    join = Join(cluster=hand.config.cluster, view="", sender=member.component, member=member)
+    hand.act(number, replica.on_peer("joiner", join, hand.now))
+    return hand.replies["joiner"]
+
+
+def test_who_can_not_join() -> None:
+    """A node without an address is no member, nor is one with the id of another replica; nobody is disturbed."""
+    hand = Hand(2)
+    for member in (Member("3:x", 3, "s3", "nourl"), Member("3:x", 3, "s2", "node:5003")):
+        reply = _ask_to_join(hand, 1, member)
+        assert isinstance(reply, Error)
+        assert reply.code == "bad-request"
+    hand.run(3.0)
+    assert hand.answer(1, Write("key", "value")).words == ("1.1",)
+    assert [m.id for m in hand.replicas[1].local.others()] == ["s2"]
+
+
+QUESTIONS = [ListRecords(deadline=1.0), Versions("key", deadline=1.0), Home("key", deadline=1.0)]
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: type(question).__name__)
+def test_nothing_is_told_with_stale_authority(question: Request) -> None:
+    """Questions about records wait for the first view, and for the lease of a node that was paused."""
+    hand = Hand(2, start=False)
+    hand.start(1)
+    early = hand.ask(1, question)
+    assert early not in hand.replies
+    hand.start(2)
+    assert hand.run(1.0, lambda: early in hand.replies)
+    assert isinstance(hand.replies[early], Ok)
+    hand.letters.clear()
+    hand.now += 10.0
+    late = hand.ask(2, question)
+    assert late not in hand.replies, "it was away, and does not know whether it is a member still"
+    hand.pass_on()
+    assert isinstance(hand.replies[late], Ok)

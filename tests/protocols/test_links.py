@@ -218,6 +218,12 @@ async def test_a_link_connects_by_itself_and_again(listener: Listener, link: Lin
     assert await link.ask(Ping(), 5) == Ok()
 
 
+@pytest.mark.parametrize(("failures", "seconds"), [(1, 0.001), (2, 0.05), (3, 0.2), (5, 1.0), (50, 1.0)])
+def test_when_a_link_tries_again(link: Link, failures: int, seconds: float) -> None:
+    """At once after the connection broke, which is how a death is noticed; then more and more slowly."""
+    assert link._retry(failures) == seconds
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_link_to_nobody(listener: Listener, link: Link) -> None:
     """Without a listener a question ends at once with Unreachable; once there is one, questions are answered."""
