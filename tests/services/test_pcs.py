@@ -341,7 +341,7 @@ async def test_owner(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> N
 async def test_a_slow_console(processes: Processes) -> None:
     """A console that nobody reads holds up nobody: what is too much for it is left out, and that is said."""
     reader, writer = os.pipe()
-    with os.fdopen(writer, "wb") as console:
+    with os.fdopen(writer, "wb", buffering=0) as console:
         processes.console = LineWriter(console)
         processes.start(a_start("noisy30000"))
         await row(processes, "noisy30000", lambda entry: entry.state == "ready")
