@@ -78,21 +78,25 @@ def chain_time(runs: int) -> float:
     return min(ours for ours, _ in turns) / min(theirs for _, theirs in turns)
 
 
+@pytest.mark.long
 def test_reads_are_not_far_from_a_bare_server(bare_port: int) -> None:
     """A storage node reads at a rate of the order of a bare Twisted server's."""
     assert read_share(bare_port, 5000) > LEAST_READ
 
 
+@pytest.mark.long
 def test_writes_of_a_group_are_not_far_from_a_bare_server(bare_port: int) -> None:
     """A write in a group that gossips takes a small multiple of a bare server's, and arrives at the others."""
     assert write_time(bare_port, 300) < MOST_WRITE
 
 
+@pytest.mark.long
 def test_a_chain_costs_some_times_a_relayed_line() -> None:
     """A chain of three operators takes a small multiple of a line's way through three bare nodes and back."""
     assert chain_time(50) < MOST_CHAIN
 
 
+@pytest.mark.long
 def test_a_millisecond_for_each_request_is_seen(bare_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a sleep of a millisecond put into each request, what is promised of reads and of writes does not hold."""
     monkeypatch.setattr(processes, "TWISTD", (sys.executable, "-c", SLOW))
@@ -109,6 +113,7 @@ def test_a_load_that_is_refused_is_no_measurement() -> None:
             pipelined(cluster.ports[1], ["quit", "crash"], 2)
 
 
+@pytest.mark.long
 def test_the_load_generator_counts_what_the_node_counts(bare_port: int) -> None:
     """What lineload says that it did is what the storage node says that it has done."""
     try:

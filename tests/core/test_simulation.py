@@ -18,8 +18,6 @@ QUICK = (
     "no barrier: exposed before all have it",
     "the client told at the decision",
     "decisions dropped when the view changes",
-    "ties broken by arrival",
-    "a removed node goes on",
 )
 """Bugs that a few seeds find; `make bugs` takes all."""
 

@@ -21,6 +21,7 @@ def many(tmp_path: Path) -> Iterator[ManyRuns]:
     made.end()
 
 
+@pytest.mark.long
 def test_runs_leave_nothing_behind(many: ManyRuns) -> None:
     """When all runs have ended the storage remembers none of their updates, nothing counts at a worker, and
     the scheduler keeps as many outcomes as it was told to."""
