@@ -84,7 +84,7 @@ class Executed:
         if number not in session.answers:
             session.answers[number] = answer
             self.size += 1
-        if lowest > session.lowest:
+        if lowest > session.lowest and not name.startswith(SINGLE):
             session.lowest = lowest
             for old in [n for n in session.answers if n < lowest]:
                 del session.answers[old]

@@ -11,6 +11,7 @@ so that a paused replica does not eat it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -57,7 +58,7 @@ class Done(Generic[_T]):
 
 
 @define(eq=False)
-class Operation(Generic[_T]):
+class Operation(ABC, Generic[_T]):
     """One operation on one key; subclasses say what is sent and what the replies mean."""
 
     replicas: Replicas
@@ -137,11 +138,13 @@ class Operation(Generic[_T]):
     def _may_ask(self, member: StorageAddress) -> bool:
         return True
 
+    @abstractmethod
     def _request(self, deadline: float) -> Request:
-        raise NotImplementedError
+        """What is asked in one try."""
 
+    @abstractmethod
     def _result(self, reply: Ok | No) -> _T:
-        raise NotImplementedError
+        """What the answer comes to."""
 
     def _on_error(self, member: StorageAddress, problem: DidaError) -> Done[_T] | None:
         """An error reply that another replica would not better."""

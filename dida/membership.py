@@ -58,8 +58,10 @@ class Membership:
     changing_since: float | None = None
     lives: int = 0
     discarded: int = 0
+    _silent: set[int] = Factory(set)
+    """Replicas that were removed for their silence and are not back: they may live, in another view."""
     _alone: int = 0
-    """Updates of earlier views that members which were missing then may lack: they are in another view, perhaps."""
+    """Updates since the first of them was removed, up to the view in force."""
     halted: dict[str, float] = Factory(dict)
     """Members that said they are in a change of the view, and since when."""
     _ballot: _Ballot | None = None
@@ -291,12 +293,14 @@ class Membership:
 
     def _enter(self, view: View, base: Timestamp, now: float) -> None:
         old = self.local.view
-        if not self.departed:
+        if not self._silent:
             self._alone = 0
         elif old is not None:
             self._alone += sum(max(0, n - self.local.base.get(s, 0)) for s, n in base.items())
         live = {m.component for m in view.members}
         removed = [m for m in old.members if m.component not in live] if old is not None else []
+        self._silent |= {m.replica for m in removed if not self.detection.is_gone(m.component, now)}
+        self._silent -= {m.replica for m in view.members}
         for member in removed:
             self.departed[member.replica] = member
             self.joining.remember(member)
@@ -355,6 +359,7 @@ class Membership:
         have = self.replication.log.have if self.local.view is not None else {}
         lost = sum(n - self.local.base.get(s, 0) for s, n in have.items()) + self._alone
         self._alone = 0
+        self._silent.clear()
         self.discarded += lost
         self.lives += 1
         component = f"{component_of(self.local.component).split('~')[0]}~{self.lives}"

@@ -60,31 +60,27 @@ def operation(request: Request) -> Operation | None:
                 after=request.after,
             )
         case Write():
-            return Operation(
-                verb="write",
-                key=request.key,
-                value=request.value,
-                id=request.id,
-                lowest=request.lowest,
-                retry=request.retry,
-                after=request.after,
-            )
+            return _update(request, "write", request.value)
         case UpdateIf():
-            return Operation(
-                verb="updateif",
-                key=request.key,
-                old=request.old,
-                value=request.new,
-                id=request.id,
-                lowest=request.lowest,
-                retry=request.retry,
-                after=request.after,
-            )
+            return _update(request, "updateif", request.new, request.old)
         case ListRecords():
             return Operation(verb="list", key=request.from_, question=request)
         case Versions() | Home():
             return Operation(verb=form_of(type(request)).verb, key=request.key, question=request)
     return None
+
+
+def _update(request: Write | UpdateIf, verb: str, value: str, old: str = "") -> Operation:
+    return Operation(
+        verb=verb,
+        key=request.key,
+        value=value,
+        old=old,
+        id=request.id,
+        lowest=request.lowest,
+        retry=request.retry,
+        after=request.after,
+    )
 
 
 def forwarded(message: Forward) -> Operation:

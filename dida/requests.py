@@ -73,7 +73,7 @@ class Requests:
             self._forget_own_id(waiting)
             self.local.answer(waiting.token, reply)
 
-    def not_here(self, key: str) -> Reply | None:
+    def _not_here(self, key: str) -> Reply | None:
         """The error of a request for a key that another group holds."""
         holder = self.groups.of_key(key)
         if holder == self.group:
@@ -83,7 +83,7 @@ class Requests:
     def _try(self, waiting: Waiting, now: float) -> Reply | None:
         """The answer, or None when somebody else now has the operation in hand."""
         op = waiting.op
-        if len(self.groups) > 1 and op.verb != "list" and (elsewhere := self.not_here(op.key)) is not None:
+        if len(self.groups) > 1 and op.verb != "list" and (elsewhere := self._not_here(op.key)) is not None:
             return elsewhere
         if now >= waiting.deadline:
             return too_late(waiting)

@@ -165,7 +165,7 @@ async def _execute(request: Execute, kind: type[Any], storage: MemoryStorage, cr
             ids = StepIds(request.meta.run, request.next, again=True)
             worker = "w2" if request.assignment.worker == "w1" else "w1"
             kept: Iterable[Any] = ()
-        except Exception:
+        except Exception:  # whatever an operator raises counts as its failure, as at a worker
             if tries >= getattr(kind, "retries", 0):
                 raise
             tries += 1

@@ -160,7 +160,7 @@ def _scan(line: bytes) -> tuple[str | None, list[str], dict[str, Any]]:
             words.append(token)
         at = match.end()
     if not words:
-        raise BadRequest("empty line: a line begins with a verb, try help")
+        raise BadRequest("no verb: a line begins with one, try help")
     return tag, words, members
 
 

@@ -164,7 +164,7 @@ class Operators:
                 output = await self._on_reactor(call, limit)
             else:
                 output = await self._in_thread(self.threads, call, limit, left)
-        except BaseException as problem:
+        except BaseException as problem:  # whatever an operator raises, SystemExit too, is the step's failure
             if isinstance(problem, GeneratorExit | StepFailed):
                 raise
             if self.given_up(request.meta.run):

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
 from twisted.application.service import MultiService, Service
@@ -65,6 +66,17 @@ def _named(name: str, coerce: Callable[[str], Any]) -> Callable[[str], Any]:
     return named
 
 
+def _named_option(name: str, method: Callable[[Any, str], None]) -> Callable[[Any, str], None]:
+    @wraps(method)
+    def named(self: Any, text: str) -> None:
+        try:
+            method(self, text)
+        except UserError as problem:
+            raise UserError(f"--{name}: {problem}") from None
+
+    return named
+
+
 milliseconds = number(0, 86_400_000, "milliseconds")
 
 
@@ -87,6 +99,9 @@ class Options(usage.Options):
     def __init_subclass__(cls) -> None:
         """What is wrong with an option's value is told with the option's name."""
         super().__init_subclass__()
+        for name, method in list(vars(cls).items()):
+            if name.startswith("opt_"):
+                setattr(cls, name, _named_option(name.removeprefix("opt_"), method))
         for option in cls.__dict__.get("optParameters", ()):
             if len(option) > 4:
                 option[4] = _named(option[0], option[4])

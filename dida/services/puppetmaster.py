@@ -84,10 +84,7 @@ class Options(CommonOptions):
 
     def opt_pcs(self, url: str) -> None:
         """A PCS, as http://HOST:PORT; repeatable, one for each machine. [default: http://localhost:10000]"""
-        try:
-            address = Address.parse(url)
-        except UserError as problem:
-            raise UserError(f"--pcs: {problem}") from None
+        address = Address.parse(url)
         if any(address.machine == other.machine for other in self["pcs"]):
             raise UserError(f"--pcs {url}: there is one for that machine already: one is enough")
         self["pcs"].append(address)

@@ -80,8 +80,6 @@ class Clients:
         """Acknowledged plain writes, and the components that had them when the acknowledgement left."""
         self.writers: set[str] = set()
         """The sessions, as in their update ids, that were told of a change of theirs."""
-        self.lies: list[tuple[str, Timestamp]] = []
-        """Updates that are said to be lost, and who was told."""
         self._expected: dict[Any, _Expected] = {}
         self.keys = [f"cas{i}" for i in range(plan.keys)] + [f"mix{i}" for i in range(plan.keys)]
         cluster.on_reply = self._replied

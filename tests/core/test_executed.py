@@ -159,3 +159,11 @@ def test_an_id_of_no_session_is_none_of_a_session_s() -> None:
     executed.note("session:9", 5, Ok(("1.1",)), 0.0)
     assert executed.expired("session:4")
     assert not executed.expired("session")
+
+
+def test_an_id_of_no_session_is_remembered_whatever_lowest_says() -> None:
+    """`lowest` is of numbers; an id that has none is asked for again and gets its first answer."""
+    executed = Executed()
+    executed.note("x", 5, Ok(("1.1",)), 0.0)
+    assert executed.answer("x") == Ok(("1.1",))
+    assert not executed.expired("x")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dida.messages import Error, Home, ListRecords, Ok, Reply, Request, UpdateIf, Versions, Write
+from dida.messages import Error, Home, ListRecords, Ok, Read, Reply, Request, UpdateIf, Versions, Write
 from dida.outputs import Config
-from dida.peer_messages import Join, Load, Member
+from dida.peer_messages import Join, Load, Member, View
 from dida.simulate.network import Cluster, Network
 from tests.simnet import Hand
 
@@ -201,3 +201,65 @@ def test_nothing_is_told_with_stale_authority(question: Request) -> None:
     assert late not in hand.replies, "it was away, and does not know whether it is a member still"
     hand.pass_on()
     assert isinstance(hand.replies[late], Ok)
+
+
+def test_a_plain_read_is_answered_with_authority_only() -> None:
+    """The short way of a read is open to a member within its lease, and gives what the long one does."""
+    hand = Hand(2)
+    hand.answer(1, Write("key", "value"))
+    requests, read = hand.replicas[1].requests, hand.answer(1, Read("key"))
+    assert isinstance(read, Ok)
+    found = requests.plain_read("key", hand.now)
+    assert found is not None
+    entry, after = found
+    assert ((entry.value, str(entry.version)), after) == (read.words, read.object["after"])
+    assert requests.plain_read("nothing", hand.now) is None
+    hand.now += 10.0
+    assert requests.plain_read("key", hand.now) is None, "it was away, and does not know whether it is a member still"
+    hand.answer(1, Read("key"))
+    hand.crash(2)
+    hand.tick(1, seconds=0.02)
+    hand.replicas[1].local.serving = False
+    assert requests.plain_read("key", hand.now) is None, "the view is being changed"
+
+
+def test_a_plain_read_of_a_group() -> None:
+    """With partial replication the long way says who holds the key."""
+    hand = Hand(2, replication_factor=1)
+    key = next(key for key in map(str, range(100)) if hand.replicas[1].groups.of_key(key) == 0)
+    hand.answer(1, Write(key, "value"))
+    hand.answer(1, Read(key))
+    assert hand.replicas[1].requests.plain_read(key, hand.now) is None
+
+
+def _discarded(hand: Hand, number: int) -> int:
+    """What a replica says that it has given up, when it finds out that the others went on without it."""
+    replica = hand.replicas[number]
+    replica.membership.fence(View(99, "9:1", ()), hand.now)
+    return replica.membership.discarded
+
+
+def test_what_is_discarded_counts_from_where_the_sides_parted() -> None:
+    """Updates of all views since somebody was removed for its silence are counted: it may live, without them."""
+    hand = Hand(3)
+    hand.crash(3, refused=False)
+    assert hand.run(5.0, lambda: len(hand.replicas[1].local.others()) == 1)
+    for value in "abc":
+        hand.answer(1, Write("key", value))
+    hand.crash(2)
+    assert hand.run(5.0, lambda: not hand.replicas[1].local.others())
+    hand.answer(1, Write("key", "d"))
+    assert _discarded(hand, 1) == 4
+
+
+def test_what_was_shared_with_the_dead_is_not_discarded() -> None:
+    """A process that is gone parts nothing: what was done since counts from the last view only."""
+    hand = Hand(3)
+    hand.crash(3)
+    assert hand.run(5.0, lambda: len(hand.replicas[1].local.others()) == 1)
+    for value in "abc":
+        hand.answer(1, Write("key", value))
+    hand.crash(2)
+    assert hand.run(5.0, lambda: not hand.replicas[1].local.others())
+    hand.answer(1, Write("key", "d"))
+    assert _discarded(hand, 1) == 1

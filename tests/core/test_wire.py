@@ -197,10 +197,10 @@ def test_verbs_are_said_once() -> None:
 # --- malformed lines ----------------------------------------------------------------------------
 
 MALFORMED = {
-    b"": "empty line: a line begins with a verb, try help",
-    b" \t ": "empty line: a line begins with a verb, try help",
-    b"#7": "empty line: a line begins with a verb, try help",
-    b'{"a": 1}': "empty line: a line begins with a verb, try help",
+    b"": "no verb: a line begins with one, try help",
+    b" \t ": "no verb: a line begins with one, try help",
+    b"#7": "no verb: a line begins with one, try help",
+    b'{"a": 1}': "no verb: a line begins with one, try help",
     b"{x} y": "bad JSON object at column 1: JSON is malformed: object keys must be strings (byte 1)",
     b"[x] y": "'[' at column 1: a word with it is written as a JSON string in double quotes",
     b"# read k": "a tag is # and 1 to 64 printable characters without blanks",
