@@ -27,7 +27,7 @@ from dida.simulate.plan import FIELDS
 from dida.simulate.scenario import Simulation, plan_of
 
 TOO_LONG = 120
-"""Seconds of real time after which a seed has failed: the nodes are in a loop."""
+"""Seconds of processor time after which a seed has failed: the nodes are in a loop."""
 CHUNK = 5
 """Seeds that a process plays before it reports."""
 SHOWN = 5
@@ -113,15 +113,15 @@ def judged(simulation: Simulation) -> list[str]:
     """What is wrong with it, be it that it does not end."""
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError("not at its end after two minutes: the nodes are in a loop")
+        raise TimeoutError(f"not at its end after {TOO_LONG} s: the nodes are in a loop")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(TOO_LONG)
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, TOO_LONG)
     try:
         return simulation.run()
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def in_parallel(seeds: range, said: Mapping[str, str], jobs: int) -> Iterator[Played]:
