@@ -65,7 +65,7 @@ class UserError(DidaError):
     """The user's mistake in a file, an option or a command: one line says what, where, what to do."""
 
     def __init__(self, text: str) -> None:
-        super().__init__("user-error", text)
+        super().__init__(BAD_REQUEST, text)
 
     def __str__(self) -> str:
         return self.words[0]

@@ -66,8 +66,8 @@ class Request:
 
     usage: ClassVar[str] = ""
     about: ClassVar[str] = ""
-    longest_line: ClassVar[int] = 0
-    """Bytes that a line may have on a connection that has brought such a request; 0: as configured."""
+    of_connection: ClassVar[bool] = False
+    """Whether it matters who is at the other end of the connection: the node is told of it."""
     held: ClassVar[bool] = False
     """Whether its answer is cancelled when the client hangs up: what counts is that it is open."""
     deadline: Seconds = DEFAULT_DEADLINE

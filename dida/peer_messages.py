@@ -95,11 +95,31 @@ class View(Struct, frozen=True):
         return next((m for m in self.members if m.component == component), None)
 
 
+LONGEST_LINE = 64 * 2**20
+"""Bytes of a line that a storage node takes from another."""
+
+
+@frozen
+class Peer(Request):
+    usage: ClassVar[str] = "peer URL WORD"
+    about: ClassVar[str] = "storage nodes: here speaks the node at URL, which vouches for WORD"
+    of_connection: ClassVar[bool] = True
+    url: Name
+    word: Name
+
+
+@frozen
+class Vouch(Request):
+    usage: ClassVar[str] = "vouch WORD"
+    about: ClassVar[str] = "storage nodes: is WORD yours"
+    word: Name
+
+
 @frozen(kw_only=True)
 class PeerMessage(Request):
     """From one storage node to another."""
 
-    longest_line: ClassVar[int] = 64 * 2**20
+    of_connection: ClassVar[bool] = True
     cluster: str = ""
     view: str = ""
     """Name of the sender's view; empty when it has none."""
@@ -299,5 +319,6 @@ class Promised:
     promised: Counter = 0
 
 
+INTRODUCTIONS = (Peer, Vouch)
 PEER = (Gossip, Fetch, Lock, Decide, Expose, Release, Forward, Heartbeat, Suspect, Join, Load, Flush, Level, Install)
 """The verbs between storage nodes."""

@@ -180,11 +180,6 @@ class Replica:
                 return None
         return Ok()
 
-    def knows(self, message: PeerMessage) -> bool:
-        """Whether the message comes from a member, or from one that may give this node the state."""
-        here = message.cluster == self.config.cluster
-        return here and (self.local.view is None or self.local.member(message.sender) is not None)
-
     def on_answer(self, url: str, peer: str, message: Request, reply: Reply | None, now: float) -> list[Output]:
         """The reply to what was sent to `peer` at `url`; None when it did not get through in time."""
         assert isinstance(message, PeerMessage)
@@ -208,7 +203,7 @@ class Replica:
                     return
             elif reply.code == CHANGING:
                 self.membership.on_changing(peer, wire.shaped(reply.object, Promised).promised, now)
-            elif isinstance(message, Join):
+            elif isinstance(message, Join) and reply.code != errors.UNAVAILABLE:
                 self.local.note(f"{url} refuses this node: {' '.join(reply.words)}")
         ok = reply if isinstance(reply, Ok) else None
         in_force = message.view == self.local.view_name and self.local.serving

@@ -25,8 +25,10 @@ class Desk(NodeCommands):
         self.seen: list[Request] = []
         self.peers: tuple[str, ...] = ()
 
-    def knows(self, request: Request) -> bool:
-        return getattr(request, "word", None) in self.peers
+    def heard(self, request: Any, connection: LineServer) -> Answer:
+        if request.word in self.peers:
+            connection.take_lines_of(500)
+        return ok()
 
     def cmd_read(self, request: Read) -> Answer:
         self.seen.append(request)

@@ -79,8 +79,9 @@ def verbs(table: str) -> list[type[Request]]:
     if table == "every node":
         return list(NODE)
     if table == "peers":
-        return list(peer_messages.PEER)
-    return [kind for kind in NODES[table].values() if kind not in NODE and kind not in peer_messages.PEER]
+        return [*peer_messages.INTRODUCTIONS, *peer_messages.PEER]
+    peers = {*NODE, *peer_messages.INTRODUCTIONS, *peer_messages.PEER}
+    return [kind for kind in NODES[table].values() if kind not in peers]
 
 
 def said(hint: Any) -> str:
@@ -174,11 +175,13 @@ def verb_table(name: str, old: Iterable[str]) -> list[str]:
         hints = get_type_hints(peer_messages.Expose, include_extras=True)
         defaults = {n: d for n, _, d in form_of(peer_messages.Expose).members}
         parts = "; ".join(member(n, hints[n], defaults[n]) for n in common if n != "deadline")
-        lines.append(row("all of these", "who says it", parts, replies.get("all of these", "")))
+        common_row = row("all of the following", "who says it", parts, replies.get("all of the following", ""))
         inherited |= set(common)
     for kind in verbs(name):
         line = f"`{form_of(kind).usage}`"
         about = form_of(kind).about.removeprefix("storage nodes: ")
+        if kind is peer_messages.PEER[0]:
+            lines.append(common_row)
         lines.append(row(line, about, in_row(kind, inherited), replies.get(line, "")))
     return lines
 

@@ -29,6 +29,7 @@ from zope.interface import implementer
 from dida import errors, wire
 from dida.errors import DidaError
 from dida.messages import NODE, Crash, Error, Help, Ok, Ping, Quit, Reply, Request, form_of, vocabulary
+from dida.protocols.introductions import Introduction
 from dida.protocols.links import LineClient as LineClient
 from dida.protocols.links import Link as Link
 
@@ -54,8 +55,8 @@ class Node(Protocol):
     def vocabulary(self) -> Mapping[str, type[Request]]:
         """The verbs that it answers."""
 
-    def knows(self, request: Request) -> bool:
-        """Whether the request comes from a peer, which may send longer lines than a client."""
+    def heard(self, request: Any, connection: LineServer) -> Answer:
+        """A request for which it matters who is at the other end (`Request.of_connection`)."""
 
     def quick(self, line: bytes) -> bytes | None:
         """The answer to an untagged line that needs no more than a look; None: it is decoded and dispatched."""
@@ -70,6 +71,8 @@ class LineServer(TwistedProtocol):
     def __init__(self, node: Node, clock: IReactorTime, max_line: int) -> None:
         self.node = node
         self.clock = clock
+        self.introduction: Introduction | None = None
+        """Who is at the other end, by its own words."""
         self._buffer = wire.LineBuffer(max_line)
         self._lines: deque[bytes] = deque()
         self._quick = node.quick
@@ -145,14 +148,15 @@ class LineServer(TwistedProtocol):
             self._answer(_encoded(reply_to(Failure(problem)), tag))
             return
         kind = type(request)
-        if kind.longest_line > self._buffer.limit and self.node.knows(request):
-            self._buffer.limit = kind.longest_line
         if tag is None and kind is Help:
             self._answer(self._help_text())
             return
         answer: Answer
         try:
-            answer = (commands.get(kind) or self._command(kind))(request)
+            if kind.of_connection:
+                answer = self.node.heard(request, self)
+            else:
+                answer = (commands.get(kind) or self._command(kind))(request)
         except Exception:  # noqa: BLE001 - whatever a request ends in, the connection goes on
             answer = reply_to(Failure())
         if isinstance(answer, Deferred):
@@ -162,6 +166,10 @@ class LineServer(TwistedProtocol):
         if kind is Quit:
             self._closing = True
             self._lines.clear()
+
+    def take_lines_of(self, limit: int) -> None:
+        """Lines may be that long from now on, in bytes."""
+        self._buffer.limit = max(limit, self._buffer.limit)
 
     def _command(self, kind: type[Request]) -> Callable[[Any], Answer]:
         """The node's method for a kind of request; sought once."""
@@ -330,9 +338,9 @@ class NodeCommands:
 
     vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE)
 
-    def knows(self, request: Request) -> bool:
-        """A node without peers knows nobody."""
-        return False
+    def heard(self, request: Any, connection: LineServer) -> Answer:
+        """Of a node without peers everybody may ask everything."""
+        raise AssertionError(f"{request} is in the vocabulary of no such node")
 
     def quick(self, line: bytes) -> bytes | None:
         """Nothing is as frequent as that."""

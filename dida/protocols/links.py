@@ -231,6 +231,8 @@ class Link:
         self.clock: IReactorTime = reactor
         self.address = f"{host}:{port}"
         self.client: LineClient | None = None
+        self.greeting: Request | None = None
+        """What is said first on each connection, before anything is asked."""
         self.on_up: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
         self.on_broken: Callable[[], None] = lambda: None
@@ -297,6 +299,8 @@ class Link:
 
     def _up(self, client: LineClient) -> None:
         self.client = client
+        if self.greeting is not None:
+            client.ask(self.greeting, CONNECT_TIMEOUT).addErrback(lambda failure: None)  # what follows fails by itself
         self.on_up()
 
     def _lost(self, client: LineClient) -> None:

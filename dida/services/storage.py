@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 from random import SystemRandom
+from secrets import token_hex
 from typing import Any
 
 from twisted.application.service import Service
@@ -22,12 +23,13 @@ from twisted.python.failure import Failure
 
 from dida import failpoints, wire
 from dida.addresses import Address, StorageAddress
-from dida.errors import Unavailable
-from dida.messages import Debug, Ok, Reply, Request, Slow, Status, form_of
+from dida.errors import BadRequest, Unavailable
+from dida.messages import Debug, No, Ok, Reply, Request, Slow, Status, form_of
 from dida.outputs import Answer, Config, Note, Output, Send
-from dida.peer_messages import Member, PeerMessage
+from dida.peer_messages import Join, Member, Peer, PeerMessage, Vouch
 from dida.protocols.lines import Answer as LineAnswer
 from dida.protocols.links import Link
+from dida.protocols.peers import Peers
 from dida.protocols.storage import StorageCommands
 from dida.replica import Replica
 from dida.services.node import NodeOptions, NodeService, default_reactor, fail, listening, milliseconds, number
@@ -118,12 +120,17 @@ class _Token:
 class StorageService(NodeService, StorageCommands):
     """One replica and its connections."""
 
-    def __init__(self, options: Options, reactor: Any, incarnation: int, die: Callable[[int], None] = os._exit) -> None:
+    def __init__(
+        self, options: Options, reactor: Any, incarnation: int, word: str, die: Callable[[int], None] = os._exit
+    ) -> None:
         super().__init__(options["id"])
         self._reactor = reactor
         self._die = die
         self._debug = bool(options["debug"])
+        self._word = word
+        """By which this node's own connections are known; nobody can guess it."""
         self._links: dict[str, Link] = {}
+        self._asked = Peers(reactor)
         self._after: Timestamp = {}
         self._after_said = b' {"after":{}}'
         self._failpoints = failpoints.Failpoints(options["failpoint"])
@@ -164,16 +171,22 @@ class StorageService(NodeService, StorageCommands):
             self._after, self._after_said = after, b" " + wire.encode_object({"after": after})
         return entry.said + self._after_said
 
-    def tell(self, message: PeerMessage) -> LineAnswer:
+    def vouched(self, address: Address, word: str) -> Deferred[Reply]:
+        return self._asked.ask(address.host, address.port, Vouch(word), self.replica.config.call_timeout)
+
+    def cmd_vouch(self, request: Vouch) -> LineAnswer:
+        return Ok() if request.word == self._word else No()
+
+    def tell(self, message: PeerMessage, url: str) -> LineAnswer:
+        member = self.replica.local.member(message.sender)
+        told = message.member if isinstance(message, Join) else member
+        if told is not None and told.url != url:
+            raise BadRequest(f"this is the connection of {url}, not of {told.url}")
         verb = form_of(type(message)).verb
         if self._goes_off(f"{verb}.receive") == "drop":
             return Deferred()  # never taken, never answered
         answer = self._answered(lambda token: self.replica.on_peer(token, message, self._reactor.seconds()))
         return Deferred() if self._goes_off(f"{verb}.reply") == "drop" else answer
-
-    def knows(self, request: Request) -> bool:
-        """Members of the view; while there is none, whoever may bring the state."""
-        return isinstance(request, PeerMessage) and self.replica.knows(request)
 
     def _goes_off(self, name: str) -> str | None:
         """What an armed failpoint does here; kill and pause are done at once."""
@@ -251,10 +264,12 @@ class StorageService(NodeService, StorageCommands):
             address = Address.parse(url)
             link = self._links[url] = Link(self._reactor, address.host, address.port)
             link.on_broken = lambda: self._turn(lambda: self.replica.on_broken(url, self._reactor.seconds()))
+            link.greeting = Peer(self.replica.local.me.url, self._word)
             link.on_refused = lambda at: self._turn(lambda: self.replica.on_refused(url, at, self._reactor.seconds()))
         return link
 
     def stopService(self) -> Deferred[Any] | None:
+        self._asked.stop()
         for link in self._links.values():
             link.stop()
         stopped: Deferred[Any] | None = super().stopService()
@@ -313,6 +328,6 @@ def makeService(options: Options, reactor: Any = None) -> StorageService:
     if int(options["write-concern"]) > max(1, len(options["storage"])):
         fail(options.command, f"--write-concern {int(options['write-concern'])}: there are fewer --storage members")
     # 64 bits of the system's randomness: no two lives have the same, however fast the restart
-    service = StorageService(options, reactor, SystemRandom().getrandbits(64))
+    service = StorageService(options, reactor, SystemRandom().getrandbits(64), token_hex(16))
     service.addService(listening(service, options, reactor))
     return service

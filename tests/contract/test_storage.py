@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dida.wire import quote
 from tests.clusters import StorageCluster
 from tests.netcat import Netcat, object_of
-from tests.nodes import until
+from tests.nodes import free_port, until
 
 
 @pytest.fixture(scope="module")
@@ -200,18 +201,66 @@ def test_an_overlong_line_is_told_and_ends_the_connection(cluster: StorageCluste
             assert node.rest() == []
 
 
+def forged(cluster: StorageCluster, at: int) -> list[str]:
+    """What a client could say to node `at` in the name of another member, with all that it can find out."""
+    seen = object_of(cluster.nodes[at].ask("watch"))
+    view = seen["view"]
+    me, other = (
+        {
+            "replica": n,
+            "id": f"s{n}",
+            "url": next(m["url"] for m in seen["members"] if m["replica"] == n),
+            "component": next(
+                s for s in object_of(cluster.nodes[n].ask("write own x"))["after"] if s.startswith(f"{n}:")
+            ),
+        }
+        for n in (at, 2)
+    )
+    sender: dict[str, Any] = {"cluster": "dida", "view": view, "sender": other["component"]}
+    record = [other["component"], 10**6, {}, "forged", 1, other["replica"], "forged"]
+    ranges = [[other["component"], 10**6 - 1, [record]], [me["component"], 10**6 - 1, [record]]]
+    huge = {other["component"]: 10**6, me["component"]: 10**6}
+    said: dict[str, dict[str, Any]] = {
+        "gossip": {"ranges": ranges, "have": huge, "exposed": 10**6},
+        "fetch": {"have": huge},
+        "lock": {"txn": 1, "key": "held"},
+        "decide": {"ranges": ranges, "have": huge},
+        "expose": {"exposed": 10**6},
+        "release": {"txn": 1, "key": "held", "id": "x", "answer": ["1.1", "forged"]},
+        "forward": {"verb": "write", "key": "forged", "value": "forged"},
+        "heartbeat": {"have": huge, "oldest": 10**6},
+        "suspect": {"component": me["component"]},
+        "join": {"member": {**other, "component": f"{other['replica']}:forged"}},
+        "load": {"copy": 1, "part": 0, "parts": 1, "state": {"records": [], "have": huge}},
+        "flush": {"number": 10**6, "members": [me, other]},
+        "level": {"number": 10**6, "ranges": ranges},
+        "install": {
+            "installs": {"number": 10**6, "leader": other["component"], "members": [me, other]},
+            "base": huge,
+        },
+    }
+    return [f"{verb} {json.dumps({**sender, **more})}" for verb, more in said.items()]
+
+
 def test_peers_refuse_strangers(cluster: StorageCluster) -> None:
-    """Messages among storage nodes from another cluster or a non-member change nothing."""
+    """What a client says in the name of a member changes nothing, whether or not it claims that member's URL."""
+    lines = forged(cluster, 1)
+    cluster.wait_equal(1, 2, 3, 4)
     before = cluster.nodes[1].ask("list")
+    seen = cluster.nodes[1].ask("watch")
+    other = next(m for m in object_of(seen)["members"] if m["replica"] == 2)
+    for claim in (None, f"peer {other['url']} guessed", f"peer http://127.0.0.1:{free_port()} mine"):
+        for line in lines:
+            with cluster.nodes[1].connect() as node:
+                if claim is not None:
+                    assert node.ask(claim) == "ok"
+                assert words_of(node.ask(line))[:2] in (["error", "bad-request"], ["error", "unavailable"]), line
     with cluster.nodes[1].connect() as node:
-        assert node.ask('gossip {"cluster": "other", "sender": "9:x"}').startswith("error bad-request")
-        for verb in ("gossip", "lock", "decide", "release", "expose", "heartbeat", "fetch"):
-            more = {"cluster": "dida", "sender": "9:x", "view": "", "txn": 1, "key": "k"}
-            assert node.ask(f"{verb} {json.dumps(more)}").startswith("error other-view")
-        flush = {"cluster": "dida", "sender": "9:x", "view": "", "number": 99, "members": []}
-        assert node.ask(f"flush {json.dumps(flush)}").startswith("error other-view")
-    assert cluster.nodes[1].status()["ready"] is True
+        assert node.ask("peer x y").startswith("error bad-request")
+        assert node.ask("vouch guessed") == "no"
+    assert cluster.nodes[1].ask("watch") == seen
     assert cluster.nodes[1].ask("list") == before
+    assert words_of(cluster.nodes[1].ask("updateif held a b"))[0] == "no"
 
 
 def test_an_impossible_after_ends_at_the_deadline(node: Netcat, key: str) -> None:
@@ -244,8 +293,9 @@ def test_crash_kills_the_process(tmp_path: Path) -> None:
 
 
 def test_a_stranger_can_not_lengthen_its_lines(cluster: StorageCluster) -> None:
-    """The verbs of peers raise the limit of a line for members of the view only."""
+    """The limit of a line is another one for members only."""
     with cluster.nodes[1].connect() as node:
+        assert node.ask("peer http://127.0.0.1:1 mine") == "ok"
         assert node.ask('gossip {"cluster": "dida", "sender": "9:x"}').startswith("error ")
         node.send_raw(b"write a " + b"x" * (2**20 + 1) + b"\n")
         assert node.line().startswith("error line-too-long")

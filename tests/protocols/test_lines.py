@@ -241,12 +241,12 @@ def test_what_was_asked_before_a_line_that_is_too_long_is_answered_before_it(ser
 @frozen
 class Bulky(Request):
     usage: ClassVar[str] = "home WORD"
-    longest_line: ClassVar[int] = 500
+    of_connection: ClassVar[bool] = True
     word: str
 
 
 def test_a_connection_that_brings_bulky_requests_has_a_limit_of_its_own(server: Server) -> None:
-    """A peer's requests may need longer lines: from its first one on, its connection takes them, no other."""
+    """A peer's requests may need longer lines: its connection takes them once its node says so, no other."""
     server.desk.vocabulary = {**Desk.vocabulary, **vocabulary(Bulky)}
     long, answer = "k" * 400, READ("k" * 400)
     stranger = Server()
