@@ -24,7 +24,7 @@ from dida import failpoints, wire
 from dida.addresses import Address, StorageAddress
 from dida.errors import Unavailable
 from dida.messages import Debug, Ok, Reply, Request, Slow, Status, form_of
-from dida.outputs import Answer, Config, Note, Output, Send
+from dida.outputs import Answer, Config, Note, Output, Send, Soon
 from dida.peer_messages import Member, PeerMessage
 from dida.protocols.lines import Answer as LineAnswer
 from dida.protocols.links import Link
@@ -209,8 +209,13 @@ class StorageService(NodeService, StorageCommands):
                 output.token.answer(output.reply)
             elif isinstance(output, Send):
                 self._send(output)
+            elif isinstance(output, Soon):
+                self._reactor.callLater(0, self._flush)
             else:
                 self._say(output)
+
+    def _flush(self) -> None:
+        self._turn(lambda: self.replica.flush(self._reactor.seconds()))
 
     def _say(self, note: Note) -> None:
         _log.info("{text}", text=note.text)
