@@ -7,6 +7,9 @@ have, it is exposed: the client is told, and every member makes it visible and r
 what a client was told, or could read, never vanishes with a crash; and any survivor has the decision.
 Linearizable reads and updates that may be a retry go through the same queue.
 
+What one turn has for a member is gathered, and `flush` sends it: transactions that go on at the same time share
+their messages, so that the price of a message is divided among them.
+
 Source: two-phase commit (Gray, 1978), with one coordinator per key and the barrier of replication.md.
 Views, and what becomes of transactions when they change, are decided by `dida.membership`.
 """
@@ -14,19 +17,33 @@ Views, and what becomes of transactions when they change, are decided by `dida.m
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 from attrs import Factory, define
 
 from dida import errors
+from dida.errors import BadRequest
 from dida.executed import after_of, answered
 from dida.gossip import Replication, write_answer
 from dida.locks import MAX_QUEUE, Locks
 from dida.messages import Error, No, Ok, Reply
 from dida.operations import Operation, Waiting, refused, too_late, unknown_outcome
 from dida.outputs import Local
-from dida.peer_messages import Decide, Expose, Granted, Lock, Record, Release, component_of
+from dida.peer_messages import (
+    Decide,
+    Ended,
+    Expose,
+    Grant,
+    Granted,
+    Lock,
+    Member,
+    Record,
+    Release,
+    Wanted,
+    component_of,
+)
 from dida.store import Entry
-from dida.timestamps import Timestamp, covers, merged
+from dida.timestamps import Timestamp, covers, merge_into, merged
 from dida.versions import Version
 
 NOT_REACHED = -1
@@ -66,9 +83,12 @@ class _Transaction:
     """Given when the transaction starts: a home's numbers grow."""
     state: str = QUEUED
     asked: set[str] = Factory(set)
+    """Members whose grant is awaited."""
     grants: dict[str, Version | None] = Factory(dict)
     seen: dict[str, Timestamp] = Factory(dict)
     record: Record | None = None
+    ts: Timestamp = Factory(dict)
+    """The record's."""
     answer: Reply | None = None
     holding: Timestamp = Factory(dict)
 
@@ -89,8 +109,17 @@ class Commit:
     _running: dict[int, _Transaction] = Factory(dict)
     _by_id: dict[str, _Transaction] = Factory(dict)
     _deciding: deque[_Transaction] = Factory(deque)
+    _decided: Timestamp = Factory(dict)
+    """What members must log for those, at least."""
+    _confirming: set[str] = Factory(set)
+    """Members whose answer to a DECIDE is awaited: one at a time, and the next has all that was decided meanwhile."""
     _blocked: dict[int, _Transaction] = Factory(dict)
-    _releases: dict[int, tuple[Release, set[str], set[str]]] = Factory(dict)
+    _releases: dict[int, tuple[Ended, set[str], set[str]]] = Factory(dict)
+    """What is to be released, the members who have not confirmed that, and of those whom was asked."""
+    _gathered: list[_Transaction] = Factory(list)
+    """Transactions that wait for the flush to ask for their locks."""
+    wants_flush: bool = False
+    """There is something for the members: `flush` sends it, in few messages."""
     _last: int = 0
 
     # --- the home's side ------------------------------------------------------------------------
@@ -126,33 +155,54 @@ class Commit:
     def _lock_all(self, txn: _Transaction, now: float) -> None:
         txn.become(LOCKING)
         self.locks.lock(self.local.component, txn.number, txn.op.key)
-        self._ask(txn)
+        self._gathered.append(txn)
+        self.wants_flush = True
         self._advance(txn, now)
 
-    def _ask(self, txn: _Transaction) -> None:
-        """Send what each member still has to answer, once at a time."""
+    def flush(self) -> None:
+        """Send each member what was gathered for it: one RELEASE, one LOCK, one DECIDE at most, or an EXPOSE."""
+        self._send(self._gathered)
+
+    def _send(self, locking: Collection[_Transaction], again: bool = False) -> None:
         for member in self.local.others():
-            peer = member.component
-            if peer in txn.asked:
-                continue
-            if txn.state == LOCKING and peer not in txn.grants:
+            self._send_releases(member)
+            self._send_locks(member, locking)
+            self._send_decide(member)
+        self._announce(again)
+        self._gathered = []
+        self.wants_flush = False
+
+    def _send_locks(self, member: Member, locking: Collection[_Transaction]) -> None:
+        peer = member.component
+        wanted = []
+        for txn in locking:
+            if txn.state == LOCKING and peer not in txn.asked and peer not in txn.grants:
                 txn.asked.add(peer)
-                message = Lock(**self.local.stamp(), txn=txn.number, key=txn.op.key, id=txn.op.id)
-                self.local.send(member, message)
-            elif txn.state == DECIDING and not self._acknowledged(txn, peer):
-                assert txn.record is not None
-                txn.asked.add(peer)
-                log = self.replication.log
-                ranges = log.since(self.replication.table[peer], txn.record.ts)
-                self.local.send(member, Decide(**self.local.stamp(), ranges=ranges, have=log.have))
+                wanted.append(Wanted(txn.number, txn.op.key, txn.op.id))
+        if wanted:
+            self.local.send(member, Lock(**self.local.stamp(), keys=tuple(wanted)))
+
+    def _send_decide(self, member: Member) -> None:
+        peer = member.component
+        if self._deciding and peer not in self._confirming and not self._acknowledged(self._deciding[-1], peer):
+            self._confirming.add(peer)
+            log = self.replication.log
+            ranges = log.since(self.replication.table[peer], self._decided)
+            self.local.send(member, Decide(**self.local.stamp(), ranges=ranges, have=log.have))
 
     def _acknowledged(self, txn: _Transaction, peer: str) -> bool:
-        assert txn.record is not None
-        return covers(self.replication.table[peer], txn.record.ts)
+        return covers(self.replication.table[peer], txn.ts)
 
-    def on_granted(self, peer: str, message: Lock, grant: Granted, now: float) -> None:
+    def on_granted(self, peer: str, message: Lock, granted: Granted, now: float) -> None:
+        """A member has locked the keys."""
+        if len(granted.grants) != len(message.keys):
+            raise BadRequest(f"{len(granted.grants)} grants for {len(message.keys)} keys")
+        for wanted, grant in zip(message.keys, granted.grants, strict=True):
+            self._take_grant(peer, wanted, grant, granted.seen, now)
+
+    def _take_grant(self, peer: str, wanted: Wanted, grant: Grant, seen: Timestamp, now: float) -> None:
         """A member has locked the key; or it has executed this very update before."""
-        txn = self._running.get(message.txn)
+        txn = self._running.get(wanted.txn)
         if txn is None or txn.state != LOCKING:
             return
         txn.asked.discard(peer)
@@ -164,27 +214,25 @@ class Commit:
             self._finish_known(txn, known, now)
             return
         txn.grants[peer] = grant.newest
-        txn.seen[peer] = grant.seen
+        txn.seen[peer] = seen
         self._advance(txn, now)
 
     def on_decided(self, peer: str, have: Timestamp, now: float) -> None:
         """A member has logged commits."""
         self.replication.confirm(peer, have)
-        for txn in self._deciding:
-            txn.asked.discard(peer)
+        self._confirming.discard(peer)
         self._expose_acknowledged(now)
-        for txn in self._deciding:
-            if not self._acknowledged(txn, peer):
-                self._ask(txn)
-                break
+        if self._deciding:
+            self.wants_flush = True
 
-    def on_unanswered(self, peer: str, txn_number: int | None) -> None:
-        """A Lock or Decide did not get through: it will be sent again."""
-        if txn_number is None:
-            for txn in self._deciding:
-                txn.asked.discard(peer)
-        elif txn_number in self._running:
-            self._running[txn_number].asked.discard(peer)
+    def on_unanswered(self, peer: str, message: Lock | Decide) -> None:
+        """A Lock or Decide did not get through: it will be sent again with the next tick."""
+        if isinstance(message, Decide):
+            self._confirming.discard(peer)
+        else:
+            for wanted in message.keys:
+                if wanted.txn in self._running:
+                    self._running[wanted.txn].asked.discard(peer)
 
     def _advance(self, txn: _Transaction, now: float) -> None:
         """Go on as far as what has been heard allows."""
@@ -275,12 +323,13 @@ class Commit:
             id=op.id,
             lowest=op.lowest,
         )
+        txn.ts = txn.record.ts
         replication.append_commit(txn.record)
         self.locks.decided(op.key, txn.record.seq)
         txn.become(DECIDING)
-        txn.asked.clear()
         self._deciding.append(txn)
-        self._ask(txn)
+        merge_into(self._decided, txn.ts)
+        self.wants_flush = True
         self._expose_acknowledged(now)
 
     def _expose_acknowledged(self, now: float) -> None:
@@ -289,10 +338,17 @@ class Commit:
         others = [m.component for m in self.local.others()]
         while self._deciding and all(self._acknowledged(self._deciding[0], peer) for peer in others):
             done.append(self._deciding.popleft())
+        if not done:
+            return
+        if not self._deciding:
+            self._decided = {}
+        last = done[-1].record
+        assert last is not None
+        self.local.exposed = last.seq
+        self.replication.expose(self.local.component, last.seq, now)
+        self.wants_flush = True
         for txn in done:
             assert txn.record is not None
-            self.local.exposed = txn.record.seq
-            self.replication.expose(self.local.component, txn.record.seq, now)
             self._finish(txn, write_answer(txn.record), now)
 
     def _finish(self, txn: _Transaction, answer: Reply, now: float) -> None:
@@ -327,31 +383,33 @@ class Commit:
         self.locks.unlock(txn.op.key, self.local.component, txn.number)
         words = answer.words if isinstance(answer, No) else None
         after = after_of(answer) if words is not None else {}
-        key, id = txn.op.key, txn.op.id
-        message = Release(**self.local.stamp(), txn=txn.number, key=key, id=id, answer=words, after=after)
         peers = {m.component for m in self.local.others()}
         if peers:
-            self._releases[txn.number] = (message, peers, set())
-            self._send_release(txn.number)
+            self._releases[txn.number] = (Ended(txn.number, txn.op.key, txn.op.id, words, after), peers, set())
+            self.wants_flush = True
 
-    def _send_release(self, number: int) -> None:
-        message, peers, asked = self._releases[number]
-        for peer in sorted(peers - asked):
-            member = self.local.member(peer)
-            if member is not None:
+    def _send_releases(self, member: Member) -> None:
+        peer = member.component
+        released = []
+        for ended, peers, asked in self._releases.values():
+            if peer in peers and peer not in asked:
                 asked.add(peer)
-                self.local.send(member, message)
+                released.append(ended)
+        if released:
+            self.local.send(member, Release(**self.local.stamp(), keys=tuple(released)))
 
     def on_released(self, peer: str, message: Release, arrived: bool) -> None:
         """The answer to a Release."""
-        pending = self._releases.get(message.txn)
-        if pending is not None:
+        for ended in message.keys:
+            pending = self._releases.get(ended.txn)
+            if pending is None:
+                continue
             _, peers, asked = pending
             asked.discard(peer)
             if arrived:
                 peers.discard(peer)
                 if not peers:
-                    del self._releases[message.txn]
+                    del self._releases[ended.txn]
 
     # --- the participant's side -----------------------------------------------------------------
 
@@ -381,7 +439,7 @@ class Commit:
             for txn in list(self._blocked.values()):
                 self._advance(txn, now)
 
-    def announce(self, again: bool = False) -> None:
+    def _announce(self, again: bool) -> None:
         """Tell the members of exposed commits, those who did not hear it with another message.
 
         Who was not reached is told `again` with the next tick, not at once: it may be gone.
@@ -397,16 +455,13 @@ class Commit:
             if txn.state == QUEUED:
                 if now >= txn.start_at:
                     self._lock_all(txn, now)
-            elif txn.state in (LOCKING, DECIDING):
-                self._ask(txn)
             elif txn.number in self._blocked:
                 self._advance(txn, now)
-        for number in list(self._releases):
-            self._send_release(number)
         for queue in list(self._queues.values()):
             for txn in list(queue):
                 self._give_up_late(txn, now)
         self.locks.give_up_late(now)
+        self._send(self._running.values(), again=True)
 
     def tick_stopped(self, now: float) -> None:
         """While the view changes: nothing goes on, but what is late is answered."""
@@ -458,6 +513,10 @@ class Commit:
         for part in (self._queues, self._running, self._by_id, self._blocked, self._releases):
             part.clear()
         self._deciding.clear()
+        self._decided = {}
+        self._confirming.clear()
+        self._gathered = []
+        self.wants_flush = False
         return again
 
     @property

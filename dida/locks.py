@@ -7,13 +7,16 @@ last, should a release be late.
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import Factory, define
 
+from dida.executed import after_of
 from dida.gossip import Replication
 from dida.messages import No, Ok, Reply
 from dida.operations import Waiting, refused, too_late
 from dida.outputs import Local
-from dida.peer_messages import Lock, Release, component_of
+from dida.peer_messages import Lock, Release, Wanted, component_of
 
 MAX_QUEUE = 1000
 """Operations that may wait at one key: transactions at its home, plain writes at each member."""
@@ -48,23 +51,28 @@ class Locks:
             lock.decided = None
 
     def on_lock(self, message: Lock, now: float) -> Reply:
-        """Lock the key, say its newest version; or what the update was answered, if it was."""
-        known = self.replication.executed.answer(message.id) if message.id is not None else None
-        if isinstance(known, Ok | No):
-            is_ok = isinstance(known, Ok)
-            return Ok((), {"known": list(known.words), "ok": is_ok, "after": known.object.get("after", {})})
-        if message.id is not None and self.replication.executed.expired(message.id):
-            return Ok((), {"expired": True})
-        self.lock(message.sender, message.txn, message.key)
-        newest = self.replication.store.newest(message.key)
-        seen = self.replication.value_ts
-        return Ok((), {"newest": str(newest.version), "seen": seen} if newest is not None else {"seen": seen})
+        """Lock the keys, say their newest versions; or what an update was answered, if it was."""
+        grants = [self._grant(message.sender, wanted) for wanted in message.keys]
+        return Ok((), {"grants": grants, "seen": self.replication.value_ts})
+
+    def _grant(self, home: str, wanted: Wanted) -> dict[str, Any]:
+        executed = self.replication.executed
+        if wanted.id is not None:
+            known = executed.answer(wanted.id)
+            if isinstance(known, Ok | No):
+                return {"known": list(known.words), "ok": isinstance(known, Ok), "after": after_of(known)}
+            if executed.expired(wanted.id):
+                return {"expired": True}
+        self.lock(home, wanted.txn, wanted.key)
+        newest = self.replication.store.newest(wanted.key)
+        return {"newest": str(newest.version)} if newest is not None else {}
 
     def on_release(self, message: Release, now: float) -> Reply:
-        """Unlock: no update comes. A `no` is remembered, so that a retry elsewhere hears it, too."""
-        if message.answer is not None and message.id is not None:
-            self.replication.executed.note(message.id, 0, No(message.answer, {"after": message.after}), now)
-        self.unlock(message.key, message.sender, message.txn)
+        """Unlock: no updates come. A `no` is remembered, so that a retry elsewhere hears it, too."""
+        for ended in message.keys:
+            if ended.answer is not None and ended.id is not None:
+                self.replication.executed.note(ended.id, 0, No(ended.answer, {"after": ended.after}), now)
+            self.unlock(ended.key, message.sender, ended.txn)
         return Ok()
 
     def unlock(self, key: str, home: str, txn: int) -> None:

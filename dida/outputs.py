@@ -46,7 +46,12 @@ class Note:
     text: str
 
 
-Output = Send | Answer | Note
+@frozen
+class Soon:
+    """Call `flush` when all else that has come in by now is taken: what is gathered for a peer goes in one message."""
+
+
+Output = Send | Answer | Note | Soon
 
 
 @frozen(kw_only=True)

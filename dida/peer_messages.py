@@ -115,6 +115,26 @@ class Vouch(Request):
     word: Name
 
 
+class Wanted(Struct, frozen=True, array_like=True):
+    """A key that a transaction wants to be locked; `id` is that of its update."""
+
+    txn: Counter
+    key: str
+    id: UpdateId | None = None
+
+
+class Ended(Struct, frozen=True, array_like=True):
+    """A transaction that has ended without an update."""
+
+    txn: Counter
+    key: str
+    id: UpdateId | None = None
+    answer: tuple[str, ...] | None = None
+    """The words of the `no` that the client gets; None when nothing was decided."""
+    after: Timestamp = {}
+    """The state that the `no` was said from."""
+
+
 @frozen(kw_only=True)
 class PeerMessage(Request):
     """From one storage node to another."""
@@ -146,16 +166,14 @@ class Fetch(PeerMessage):
 @frozen
 class Lock(PeerMessage):
     usage: ClassVar[str] = "lock"
-    about: ClassVar[str] = "storage nodes: hold back writes of a key, and say its newest version"
-    txn: Counter
-    key: str
-    id: UpdateId | None = None
+    about: ClassVar[str] = "storage nodes: hold back writes of keys, and say their newest versions"
+    keys: tuple[Wanted, ...]
 
 
 @frozen
 class Decide(PeerMessage):
     usage: ClassVar[str] = "decide"
-    about: ClassVar[str] = "storage nodes: a commit and what it depends on, invisible until exposed"
+    about: ClassVar[str] = "storage nodes: commits and what they depend on, invisible until exposed"
     ranges: tuple[Range, ...] = ()
     have: Timestamp = field(factory=dict)
 
@@ -169,14 +187,8 @@ class Expose(PeerMessage):
 @frozen
 class Release(PeerMessage):
     usage: ClassVar[str] = "release"
-    about: ClassVar[str] = "storage nodes: the transaction ends without an update"
-    txn: Counter
-    key: str
-    id: UpdateId | None = None
-    answer: tuple[str, ...] | None = None
-    """The words of the `no` that the client gets; None when nothing was decided."""
-    after: Timestamp = field(factory=dict)
-    """The state that the `no` was said from."""
+    about: ClassVar[str] = "storage nodes: transactions end without an update"
+    keys: tuple[Ended, ...]
 
 
 @frozen
@@ -274,19 +286,24 @@ class Fetched:
 
 
 @frozen
-class Granted:
-    """The key is locked: its newest version here, and the state that it belongs to.
-
-    Or, with `known`: the update was executed before; those are the words of its answer.
-    """
+class Grant:
+    """The key is locked: its newest version here. Or the update was executed before."""
 
     newest: Version | None = None
-    seen: Timestamp = field(factory=dict)
     known: tuple[str, ...] | None = None
+    """The words of the answer to the update, which was executed before."""
     ok: bool = True
     after: Timestamp = field(factory=dict)
     expired: bool = False
-    """Or: the update was executed before, and its answer is forgotten."""
+    """The update was executed before, and its answer is forgotten."""
+
+
+@frozen
+class Granted:
+    """A grant for each key that a LOCK names, in its order, and the state that the versions belong to."""
+
+    grants: tuple[Grant, ...]
+    seen: Timestamp = field(factory=dict)
 
 
 @frozen

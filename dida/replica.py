@@ -37,7 +37,7 @@ from dida.messages import (
     form_of,
 )
 from dida.operations import Waiting, forwarded, operation
-from dida.outputs import CHANGING, OTHER_VIEW, Config, Local, Output
+from dida.outputs import CHANGING, OTHER_VIEW, Config, Local, Output, Soon
 from dida.peer_messages import (
     Decide,
     Expose,
@@ -86,6 +86,7 @@ class Replica:
         self.requests = Requests(self.local, self.groups, self.group, self.membership)
         self._forget()
         self._watching: dict[Any, tuple[str, float]] = {}
+        self._flush_asked = False
 
     def _blank(self) -> Replication:
         return Replication(self.local, Store(self.config.max_versions), Executed(self.config.session_ttl))
@@ -242,7 +243,7 @@ class Replica:
             case Decide() if ok is not None and in_force:
                 self.commit.on_decided(peer, wire.shaped(ok.object, Has).have, now)
             case Lock() | Decide():
-                self.commit.on_unanswered(peer, message.txn if isinstance(message, Lock) else None)
+                self.commit.on_unanswered(peer, message)
             case Expose() if ok is None:
                 self.local.told[peer] = NOT_REACHED
             case Release():
@@ -273,7 +274,6 @@ class Replica:
         if self.local.serving:
             self.replication.tick(now)
             self.commit.tick(now)
-            self.commit.announce(again=True)
         else:
             self.replication.check_concerns(self.local, now)
             self.commit.tick_stopped(now)
@@ -304,13 +304,21 @@ class Replica:
             self.replication.changed = False
             self.replication.check_concerns(self.local)
             self.requests.run_waiting(now)
-        if self.local.serving and self.local.exposed:
-            self.commit.announce()
         for token, (name, _) in list(self._watching.items()):
             if name != self.local.view_name:
                 self._answer_watch(token)
+        if self.commit.wants_flush and not self._flush_asked and self.local.others():
+            self._flush_asked = True
+            self.local.out.append(Soon())
         out, self.local.out = self.local.out, []
         return out
+
+    def flush(self, now: float) -> list[Output]:
+        """What was gathered for other storage nodes; `Soon` has asked for it."""
+        self._flush_asked = False
+        if self.local.serving and self.commit.wants_flush:
+            self.commit.flush()
+        return self._end_turn(now)
 
     def _answer_watch(self, token: Any) -> None:
         del self._watching[token]

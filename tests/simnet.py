@@ -13,7 +13,7 @@ from attrs import define
 from dida import wire
 from dida.addresses import Address, StorageAddress
 from dida.messages import Reply, Request, form_of
-from dida.outputs import Answer, Config, Note, Output, Send
+from dida.outputs import Answer, Config, Note, Output, Send, Soon
 from dida.peer_messages import Member, PeerMessage
 from dida.replica import Replica
 
@@ -46,6 +46,8 @@ class Hand:
         self.letters: list[Letter] = []
         self.replies: dict[str, Reply] = {}
         self.notes: list[str] = []
+        self.gathering = False
+        """While it is true nobody sends what is gathered: `flush` does."""
         self._asked: dict[tuple[str, int], Letter] = {}
         self._tokens = 0
         self._lives: dict[int, int] = {}
@@ -99,6 +101,12 @@ class Hand:
 
     # --- letters --------------------------------------------------------------------------------
 
+    def flush(self) -> None:
+        """All replicas send what they have gathered; from now on again at once."""
+        self.gathering = False
+        for number, replica in self.replicas.items():
+            self.act(number, replica.flush(self.now))
+
     def act(self, number: int, outputs: Iterable[Output]) -> None:
         """What a replica's turn comes to: letters and replies."""
         for output in outputs:
@@ -116,6 +124,8 @@ class Hand:
                     self.replies[output.token] = output.reply
                 case Note():
                     self.notes.append(output.text)
+                case Soon() if not self.gathering:
+                    self.act(number, self.replicas[number].flush(self.now))
 
     def _take(self, number: int, send: Send, reply: Reply | None) -> None:
         replica = self.replicas[number]

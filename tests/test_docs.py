@@ -70,7 +70,15 @@ SHAPES: dict[str, tuple[type[Any], ...]] = {
     "chains": (chain.Meta, chain.Assignment, chain.Touch, chain.Step),
     "storage": (chain_messages.Member,),
     "PCS": (control_messages.NodeEntry, control_messages.Elsewhere),
-    "peers": (peer_messages.Record, peer_messages.Range, peer_messages.Member, peer_messages.View),
+    "peers": (
+        peer_messages.Wanted,
+        peer_messages.Grant,
+        peer_messages.Ended,
+        peer_messages.Record,
+        peer_messages.Range,
+        peer_messages.Member,
+        peer_messages.View,
+    ),
 }
 
 
@@ -192,7 +200,10 @@ def shape_table(name: str) -> list[str]:
     for kind in SHAPES[name]:
         hints = get_type_hints(kind, include_extras=True)
         if issubclass(kind, msgspec.Struct):
-            fields = [(f.encode_name, f.default) for f in msgspec.structs.fields(kind)]
+            fields = [
+                (f.encode_name, f.default if f.default_factory is msgspec.NODEFAULT else f.default_factory())
+                for f in msgspec.structs.fields(kind)
+            ]
             fields = [(n, attrs.NOTHING if d is msgspec.NODEFAULT else d) for n, d in fields]
         else:
             fields = [

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -77,7 +77,11 @@ class LineServer(TwistedProtocol):
         self._lines: deque[bytes] = deque()
         self._quick = node.quick
         self._serving = False
-        self._in_flight = 0
+        self._unanswered: dict[int, tuple[float, Deferred[Reply]]] = {}
+        """Requests in the order of their coming: when they are too late, and their answers."""
+        self._last_number = 0
+        self._timer: IDelayedCall | None = None
+        self._timer_at = 0.0
         self._turn_taken = False
         self._output: list[bytes] = []
         self._output_size = 0
@@ -103,7 +107,7 @@ class LineServer(TwistedProtocol):
         self._lost = True
         self._let_go()
         self.factory.connections.discard(self)
-        for call in (self._linger, self._resumption):
+        for call in (self._linger, self._resumption, self._timer):
             if call is not None and call.active():
                 call.cancel()
         self._lines.clear()
@@ -181,15 +185,22 @@ class LineServer(TwistedProtocol):
 
     def _await(self, tag: str | None, request: Request, answer: Deferred[Reply]) -> None:
         """Answer when `answer` fires, at the latest a little after the request's deadline."""
-        self._in_flight += 1
+        self._last_number = number = self._last_number + 1
+        late_at = self.clock.seconds() + request.deadline + GRACE
+        self._unanswered[number] = (late_at, answer)
+        if self._timer is None or late_at < self._timer_at:
+            self._set_timer(late_at)
         if tag is None:
             self._turn_taken = True
         if request.held:
             self._held = [each for each in self._held if not each.called] + [answer]
 
         def done(result: Reply | Failure) -> None:
-            reply = reply_to(result) if isinstance(result, Failure) else result
-            self._in_flight -= 1
+            in_time = self._unanswered.pop(number, None) is not None
+            if not isinstance(result, Failure):
+                reply = result
+            else:
+                reply = reply_to(result) if in_time or not result.check(CancelledError) else _TOO_LATE
             if tag is None:
                 self._turn_taken = False
             if self._lost:
@@ -197,15 +208,31 @@ class LineServer(TwistedProtocol):
             self._answer(_encoded(reply, tag))
             if tag is None:
                 self._go_on("order")
-            if self._in_flight < MAX_IN_FLIGHT // 2:
+            if len(self._unanswered) < MAX_IN_FLIGHT // 2:
                 self._go_on("in-flight")
             if not self._serving:
                 self._flush()
 
-        answer.addTimeout(request.deadline + GRACE, self.clock, _too_late)
         answer.addBoth(done)
-        if self._in_flight >= MAX_IN_FLIGHT:
+        if len(self._unanswered) >= MAX_IN_FLIGHT:
             self._stop("in-flight")
+
+    def _set_timer(self, late_at: float) -> None:
+        """One timer for all requests, which stays when they are answered: most are, long before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = late_at
+        self._timer = self.clock.callLater(max(0.0, late_at - self.clock.seconds()), self._give_up_late)
+
+    def _give_up_late(self) -> None:
+        self._timer = None
+        now = self.clock.seconds()
+        for number, (late_at, answer) in list(self._unanswered.items()):
+            if late_at <= now:
+                del self._unanswered[number]
+                answer.cancel()
+        if self._unanswered and not self._lost:
+            self._set_timer(min(late_at for late_at, _ in self._unanswered.values()))
 
     def _answer(self, line: bytes) -> None:
         self._output.append(line)
@@ -221,7 +248,7 @@ class LineServer(TwistedProtocol):
     def _flush(self) -> None:
         if self._output:
             self._write_output()
-        if (self._closing or self._read_closed) and not (self._in_flight or self._lines or self._resumption):
+        if (self._closing or self._read_closed) and not (self._unanswered or self._lines or self._resumption):
             self._hang_up()
 
     def _help_text(self) -> bytes:
@@ -290,8 +317,7 @@ class LineServer(TwistedProtocol):
             cast(Any, self.transport).resumeProducing()
 
 
-def _too_late(result: Any, seconds: float) -> Any:
-    return Error(errors.UNKNOWN_OUTCOME, ("no answer within the deadline",))
+_TOO_LATE = Error(errors.UNKNOWN_OUTCOME, ("no answer within the deadline",))
 
 
 def _encoded(reply: Reply, tag: str | None) -> bytes:

@@ -40,6 +40,9 @@ RETRY_DELAYS = (0.001, 0.05, 0.2, 0.5, 1.0)
 
 _log = Logger()
 
+Taker = Callable[[Reply | DidaError], None]
+"""Whom to give what comes of a request: its reply, or why there is none."""
+
 
 class Unreachable(Unavailable):
     """Nothing was sent, mostly because there is no connection."""
@@ -51,7 +54,7 @@ class LineClient(Protocol):
     def __init__(self, clock: IReactorTime, max_line: int = MAX_REPLY) -> None:
         self.clock = clock
         self._buffer = wire.LineBuffer(max_line)
-        self._waiting: dict[int, Deferred[Reply]] = {}
+        self._waiting: dict[int, Taker] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._timer: IDelayedCall | None = None
         self._last_tag = 0
@@ -74,23 +77,30 @@ class LineClient(Protocol):
 
         Unreachable when it was not sent.
         """
+        answer: Deferred[Reply] = Deferred()
+        self.send(request, timeout, lambda came: _fire(answer, came))
+        return answer
+
+    def send(self, request: Request, timeout: float, take: Taker) -> None:
+        """The same without a Deferred: `take` is called with what comes, once, perhaps at once; it must not raise."""
         if not self._open:
-            return fail(Unreachable("the connection is closed"))
+            take(Unreachable("the connection is closed"))
+            return
         if len(self._waiting) >= MAX_WAITING:
-            return fail(Unreachable("too many requests wait for this node's replies"))
+            take(Unreachable("too many requests wait for this node's replies"))
+            return
         number = self._last_tag + 1
         try:
             line = wire.encode(request, str(number))
         except DidaError as problem:
-            return fail(problem)
+            take(problem)
+            return
         self._last_tag = number
-        answer: Deferred[Reply] = Deferred()
-        self._waiting[number] = answer
+        self._waiting[number] = take
         self._add_deadline(self.clock.seconds() + timeout, number)
         self._output.append(line)
         if self._flush_call is None:
             self._flush_call = self.clock.callLater(0, self._flush)
-        return answer
 
     def close(self) -> None:
         """Send what is to be sent, and close; a peer that does not take it is cut off."""
@@ -123,9 +133,9 @@ class LineClient(Protocol):
             self._give_up(f"the peer sent what is no reply: {problem}")
             return
         number = int(tag) if tag is not None and tag.isdecimal() else 0
-        answer = self._waiting.pop(number, None)
-        if answer is not None:
-            answer.callback(reply)
+        take = self._waiting.pop(number, None)
+        if take is not None:
+            take(reply)
         elif isinstance(reply, Error) and reply.code == errors.LINE_TOO_LONG:
             self._give_up("a line was too long for the peer")
         elif not 0 < number <= self._last_tag:
@@ -145,8 +155,8 @@ class LineClient(Protocol):
         waiting, self._waiting = self._waiting, {}
         self._deadlines.clear()
         self.on_lost(self)
-        for answer in waiting.values():
-            answer.errback(Unavailable("the connection broke before the answer came"))
+        for take in waiting.values():
+            take(Unavailable("the connection broke before the answer came"))
 
     # --- deadlines ------------------------------------------------------------------------------
 
@@ -169,16 +179,23 @@ class LineClient(Protocol):
 
     def _time_out(self) -> None:
         now = self.clock.seconds()
-        late: list[Deferred[Reply]] = []
+        late: list[Taker] = []
         while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1] not in self._waiting):
             _, number = heapq.heappop(self._deadlines)
-            answer = self._waiting.pop(number, None)
-            if answer is not None:
-                late.append(answer)
+            take = self._waiting.pop(number, None)
+            if take is not None:
+                late.append(take)
         if self._deadlines:
             self._set_timer()
-        for answer in late:
-            answer.errback(DidaError(errors.TIMED_OUT, "no answer in time"))
+        for take in late:
+            take(DidaError(errors.TIMED_OUT, "no answer in time"))
+
+
+def _fire(answer: Deferred[Reply], came: Reply | DidaError) -> None:
+    if isinstance(came, DidaError):
+        answer.errback(came)
+    else:
+        answer.callback(came)
 
 
 def _nothing(client: LineClient) -> None:
@@ -218,6 +235,12 @@ class _QuietClientService(ClientService):
     """ClientService logs every attempt, once a second for a dead node: who owns the link tells what matters."""
 
     _log = Logger(observer=cast(Any, lambda event: None))
+
+
+def _problem(failure: Failure) -> DidaError:
+    """Whatever went wrong before anything was sent."""
+    problem = failure.value
+    return problem if isinstance(problem, DidaError) else Unreachable("no connection in time")
 
 
 class Link:
@@ -272,6 +295,18 @@ class Link:
         """The reply; Unreachable without a connection, Unavailable when it breaks, timed-out after `timeout` s."""
         if self.client is not None:
             return self.client.ask(request, timeout)
+        return self._ask_when_up(request, timeout)
+
+    def send(self, request: Request, timeout: float, take: Taker) -> None:
+        """The same without a Deferred, as `LineClient.send`."""
+        if self.client is not None:
+            self.client.send(request, timeout, take)
+        else:
+            answer = self._ask_when_up(request, timeout)
+            answer.addErrback(_problem)
+            answer.addCallback(take)
+
+    def _ask_when_up(self, request: Request, timeout: float) -> Deferred[Any]:
         if self._stopped:
             return fail(Unreachable(f"the link to {self.address} is closed"))
         self.start()

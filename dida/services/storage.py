@@ -14,18 +14,16 @@ from secrets import token_hex
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
-from twisted.python.failure import Failure
 
 from dida import failpoints, wire
 from dida.addresses import Address, StorageAddress
-from dida.errors import BadRequest, Unavailable
+from dida.errors import BadRequest, DidaError
 from dida.messages import Debug, No, Ok, Reply, Request, Slow, Status, form_of
-from dida.outputs import Answer, Config, Note, Output, Send
+from dida.outputs import Answer, Config, Note, Output, Send, Soon
 from dida.peer_messages import Join, Member, Peer, PeerMessage, Vouch
 from dida.protocols.lines import Answer as LineAnswer
 from dida.protocols.links import Link
@@ -222,8 +220,13 @@ class StorageService(NodeService, StorageCommands):
                 output.token.answer(output.reply)
             elif isinstance(output, Send):
                 self._send(output)
+            elif isinstance(output, Soon):
+                self._reactor.callLater(0, self._flush)
             else:
                 self._say(output)
+
+    def _flush(self) -> None:
+        self._turn(lambda: self.replica.flush(self._reactor.seconds()))
 
     def _say(self, note: Note) -> None:
         _log.info("{text}", text=note.text)
@@ -235,28 +238,28 @@ class StorageService(NodeService, StorageCommands):
             _log.debug("-> {url} {message}", url=send.url, message=send.message)
         verb = form_of(type(send.message)).verb
         action = self._goes_off(f"{verb}.send")
-        answer: Deferred[Any]
         if action == "drop":
-            answer = defer.fail(Unavailable("dropped by a failpoint"))
-        else:
-            answer = self._link(send.url).ask(send.message, send.timeout)
+            self._got(send, None)
+            return
+        link = self._link(send.url)
+        link.send(
+            send.message, send.timeout, lambda came: self._got(send, None if isinstance(came, DidaError) else came)
+        )
         if action == "duplicate":
-            self._link(send.url).ask(send.message, send.timeout).addErrback(lambda failure: None)
-        answer.addErrback(lambda failure: None)  # whatever went wrong: it did not get through
-        answer.addCallback(self._got, send)
-        answer.addErrback(self._bug)
+            link.send(send.message, send.timeout, lambda came: None)
 
-    def _got(self, reply: Reply | None, send: Send) -> None:
+    def _got(self, send: Send, reply: Reply | None) -> None:
+        """The reply to what was sent; None: whatever went wrong, it did not get through."""
         if reply is not None and self._goes_off(f"{form_of(type(send.message)).verb}.answered") == "drop":
             reply = None
         now = self._reactor.seconds()
-        if send.token is not None:
-            self._turn(lambda: self.replica.on_forwarded(send.token, reply, now))
-        else:
-            self._turn(lambda: self.replica.on_answer(send.url, send.peer, send.message, reply, now))
-
-    def _bug(self, failure: Failure) -> None:
-        _log.failure("a bug while taking an answer", failure)
+        try:
+            if send.token is not None:
+                self._turn(lambda: self.replica.on_forwarded(send.token, reply, now))
+            else:
+                self._turn(lambda: self.replica.on_answer(send.url, send.peer, send.message, reply, now))
+        except Exception:  # noqa: BLE001 - one answer must not take the connection's others with it
+            _log.failure("a bug while taking an answer")
 
     def _link(self, url: str) -> Link:
         link = self._links.get(url)

@@ -22,13 +22,15 @@ from attrs import Factory, define, frozen
 from dida import wire
 from dida.addresses import Address, StorageAddress
 from dida.messages import Error, Reply, Request, form_of, vocabulary
-from dida.outputs import Answer, Config, Note, Output, Send
+from dida.outputs import Answer, Config, Note, Output, Send, Soon
 from dida.peer_messages import PEER, Member, PeerMessage, View
 from dida.replica import Replica
 from dida.versions import Version
 
 TICK = 0.02
 """Seconds of virtual time between two ticks of a replica."""
+MEAN_TURN = 0.001
+"""Seconds of virtual time, in the mean, that a node takes what comes in before it sends what it has gathered."""
 LOOK = 0.01
 """Seconds of virtual time between two looks whether a run is at its end."""
 MAX_EVENTS = 400_000
@@ -259,8 +261,15 @@ class Cluster:
                     self._send(node, output)
                 case Answer():
                     self._answer(node, output)
+                case Soon():
+                    self._flush(node, node.life)
                 case Note():
                     self.say(f"{node.name} NOTE {output.text}")
+
+    def _flush(self, node: Node, life: int) -> None:
+        """What the node has gathered goes out when it has taken what else has come in by then."""
+        delay = self.rng.expovariate(1 / MEAN_TURN)
+        self.at(delay, lambda: self._at_node(node, life, lambda replica: replica.flush(self._time(node))))
 
     def _hit(self, verb: str, step: str, node: Node, then: Callable[[str | None], None]) -> None:
         """Go on with `then`, and with what a failpoint wants done; not when the node dies, later when it pauses."""

@@ -9,6 +9,7 @@ import pytest
 from dida import commit as commit_module
 from dida import locks as locks_module
 from dida.messages import Error, No, Ok, Read, Reply, UpdateIf, Write
+from dida.peer_messages import Decide
 from tests.simnet import Hand
 
 KEY_AT = 2
@@ -94,6 +95,91 @@ def test_other_keys_go_on() -> None:
     compared = hand.ask(2, update(other, "x", "y"))
     hand.pass_on()
     assert hand.replies[compared].words == ("2.2",)
+
+
+# --- many at once, in few messages ------------------------------------------------------------------
+
+
+def keys_at_home(hand: Hand, count: int) -> list[str]:
+    """Keys at home on replica 2, with the value `a` everywhere."""
+    keys = [key for key in map(str, range(1000)) if hand.home(key) == KEY_AT][:count]
+    for key in keys:
+        hand.answer(1, Write(key, "a"))
+    assert hand.run(2.0, hand.quiet)
+    return keys
+
+
+def test_transactions_of_a_turn_share_their_messages() -> None:
+    """However many transactions go on in one turn, a member gets one LOCK, one DECIDE, and one EXPOSE for all."""
+    hand = Hand(3)
+    keys = keys_at_home(hand, 5)
+    hand.gathering = True
+    tokens = [hand.ask(2, update(key, "a", f"b{key}")) for key in keys]
+    assert hand.letters == []
+    for verb in ("lock", "decide", "expose"):
+        hand.flush()
+        assert [(x.verb, x.target) for x in hand.letters] == [(verb, 1), (verb, 3)]
+        hand.gathering = True
+        hand.deliver(*hand.under_way(verb))
+        hand.deliver(*hand.under_way(verb))
+    assert [hand.replies[token].words for token in tokens] == [("2.2",)] * 5
+    assert [hand.stored(n, key) for n in (1, 2, 3) for key in keys] == [[f"b{key}", "a"] for key in keys] * 3
+
+
+def test_refusals_of_a_turn_share_their_release() -> None:
+    """Transactions that end without an update in one turn are released by one message to each member."""
+    hand = Hand(3)
+    keys = keys_at_home(hand, 5)
+    hand.gathering = True
+    tokens = [hand.ask(2, update(key, "x", f"b{key}")) for key in keys]
+    for verb in ("lock", "release"):
+        hand.flush()
+        assert [(x.verb, x.target) for x in hand.letters] == [(verb, 1), (verb, 3)]
+        hand.gathering = True
+        hand.deliver(*hand.under_way(verb))
+        hand.deliver(*hand.under_way(verb))
+    hand.flush()
+    assert {hand.replies[token].words[1] for token in tokens} == {"a"}
+    assert hand.run(1.0, hand.quiet)
+
+
+def test_what_is_decided_meanwhile_goes_with_the_next_decide() -> None:
+    """One DECIDE to a member is under way at a time; the next has all commits that were decided since."""
+    hand = Hand(3)
+    first, *others = keys_at_home(hand, 4)
+    hand.ask(2, update(first, "a", "c"))
+    hand.pass_on("lock")
+    tokens = [hand.ask(2, update(key, "a", f"b{key}")) for key in others]
+    hand.pass_on("lock")
+    (letter,) = hand.under_way("decide", target=1)
+    hand.deliver(letter, *hand.under_way("decide", target=1, answers=True))
+    (answer,) = hand.under_way("decide", source=1)
+    hand.deliver(answer)
+    (letter,) = hand.under_way("decide", target=1)
+    message = letter.send.message
+    assert isinstance(message, Decide)
+    assert [record.key for given in message.ranges for record in given.records] == others
+    hand.pass_on()
+    assert [hand.replies[token].words for token in tokens] == [("2.2",)] * 3
+
+
+def test_one_that_waits_holds_up_no_other_of_its_message() -> None:
+    """Of the locks that one message asks for each goes on by itself: one that has to fetch, others that need not."""
+    hand = Hand(3, gossip_delay=3.0)
+    hand.replicas[2].slow(0)
+    one, other = [key for key in map(str, range(1000)) if hand.home(key) == KEY_AT][:2]
+    for key in (one, other):
+        hand.answer(2, Write(key, "a"))
+    assert hand.run(2.0, hand.quiet)
+    hand.answer(3, Write(one, "z"))
+    hand.gathering = True
+    lagging, ready = hand.ask(2, update(one, "z", "c")), hand.ask(2, update(other, "a", "b"))
+    hand.flush()
+    hand.pass_on("lock", "decide")
+    assert hand.replies[ready].words == ("2.2",)
+    assert lagging not in hand.replies
+    hand.pass_on()
+    assert hand.replies[lagging].words == ("3.2",)
 
 
 # --- the lock, and plain writes ---------------------------------------------------------------------

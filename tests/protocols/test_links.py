@@ -185,6 +185,7 @@ def test_both_sides_understand_each_other(keys: list[str], random: Any) -> None:
     pump.flush()
     assert [answer.result for answer in asked] == [Ok((f"{number}/{key}",)) for number, key in enumerate(keys)]
     client.connectionLost()
+    server.connectionLost()
     assert [call for call in clock.getDelayedCalls() if call.active()] == []
 
 
