@@ -209,7 +209,7 @@ class Membership:
                 ranges = log.since(ballot.have[peer], ballot.base)
                 self.local.send(member, Level(**self.local.stamp(), number=ballot.number, ranges=ranges))
         if complete and all(covers(have, ballot.base) for have in ballot.have.values()):
-            view = View(ballot.number, self.local.component, ballot.members)
+            view = View(ballot.number, self.local.component, ballot.members, self._state_of)
             stamp = self.local.stamp()
             self._ballot = None
             for member in others:
@@ -285,11 +285,21 @@ class Membership:
             if mine is not None:
                 self.fence(view, now)
             return self.local.other_view()
-        if self.replication.log.have != base:
+        if not self._continued_by(view, base):
             self.fence(view, now)
             return self.local.other_view()
         self._enter(view, base, now)
         return Ok()
+
+    @property
+    def _state_of(self) -> str:
+        """The view whose state is here: of the view in force, or the one that this node was given it from."""
+        return self.joining.loaded if self.local.view is None else self.local.view_name
+
+    def _continued_by(self, view: View, base: Timestamp) -> bool:
+        """Whether the state here is the one with which `view` begins. `base` alone does not tell: two sides that went
+        on apart may say the same of themselves once the dead have left the timestamps."""
+        return view.previous == self._state_of and self.replication.log.have == base
 
     def _enter(self, view: View, base: Timestamp, now: float) -> None:
         old = self.local.view
@@ -340,7 +350,7 @@ class Membership:
         if view.name == mine.name:
             return
         if view.rank > mine.rank:
-            if view.member(self.local.component) is not None and self.replication.log.have == base:
+            if view.member(self.local.component) is not None and self._continued_by(view, base):
                 self._enter(view, base, now)
             else:
                 self.fence(view, now)

@@ -81,6 +81,8 @@ class View(Struct, frozen=True):
     number: Counter
     leader: str
     members: tuple[Member, ...]
+    previous: str = ""
+    """Name of the view that it changes: its state goes on from there. Empty of the first one."""
 
     @property
     def name(self) -> str:

@@ -35,8 +35,10 @@ def test_a_view_changes_at_once_whoever_has_more(writer: int) -> None:
         assert entry.value == "value"
 
 
-def test_taken_in_with_a_state_that_was_replaced() -> None:
-    """A joiner to whom, on its way into a view, another side gave another state comes in as a new component."""
+@pytest.mark.parametrize("alike", [False, True])
+def test_taken_in_with_a_state_that_was_replaced(alike: bool) -> None:
+    """A joiner to whom, on its way into a view, another side gave another state comes in as a new component, also when
+    both sides say the same of what they have."""
     hand = Hand(2)
     hand.answer(1, Write("key", "value"))
     hand.start(3)
@@ -50,7 +52,9 @@ def test_taken_in_with_a_state_that_was_replaced() -> None:
             hand.tick()
     joiner = hand.replicas[3]
     assert joiner.local.view is None
-    part = {"have": {"9:1": 5}, "value_ts": {"9:1": 5}, "exposed": {}, "records": [], "executed": [], "expired": []}
+    have = dict(joiner.replication.log.have) if alike else {"9:1": 5}
+    records = [["key", [[2, 9, "another", None]]]]
+    part = {"have": have, "value_ts": have, "exposed": {}, "records": records, "executed": [], "expired": []}
     load = Load(cluster=hand.config.cluster, view="9@9:1", sender="9:1", copy=1, part=0, parts=1, state=part)
     hand.act(3, joiner.on_peer("another side", load, hand.now))
     assert isinstance(hand.replies["another side"], Ok)
