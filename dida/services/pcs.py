@@ -214,7 +214,7 @@ class Processes(Service):
         orphan = self._orphans.pop(owner, None)
         if orphan is not None:
             orphan.cancel()
-        holder: Deferred[None] = Deferred()
+        holder: Deferred[None] = Deferred(lambda dropped: dropped.callback(None))
         timer = self.reactor.callLater(deadline, holder.callback, None)
 
         def released(result: Any) -> Any:

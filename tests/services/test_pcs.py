@@ -19,8 +19,11 @@ from twisted.logger import formatEvent
 from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments
 from dida.errors import BadRequest, DidaError, Unavailable
 from dida.messages import ListRecords, Status
+from dida.protocols.lines import LineServerFactory
+from dida.protocols.pcs import PcsCommands
 from dida.services.pcs import Options, Processes, makeService
 from dida.services.processes import LineWriter, OutputFile, birth, listens
+from tests.desk import Wire
 from tests.fakes import Port, refused, until
 from tests.nodes import free_port
 from tests.services.stub_node import StubNode
@@ -326,7 +329,7 @@ async def test_owner(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> N
     await start_all(processes, "w2")
     second = processes.own("one", 0.5)
     first.cancel()
-    await first.addErrback(lambda failure: None)
+    await first
     processes.know("one", [Elsewhere("w7", "worker", "http://localhost:1", "localhost:2")])
     assert [node.id for node in processes.elsewhere] == ["w7"]
     await second
@@ -335,6 +338,18 @@ async def test_owner(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> N
     assert (entry.ended, entry.asked) == ("exit status 0", True)
     assert processes.elsewhere == []
     assert processes.entries()[1].state == "ready"
+
+
+def test_an_owner_hangs_up(processes: Processes) -> None:
+    """That is how an owner goes, and no bug in the log."""
+    wire = Wire()
+    connection = LineServerFactory(PcsCommands("pcs", processes), _reactor()).buildProtocol(None)
+    connection.makeConnection(wire)
+    connection.dataReceived(b"own one\r\n")
+    assert wire.lines() == []
+    connection.readConnectionLost()
+    assert wire.lines() == ["ok"]
+    connection.connectionLost()
 
 
 @pytest_twisted.ensureDeferred
