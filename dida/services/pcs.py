@@ -131,7 +131,8 @@ class Processes(Service):
         alive = [node for node in self._nodes.values() if node.alive]
         for node in alive:
             if node.entry.id == request.id:
-                raise BadRequest(f"{request.id} runs already, as {node.entry.role} at {node.address}: take another id")
+                what = f"{request.id} runs already, as {node.entry.role} at {node.address}"
+                raise BadRequest(f"{what}: take another id, or end it by a line to this PCS: stop {request.id}")
             if node.address == Address.parse(request.url):
                 raise BadRequest(f"{node.address} is the address of {node.entry.id}: take another port")
         if len(alive) >= self.most:
