@@ -278,8 +278,8 @@ class Processes(Service):
             node = NodeProcess(self.reactor, each.entry, self._show)
             node.take_up(each)
             self._enter(node)
-            state = f"has ended {node.entry.ended}" if not node.alive else f"still runs (process {each.entry.pid})"
-            self._show(each.entry.id, f"taken up: it {state}".encode())
+            if node.alive:
+                self._show(each.entry.id, f"(taken up: it still runs, as process {each.entry.pid})".encode())
         self._changed()
 
     # --- output ---------------------------------------------------------------------------------

@@ -187,7 +187,8 @@ async def test_refusals(processes: Processes) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_output(processes: Processes, tmp_path: Path) -> None:
-    """All output is read, in order; the newest lines are kept; the console gets it with the id in front."""
+    """All output is read, in order; the newest lines are kept; the console gets it with the id in front, and how the
+    node has ended."""
     with (tmp_path / "console").open("wb") as console:
         processes.console = LineWriter(console)
         processes.start(a_start("noisy30000"))
@@ -197,7 +198,9 @@ async def test_output(processes: Processes, tmp_path: Path) -> None:
         processes.console = None
     expected = [f"line {number} of noisy30000" for number in range(30000)]
     assert (tmp_path / "noisy30000.log").read_text().splitlines()[:30000] == expected
-    assert (tmp_path / "console").read_text().splitlines()[:30000] == [f"noisy30000 | {line}" for line in expected]
+    shown = (tmp_path / "console").read_text().splitlines()
+    assert shown[:30000] == [f"noisy30000 | {line}" for line in expected]
+    assert shown[-2:] == ["noisy30000 | no line end", "noisy30000 | (ended: exit status 0)"]
     assert "line 29999 of noisy30000" in processes.output("noisy30000", 10)
 
 
@@ -254,7 +257,7 @@ async def test_new_file(processes: Processes, tmp_path: Path, monkeypatch: pytes
         processes.console.close(5)
         processes.console = None
     expected = [f"chatty20000 | line {number} of chatty20000" for number in range(20000)]
-    assert (tmp_path / "console").read_text().splitlines() == expected
+    assert (tmp_path / "console").read_text().splitlines() == [*expected, "chatty20000 | (ended: exit status 0)"]
     older, newer = ((tmp_path / f"chatty20000.log{end}").read_text().splitlines() for end in (".1", ""))
     assert [*older, *newer] == [line.partition("| ")[2] for line in expected][-len(older) - len(newer) :]
 
