@@ -361,7 +361,7 @@ async def test_the_story_of_a_run(scene: Scene) -> None:
     await until(lambda: any("r7-x" in text for text in scene.said))
     assert "run r7-x is still going on, at A on w1; its story comes when it has ended" in scene.said
     told = scene.said.index("  output    24")
-    assert scene.said[told + 2].split() == ["0", "AddOperator", "w1", "+0.0", "1.0", "1", "2"]
+    assert scene.said[told + 2].split() == ["0", "AddOperator", "w1", "+0.0", "1.0", "2"]
     del scene.scheduler.outcomes["r7"]
     await scene.player.finish()
     assert scene.said.count("  output    24") == 2
