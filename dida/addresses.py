@@ -31,8 +31,10 @@ class Address:
     def parse(cls, text: str) -> Address:
         """The address in a URL; UserError says what a URL looks like."""
         match = _URL.fullmatch(text.strip())
-        if match is None or not 0 < int(match[2]) < 65536:
+        if match is None:
             raise UserError(f"{text!r} is no URL: write http://HOST:PORT, as in http://localhost:5001")
+        if not 0 < int(match[2]) < 65536:
+            raise UserError(f"{text!r} has no such port: take one from 1 to 65535")
         return cls(match[1].strip("[]").lower(), int(match[2]))
 
     @property

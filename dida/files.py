@@ -77,9 +77,26 @@ def find_file(name: str, folders: Sequence[str]) -> str:
             if os.path.isfile(path):
                 return path
             found.update((file, os.path.join(folder, file)) for file in sorted(files) if file not in found)
-    near = get_close_matches(os.path.basename(name), found, n=1)
-    hint = f"did you mean {near[0]} (in {os.path.dirname(found[near[0]])})?" if near else "check the name"
+    if os.path.isdir(name):
+        raise UserError(f"{shown(name)} is a folder: name a file in it")
+    here = _files_beside(name)
+    near = get_close_matches(os.path.basename(name), [*here, *found], n=1)
+    if not near:
+        hint = "check the name"
+    elif near[0] in here:
+        hint = f"did you mean {os.path.join(os.path.dirname(name), near[0])}?"
+    else:
+        hint = f"did you mean {near[0]} (in {os.path.dirname(found[near[0]])})?"
     raise UserError(f"no file {shown(name)} in the current folder or below {', '.join(folders) or 'it'}: {hint}")
+
+
+def _files_beside(path: str) -> list[str]:
+    """The names of the files in that path's folder."""
+    try:
+        with os.scandir(os.path.dirname(path) or ".") as entries:
+            return sorted(entry.name for entry in entries if entry.is_file())
+    except OSError:
+        return []
 
 
 def read_file(name: str, folders: Sequence[str]) -> tuple[str, bytes]:

@@ -306,6 +306,8 @@ COMMANDS: tuple[type[Command], ...] = (
     Quit,
 )
 _BY_NAME = {kind.usage.split()[0].lower(): kind for kind in COMMANDS}
+_ELSEWHERE = {"exit": "quit", "kill": "crash", "sleep": "wait", "run": "client", "load": "populate"}
+"""What other consoles call a command."""
 
 
 def _words(text: str) -> list[str]:
@@ -317,11 +319,18 @@ def _words(text: str) -> list[str]:
     return words
 
 
+def _near(name: str) -> list[str]:
+    """The commands that may be meant by a word that is none."""
+    if name in _ELSEWHERE:
+        return [_ELSEWHERE[name]]
+    return [each for each in _BY_NAME if each.startswith(name)] or get_close_matches(name, _BY_NAME, n=1)
+
+
 def _kind(name: str) -> type[Command]:
     kind = _BY_NAME.get(name.lower())
     if kind is None:
-        near = get_close_matches(name.lower(), _BY_NAME, n=1)
-        hint = f"did you mean {_BY_NAME[near[0]].usage.split()[0]}?" if near else "help lists the commands"
+        near = " or ".join(_BY_NAME[each].usage.split()[0] for each in _near(name.lower()))
+        hint = f"did you mean {near}?" if near else "help lists the commands"
         raise UserError(f"unknown command {shown(name)}: {hint}")
     return kind
 

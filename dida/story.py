@@ -41,12 +41,13 @@ def story(state: str, text: str, outcome: Outcome, width: int | None = WIDTH) ->
     if not outcome.steps:
         return [*lines, "  no step was executed"]
     first = outcome.steps[0].start
-    rows = [["", "operator", "worker", "start ms", "took ms", "attempt", "output"]]
+    again = any(step.attempt > 1 for step in outcome.steps)
+    rows = [["", "operator", "worker", "start ms", "took ms", *(["attempt"] if again else []), "output"]]
     for position, step in enumerate(outcome.steps):
         start = f"+{max(0.0, step.start - first) * 1000:.1f}"
-        attempt = str(step.attempt)
-        rows.append([str(position), step.operator, step.worker, start, f"{step.ms:.1f}", attempt, step.output or '""'])
-    head, *shown = table(_right(rows, 3, 4, 5), width)
+        attempt = [str(step.attempt)] if again else []
+        rows.append([str(position), step.operator, step.worker, start, f"{step.ms:.1f}", *attempt, step.output or '""'])
+    head, *shown = table(_right(rows, *range(3, len(rows[0]) - 1)), width)
     lines.append(head)
     for line, step in zip(shown, outcome.steps, strict=True):
         lines.append(line)

@@ -80,6 +80,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def numbers_in_short(numbers: Iterable[int]) -> str:
+    """`1, 3-5`: three and more in a row as their first and last."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+
+
 # --- records --------------------------------------------------------------------------------------
 
 
@@ -244,7 +255,9 @@ def _status_row(node: NodeState, host: str, groups: bool) -> list[str]:
     says = node.members
     at = node.address.rpartition(":")[2] if host else node.address
     if not says:
-        return [node.id, node.role, at, node.state, "", "", "", node.problem]
+        # why it could not be started was told in full when it failed
+        problem = node.problem.partition(": ")[0] if node.state == "failed" else node.problem
+        return [node.id, node.role, at, node.state, "", "", "", problem]
     view = str(says["view"]) if "view" in says else ""
     view += f" g{says['group']}" if view and groups else ""
     alive, dead = len(says.get("alive", ())), len(says.get("dead", ()))

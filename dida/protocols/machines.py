@@ -6,12 +6,12 @@ Where a PCS process comes from when there is none on this machine is not decided
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
 
 from dida.addresses import HERE, Address
 from dida.checking import no_pcs
@@ -38,7 +38,9 @@ class Machines:
         self._addresses = {HERE: Address(HERE, 10_000)}
         self._addresses.update((address.machine, address) for address in pcs)
         self._pcs: dict[str, Pcs] = {}
-        self._finding: defaultdict[str, DeferredLock] = defaultdict(DeferredLock)
+        self._asking: dict[str, list[Deferred[Pcs]]] = {}
+        """Who waits for a PCS that is being sought, in the order of asking."""
+        self._seeking: dict[str, Deferred[None]] = {}
         self._nodes: list[Elsewhere] = []
         self._telling: IDelayedCall | None = None
 
@@ -48,20 +50,37 @@ class Machines:
         address = self._addresses.get(key)
         if address is None:
             raise no_pcs(node.host)
-        await self._finding[key].acquire()
-        try:
-            if key not in self._pcs:
-                await self._meet(address, key)
-                pcs = Pcs(self.reactor, address, self.owner)
-                pcs.on_table = self.on_table
-                pcs.on_back = self.on_back
-                pcs.on_trouble = self.on_trouble
-                pcs.watch()
-                self._pcs[key] = pcs
+        if key in self._pcs:
             return self._pcs[key]
+        asking = self._asking.setdefault(key, [])
+        answer: Deferred[Pcs] = Deferred(asking.remove)
+        asking.append(answer)
+        if key not in self._seeking:
+            self._seeking[key] = Deferred.fromCoroutine(self._seek(address, key))
+            self._seeking[key].addErrback(lambda failure: failure.trap(CancelledError) and None)
+        return await answer
+
+    async def _seek(self, address: Address, key: str) -> None:
+        """Find the PCS, and answer all that ask for it meanwhile."""
+        found: Pcs | Failure
+        try:
+            await self._meet(address, key)
+        except DidaError:
+            found = Failure()
+        else:
+            found = self._pcs[key] = self._watched(address)
         finally:
-            # whoever waits comes after who has just found it
-            self.reactor.callLater(0, self._finding[key].release)
+            del self._seeking[key]
+        for answer in self._asking.pop(key):
+            answer.callback(found)
+
+    def _watched(self, address: Address) -> Pcs:
+        pcs = Pcs(self.reactor, address, self.owner)
+        pcs.on_table = self.on_table
+        pcs.on_back = self.on_back
+        pcs.on_trouble = self.on_trouble
+        pcs.watch()
+        return pcs
 
     async def _meet(self, address: Address, key: str) -> None:
         """See to it that a PCS is there."""
@@ -94,7 +113,9 @@ class Machines:
             told.addErrback(lambda failure: failure.trap(DidaError) and None)  # told again when it is back
 
     def end_watch(self) -> None:
-        """From now on nodes and PCSs may end without a word."""
+        """From now on nodes and PCSs may end without a word, and none is sought any more."""
+        for seeking in list(self._seeking.values()):
+            seeking.cancel()
         for pcs in self._pcs.values():
             pcs.end_watch()
 

@@ -48,6 +48,7 @@ class Node:
     pid: int = 0
     paused: bool = False
     pcs: Pcs | None = None
+    pcs_sought: Deferred[Pcs] | None = None
     answered: Once = field(factory=Once)
     settled: Once = field(factory=Once)
 

@@ -95,7 +95,7 @@ class Table(Protocol):
         """Let a paused node go on."""
 
     def own(self, owner: str, deadline: float) -> Deferred[None]:
-        """The nodes of that owner live until this fires (at the deadline), or is cancelled."""
+        """The nodes of that owner live until this fires: at the deadline, or when it is cancelled."""
 
     def know(self, owner: str, nodes: list[Elsewhere]) -> None:
         """What that owner has started elsewhere."""

@@ -37,7 +37,7 @@ from dida.protocols.system import System, plain
 from dida.protocols.trials import ClientRun, Trials
 from dida.script import Line
 from dida.story import Outcome, story
-from dida.tables import WIDTH, counted, printable, run_line
+from dida.tables import WIDTH, counted, numbers_in_short, printable, run_line
 from dida.timestamps import Timestamp
 
 RESULT_TIME = 30.0
@@ -168,7 +168,7 @@ class Player:
         text = f"{counted(counts.commands, 'command')}, {counted(counts.runs, 'run')}: {counts.done} done"
         if not counts.failed:
             return f"{text}, none failed"
-        numbers = ", ".join(str(line.number) for line in sorted(counts.failed, key=lambda line: line.number))
+        numbers = numbers_in_short([line.number for line in counts.failed])
         return f"{text}; failed: line{'s' * (len(counts.failed) > 1)} {numbers}"
 
     def _begin(self, line: Line, work: Coroutine[Any, Any, None]) -> Deferred[None]:

@@ -153,11 +153,14 @@ class System:
         introduction = Deferred.fromCoroutine(self._introduce(node, began))
         introduction.addErrback(lambda failure: _log.failure("introducing {id}", failure, id=node.id))
         try:
-            node.pcs = await self.machines.pcs_of(command.address)
+            node.pcs_sought = Deferred.fromCoroutine(self.machines.pcs_of(command.address))
+            node.pcs = await node.pcs_sought
             self._warn_of_loopback()
             if command.role == "scheduler":
                 self._told = {other.id for other in self.nodes.values() if other.there}
             node.pid = await node.pcs.start(self._start_request(node))
+            if node.state == FAILED:
+                self._kill(node.pcs, node.id)  # it was too late when the PCS answered
             self._on_table(node.pcs)
         except DidaError as problem:
             node.become(FAILED, plain(problem))
@@ -188,12 +191,20 @@ class System:
             self.on_trouble(f"note: for {away[0].host}, {here[0]} is itself: write this machine's name into that URL")
 
     def _too_late(self, node: Node) -> None:
-        entry = node.pcs.table.get(node.id) if node.pcs is not None else None
+        if node.pcs is None or not node.pid:
+            node.become(FAILED, f"not started within {self.deadline:g} s: no PCS has answered for {node.address.host}")
+            if node.pcs_sought is not None:
+                node.pcs_sought.cancel()
+            return
+        entry = node.pcs.table.get(node.id)
         log = f": its output is in {entry.log}" if entry is not None else ""
         node.become(FAILED, f"not ready within {self.deadline:g} s, so it was killed{log}")
-        if node.pcs is not None and node.pid:
-            killed = Deferred.fromCoroutine(node.pcs.crash(node.id))
-            killed.addErrback(lambda failure: failure.trap(DidaError) and None)
+        self._kill(node.pcs, node.id)
+
+    def _kill(self, pcs: Pcs, id: str) -> None:
+        """Nobody waits for that node any more."""
+        killed = Deferred.fromCoroutine(pcs.crash(id))
+        killed.addErrback(lambda failure: failure.trap(DidaError) and None)
 
     async def _introduce(self, node: Node, began: float) -> None:
         """Once the node is ready: tell who needs to know it."""

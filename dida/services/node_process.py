@@ -155,6 +155,7 @@ class NodeProcess:
 
     def _on_end(self, how: str) -> None:
         self.output.end()
+        self._show(self.entry.id, f"(ended: {how})".encode())
         said = [line for line in self.output.lines if line.strip()]
         self.set(state="ended", ended=how, line=said[-1] if said else "", paused=False)
         self._leave()

@@ -131,7 +131,8 @@ class Processes(Service):
         alive = [node for node in self._nodes.values() if node.alive]
         for node in alive:
             if node.entry.id == request.id:
-                raise BadRequest(f"{request.id} runs already, as {node.entry.role} at {node.address}: take another id")
+                what = f"{request.id} runs already, as {node.entry.role} at {node.address}"
+                raise BadRequest(f"{what}: take another id, or end it by a line to this PCS: stop {request.id}")
             if node.address == Address.parse(request.url):
                 raise BadRequest(f"{node.address} is the address of {node.entry.id}: take another port")
         if len(alive) >= self.most:
@@ -214,7 +215,7 @@ class Processes(Service):
         orphan = self._orphans.pop(owner, None)
         if orphan is not None:
             orphan.cancel()
-        holder: Deferred[None] = Deferred()
+        holder: Deferred[None] = Deferred(lambda dropped: dropped.callback(None))
         timer = self.reactor.callLater(deadline, holder.callback, None)
 
         def released(result: Any) -> Any:
@@ -277,8 +278,8 @@ class Processes(Service):
             node = NodeProcess(self.reactor, each.entry, self._show)
             node.take_up(each)
             self._enter(node)
-            state = f"has ended {node.entry.ended}" if not node.alive else f"still runs (process {each.entry.pid})"
-            self._show(each.entry.id, f"taken up: it {state}".encode())
+            if node.alive:
+                self._show(each.entry.id, f"(taken up: it still runs, as process {each.entry.pid})".encode())
         self._changed()
 
     # --- output ---------------------------------------------------------------------------------

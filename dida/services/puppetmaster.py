@@ -347,7 +347,7 @@ class PuppetMaster(NodeService):
             self._check(lines)
             return
         self._say(self.page.paint.word(STRONG, f"playing  {counted(len(lines), 'command')}; logs in {self.logs}"))
-        first = " ".join(command.id for command in script.first_members(lines))
+        first = " ".join(dict.fromkeys(command.id for command in script.first_members(lines)))
         if first:
             self._say(self.page.paint.word(STRONG, f"starting {first}"))
         self.player.plan(lines)

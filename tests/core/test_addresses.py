@@ -30,7 +30,7 @@ def test_urls(text: str, host: str, port: int) -> None:
     assert Address.parse(str(address)) == address
 
 
-WRONG_URLS = ["", "localhost", ":3333", "localhost:", "localhost:0", "localhost:65536", "localhost:x", "ftp://h:1"]
+WRONG_URLS = ["", "localhost", ":3333", "localhost:", "localhost:x", "ftp://h:1"]
 WRONG_URLS += ["http://h:1/path", "h:1:2", "a b:1", "http//h:1", "h:-1", "::1:80", "h:٣", "é:1"]
 
 
@@ -40,6 +40,14 @@ def test_what_is_no_url(text: str) -> None:
     with pytest.raises(UserError) as caught:
         Address.parse(text)
     assert str(caught.value) == f"{text!r} is no URL: write http://HOST:PORT, as in http://localhost:5001"
+
+
+@pytest.mark.parametrize("text", ["localhost:0", "http://localhost:65536", "localhost:99999"])
+def test_ports(text: str) -> None:
+    """A port that there is not is told."""
+    with pytest.raises(UserError) as caught:
+        Address.parse(text)
+    assert str(caught.value) == f"{text!r} has no such port: take one from 1 to 65535"
 
 
 def test_nodes() -> None:

@@ -44,6 +44,10 @@ def test_forms(text: str, command: script.Command | None) -> None:
         ("clinet 23 app", "unknown command 'clinet': did you mean client?"),
         ("listserver1 s1", "unknown command 'listserver1': did you mean listServer?"),
         ("frobnicate", "unknown command 'frobnicate': help lists the commands"),
+        ("list", "unknown command 'list': did you mean listServer or listGlobal?"),
+        ("stat", "unknown command 'stat': did you mean status?"),
+        ("exit", "unknown command 'exit': did you mean quit?"),
+        ("KILL s1", "unknown command 'KILL': did you mean crash?"),
         ("client 23", "expected client INPUT APP_FILE, got 1 word after client"),
         ("status now please", "expected status [--json], got 2 words after status"),
         ("status now", "'now' is too much: nothing but --json may stand there"),
@@ -52,6 +56,7 @@ def test_forms(text: str, command: script.Command | None) -> None:
         ("wait -1", "'-1' is no number of milliseconds: write one from 0 to 86400000"),
         ("wait 99999999999999999999", "is no number of milliseconds"),
         ("storage s1 localhost 5", "'localhost' is no URL: write http://HOST:PORT"),
+        ("storage s1 localhost:70000 5", "'localhost:70000' has no such port: take one from 1 to 65535"),
         ("worker w=1 localhost:4001 5", "'w=1' is no node id"),
         ("scheduler sc1 localhost:2000 soon", "'soon' follows the scheduler's URL"),
     ],
@@ -161,9 +166,34 @@ def test_file_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_file("apps/baseline_app", ["pmscripts"]) == os.path.join("pmscripts", "apps", "baseline_app")
     (tmp_path / "baseline_app").write_text("here")
     assert read_file("baseline_app", ["pmscripts"]) == ("baseline_app", b"here")
+    (tmp_path / "baseline_app").unlink()
     with pytest.raises(UserError) as caught:
         find_file("baseline_ap", ["pmscripts"])
     assert "did you mean baseline_app (in pmscripts/apps)?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("numbers", "no file 'numbers' in the current folder or below it: did you mean numbers.csv?"),
+        (
+            "more/lettres.csv",
+            "no file 'more/lettres.csv' in the current folder or below it: did you mean more/letters.csv?",
+        ),
+        ("more", "'more' is a folder: name a file in it"),
+        ("zzz", "no file 'zzz' in the current folder or below it: check the name"),
+        ("nowhere/numbers.csv", "no file 'nowhere/numbers.csv' in the current folder or below it: check the name"),
+    ],
+)
+def test_files_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, problem: str) -> None:
+    """A file of nearly that name is suggested where it was sought, and a folder is told to be one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more").mkdir()
+    for path in ("numbers.csv", "more/letters.csv"):
+        (tmp_path / path).touch()
+    with pytest.raises(UserError) as caught:
+        find_file(name, [])
+    assert str(caught.value) == problem
 
 
 @pytest.mark.parametrize("text", ["listServer s1 --json", "LISTSERVER --json s1"])

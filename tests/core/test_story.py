@@ -38,6 +38,15 @@ def test_a_run_that_is_done() -> None:
     ]
 
 
+def test_first_attempts() -> None:
+    """Where no step was tried again, the column of attempts has nothing to say: there is more room for the output."""
+    lines = story("done", "12", Outcome(run="r1-x", input="23", steps=STEPS[:1], ms=8.0), 60)
+    assert lines[3:5] == [
+        "     operator     worker  start ms  took ms  output",
+        "  0  AddOperator  w1          +0.0      7.9  12",
+    ]
+
+
 def test_a_run_that_failed() -> None:
     """The reason stands before the steps that were executed; nothing is longer than the terminal is wide."""
     reason = "AddOperator at position 0 on w1 failed: no-such-record: " + "nobody " * 20

@@ -12,6 +12,7 @@ from dida.tables import (
     held_versions,
     in_columns,
     newest_rows,
+    numbers_in_short,
     printable,
     progress_bar,
     progress_line,
@@ -165,6 +166,21 @@ def test_status_on_a_narrow_terminal() -> None:
         "      12 reads, 1 write, 7 held, some lists a:1 2",
     ]
     assert all(len(line) <= 40 for line in tiny)
+
+
+def test_status_of_a_node_that_failed() -> None:
+    """What was told in full when it failed is told in short."""
+    problem = "ended before it was ready (exit status 1): can't listen on localhost:5001: address already in use"
+    failed = NodeState("s1", "storage", "localhost:5001", "failed", {}, problem)
+    assert status_lines([failed], 90)[1:] == [
+        "  s1    storage  5001  failed                   ended before it was ready (exit status 1)"
+    ]
+
+
+def test_numbers_in_short() -> None:
+    """Three and more in a row are told as their first and last."""
+    assert numbers_in_short([12, 1, 3, 2, 7, 8, 12]) == "1-3, 7, 8, 12, 12"
+    assert numbers_in_short([5]) == "5"
 
 
 def test_status_of_several_hosts_and_groups() -> None:

@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 
 from dida import script
+from dida.addresses import Address
 from dida.chain_messages import WorkerDebug
 from dida.checking import check
+from dida.control_messages import Start
 from dida.messages import Error, Ok, Slow
 from dida.palette import Page, Palette
-from dida.protocols.lines import LineServerFactory
+from dida.protocols.lines import LineServerFactory, ok
 from dida.protocols.pcs import PcsCommands
 from dida.protocols.player import Player
 from dida.protocols.puppetmaster import DebugCommands, KeyReader, ScriptConsole, TypedConsole
@@ -40,7 +43,8 @@ class Scene:
     def __init__(self, folder: Path, deadline: float = 5.0) -> None:
         self.reactor = the_reactor()
         self.table = FakeTable()
-        self.pcs = Port(self.reactor, PcsCommands("pcs", self.table))
+        self.pcs_commands = PcsCommands("pcs", self.table)
+        self.pcs = Port(self.reactor, self.pcs_commands)
         self.storage = FakeCluster(self.reactor, 2)
         self.scheduler = FakeScheduler()
         self.scheduler_port = Port(self.reactor, self.scheduler)
@@ -189,6 +193,54 @@ async def test_no_pcs(tmp_path: Path) -> None:
     await scene.close()
 
 
+class Silent(Factory):
+    """Listens, and says nothing."""
+
+    noisy = False
+    met = 0
+
+    def buildProtocol(self, addr: object) -> Protocol:
+        self.met += 1
+        return Protocol()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pcs_that_says_nothing(tmp_path: Path) -> None:
+    """Where something listens and says nothing, it is asked once for all nodes, and none is waited for in vain."""
+    silent = Silent()
+    port: Any = the_reactor().listenTCP(0, silent, interface="127.0.0.1")
+    scene = Scene(tmp_path)
+    scene.system = System(scene.reactor, [Address("localhost", port.getHost().port)], 0.2)
+    scene.player = Player(scene.system, scene.said.append, [], Page())
+    await scene.play("".join(f"worker w{n} localhost:400{n} 0\n" for n in range(9)) + "status\n")
+    told = [text.partition(" 0: ")[2] for text in scene.said if text.startswith("script line")]
+    assert told == ["not started within 0.2 s: no PCS has answered for localhost"] * 9
+    assert scene.failed == [*range(1, 10)]
+    assert scene.player.summary() == "10 commands, 0 runs: 0 done; failed: lines 1-9"
+    assert silent.met == 1
+    await scene.close()
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pcs_that_is_slow(tmp_path: Path) -> None:
+    """A node that the PCS starts when nobody waits for it any more is killed: it is no orphan."""
+    scene = Scene(tmp_path, deadline=0.2)
+    slow: Deferred[None] = Deferred()
+
+    def start(request: Start) -> Deferred[Ok]:
+        return slow.addCallback(lambda _: ok(scene.table.start(request)))
+
+    scene.pcs_commands.cmd_start = start  # type: ignore[method-assign, assignment]
+    playing = Deferred.fromCoroutine(scene.play("worker w1 localhost:4001 0\nwait 400\n"))
+    await until(lambda: bool(scene.said))
+    assert "w1 localhost:4001 0: not started within 0.2 s: no PCS has answered for localhost" in scene.said[0]
+    slow.callback(None)
+    await until(lambda: scene.table.crashed == ["w1"])
+    await playing
+    await scene.close()
+
+
 # --- order ----------------------------------------------------------------------------------------
 
 
@@ -309,7 +361,7 @@ async def test_the_story_of_a_run(scene: Scene) -> None:
     await until(lambda: any("r7-x" in text for text in scene.said))
     assert "run r7-x is still going on, at A on w1; its story comes when it has ended" in scene.said
     told = scene.said.index("  output    24")
-    assert scene.said[told + 2].split() == ["0", "AddOperator", "w1", "+0.0", "1.0", "1", "2"]
+    assert scene.said[told + 2].split() == ["0", "AddOperator", "w1", "+0.0", "1.0", "2"]
     del scene.scheduler.outcomes["r7"]
     await scene.player.finish()
     assert scene.said.count("  output    24") == 2

@@ -19,8 +19,11 @@ from twisted.logger import formatEvent
 from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments
 from dida.errors import BadRequest, DidaError, Unavailable
 from dida.messages import ListRecords, Status
+from dida.protocols.lines import LineServerFactory
+from dida.protocols.pcs import PcsCommands
 from dida.services.pcs import Options, Processes, makeService
 from dida.services.processes import LineWriter, OutputFile, birth, listens
+from tests.desk import Wire
 from tests.fakes import Port, refused, until
 from tests.nodes import free_port
 from tests.services.stub_node import StubNode
@@ -184,7 +187,8 @@ async def test_refusals(processes: Processes) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_output(processes: Processes, tmp_path: Path) -> None:
-    """All output is read, in order; the newest lines are kept; the console gets it with the id in front."""
+    """All output is read, in order; the newest lines are kept; the console gets it with the id in front, and how the
+    node has ended."""
     with (tmp_path / "console").open("wb") as console:
         processes.console = LineWriter(console)
         processes.start(a_start("noisy30000"))
@@ -194,7 +198,9 @@ async def test_output(processes: Processes, tmp_path: Path) -> None:
         processes.console = None
     expected = [f"line {number} of noisy30000" for number in range(30000)]
     assert (tmp_path / "noisy30000.log").read_text().splitlines()[:30000] == expected
-    assert (tmp_path / "console").read_text().splitlines()[:30000] == [f"noisy30000 | {line}" for line in expected]
+    shown = (tmp_path / "console").read_text().splitlines()
+    assert shown[:30000] == [f"noisy30000 | {line}" for line in expected]
+    assert shown[-2:] == ["noisy30000 | no line end", "noisy30000 | (ended: exit status 0)"]
     assert "line 29999 of noisy30000" in processes.output("noisy30000", 10)
 
 
@@ -251,7 +257,7 @@ async def test_new_file(processes: Processes, tmp_path: Path, monkeypatch: pytes
         processes.console.close(5)
         processes.console = None
     expected = [f"chatty20000 | line {number} of chatty20000" for number in range(20000)]
-    assert (tmp_path / "console").read_text().splitlines() == expected
+    assert (tmp_path / "console").read_text().splitlines() == [*expected, "chatty20000 | (ended: exit status 0)"]
     older, newer = ((tmp_path / f"chatty20000.log{end}").read_text().splitlines() for end in (".1", ""))
     assert [*older, *newer] == [line.partition("| ")[2] for line in expected][-len(older) - len(newer) :]
 
@@ -326,7 +332,7 @@ async def test_owner(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> N
     await start_all(processes, "w2")
     second = processes.own("one", 0.5)
     first.cancel()
-    await first.addErrback(lambda failure: None)
+    await first
     processes.know("one", [Elsewhere("w7", "worker", "http://localhost:1", "localhost:2")])
     assert [node.id for node in processes.elsewhere] == ["w7"]
     await second
@@ -335,6 +341,18 @@ async def test_owner(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> N
     assert (entry.ended, entry.asked) == ("exit status 0", True)
     assert processes.elsewhere == []
     assert processes.entries()[1].state == "ready"
+
+
+def test_an_owner_hangs_up(processes: Processes) -> None:
+    """That is how an owner goes, and no bug in the log."""
+    wire = Wire()
+    connection = LineServerFactory(PcsCommands("pcs", processes), _reactor()).buildProtocol(None)
+    connection.makeConnection(wire)
+    connection.dataReceived(b"own one\r\n")
+    assert wire.lines() == []
+    connection.readConnectionLost()
+    assert wire.lines() == ["ok"]
+    connection.connectionLost()
 
 
 @pytest_twisted.ensureDeferred
