@@ -271,6 +271,7 @@ class Replica:
         """Time passes; call it often (some tens of milliseconds)."""
         self.local.oldest = self.commit.oldest
         self.membership.tick(now)
+        self.requests.give_up_without_quorum(now)
         if self.local.serving:
             self.replication.tick(now)
             self.commit.tick(now)
