@@ -472,6 +472,10 @@ class Commit:
                     self.local.answer(waiting.token, unknown_outcome() if txn.record is not None else too_late(waiting))
         self.locks.give_up_late(now)
 
+    def waiting(self) -> list[Waiting]:
+        """Who waits for the transactions here."""
+        return [waiting for queue in self._queues.values() for txn in queue for waiting in txn.waiters]
+
     def _give_up_late(self, txn: _Transaction, now: float) -> None:
         late = [w for w in txn.waiters if now >= w.deadline]
         if not late:

@@ -64,7 +64,7 @@ class Start(Request):
     url: Url
     gossip_delay: Milliseconds = field(default=0, kw_only=True)
     replica: Replica = field(default=0, kw_only=True)
-    """A storage node's number."""
+    """A storage node's number; 0: the one that `storage` says, or the next."""
     storage: Members = field(factory=list, kw_only=True)
     """R=ID@URL, for storage nodes and the scheduler."""
     worker: Members = field(factory=list, kw_only=True)
@@ -154,14 +154,14 @@ def node_arguments(request: Start, operators: str | None) -> list[str]:
     """The command line of the node that `request` asks for; BadRequest says what is wrong with it."""
     if request.role not in ROLES:
         raise BadRequest(f"{request.role!r} is no role: write one of {', '.join(ROLES)}")
+    if request.id.split() != [request.id]:
+        raise BadRequest(f"{request.id!r} is no id: give one word")
     try:
         words = [f"dida-{request.role}", f"--id={request.id}", f"--url=http://{Address.parse(request.url)}"]
         if request.role != "scheduler":
             words.append(f"--gossip-delay={request.gossip_delay}")
         if request.role == "storage":
-            if not request.replica:
-                raise BadRequest("a storage node needs its number: {replica: 1} or more")
-            words.append(f"--replica={request.replica}")
+            words.append(f"--replica={request.replica or _number_of(request)}")
         if request.role == "worker" and operators is not None:
             words.append(f"--operators={operators}")
         if request.role != "worker":
@@ -171,3 +171,9 @@ def node_arguments(request: Start, operators: str | None) -> list[str]:
     except UserError as problem:
         raise BadRequest(str(problem)) from None
     return words
+
+
+def _number_of(request: Start) -> int:
+    members = [StorageAddress.parse(member) for member in request.storage]
+    own = next((member.replica for member in members if member.id == request.id), 0)
+    return own or 1 + max((member.replica for member in members), default=0)

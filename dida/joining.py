@@ -113,7 +113,7 @@ class Joining:
                 return Error(BAD_REQUEST, (str(problem),))
         if view is None:
             if member.replica == self.local.me.replica and member.url != self.local.me.url:
-                return self._same_number(member, self.local.me)
+                return self._same_number(member, self.local.me, "")
             for other in (member, *message.heard):
                 self.remember(other)
             self.waiting[member.replica] = (member, now)
@@ -122,11 +122,12 @@ class Joining:
             return self.local.other_view()
         old = next((m for m in view.members if m.replica == member.replica), None)
         if old is not None and old.url != member.url:
-            return self._same_number(member, old)
+            return self._same_number(member, old, view.name)
         same = next((m for m in view.members if m.id == member.id and m.replica != member.replica), None)
         if same is not None:
             self.local.note(f"{member.url} wants the id {member.id}, which replica {same.replica} at {same.url} has")
-            return Error(BAD_REQUEST, (f"{same.id} is replica {same.replica} at {same.url}: give this one another id",))
+            text = f"{same.id} is replica {same.replica} at {same.url}: give this one another id"
+            return Error(BAD_REQUEST, (text,), {"view": view.name})
         if old is not None and not self.detection.bury(old.component, now):
             self.probe_at_once()
         self.remember(member)
@@ -138,9 +139,10 @@ class Joining:
         joiner.loaded = message.loaded if member.component in self.replication.table else ""
         return Ok((), {"heard": list(view.members), "view": view.name})
 
-    def _same_number(self, member: Member, old: Member) -> Reply:
+    def _same_number(self, member: Member, old: Member, view: str) -> Reply:
         self.local.note(f"{member.id} at {member.url} wants replica number {old.replica}, which {old.id} has")
-        return Error("bad-request", (f"replica {old.replica} is {old.id} at {old.url}: give this one another number",))
+        text = f"replica {old.replica} is {old.id} at {old.url}: give this one another number"
+        return Error(BAD_REQUEST, (text,), {"view": view})
 
     def on_joined(self, heard: tuple[Member, ...], view: str, now: float) -> None:
         """The answer to a Join: other nodes to ask, and whether they are in a view already."""

@@ -119,6 +119,10 @@ class Locks:
                 del self.keys[record.key]
                 self.resumed += lock.queue
 
+    def waiting(self) -> list[Waiting]:
+        """The writes that wait until a key is unlocked."""
+        return [waiting for lock in self.keys.values() for waiting in lock.queue]
+
     def give_up_late(self, now: float) -> None:
         """Answer the writes whose deadline is over."""
         for lock in self.keys.values():
@@ -128,8 +132,7 @@ class Locks:
 
     def give_back(self) -> list[Waiting]:
         """Nothing is locked any more. The writes that wait are given back."""
-        again = [waiting for lock in self.keys.values() for waiting in lock.queue]
-        again += self.resumed
+        again = [*self.waiting(), *self.resumed]
         self.replication.decided.clear()
         self.replication.committed.clear()
         self.keys.clear()

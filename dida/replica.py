@@ -206,6 +206,7 @@ class Replica:
                 self.membership.on_changing(peer, wire.shaped(reply.object, Promised).promised, now)
             elif isinstance(message, Join) and reply.code != errors.UNAVAILABLE:
                 self.local.note(f"{url} refuses this node: {' '.join(reply.words)}")
+                self.joining.on_joined((), str(reply.object.get("view", "")), now)
         ok = reply if isinstance(reply, Ok) else None
         in_force = message.view == self.local.view_name and self.local.serving
         match message:
@@ -271,6 +272,7 @@ class Replica:
         """Time passes; call it often (some tens of milliseconds)."""
         self.local.oldest = self.commit.oldest
         self.membership.tick(now)
+        self.requests.give_up_without_quorum(now)
         if self.local.serving:
             self.replication.tick(now)
             self.commit.tick(now)

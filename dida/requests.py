@@ -26,7 +26,7 @@ from dida.timestamps import Timestamp, covers
 MAX_LISTED = 1000
 """Records that one answer lists."""
 NO_QUORUM_AFTER = 1.0
-"""Seconds that a request waits in a minority (`--membership majority`) before it is refused."""
+"""Seconds that a request waits in a minority (`--membership majority`) before it is answered that it can't be done."""
 
 
 class Requests:
@@ -48,6 +48,7 @@ class Requests:
         self.lease_until = 0.0
         """Until when nobody need be asked before an answer, as far as was looked."""
         self._since: dict[Any, float] = {}
+        self._minority_since: float | None = None
         self._forwarded: dict[Any, Waiting] = {}
         self._last_id = 0
         self._own_ids: dict[int, None] = {}
@@ -254,6 +255,22 @@ class Requests:
             for stream, count in after_of(reply).items():
                 if is_commit(stream) and self.local.member(component_of(stream)) is not None:
                     self.replication.expose(component_of(stream), count, now)
+
+    def give_up_without_quorum(self, now: float) -> None:
+        """In a minority nothing comes of what was begun before either: it is answered as at its deadline."""
+        if not self.config.majority or now < self.detection.lease_until():
+            self._minority_since = None
+            return
+        if self._minority_since is None:
+            self._minority_since = now
+        if now - self._minority_since < NO_QUORUM_AFTER:
+            return
+        for waiting in (*self.commit.waiting(), *self.locks.waiting()):
+            waiting.deadline = min(now, waiting.deadline)
+        forwarded, self._forwarded = self._forwarded, {}
+        for token, waiting in forwarded.items():
+            self._forget_own_id(waiting)
+            self.local.answer(token, too_late(waiting))
 
     def give_up_late(self, now: float) -> None:
         minority = self.config.majority and now >= self.detection.lease_until()

@@ -30,7 +30,7 @@ from dida.protocols.links import Link
 from dida.protocols.peers import Peers
 from dida.protocols.storage import StorageCommands
 from dida.replica import Replica
-from dida.services.node import NodeOptions, NodeService, default_reactor, fail, listening, milliseconds, number
+from dida.services.node import NodeOptions, NodeService, default_reactor, listening, milliseconds, number
 from dida.timestamps import Timestamp
 
 TICK = 0.02
@@ -97,6 +97,11 @@ class Options(NodeOptions):
             values = [(n.replica, n.id, n.address)[part] for n in set(self["storage"])]
             if len(values) != len(set(values)):
                 raise usage.UsageError(f"--storage names one {what} twice")
+        members = {mine[0], *(named.replica for named in self["storage"])}
+        if self["write-concern"] > len(members):
+            raise usage.UsageError(
+                f"--write-concern {self['write-concern']}: with --storage there are {len(members)} members, fewer"
+            )
 
 
 class _Token:
@@ -328,8 +333,6 @@ def _base36(number: int) -> str:
 def makeService(options: Options, reactor: Any = None) -> StorageService:
     """The service of `twistd dida-storage`."""
     reactor = default_reactor(reactor)
-    if int(options["write-concern"]) > max(1, len(options["storage"])):
-        fail(options.command, f"--write-concern {int(options['write-concern'])}: there are fewer --storage members")
     # 64 bits of the system's randomness: no two lives have the same, however fast the restart
     service = StorageService(options, reactor, SystemRandom().getrandbits(64), token_hex(16))
     service.addService(listening(service, options, reactor))

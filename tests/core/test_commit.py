@@ -491,6 +491,27 @@ def test_who_passed_it_on_does_not_know() -> None:
     assert code(hand.replies[late]) == "unknown-outcome"
 
 
+@pytest.mark.parametrize(
+    ("at", "after_lock", "said"),
+    [
+        (KEY_AT, False, "unavailable"),
+        (KEY_AT, True, "unknown-outcome"),
+        (1, False, "unknown-outcome"),
+    ],
+)
+def test_a_minority_keeps_nobody_waiting(at: int, after_lock: bool, said: str) -> None:
+    """`--membership majority`: an update that was begun before the others fell silent is answered soon after this
+    node has found out that it may not answer alone, not at its deadline; so is what was passed on."""
+    hand, key = cluster(majority=True)
+    late = hand.ask(at, update(key, "a", "b", deadline=60.0))
+    if after_lock:
+        hand.pass_on("lock")
+    for _ in range(100):
+        hand.letters.clear()
+        hand.tick(at)
+    assert code(hand.replies[late]) == said
+
+
 def test_a_retry_never_hears_that_nothing_happened() -> None:
     """To a retry only its first answer, or unknown-outcome, can be said: its first try may still take effect."""
     hand, key = cluster()

@@ -10,6 +10,7 @@ import pytest
 from dida.messages import Error, Home, ListRecords, Ok, Read, Reply, Request, UpdateIf, Versions, Write
 from dida.outputs import Config
 from dida.peer_messages import Join, Load, Member, View
+from dida.replica import Replica
 from dida.simulate.network import Cluster, Network
 from tests.simnet import Hand
 
@@ -184,6 +185,28 @@ def test_who_can_not_join() -> None:
     hand.run(3.0)
     assert hand.answer(1, Write("key", "value")).words == ("1.1",)
     assert [m.id for m in hand.replicas[1].local.others()] == ["s2"]
+
+
+def _intruder(hand: Hand, number: int, id: str) -> Replica:
+    """A third process that has the number or the id of replica 2."""
+    member = Member(f"{number}:x", number, id, hand.url(3))
+    hand.replicas[3] = Replica(hand.config, member, hand.named[:1], hand.now)
+    return hand.replicas[3]
+
+
+@pytest.mark.parametrize(("number", "id"), [(2, "other"), (3, "s2")])
+def test_who_is_refused_begins_no_view_of_its_own(number: int, id: str) -> None:
+    """Members that run and refuse a node are not dead: it never serves beside them, however long it waits. Once what
+    it took is free, it is taken in."""
+    hand = Hand(2, start_deadline=1.0)
+    hand.answer(1, Write("key", "value"))
+    refused = _intruder(hand, number, id)
+    hand.run(5.0)
+    assert refused.local.view is None
+    assert [m.id for m in hand.replicas[1].local.others()] == ["s2"]
+    hand.crash(2)
+    assert hand.run(5.0, lambda: refused.local.serving)
+    assert hand.stored(3, "key") == ["value"]
 
 
 QUESTIONS = [ListRecords(deadline=1.0), Versions("key", deadline=1.0), Home("key", deadline=1.0)]

@@ -95,7 +95,7 @@ def test_bad_options_end_in_one_line(words: tuple[str, ...], line: str) -> None:
 def test_a_bad_repeated_option_ends_in_one_line() -> None:
     """A user's mistake in a value that is parsed by the option itself ends in one line, too."""
     assert ending(TeaOptions(), *GOOD, "--storage", "s1@localhost:5001") == (
-        "twistd dida-tea: 's1@localhost:5001' names no storage node: write R=ID@URL, as in 1=s1@http://localhost:5001"
+        "twistd dida-tea: --storage: 's1@localhost:5001' names no storage node: write R=ID@URL, as in 1=s1@http://localhost:5001"
     )
 
 

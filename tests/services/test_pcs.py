@@ -84,12 +84,20 @@ def test_arguments() -> None:
     ]
     for wrong in [
         Start("sh", "s1", "localhost:5001"),
-        Start("storage", "s1", "localhost:5001"),
+        Start("storage", "s1", "localhost:5001", storage=["nonsense"]),
         Start("worker", "w", "nonsense"),
+        Start("worker", "two words", "localhost:4001"),
+        Start("worker", " ", "localhost:4001"),
         Start("scheduler", "sc", "localhost:2000", worker=["nonsense"]),
     ]:
         with pytest.raises(BadRequest):
             node_arguments(wrong, None)
+
+
+@pytest.mark.parametrize(("members", "number"), [([], 1), (["2=s2@h:1", "4=s4@h:2"], 5), (["1=s1@h:1", "3=me@h:2"], 3)])
+def test_the_number_of_a_storage_node(members: list[str], number: int) -> None:
+    """Who starts a storage node by hand need not number it: it is what the members say, or the next one."""
+    assert f"--replica={number}" in node_arguments(Start("storage", "me", "h:2", storage=members), None)
 
 
 @pytest_twisted.ensureDeferred
