@@ -34,6 +34,8 @@ class Execute(Request):
     chain: tuple[Assignment, ...]
     left: Seconds
     """Seconds that the run still has; nothing is executed past them."""
+    started: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """When the run began, in seconds since 1970 on its scheduler's clock: for the scheduler after it."""
     since: Timestamp = field(factory=dict)
     """What the client had seen before the run."""
     round: Round = 0
@@ -133,7 +135,7 @@ class Completed(Request):
     """An operator was executed, and the request goes on."""
 
     usage: ClassVar[str] = "completed"
-    about: ClassVar[str] = "from a worker: {run, position, operator, worker, ms, and what else a step has}"
+    about: ClassVar[str] = "from a worker: {run, position, operator, worker, ms, and what else a step has, choose}"
     run: Name
     position: Position
     operator: Name
@@ -142,6 +144,8 @@ class Completed(Request):
     round: Round = 0
     step: Assignment | None = None
     """The whole outcome, with which the chain can go on from here elsewhere."""
+    choose: bool = False
+    """Whether the next step may be given to another worker than was planned: its sender waits for the answer."""
 
 
 @frozen(kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import attrs
 from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.task import deferLater
@@ -17,15 +18,20 @@ from twisted.logger import Logger
 
 from dida import errors
 from dida.addresses import Address
-from dida.chain_messages import Adopt, Execute
+from dida.chain_messages import Adopt, Completed, Execute
 from dida.errors import DidaError
-from dida.messages import Error, Request
+from dida.messages import Error, Ok, Request
+from dida.protocols.links import Unreachable
 from dida.protocols.peers import Peers
 
 MAX_WAITING = 20_000
 """Reports that wait for schedulers; the oldest is dropped for a newer one."""
 REPORT_TIMEOUT = 5.0
 """Seconds for a scheduler to answer a report."""
+CHOOSE_AFTER = 0.005
+"""Seconds for which the plan of a route is good: who has taken longer asks who is to execute the next step."""
+CHOOSE_TIMEOUT = 2.0
+"""Seconds for a scheduler to say who is to execute the next step."""
 AT_ONCE = 500
 """Reports without an answer."""
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -78,6 +84,22 @@ class Reports:
         report = Report(message, request)
         self._waiting[report] = None
         self._spawn(self._deliver(scheduler, report))
+
+    async def choose(self, scheduler: Address, done: Completed, following: Execute) -> Execute:
+        """Report a step, and ask who is to execute the next one: by the plan of `following` when nobody answers."""
+        try:
+            asked = attrs.evolve(done, choose=True)
+            reply = await self._peers.ask(scheduler.host, scheduler.port, asked, CHOOSE_TIMEOUT)
+        except DidaError as problem:
+            self.tell(scheduler, done, following)
+            # It may have chosen another one, and send it the request, too.
+            return following if isinstance(problem, Unreachable) else attrs.evolve(following, again=True)
+        if not isinstance(reply, Ok):
+            self.tell(scheduler, done, following)
+        elif len(reply.words) >= 3 and reply.words[2].isdigit():
+            worker, host, port = reply.words[:3]
+            return following.with_step(worker=worker, host=host, port=int(port))
+        return following
 
     async def _deliver(self, address: Address, report: Report) -> None:
         scheduler = self._schedulers.setdefault(address, _Scheduler())

@@ -164,18 +164,7 @@ class SchedulerNode(NodeCommands):
 
     def cmd_workers(self, request: ListWorkers) -> Answer:
         loads = self.runs.policy.loads
-        shown = [
-            {
-                "id": worker.id,
-                "active": loads[worker.id].active,
-                "assigned": loads[worker.id].assigned,
-                "url": str(worker.address),
-                "reachable": worker.reachable,
-                "leaving": worker.leaving,
-            }
-            for worker in self.workers
-        ]
-        return ok(workers=shown)
+        return ok(workers=[worker.shown(loads[worker.id]) for worker in self.workers])
 
     # --- verbs for who starts nodes -------------------------------------------------------------
 
@@ -217,8 +206,10 @@ class SchedulerNode(NodeCommands):
     # --- verbs for workers ----------------------------------------------------------------------
 
     def cmd_completed(self, request: Completed) -> Answer:
-        self.runs.on_completed(request.run, request.position, self._now(), request.ms, request.step, request.round)
-        return Ok()
+        places = self.workers.reachable if request.choose else None
+        run, position, ms = request.run, request.position, request.ms
+        other = self.runs.on_completed(run, position, self._now(), ms, request.step, request.round, places)
+        return ok(other.worker, other.host, other.port) if other is not None else Ok()
 
     def cmd_returned(self, request: Returned) -> Answer:
         self.runs.on_returned(request.run, request.position, request.round, self._now())

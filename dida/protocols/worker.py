@@ -46,7 +46,7 @@ from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HandOver, NotHandedOn
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.peers import Peers
-from dida.protocols.reports import Reports
+from dida.protocols.reports import CHOOSE_AFTER, Reports
 from dida.sessions import Seen, StepIds
 from dida.steps import Steps
 
@@ -91,7 +91,7 @@ class WorkerNode(NodeCommands):
         self.reports = Reports(reactor, self._peers, self._spawn)
         self.collector = Collector(me.id, self._peers)
         self.departure = Departure(reactor, me.id, self._peers, self._spawn, lambda: self.steps.in_hand)
-        self._hand_over = HandOver(reactor, me.id, self._peers, self._begin)
+        self._hand_over = HandOver(reactor, me.id, self._peers, self.reports, self._begin)
 
     def start(self) -> None:
         """Begin to watch who of the storage lives."""
@@ -257,7 +257,10 @@ class WorkerNode(NodeCommands):
             round=done.round,
             step=step,
         )
-        self.reports.tell(scheduler, told, following)
+        if took < CHOOSE_AFTER:
+            self.reports.tell(scheduler, told, following)
+        else:
+            following = await self.reports.choose(scheduler, told, following)
         if self.gossip_delay:
             await deferLater(self._reactor, self.gossip_delay)
         left = max(0.0, request.left - (self._reactor.seconds() - began))

@@ -20,7 +20,7 @@ from dida.errors import DidaError, Unavailable
 from dida.messages import Ping, Reply, Request
 from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.links import Link
-from dida.scheduling import LeastActive
+from dida.scheduling import LeastActive, Load
 
 PING_EVERY = 1.0
 PING_TIMEOUT = 3.0
@@ -59,6 +59,18 @@ class Worker:
     def reachable(self) -> bool:
         """Whether it gets operators."""
         return self.there and not self.leaving
+
+    def shown(self, load: Load) -> dict[str, object]:
+        """What `workers` tells of it."""
+        return {
+            "id": self.id,
+            "active": load.active,
+            "assigned": load.assigned,
+            "url": str(self.address),
+            "reachable": self.reachable,
+            "leaving": self.leaving,
+            "executing": load.executing,
+        }
 
 
 class Workers:

@@ -8,6 +8,8 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.process import ProcessReader, ProcessWriter
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import provider
 
@@ -57,6 +59,8 @@ class Listener(NodeCommands):
 
     def __init__(self) -> None:
         self.completed: list[Completed] = []
+        self.choice: Answer = Ok()
+        """The answer to who asks who is to execute the next step."""
         self.ended: list[Ended] = []
         self.failed: list[Failed] = []
         self.output: list[Output] = []
@@ -77,7 +81,7 @@ class Listener(NodeCommands):
 
     def cmd_completed(self, request: Completed) -> Answer:
         self.completed.append(request)
-        return Ok()
+        return self.choice if request.choose else Ok()
 
     def cmd_ended(self, request: Ended) -> Answer:
         if request.run in self.unknown:
@@ -356,6 +360,50 @@ async def test_a_gossip_delay_is_slept_before_forwarding(stage: Stage) -> None:
     assert stage.workers["w2"].counts["executed"] == 0
     await until(lambda: stage.told.ended)
     assert reactor.seconds() - began >= 0.2
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_a_while_the_scheduler_chooses_the_next_worker(stage: Stage) -> None:
+    """A step that has taken its time asks who is to execute the next one; a quick one hands on by the plan."""
+    stage.put(PLAIN.format(name="Slow", body="time.sleep(0.02); return 's'"))
+    stage.put(ASYNC.format(name="Quick", body="return 'q'"), "quick.py")
+    w2 = stage._ports["w2"].address
+    stage.told.choice = Ok(("w2", w2.host, str(w2.port)))
+    await stage.outcome(stage.request("Quick@w1"))
+    ended = await stage.outcome(stage.request("Quick@w1", "Slow@w1", "Quick@w1", "Quick@w1"))
+    assert isinstance(ended, Ended)
+    assert [(each.worker, each.attempt) for each in ended.chain] == [("w1", 1), ("w1", 1), ("w2", 1), ("w1", 1)]
+    assert [(each.position, each.choose) for each in stage.told.completed] == [(0, False), (1, True), (2, False)]
+    assert not stage.told.adopted
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_scheduler_that_does_not_choose_in_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that keeps silent when it is asked holds nothing up: the plan is kept, and it is told so."""
+    monkeypatch.setattr("dida.protocols.reports.CHOOSE_TIMEOUT", 0.05)
+    stage.operator("time.sleep(0.02); return 's'")
+    stage.told.choice = Deferred()
+    ended = await stage.outcome(stage.request("Op@w1", "Op@w2"))
+    assert isinstance(ended, Ended)
+    assert [each.worker for each in ended.chain] == ["w1", "w2"]
+    assert [each.choose for each in stage.told.completed] == [True, False]
+    await until(lambda: stage.told.adopted)
+    (adopted,) = stage.told.adopted
+    assert (adopted.request.next, adopted.request.assignment.worker) == (1, "w2")
+    stage.told.choice.callback(Ok())
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_chain_goes_on_without_a_scheduler(stage: Stage) -> None:
+    """A run that has started ends without its scheduler, by the route that is in the request."""
+    stage.operator("time.sleep(0.02); return 's'")
+    stage._scheduler.close()
+    stage.scheduler = refused()
+    await stage.send(stage.request("Op@w1", "Op@w2", "Op@w1"))
+    await until(lambda: stage.workers["w1"].counts["executed"] == 2)
+    stage._scheduler = Port(reactor, stage.told, stage.scheduler.port)
+    await until(lambda: stage.told.ended)
+    assert [each.worker for each in stage.told.ended[0].chain] == ["w1", "w2", "w1"]
 
 
 @pytest_twisted.ensureDeferred
@@ -701,3 +749,5 @@ async def test_operators_in_a_process(stage: Stage) -> None:
         "Wordy": "returned 600000 bytes, more than the 524288 of an output: write it into the storage",
     }.items():
         assert await stage.reason(f"{name}@w1") == f"{name} at position 0 on w1 {reason}"
+    pipes = (ProcessReader, ProcessWriter)
+    await until(lambda: not any(isinstance(each, pipes) for each in reactor.getReaders() + reactor.getWriters()))
