@@ -42,6 +42,8 @@ class Execute(Request):
     """How often the run went back to a step because updates were lost."""
     again: bool = False
     """Whether this step, or one after it, may have been executed before, here or elsewhere."""
+    apart: bool = False
+    """Whether this step may be what a worker has died of: a plain operator is executed in a process of its own."""
 
     def __attrs_post_init__(self) -> None:
         if not self.next < self.size == len(self.chain):

@@ -22,6 +22,8 @@ from dida.scheduling import LeastActive
 
 MAX_BYTES = 2**28
 """Memory for the outcomes of runs that have ended, however few they are."""
+SUSPECTS = 10
+"""Steps with which a worker was lost, at most, for each of them to be suspected of it the first time."""
 MAX_ATTEMPTS = 5
 """Executions of one step that may end with the death of its worker; one more, and the run has failed."""
 
@@ -169,7 +171,7 @@ class Runs:
             since=run.since,
             round=run.round,
         )
-        return attrs.evolve(rewound(request, step.position), again=run.again)
+        return attrs.evolve(rewound(request, step.position), again=run.again, apart=run.apart == step.position)
 
     def on_completed(
         self,
@@ -269,14 +271,19 @@ class Runs:
                 found.append(run)
         return found
 
-    def on_lost(self, run: RunRecord, workers: Places, now: float) -> RunRecord | None:
-        """Give the lost current step to another worker. The run, when it has been lost too often and failed."""
+    def on_lost(self, run: RunRecord, workers: Places, now: float, others: int = 0) -> RunRecord | None:
+        """Give the lost current step to another worker. The run, when it has been lost too often and failed.
+
+        `others`: how many steps of other runs were lost with it.
+        """
         step = run.current
         assert step is not None
         lost = run.lost[step.position] = run.lost.get(step.position, 0) + 1
         if lost >= MAX_ATTEMPTS:
             why = f"{_at(step)} was lost: {lost} workers died, or broke their connection, while they had it"
             return self.on_failed(run.id, why, now, step.position, round=run.round)
+        if lost > 1 or others < SUSPECTS:
+            run.apart = step.position
         if workers:
             self.on_reassign(run.id, step.position, (step.worker,), workers, now, run.round)
         run.again = True

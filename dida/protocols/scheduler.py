@@ -7,6 +7,7 @@ The bookkeeping is `dida.runs`, the choice of workers `dida.scheduling`, the lin
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -357,8 +358,10 @@ class SchedulerNode(NodeCommands):
         """See to it that the steps of lost workers are executed by others."""
         lost_at, there = self.workers.lost_at, self.workers.there
         if len(there) < len(self.workers) or any(when > now - self.runs.deadline for when in lost_at.values()):
-            for run in self.runs.lost(lost_at, there, now):
-                self._tell(self.runs.on_lost(run, self.workers.reachable, now))
+            lost = self.runs.lost(lost_at, there, now)
+            at_once = Counter(run.turn for run in lost)
+            for run in lost:
+                self._tell(self.runs.on_lost(run, self.workers.reachable, now, at_once[run.turn] - 1))
             self.runs.doubtful(lost_at, now)
         for run in self.runs.unsent:
             self._send(run)

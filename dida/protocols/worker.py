@@ -247,7 +247,7 @@ class WorkerNode(NodeCommands):
             self._failed(scheduler, request, request.assignment, f"on {self.me.id}: a bug, see the worker's log")
             return None
         step = done.assignment
-        following = attrs.evolve(done, next=done.next + 1)
+        following = attrs.evolve(done, next=done.next + 1, apart=False)
         told = Completed(
             run=done.meta.run,
             position=step.position,

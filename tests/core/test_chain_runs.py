@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dida.errors import DidaError, Unavailable
 from dida.run_record import DONE, FAILED, RunRecord, outcome, summary
-from dida.runs import Runs
+from dida.runs import SUSPECTS, Runs
 from dida.scheduling import LeastActive
 
 WORKERS = {"w1": ("localhost", 4001), "w2": ("localhost", 4002)}
@@ -199,6 +199,25 @@ def test_a_step_that_was_confirmed_before_the_one_before_it() -> None:
     assert run.current.position == 2
     assert runs.doubtful({}, 10.0) == []
     assert runs.doubtful({"w2": 1.5}, 10.0) == runs.unsent == [run]
+
+
+def test_what_a_worker_may_have_died_of_is_executed_apart() -> None:
+    """A step with which a worker was lost gets a process to itself; of many at once only those lost a second time."""
+    runs = table()
+    run = start(runs)
+
+    def apart() -> bool:
+        return runs.request(run, "localhost:2000", (), 0, 1.0).apart
+
+    assert not apart()
+    runs.on_lost(run, WORKERS, 2.0, others=SUSPECTS)
+    assert not apart()
+    runs.on_lost(run, WORKERS, 4.0, others=SUSPECTS)
+    assert apart()
+    runs.on_completed(run.id, 0, 5.0)
+    assert not apart(), "the next step is not suspected"
+    runs.on_lost(run, WORKERS, 6.0, others=SUSPECTS - 1)
+    assert apart()
 
 
 def test_a_plan_that_was_kept() -> None:

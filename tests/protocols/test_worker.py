@@ -1,5 +1,6 @@
 """The worker on real connections, with a scheduler that only listens."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -749,5 +750,13 @@ async def test_operators_in_a_process(stage: Stage) -> None:
         "Wordy": "returned 600000 bytes, more than the 524288 of an output: write it into the storage",
     }.items():
         assert await stage.reason(f"{name}@w1") == f"{name} at position 0 on w1 {reason}"
+    stage.put(PLAIN.format(name="Plain", body="import os; os._exit(3)"))
+    stage.put(PLAIN.format(name="Other", body="import os; return str(os.getpid())"), "other.py")
+    pids = await stage.outcome(attrs.evolve(stage.request("Other@w1", "Other@w1"), apart=True))
+    assert isinstance(pids, Ended)
+    assert pids.chain[0].output != str(os.getpid()) == pids.chain[1].output, "the step that is suspected, and no other"
+    told = await stage.outcome(attrs.evolve(stage.request("Plain@w1"), apart=True))
+    assert isinstance(told, Failed)
+    assert told.reason == "Plain at position 0 on w1 ended its process with exit status 3"
     pipes = (ProcessReader, ProcessWriter)
     await until(lambda: not any(isinstance(each, pipes) for each in reactor.getReaders() + reactor.getWriters()))
