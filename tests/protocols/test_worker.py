@@ -590,6 +590,13 @@ async def test_updates_lost_before_the_run(stage: Stage) -> None:
     request = stage.request("Reader@w1", after={"9:9": 3})
     reason = (await stage.outcome(attrs.evolve(request, since={"9:9": 3}))).reason  # type: ignore[union-attr]
     assert reason.startswith("Reader at position 0 on w1 failed: lost-update: depends on updates from before the run")
+    request = attrs.evolve(stage.request("Writer@w2", "Reader@w1", after={"9:9": 3}), next=1, since={"9:9": 3})
+    for how, others in (("read", ()), ("written", (Touch("read", "other", Version(2, 9)),))):
+        records = (*others, Touch(how, "13", Version(4, 9)), Touch("read", "14", Version(1, 2)))
+        chain = (attrs.evolve(request.chain[0], records=records), request.chain[1])
+        reason = (await stage.outcome(attrs.evolve(request, chain=chain))).reason  # type: ignore[union-attr]
+        assert reason.endswith("that were lost with a storage node (13 4.9)"), reason
+        request = attrs.evolve(request, meta=attrs.evolve(request.meta, run="r9-x"))
 
 
 @pytest_twisted.ensureDeferred
