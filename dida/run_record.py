@@ -50,6 +50,8 @@ class RunRecord:
     """Position to round, of what is known to be executed."""
     lost: dict[int, int] = field(factory=dict)
     """Position to how often a worker was lost with the step."""
+    adopted: bool = False
+    """Whether another life of the scheduler has started it."""
     apart: int | None = None
     """The position that may be what a worker has died of."""
     again: bool = False

@@ -17,7 +17,7 @@ from dida.chain import Assignment, Meta, steps
 from dida.chain_messages import Execute
 from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
 from dida.redo import rewound
-from dida.run_record import DONE, FAILED, GOING_ON, GRACE, RunRecord
+from dida.run_record import DONE, DOUBT, FAILED, GOING_ON, GRACE, RunRecord
 from dida.scheduling import LeastActive
 
 MAX_BYTES = 2**28
@@ -43,7 +43,7 @@ class Runs:
         """Runs of another life of the scheduler."""
         self.reassigned = 0
         """Steps that were given to another worker."""
-        self._suffix = suffix
+        self.life = suffix
         self._all: dict[str, RunRecord] = {}
         self._going_on: dict[str, RunRecord] = {}
         self._ended: dict[str, RunRecord] = {}
@@ -52,7 +52,7 @@ class Runs:
 
     def __getitem__(self, id: str) -> RunRecord:
         """The run; DidaError no-such-run when it is not known (any more). `r7` is enough for one of this life."""
-        run = self._all.get(id) or self._all.get(f"{id}-{self._suffix}")
+        run = self._all.get(id) or self._all.get(f"{id}-{self.life}")
         if run is None:
             raise DidaError(NO_SUCH_RUN, id)
         return run
@@ -83,7 +83,7 @@ class Runs:
             chain.append(Assignment(operator, position, worker, *workers[worker]))
         self.started += 1
         run = RunRecord(
-            id=f"r{self.started}-{self._suffix}",
+            id=f"r{self.started}-{self.life}",
             input=input,
             chain=chain,
             started=now,
@@ -105,7 +105,7 @@ class Runs:
         if id in self._all:
             self._follow(self._all[id], request, now)
             return self._all[id]
-        if id.endswith(f"-{self._suffix}") or (len(self._all) >= self.keep and not self._ended):
+        if id.endswith(f"-{self.life}") or (len(self._all) >= self.keep and not self._ended):
             return None
         self.adopted += 1
         began = min(now, request.started) or now - max(0.0, self.deadline - request.left)
@@ -114,12 +114,13 @@ class Runs:
             input=request.input,
             chain=list(request.chain),
             started=began,
-            ends=min(now + request.left, began + self.deadline),
+            ends=max(now + DOUBT, min(now + request.left, began + self.deadline)),
             progress=now,
             since=dict(request.since),
             after=dict(request.meta.after),
             round=request.round,
             again=True,
+            adopted=True,
             confirmed=dict.fromkeys(range(request.next), request.round),
         )
         for step in run.chain[request.next :]:
@@ -166,7 +167,7 @@ class Runs:
             next=step.position,
             size=len(run.chain),
             chain=tuple(run.chain),
-            left=self.left(run, now),
+            left=max(0.0, run.ends - now),
             started=run.started,
             since=run.since,
             round=run.round,
@@ -299,9 +300,9 @@ class Runs:
     # --- ending ---------------------------------------------------------------------------------
 
     def on_ended(
-        self, id: str, chain: Collection[Assignment], after: Mapping[str, int], now: float
+        self, id: str, chain: Collection[Assignment], after: Mapping[str, int], now: float, at: float = 0.0
     ) -> RunRecord | None:
-        """The last operator was executed. None when the run had ended already."""
+        """The last operator was executed, `at` its worker's time. None when the run had ended already."""
         run = self[id]
         if run.state != GOING_ON:
             return None
@@ -311,7 +312,7 @@ class Runs:
         run.steps = steps(chain, run.why)
         run.after = dict(after)
         self.done += 1
-        return self._end(run, DONE, now)
+        return self._end(run, DONE, now, at)
 
     def on_failed(
         self,
@@ -323,6 +324,7 @@ class Runs:
         after: Mapping[str, int] | None = None,
         round: int = 0,
         attempt: int = 0,
+        at: float = 0.0,
     ) -> RunRecord | None:
         """The run can't go on. None when it had ended already, or goes on elsewhere."""
         run = self[id]
@@ -338,7 +340,7 @@ class Runs:
         if after is not None:
             run.after = dict(after)
         self.failed += 1
-        return self._end(run, FAILED, now)
+        return self._end(run, FAILED, now, at)
 
     def tick(self, now: float) -> list[RunRecord]:
         """Fail the runs that are past their deadline."""
@@ -353,10 +355,6 @@ class Runs:
             ended = self.on_failed(run.id, why, now, step.position)
             late += [ended] if ended else []
         return late
-
-    def left(self, run: RunRecord, now: float) -> float:
-        """Seconds until the run's deadline."""
-        return max(0.0, run.ends - now)
 
     # --- counting -------------------------------------------------------------------------------
 
@@ -383,7 +381,9 @@ class Runs:
             self.policy.on_turn(run.turn, worker)
             run.turn = worker
 
-    def _end(self, run: RunRecord, state: str, now: float) -> RunRecord:
+    def _end(self, run: RunRecord, state: str, now: float, at: float) -> RunRecord:
+        if run.adopted and at:  # which may be told long after that
+            now = min(now, max(at, run.started))
         for each in run.chain:
             if each.position not in run.confirmed:
                 self.policy.on_confirm(each.worker)

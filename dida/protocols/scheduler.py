@@ -31,6 +31,7 @@ from dida.chain_messages import (
     Failed,
     Leaving,
     Reassign,
+    ReportTo,
     Result,
     Returned,
     Run,
@@ -76,7 +77,7 @@ class SchedulerNode(NodeCommands):
         self.debug = debug
         self.front_end = FrontEnd(reactor, storage)
         self.front_end.on_change = self._storage_changed
-        self.workers = Workers(reactor, str(me.address), runs.policy, start_deadline)
+        self.workers = Workers(reactor, ReportTo(str(me.address), life=runs.life), runs.policy, start_deadline)
         self.workers.ready = not workers
         self.workers.on_change = self._start_waiting
         self._reactor = reactor
@@ -231,8 +232,8 @@ class SchedulerNode(NodeCommands):
         return Ok()
 
     def cmd_ended(self, request: Ended) -> Answer:
-        self._tell(self.runs.on_ended(request.run, request.chain, request.after, self._now()))
-        return Ok()
+        run = self.runs.on_ended(request.run, request.chain, request.after, self._now(), request.at)
+        return self._told(run)
 
     def cmd_failed(self, request: Failed) -> Answer:
         run = self.runs.on_failed(
@@ -244,9 +245,14 @@ class SchedulerNode(NodeCommands):
             request.after,
             request.round,
             request.attempt,
+            request.at,
         )
+        return self._told(run)
+
+    def _told(self, run: RunRecord | None) -> Ok:
+        """The answer to an outcome: whether it is the one that counts."""
         self._tell(run)
-        return Ok()
+        return Ok() if run is not None else Ok(("superseded",))
 
     # --- runs -----------------------------------------------------------------------------------
 

@@ -129,8 +129,7 @@ class WorkerNode(NodeCommands):
             if self.departure.begun:
                 raise Unavailable(f"{self.me.id} is leaving: try another worker")
             if self.steps.in_hand >= self.max_steps:
-                text = f"{self.me.id} has {self.max_steps} operators to execute already: try another worker"
-                raise Unavailable(text)
+                raise Unavailable(f"{self.me.id} has {self.max_steps} operators to execute already: try another worker")
         if self.steps.begin(request):
             self._spawn(self._step(request, Address.parse(request.meta.scheduler)), request.meta.run)
 
@@ -148,6 +147,7 @@ class WorkerNode(NodeCommands):
             raise BadRequest(str(problem)) from None
         for each in list(self.steps.requests(str(scheduler))):
             self.reports.tell(scheduler, Adopt(request=each), each)
+        self.reports.tell_outcomes(scheduler, request.life)
         self.departure.know(scheduler)
         return Ok()
 
@@ -265,8 +265,7 @@ class WorkerNode(NodeCommands):
             await deferLater(self._reactor, self.gossip_delay)
         left = max(0.0, request.left - (self._reactor.seconds() - began))
         following = attrs.evolve(following, left=left)
-        why = self._too_long(following, following.chain)
-        if why:
+        if why := self._too_long(following, following.chain):
             self._failed(scheduler, following, following.assignment, f"did not get the request: {why}")
             return None
         return following
@@ -345,9 +344,9 @@ class WorkerNode(NodeCommands):
 
     def _conclude(self, scheduler: Address, request: Execute) -> None:
         """Report the end of the run."""
-        ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after)
-        why = self._too_long(ended, request.chain)
-        if why:
+        at = round(self._reactor.seconds(), 3)
+        ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after, at=at)
+        if why := self._too_long(ended, request.chain):
             raise StepFailed(why)
         self.reports.tell(scheduler, ended, request)
 
@@ -374,6 +373,7 @@ class WorkerNode(NodeCommands):
             after=request.meta.after,
             round=request.round,
             attempt=at.attempt,
+            at=round(self._reactor.seconds(), 3),
         )
         if self._too_long(failed, failed.chain):
             failed = attrs.evolve(failed, chain=())

@@ -74,9 +74,9 @@ class Worker:
 
 
 class Workers:
-    """All of them. `me` is the scheduler's URL; a worker that is declared is waited for `start_deadline` seconds."""
+    """All of them. `report` is what each is told; one that is declared is waited for `start_deadline` seconds."""
 
-    def __init__(self, reactor: Any, me: str, policy: LeastActive, start_deadline: float) -> None:
+    def __init__(self, reactor: Any, report: ReportTo, policy: LeastActive, start_deadline: float) -> None:
         self.start_deadline = start_deadline
         self.reachable: dict[str, tuple[str, int]] = {}
         """Those that get operators, and where they are."""
@@ -85,7 +85,7 @@ class Workers:
         self.on_change: Callable[[], None] = lambda: None
         """Called when others may get operators than before."""
         self._reactor = reactor
-        self._me = me
+        self._report = report
         self._policy = policy
         self._all: dict[str, Worker] = {}
 
@@ -190,7 +190,7 @@ class Workers:
     def _up(self, worker: Worker) -> None:
         worker.reached = True
         worker.silent = worker.leaving = False
-        worker.link.ask(ReportTo(self._me), HOP_TIMEOUT).addErrback(_expected)
+        worker.link.ask(self._report, HOP_TIMEOUT).addErrback(_expected)
         self.look()
 
     def _down(self, worker: Worker) -> None:

@@ -162,11 +162,17 @@ def test_an_adopted_run_began_before() -> None:
     runs, other = table(), Runs(LeastActive(), "y", 10.0)
     run = start(runs, 1000.0)
     request = runs.request(run, "localhost:2000", (), 0, 1001.0)
-    adopted = other.on_adopt(request, 1006.0)
+    adopted = other.on_adopt(request, 1004.0)
     assert adopted is not None
     assert (adopted.started, adopted.ends) == (1000.0, 1010.0)
     other.on_ended(run.id, run.chain, {}, 1007.5)
     assert adopted.ms == 7500.0
+    late = Runs(LeastActive(), "y", 10.0)
+    told = late.on_adopt(request, 2000.0)
+    assert told is not None
+    assert late.tick(2000.2) == [], "its outcome may be the next word"
+    late.on_ended(run.id, run.chain, {}, 2000.3, at=1003.0)
+    assert told.ms == 3000.0, "what it took, not when that was told"
     unsaid = Runs(LeastActive(), "z", 10.0).on_adopt(attrs.evolve(request, started=0.0), 1006.0)
     assert unsaid is not None
     assert (unsaid.started, unsaid.ends) == (1005.0, 1015.0), "what its worker knows: it had 9 s left"

@@ -68,6 +68,8 @@ class Listener(NodeCommands):
         self.outcomes: list[Ended | Failed] = []
         self.returned: list[Returned] = []
         self.adopted: list[Adopt] = []
+        self.superseded: set[str] = set()
+        """Runs whose outcomes do not count."""
         self.unknown: set[str] = set()
         """Runs that it does not know before they are told by `adopt`."""
 
@@ -94,7 +96,7 @@ class Listener(NodeCommands):
     def cmd_failed(self, request: Failed) -> Answer:
         self.failed.append(request)
         self.outcomes.append(request)
-        return Ok()
+        return Ok(("superseded",) if request.run in self.superseded else ())
 
     def cmd_output(self, request: Output) -> Answer:
         self.output.append(request)
@@ -715,6 +717,30 @@ async def test_a_scheduler_that_asks_is_told_what_is_in_hand(stage: Stage) -> No
     await until(lambda: stage.told.adopted)
     assert stage.told.adopted[0].request.meta.run == "r1-x"
     await until(lambda: stage.told.ended)
+
+
+@pytest_twisted.ensureDeferred
+async def test_outcomes_are_kept_for_the_scheduler_after_this_one(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler of another life hears the newest outcomes that the one before it has taken, that one does not."""
+    monkeypatch.setattr("dida.protocols.reports.MAX_OUTCOMES", 2)
+    stage.operator("return input + previous_output")
+    for _ in range(3):
+        await stage.outcome(stage.request("Op@w1"))
+    refused = stage.request("Nowhere@w1")
+    stage.told.superseded.add(refused.meta.run)
+    await stage.outcome(refused)
+    told = list(stage.told.outcomes)
+    await stage.ask("w1", ReportTo(str(stage.scheduler), life="x"))
+    await stage.ask("w1", ReportTo(str(stage.scheduler)))
+    await stage.ask("w1", ReportTo("localhost:1", life="y"))
+    assert (await stage.ask("w1", Status())).object["reports"] == 0
+    stage.told.unknown |= {each.run for each in told}
+    await stage.ask("w1", ReportTo(str(stage.scheduler), life="y"))
+    await until(lambda: len(stage.told.outcomes) == 6)
+    assert stage.told.outcomes == [*told, *told[1:3]], "not the oldest, and not the one that did not count"
+    assert [each.request.meta.run for each in stage.told.adopted] == [each.run for each in told[1:3]]
 
 
 @pytest_twisted.ensureDeferred
