@@ -15,6 +15,8 @@ from dida.messages import Counter, Name, Request, Seconds, Timestamp
 Operators = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=MAX_OPERATORS)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 Round = Annotated[int, msgspec.Meta(ge=0, le=1000)]
+Clock = Annotated[float, msgspec.Meta(ge=0)]
+"""Seconds since 1970; 0: not known."""
 Reason = Annotated[str, msgspec.Meta(max_length=4000)]
 
 
@@ -34,12 +36,16 @@ class Execute(Request):
     chain: tuple[Assignment, ...]
     left: Seconds
     """Seconds that the run still has; nothing is executed past them."""
+    started: Clock = 0.0
+    """When the run began, on its scheduler's clock: for the scheduler after it."""
     since: Timestamp = field(factory=dict)
     """What the client had seen before the run."""
     round: Round = 0
     """How often the run went back to a step because updates were lost."""
     again: bool = False
     """Whether this step, or one after it, may have been executed before, here or elsewhere."""
+    apart: bool = False
+    """Whether this step may be what a worker has died of: a plain operator is executed in a process of its own."""
 
     def __attrs_post_init__(self) -> None:
         if not self.next < self.size == len(self.chain):
@@ -133,7 +139,7 @@ class Completed(Request):
     """An operator was executed, and the request goes on."""
 
     usage: ClassVar[str] = "completed"
-    about: ClassVar[str] = "from a worker: {run, position, operator, worker, ms, and what else a step has}"
+    about: ClassVar[str] = "from a worker: {run, position, operator, worker, ms, and what else a step has, choose}"
     run: Name
     position: Position
     operator: Name
@@ -142,6 +148,8 @@ class Completed(Request):
     round: Round = 0
     step: Assignment | None = None
     """The whole outcome, with which the chain can go on from here elsewhere."""
+    choose: bool = False
+    """Whether the next step may be given to another worker than was planned: its sender waits for the answer."""
 
 
 @frozen(kw_only=True)
@@ -173,10 +181,11 @@ class Ended(Request):
     """The last operator was executed; `chain` has all outputs."""
 
     usage: ClassVar[str] = "ended"
-    about: ClassVar[str] = "from the last worker: {run, chain, after}"
+    about: ClassVar[str] = "from the last worker: {run, chain, after, at}"
     run: Name
     chain: tuple[Assignment, ...]
     after: Timestamp = field(factory=dict)
+    at: Clock = 0.0
 
 
 @frozen(kw_only=True)
@@ -184,7 +193,7 @@ class Failed(Request):
     """The run can't go on; `chain` is what was executed before."""
 
     usage: ClassVar[str] = "failed"
-    about: ClassVar[str] = "from a worker: {run, position, operator, worker, reason, chain, after}"
+    about: ClassVar[str] = "from a worker: {run, position, operator, worker, reason, chain, after, at}"
     run: Name
     position: Position
     operator: Name
@@ -195,6 +204,7 @@ class Failed(Request):
     round: Round = 0
     attempt: Counter = 0
     """Which execution of the step it was; 0: whichever."""
+    at: Clock = 0.0
 
 
 @frozen
@@ -254,8 +264,12 @@ class Drain(Request):
 @frozen
 class ReportTo(Request):
     usage: ClassVar[str] = "report URL"
-    about: ClassVar[str] = "from a scheduler that is there (again): it wants to know of its runs"
+    about: ClassVar[str] = (
+        "from a scheduler that is there (again): it wants to know of its runs; {life: their ids' end}"
+    )
     url: str
+    life: str = field(default="", kw_only=True)
+    """What the ids of runs end in that it has started itself since it was started."""
 
 
 @frozen

@@ -18,6 +18,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "client": ("client 13 add_update_add",),
     "map": ("map add_update_add inputs.txt",),
     "show": ("show r7",),
+    "cancel": ("cancel r7",),
     "populate": ("populate four_records",),
     "status": ("status", "status --json"),
     "listServer": ("listServer s1", "listServer s1 --json"),
@@ -46,6 +47,7 @@ DETAILS: dict[str, str] = {
     " below it. The answer comes when the run ends; meanwhile other commands may be typed.",
     "map": "A hundred runs go on at a time. Their failures are told with the line of the input, the rest is summed up.",
     "show": "The beginning of a run's id is enough. Of a run that goes on the story comes when it has ended.",
+    "cancel": "The beginning of a run's id is enough. What was executing is given up, and nothing more of it is begun.",
     "populate": "The file has lines `key,value`; it is sought as applications are.",
     "status": "A table: who sees how many nodes, who is presumed dead, in which view, how many of its updates others"
     " still lack (lag), what it did. --json prints all that the nodes say, on one line.",

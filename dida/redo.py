@@ -75,12 +75,12 @@ def step_to_redo(request: Execute, lost: Timestamp) -> int | None:
 
 
 def lost_records(chain: Sequence[Assignment], lost: Iterable[str]) -> str:
-    """The records that steps of the chain have written at the nodes that took `lost` streams with them, in words."""
+    """The records of the nodes that took `lost` streams with them, in words: what the chain has written there.
+
+    When it has written nothing there, it is what it has read of them.
+    """
     nodes = {int(number) for stream in lost if (number := stream.partition(":")[0]).isdigit()}
-    written = {
-        f"{touch.key[:100]} {touch.version}": None
-        for step in chain
-        for touch in step.records
-        if touch.how != "read" and touch.version.replica in nodes
-    }
-    return ", ".join(list(written)[:10])
+    touched = [touch for step in chain for touch in step.records if touch.version.replica in nodes]
+    written = [touch for touch in touched if touch.how != "read"]
+    named = dict.fromkeys(f"{touch.key[:100]} {touch.version}" for touch in written or touched)
+    return ", ".join(list(named)[:10])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -12,6 +13,12 @@ from dida.palette import cut
 from dida.timestamps import Timestamp
 from dida.versions import Version
 
+SLACK = 0.2
+"""Seconds that a worker's word may be on its way."""
+DOUBT = 5.0
+"""Seconds for which what a worker has said before it was lost may come late."""
+GRACE = 1.0
+"""Seconds after a worker was lost until its steps are executed by others."""
 MAX_SHOWN = 80
 """Characters of an input, or an operator's name, in the list of all runs."""
 MAX_OPERATORS_SHOWN = 10
@@ -43,6 +50,10 @@ class RunRecord:
     """Position to round, of what is known to be executed."""
     lost: dict[int, int] = field(factory=dict)
     """Position to how often a worker was lost with the step."""
+    adopted: bool = False
+    """Whether another life of the scheduler has started it."""
+    apart: int | None = None
+    """The position that may be what a worker has died of."""
     again: bool = False
     """Whether steps may have been executed more than once."""
     progress: float = 0.0
@@ -53,6 +64,8 @@ class RunRecord:
     """Why no worker has taken the current step so far, when the scheduler is to send it."""
     why: dict[int, str] = field(factory=dict)
     """Position to why that worker."""
+    turn: str = ""
+    """The worker at which the policy counts the current step as being executed."""
     steps: list[Step] = field(factory=list)
 
     @property
@@ -75,6 +88,25 @@ class RunRecord:
     def current(self) -> Assignment | None:
         """The first step that is not confirmed."""
         return next((each for each in self.chain if each.position not in self.confirmed), None)
+
+    def is_lost(self, lost_at: Mapping[str, float], there: Collection[str], now: float) -> bool:
+        """Whether the current step's worker was lost with it: at a time of `lost_at`, or it is not `there`."""
+        step = self.current
+        if step is None or self.unsent:
+            return False
+        when = lost_at.get(step.worker)
+        if when is not None and self.progress <= when + SLACK:
+            return now >= max(when, self.progress) + GRACE
+        return step.worker not in there and now >= self.progress + 2 * GRACE
+
+    def doubtful_since(self, lost_at: Mapping[str, float]) -> float | None:
+        """When a worker was lost after which nobody may have the current step: its own, or the one before it."""
+        step = self.current
+        if step is None or self.unsent:
+            return None
+        near = self.chain[max(0, step.position - 1) : step.position + 1]
+        when = max((lost_at[each.worker] for each in near if each.worker in lost_at), default=self.resent)
+        return when if when > self.resent and when >= self.progress - DOUBT else None
 
 
 def _said(owner: object, name: object, value: Any) -> Any:

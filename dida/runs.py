@@ -3,7 +3,8 @@
 Pure: `now` comes in as seconds. A run is going on until it is done, failed, cancelled or past its deadline; so
 every run ends. A step whose worker is lost is executed again by another one, with what the confirmations told
 of the steps before it; the counts of the policy follow: each unconfirmed step of a run that is going on counts
-at its worker, and nothing else does. The newest `keep` runs stay known, fewer if they are large.
+at its worker, and nothing else does; the first of them counts there as being executed. The newest `keep` runs stay
+known, fewer if they are large.
 """
 
 from __future__ import annotations
@@ -16,17 +17,13 @@ from dida.chain import Assignment, Meta, steps
 from dida.chain_messages import Execute
 from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
 from dida.redo import rewound
-from dida.run_record import DONE, FAILED, GOING_ON, RunRecord
+from dida.run_record import DONE, DOUBT, FAILED, GOING_ON, GRACE, RunRecord
 from dida.scheduling import LeastActive
 
-SLACK = 0.2
-"""Seconds that a worker's word may be on its way."""
-DOUBT = 5.0
-"""Seconds for which what a worker has said before it was lost may come late."""
-GRACE = 1.0
-"""Seconds after a worker was lost until its steps are executed by others."""
 MAX_BYTES = 2**28
 """Memory for the outcomes of runs that have ended, however few they are."""
+SUSPECTS = 10
+"""Steps with which a worker was lost, at most, for each of them to be suspected of it the first time."""
 MAX_ATTEMPTS = 5
 """Executions of one step that may end with the death of its worker; one more, and the run has failed."""
 
@@ -46,7 +43,7 @@ class Runs:
         """Runs of another life of the scheduler."""
         self.reassigned = 0
         """Steps that were given to another worker."""
-        self._suffix = suffix
+        self.life = suffix
         self._all: dict[str, RunRecord] = {}
         self._going_on: dict[str, RunRecord] = {}
         self._ended: dict[str, RunRecord] = {}
@@ -55,7 +52,7 @@ class Runs:
 
     def __getitem__(self, id: str) -> RunRecord:
         """The run; DidaError no-such-run when it is not known (any more). `r7` is enough for one of this life."""
-        run = self._all.get(id) or self._all.get(f"{id}-{self._suffix}")
+        run = self._all.get(id) or self._all.get(f"{id}-{self.life}")
         if run is None:
             raise DidaError(NO_SUCH_RUN, id)
         return run
@@ -80,13 +77,13 @@ class Runs:
         why = {}
         chain = []
         for position, operator in enumerate(operators):
-            counts = self._counts(workers)
-            worker = self.policy.on_assign(workers)
-            why[position] = counts
+            due = position == 0
+            why[position] = self.policy.counts(workers, due)
+            worker = self.policy.on_assign(workers, due)
             chain.append(Assignment(operator, position, worker, *workers[worker]))
         self.started += 1
         run = RunRecord(
-            id=f"r{self.started}-{self._suffix}",
+            id=f"r{self.started}-{self.life}",
             input=input,
             chain=chain,
             started=now,
@@ -108,20 +105,22 @@ class Runs:
         if id in self._all:
             self._follow(self._all[id], request, now)
             return self._all[id]
-        if id.endswith(f"-{self._suffix}") or (len(self._all) >= self.keep and not self._ended):
+        if id.endswith(f"-{self.life}") or (len(self._all) >= self.keep and not self._ended):
             return None
         self.adopted += 1
+        began = min(now, request.started) or now - max(0.0, self.deadline - request.left)
         run = RunRecord(
             id=id,
             input=request.input,
             chain=list(request.chain),
-            started=now - max(0.0, self.deadline - request.left),
-            ends=now + request.left,
+            started=began,
+            ends=max(now + DOUBT, min(now + request.left, began + self.deadline)),
             progress=now,
             since=dict(request.since),
             after=dict(request.meta.after),
             round=request.round,
             again=True,
+            adopted=True,
             confirmed=dict.fromkeys(range(request.next), request.round),
         )
         for step in run.chain[request.next :]:
@@ -131,16 +130,17 @@ class Runs:
         return run
 
     def _follow(self, run: RunRecord, request: Execute, now: float) -> None:
-        """The step may be with another worker than was said here: one that was chosen while nobody could ask."""
+        """The step may be with another worker than was said here: one that was chosen without an answer from here."""
         step = request.assignment
         if run.state != GOING_ON or request.round != run.round or step.position in run.confirmed:
             return
         old = run.chain[step.position]
-        if step.attempt > old.attempt:
+        if step.attempt > old.attempt or (step.attempt == old.attempt and step.worker != old.worker):
             self.policy.on_worker(step.worker)
             self.policy.on_confirm(old.worker)
             self.policy.on_move(step.worker)
             run.chain[step.position] = attrs.evolve(step, output="", records=())
+            self._turn(run)
             run.why[step.position] = "by the route: the scheduler could not be asked"
             run.again = True
             run.unsent = ""
@@ -148,6 +148,7 @@ class Runs:
 
     def _keep(self, run: RunRecord) -> None:
         self._all[run.id] = self._going_on[run.id] = run
+        self._turn(run)
         while self._ended and (len(self._all) > self.keep or self._bytes > MAX_BYTES):
             oldest = self._ended.pop(next(iter(self._ended)))
             del self._all[oldest.id]
@@ -166,28 +167,58 @@ class Runs:
             next=step.position,
             size=len(run.chain),
             chain=tuple(run.chain),
-            left=self.left(run, now),
+            left=max(0.0, run.ends - now),
+            started=run.started,
             since=run.since,
             round=run.round,
         )
-        return attrs.evolve(rewound(request, step.position), again=run.again)
+        return attrs.evolve(rewound(request, step.position), again=run.again, apart=run.apart == step.position)
 
     def on_completed(
-        self, id: str, position: int, now: float, ms: float = 0.0, step: Assignment | None = None, round: int = 0
-    ) -> None:
-        """A worker has executed the operator at `position`. Twice, or too late, changes nothing."""
+        self,
+        id: str,
+        position: int,
+        now: float,
+        ms: float = 0.0,
+        step: Assignment | None = None,
+        round: int = 0,
+        workers: Places | None = None,
+    ) -> Assignment | None:
+        """A worker has executed the operator at `position`. Twice, or too late, changes nothing.
+
+        With `workers`: the next step, when it is to go to another one of them than was planned.
+        """
         run = self[id]
         if run.state != GOING_ON or position >= len(run.chain) or round < run.round:
-            return
+            return None
         if round > run.round:
             self._go_back(run, position, round)
         if position in run.confirmed:
-            return
+            return None
         done = step if step is not None else attrs.evolve(run.chain[position], ms=ms)
         self._confirm(run, position)
         run.chain[position] = attrs.evolve(done, position=position)
-        run.progress = now
+        run.resent = 0.0
         run.unsent = ""
+        self.policy.on_turn(run.turn, "")
+        run.turn = ""
+        new = None
+        due = run.current
+        if due is None or due.position == position + 1:  # else it was handed on before, if at all
+            run.progress = now
+            new = self._chosen_anew(run, due, workers) if due is not None and workers else None
+        self._turn(run)
+        return new
+
+    def _chosen_anew(self, run: RunRecord, step: Assignment, workers: Places) -> Assignment | None:
+        """The step whose turn has come, with another worker; None when it stays with the one that was planned."""
+        worker = self.policy.on_due(step.worker, workers)
+        if worker == step.worker:
+            return None
+        host, port = workers[worker]
+        new = run.chain[step.position] = attrs.evolve(step, worker=worker, host=host, port=port)
+        run.why[step.position] = f"{self.policy.counts(workers)}; {step.worker} was planned"
+        return new
 
     def on_returned(self, id: str, position: int, round: int, now: float) -> None:
         """Updates were lost: the run goes back to the step at `position`."""
@@ -207,7 +238,7 @@ class Runs:
         if round > run.round:
             self._go_back(run, position, round)
         candidates = {worker: place for worker, place in workers.items() if worker not in avoid} or workers
-        counts = self._counts(candidates)
+        counts = self.policy.counts(candidates)
         worker = self.policy.on_assign(candidates)
         old = run.chain[position]
         self.policy.on_confirm(old.worker)
@@ -218,23 +249,12 @@ class Runs:
         run.again = True
         run.progress = now
         self.reassigned += 1
+        self._turn(run)
         return new
 
     def lost(self, lost_at: Mapping[str, float], there: Collection[str], now: float) -> list[RunRecord]:
         """Runs whose current step was with a worker that was lost, at the times `lost_at`, or is not `there`."""
-        found = []
-        for run in self._going_on.values():
-            step = run.current
-            if step is None or run.unsent:
-                continue
-            when = lost_at.get(step.worker)
-            if when is not None and run.progress <= when + SLACK:
-                late = now >= max(when, run.progress) + GRACE
-            else:
-                late = step.worker not in there and now >= run.progress + 2 * GRACE
-            if late:
-                found.append(run)
-        return found
+        return [run for run in self._going_on.values() if run.is_lost(lost_at, there, now)]
 
     def doubtful(self, lost_at: Mapping[str, float], now: float) -> list[RunRecord]:
         """Runs whose current step nobody may have: the worker before it was lost, maybe before it handed on.
@@ -244,26 +264,27 @@ class Runs:
         """
         found = []
         for run in self._going_on.values():
-            step = run.current
-            if step is None or run.unsent:
-                continue
-            near = run.chain[max(0, step.position - 1) : step.position + 1]
-            when = max((lost_at[each.worker] for each in near if each.worker in lost_at), default=run.resent)
-            if when > run.resent and when >= run.progress - DOUBT and now >= when + GRACE:
+            when = run.doubtful_since(lost_at)
+            if when is not None and now >= when + GRACE:
                 run.resent = when
                 run.again = True
                 run.unsent = "its worker, or the one before it, was lost"
                 found.append(run)
         return found
 
-    def on_lost(self, run: RunRecord, workers: Places, now: float) -> RunRecord | None:
-        """Give the lost current step to another worker. The run, when it has been lost too often and failed."""
+    def on_lost(self, run: RunRecord, workers: Places, now: float, others: int = 0) -> RunRecord | None:
+        """Give the lost current step to another worker. The run, when it has been lost too often and failed.
+
+        `others`: how many steps of other runs were lost with it.
+        """
         step = run.current
         assert step is not None
         lost = run.lost[step.position] = run.lost.get(step.position, 0) + 1
         if lost >= MAX_ATTEMPTS:
             why = f"{_at(step)} was lost: {lost} workers died, or broke their connection, while they had it"
             return self.on_failed(run.id, why, now, step.position, round=run.round)
+        if lost > 1 or others < SUSPECTS:
+            run.apart = step.position
         if workers:
             self.on_reassign(run.id, step.position, (step.worker,), workers, now, run.round)
         run.again = True
@@ -279,9 +300,9 @@ class Runs:
     # --- ending ---------------------------------------------------------------------------------
 
     def on_ended(
-        self, id: str, chain: Collection[Assignment], after: Mapping[str, int], now: float
+        self, id: str, chain: Collection[Assignment], after: Mapping[str, int], now: float, at: float = 0.0
     ) -> RunRecord | None:
-        """The last operator was executed. None when the run had ended already."""
+        """The last operator was executed, `at` its worker's time. None when the run had ended already."""
         run = self[id]
         if run.state != GOING_ON:
             return None
@@ -291,7 +312,7 @@ class Runs:
         run.steps = steps(chain, run.why)
         run.after = dict(after)
         self.done += 1
-        return self._end(run, DONE, now)
+        return self._end(run, DONE, now, at)
 
     def on_failed(
         self,
@@ -303,6 +324,7 @@ class Runs:
         after: Mapping[str, int] | None = None,
         round: int = 0,
         attempt: int = 0,
+        at: float = 0.0,
     ) -> RunRecord | None:
         """The run can't go on. None when it had ended already, or goes on elsewhere."""
         run = self[id]
@@ -318,7 +340,7 @@ class Runs:
         if after is not None:
             run.after = dict(after)
         self.failed += 1
-        return self._end(run, FAILED, now)
+        return self._end(run, FAILED, now, at)
 
     def tick(self, now: float) -> list[RunRecord]:
         """Fail the runs that are past their deadline."""
@@ -334,17 +356,7 @@ class Runs:
             late += [ended] if ended else []
         return late
 
-    def left(self, run: RunRecord, now: float) -> float:
-        """Seconds until the run's deadline."""
-        return max(0.0, run.ends - now)
-
     # --- counting -------------------------------------------------------------------------------
-
-    def _counts(self, workers: Collection[str]) -> str:
-        """What is counted at these workers, in words."""
-        shown = sorted((load.active, worker) for worker, load in self.policy.loads.items() if worker in workers)
-        rest = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
-        return f"{self.policy.name}: " + ", ".join(f"{worker} {active}" for active, worker in shown[:10]) + rest
 
     def _go_back(self, run: RunRecord, position: int, round: int) -> None:
         """What was confirmed from `position` on in an earlier round is to be executed again."""
@@ -354,17 +366,29 @@ class Runs:
             if run.confirmed.get(each.position, round) < round:
                 del run.confirmed[each.position]
                 self.policy.on_move(each.worker)
+        self._turn(run)
 
     def _confirm(self, run: RunRecord, position: int) -> None:
         if position not in run.confirmed:
             run.confirmed[position] = run.round
             self.policy.on_confirm(run.chain[position].worker)
 
-    def _end(self, run: RunRecord, state: str, now: float) -> RunRecord:
+    def _turn(self, run: RunRecord) -> None:
+        """Count the run's current step where it is."""
+        step = run.current if run.state == GOING_ON else None
+        worker = step.worker if step is not None else ""
+        if worker != run.turn:
+            self.policy.on_turn(run.turn, worker)
+            run.turn = worker
+
+    def _end(self, run: RunRecord, state: str, now: float, at: float) -> RunRecord:
+        if run.adopted and at:  # which may be told long after that
+            now = min(now, max(at, run.started))
         for each in run.chain:
             if each.position not in run.confirmed:
                 self.policy.on_confirm(each.worker)
         run.state = state
+        self._turn(run)
         run.ms = round((now - run.started) * 1000, 3)
         del self._going_on[run.id]
         self._ended[run.id] = run

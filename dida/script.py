@@ -149,6 +149,14 @@ class Show(Command):
 
 
 @frozen
+class Cancel(Command):
+    usage: ClassVar[str] = "cancel RUN"
+    about: ClassVar[str] = "end a run: it has failed as cancelled; what it has written stays"
+    parsers = (_id,)
+    run: str
+
+
+@frozen
 class Populate(Command):
     usage: ClassVar[str] = "populate DATA_FILE"
     about: ClassVar[str] = "write each key,value line of the file into the storage"
@@ -288,6 +296,7 @@ COMMANDS: tuple[type[Command], ...] = (
     Client,
     Map,
     Show,
+    Cancel,
     Populate,
     Status,
     ListServer,

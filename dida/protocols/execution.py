@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, maybeDeferred
 from twisted.logger import Logger
 
@@ -130,6 +130,8 @@ class Operators:
         kind = await self.find(request.assignment.operator, left)
         left -= self._reactor.seconds() - began
         terms = terms_of(kind, self.timeout)
+        if request.apart and not inspect.iscoroutinefunction(kind.process_record):
+            terms = evolve(terms, isolation="process")
         limit = min(terms.timeout, left)
         if limit <= 0:
             raise StepFailed("was not executed: the run is past its deadline")

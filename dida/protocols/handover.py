@@ -2,6 +2,7 @@
 
 A worker that refuses, can't be reached or does not answer in time is replaced: the scheduler names another one
 (`reassign`). Without a scheduler the request goes to another worker of its route, in the end to this one itself.
+Where the scheduler may think that the step is elsewhere it is told who has it (`adopt`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dida.errors import DidaError
 from dida.messages import Error, Ok
 from dida.protocols.links import Unreachable
 from dida.protocols.peers import Peers
+from dida.protocols.reports import Reports
 
 HOP_TIMEOUT = 5.0
 """Seconds for a worker to acknowledge a request."""
@@ -37,12 +39,13 @@ class NotHandedOn(Exception):
 class HandOver:
     """The hand-over of one worker, `me`; `begin` executes a request here, or raises."""
 
-    def __init__(self, reactor: Any, me: str, peers: Peers, begin: Callable[[Execute], None]) -> None:
+    def __init__(self, reactor: Any, me: str, peers: Peers, reports: Reports, begin: Callable[[Execute], None]) -> None:
         self.elsewhere = 0
         """Requests that another worker than the first choice has taken."""
         self._reactor = reactor
         self._me = me
         self._peers = peers
+        self._reports = reports
         self._begin = begin
 
     async def send(self, scheduler: Address, request: Execute) -> None:
@@ -64,6 +67,8 @@ class HandOver:
             else:
                 if isinstance(reply, Ok):
                     self.elsewhere += bool(avoid)
+                    if request.again:
+                        self._reports.tell(scheduler, Adopt(request=request), request)
                     return
                 refusal, why = (reply.code, " ".join(reply.words)) if isinstance(reply, Error) else ("", "refused")
             if refusal == errors.SUPERSEDED:
@@ -100,6 +105,7 @@ class HandOver:
 
     def _by_the_route(self, request: Execute, avoid: list[str]) -> Execute:
         """Another worker of the route, or this one."""
+        request = attrs.evolve(request, again=True)  # the scheduler may have named another one
         attempt = request.assignment.attempt + 1
         for step in request.chain:
             if step.worker not in avoid and step.worker != self._me:

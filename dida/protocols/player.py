@@ -32,7 +32,7 @@ from dida.protocols.batch import Batch
 from dida.protocols.data_files import populate
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.named_nodes import Node
-from dida.protocols.questions import Questions
+from dida.protocols.questions import Question, Questions
 from dida.protocols.system import System, plain
 from dida.protocols.trials import ClientRun, Trials
 from dida.script import Line
@@ -248,7 +248,7 @@ class Player:
                     return partial(self._start_again, line, again)
                 case script.Crash(id):
                     return partial(self._crash, id)
-                case script.Status() | script.ListServer() | script.ListGlobal() | script.ListRuns() as question:
+                case question if isinstance(question, Question):
                     return partial(self.questions.answer, question)
                 case script.Show(run):
                     return partial(self._show, line, run)

@@ -1,4 +1,4 @@
-"""What the console's commands ask the system, and show: `status`, `listServer`, `listGlobal`, `runs`.
+"""What the console's commands ask the system, and show: `status`, `listServer`, `listGlobal`, `runs`; `cancel`.
 
 Each as a table for people, or (`--json`) as one line of JSON for programs.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 
 from dida import script
-from dida.chain_messages import Runs
+from dida.chain_messages import Cancel, Runs
 from dida.errors import DidaError, UserError
 from dida.messages import Status
 from dida.palette import ODD, STRONG, Page
@@ -34,7 +34,7 @@ from dida.tables import (
 STATUS_TIME = 5.0
 """Seconds for a node to say its status, or a page of its records; who says nothing may be paused."""
 
-Question = script.Status | script.ListServer | script.ListGlobal | script.ListRuns
+Question = script.Status | script.ListServer | script.ListGlobal | script.ListRuns | script.Cancel
 
 
 class Questions:
@@ -56,6 +56,9 @@ class Questions:
                 await self._list_global(question.json)
             case script.ListRuns():
                 await self._runs(question.json)
+            case script.Cancel():
+                reply = await self.system.ask_scheduler(Cancel(question.run))
+                self.say(f"run {question.run} had ended before" if reply.words else f"run {question.run} is cancelled")
 
     async def _status(self, as_json: bool) -> None:
         nodes = self.system.named()

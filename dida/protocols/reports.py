@@ -2,7 +2,8 @@
 
 Reports to one scheduler leave in their order. While it can't be reached they wait, the newest MAX_WAITING of
 them, and are sent when it is there again: started anew with the same URL, it knows nothing of the runs before,
-so a report on a run that it does not know is preceded by the run's request (`adopt`).
+so a report on a run that it does not know is preceded by the run's request (`adopt`). The newest outcomes that a
+scheduler has taken are kept for the one after it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import attrs
 from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.task import deferLater
@@ -17,15 +19,23 @@ from twisted.logger import Logger
 
 from dida import errors
 from dida.addresses import Address
-from dida.chain_messages import Adopt, Execute
+from dida.chain_messages import Adopt, Completed, Ended, Execute, Failed
 from dida.errors import DidaError
-from dida.messages import Error, Request
+from dida.messages import Error, Ok, Request
+from dida.protocols.links import Unreachable
 from dida.protocols.peers import Peers
 
 MAX_WAITING = 20_000
 """Reports that wait for schedulers; the oldest is dropped for a newer one."""
 REPORT_TIMEOUT = 5.0
 """Seconds for a scheduler to answer a report."""
+CHOOSE_AFTER = 0.005
+"""Seconds for which the plan of a route is good: who has taken longer asks who is to execute the next step."""
+CHOOSE_TIMEOUT = 2.0
+"""Seconds for a scheduler to say who is to execute the next step."""
+MAX_OUTCOMES = 2000
+MAX_BYTES = 8 * 2**20
+"""Outcomes that are kept, and about how much memory they may take."""
 AT_ONCE = 500
 """Reports without an answer."""
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -41,6 +51,11 @@ class Report:
     message: Request
     request: Execute
     dropped: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory it takes."""
+        return len(self.request.input) + sum(len(s.output) + 800 + 400 * len(s.records) for s in self.request.chain)
 
 
 @define(eq=False)
@@ -62,6 +77,9 @@ class Reports:
         self._spawn = spawn
         self._waiting: dict[Report, None] = {}
         self._schedulers: dict[Address, _Scheduler] = {}
+        self._outcomes: dict[str, tuple[Address, Report]] = {}
+        """By run."""
+        self._bytes = 0
 
     @property
     def waiting(self) -> int:
@@ -78,6 +96,38 @@ class Reports:
         report = Report(message, request)
         self._waiting[report] = None
         self._spawn(self._deliver(scheduler, report))
+
+    def tell_outcomes(self, scheduler: Address, life: str) -> None:
+        """A scheduler is there: it is told the outcomes that were told to one before it, with another `life`."""
+        for run, (to, told) in list(self._outcomes.items()) if life else ():
+            if to == scheduler and not run.endswith(f"-{life}"):
+                self.tell(scheduler, told.message, told.request)
+
+    def _keep(self, to: Address, told: Report) -> None:
+        run = told.request.meta.run
+        if run in self._outcomes:
+            self._bytes -= self._outcomes.pop(run)[1].bytes
+        self._outcomes[run] = (to, told)
+        self._bytes += told.bytes
+        while len(self._outcomes) > MAX_OUTCOMES or self._bytes > MAX_BYTES:
+            _, oldest = self._outcomes.pop(next(iter(self._outcomes)))
+            self._bytes -= oldest.bytes
+
+    async def choose(self, scheduler: Address, done: Completed, following: Execute) -> Execute:
+        """Report a step, and ask who is to execute the next one: by the plan of `following` when nobody answers."""
+        try:
+            asked = attrs.evolve(done, choose=True)
+            reply = await self._peers.ask(scheduler.host, scheduler.port, asked, CHOOSE_TIMEOUT)
+        except DidaError as problem:
+            self.tell(scheduler, done, following)
+            # It may have chosen another one, and send it the request, too.
+            return following if isinstance(problem, Unreachable) else attrs.evolve(following, again=True)
+        if not isinstance(reply, Ok):
+            self.tell(scheduler, done, following)
+        elif len(reply.words) >= 3 and reply.words[2].isdigit():
+            worker, host, port = reply.words[:3]
+            return following.with_step(worker=worker, host=host, port=int(port))
+        return following
 
     async def _deliver(self, address: Address, report: Report) -> None:
         scheduler = self._schedulers.setdefault(address, _Scheduler())
@@ -111,6 +161,8 @@ class Reports:
         if isinstance(reply, Error):
             self.undelivered += 1
             _log.warn("{to} refused {message}: {why}", to=address, message=report.message, why=reply)
+        elif isinstance(report.message, Ended | Failed) and not reply.words:
+            self._keep(address, report)
         return True
 
     def _ask(self, address: Address, message: Request) -> Deferred[Any]:

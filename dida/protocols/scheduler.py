@@ -7,6 +7,7 @@ The bookkeeping is `dida.runs`, the choice of workers `dida.scheduling`, the lin
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from dida.chain_messages import (
     Failed,
     Leaving,
     Reassign,
+    ReportTo,
     Result,
     Returned,
     Run,
@@ -75,7 +77,7 @@ class SchedulerNode(NodeCommands):
         self.debug = debug
         self.front_end = FrontEnd(reactor, storage)
         self.front_end.on_change = self._storage_changed
-        self.workers = Workers(reactor, str(me.address), runs.policy, start_deadline)
+        self.workers = Workers(reactor, ReportTo(str(me.address), life=runs.life), runs.policy, start_deadline)
         self.workers.ready = not workers
         self.workers.on_change = self._start_waiting
         self._reactor = reactor
@@ -164,18 +166,7 @@ class SchedulerNode(NodeCommands):
 
     def cmd_workers(self, request: ListWorkers) -> Answer:
         loads = self.runs.policy.loads
-        shown = [
-            {
-                "id": worker.id,
-                "active": loads[worker.id].active,
-                "assigned": loads[worker.id].assigned,
-                "url": str(worker.address),
-                "reachable": worker.reachable,
-                "leaving": worker.leaving,
-            }
-            for worker in self.workers
-        ]
-        return ok(workers=shown)
+        return ok(workers=[worker.shown(loads[worker.id]) for worker in self.workers])
 
     # --- verbs for who starts nodes -------------------------------------------------------------
 
@@ -217,8 +208,10 @@ class SchedulerNode(NodeCommands):
     # --- verbs for workers ----------------------------------------------------------------------
 
     def cmd_completed(self, request: Completed) -> Answer:
-        self.runs.on_completed(request.run, request.position, self._now(), request.ms, request.step, request.round)
-        return Ok()
+        places = self.workers.reachable if request.choose else None
+        run, position, ms = request.run, request.position, request.ms
+        other = self.runs.on_completed(run, position, self._now(), ms, request.step, request.round, places)
+        return ok(other.worker, other.host, other.port) if other is not None else Ok()
 
     def cmd_returned(self, request: Returned) -> Answer:
         self.runs.on_returned(request.run, request.position, request.round, self._now())
@@ -239,8 +232,8 @@ class SchedulerNode(NodeCommands):
         return Ok()
 
     def cmd_ended(self, request: Ended) -> Answer:
-        self._tell(self.runs.on_ended(request.run, request.chain, request.after, self._now()))
-        return Ok()
+        run = self.runs.on_ended(request.run, request.chain, request.after, self._now(), request.at)
+        return self._told(run)
 
     def cmd_failed(self, request: Failed) -> Answer:
         run = self.runs.on_failed(
@@ -252,9 +245,14 @@ class SchedulerNode(NodeCommands):
             request.after,
             request.round,
             request.attempt,
+            request.at,
         )
+        return self._told(run)
+
+    def _told(self, run: RunRecord | None) -> Ok:
+        """The answer to an outcome: whether it is the one that counts."""
         self._tell(run)
-        return Ok()
+        return Ok() if run is not None else Ok(("superseded",))
 
     # --- runs -----------------------------------------------------------------------------------
 
@@ -366,8 +364,10 @@ class SchedulerNode(NodeCommands):
         """See to it that the steps of lost workers are executed by others."""
         lost_at, there = self.workers.lost_at, self.workers.there
         if len(there) < len(self.workers) or any(when > now - self.runs.deadline for when in lost_at.values()):
-            for run in self.runs.lost(lost_at, there, now):
-                self._tell(self.runs.on_lost(run, self.workers.reachable, now))
+            lost = self.runs.lost(lost_at, there, now)
+            at_once = Counter(run.turn for run in lost)
+            for run in lost:
+                self._tell(self.runs.on_lost(run, self.workers.reachable, now, at_once[run.turn] - 1))
             self.runs.doubtful(lost_at, now)
         for run in self.runs.unsent:
             self._send(run)

@@ -46,7 +46,7 @@ from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HandOver, NotHandedOn
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.peers import Peers
-from dida.protocols.reports import Reports
+from dida.protocols.reports import CHOOSE_AFTER, Reports
 from dida.sessions import Seen, StepIds
 from dida.steps import Steps
 
@@ -91,7 +91,7 @@ class WorkerNode(NodeCommands):
         self.reports = Reports(reactor, self._peers, self._spawn)
         self.collector = Collector(me.id, self._peers)
         self.departure = Departure(reactor, me.id, self._peers, self._spawn, lambda: self.steps.in_hand)
-        self._hand_over = HandOver(reactor, me.id, self._peers, self._begin)
+        self._hand_over = HandOver(reactor, me.id, self._peers, self.reports, self._begin)
 
     def start(self) -> None:
         """Begin to watch who of the storage lives."""
@@ -129,8 +129,7 @@ class WorkerNode(NodeCommands):
             if self.departure.begun:
                 raise Unavailable(f"{self.me.id} is leaving: try another worker")
             if self.steps.in_hand >= self.max_steps:
-                text = f"{self.me.id} has {self.max_steps} operators to execute already: try another worker"
-                raise Unavailable(text)
+                raise Unavailable(f"{self.me.id} has {self.max_steps} operators to execute already: try another worker")
         if self.steps.begin(request):
             self._spawn(self._step(request, Address.parse(request.meta.scheduler)), request.meta.run)
 
@@ -148,6 +147,7 @@ class WorkerNode(NodeCommands):
             raise BadRequest(str(problem)) from None
         for each in list(self.steps.requests(str(scheduler))):
             self.reports.tell(scheduler, Adopt(request=each), each)
+        self.reports.tell_outcomes(scheduler, request.life)
         self.departure.know(scheduler)
         return Ok()
 
@@ -247,7 +247,7 @@ class WorkerNode(NodeCommands):
             self._failed(scheduler, request, request.assignment, f"on {self.me.id}: a bug, see the worker's log")
             return None
         step = done.assignment
-        following = attrs.evolve(done, next=done.next + 1)
+        following = attrs.evolve(done, next=done.next + 1, apart=False)
         told = Completed(
             run=done.meta.run,
             position=step.position,
@@ -257,13 +257,15 @@ class WorkerNode(NodeCommands):
             round=done.round,
             step=step,
         )
-        self.reports.tell(scheduler, told, following)
+        if took < CHOOSE_AFTER:
+            self.reports.tell(scheduler, told, following)
+        else:
+            following = await self.reports.choose(scheduler, told, following)
         if self.gossip_delay:
             await deferLater(self._reactor, self.gossip_delay)
         left = max(0.0, request.left - (self._reactor.seconds() - began))
         following = attrs.evolve(following, left=left)
-        why = self._too_long(following, following.chain)
-        if why:
+        if why := self._too_long(following, following.chain):
             self._failed(scheduler, following, following.assignment, f"did not get the request: {why}")
             return None
         return following
@@ -342,9 +344,9 @@ class WorkerNode(NodeCommands):
 
     def _conclude(self, scheduler: Address, request: Execute) -> None:
         """Report the end of the run."""
-        ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after)
-        why = self._too_long(ended, request.chain)
-        if why:
+        at = round(self._reactor.seconds(), 3)
+        ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after, at=at)
+        if why := self._too_long(ended, request.chain):
             raise StepFailed(why)
         self.reports.tell(scheduler, ended, request)
 
@@ -371,6 +373,7 @@ class WorkerNode(NodeCommands):
             after=request.meta.after,
             round=request.round,
             attempt=at.attempt,
+            at=round(self._reactor.seconds(), 3),
         )
         if self._too_long(failed, failed.chain):
             failed = attrs.evolve(failed, chain=())

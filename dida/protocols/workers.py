@@ -20,7 +20,7 @@ from dida.errors import DidaError, Unavailable
 from dida.messages import Ping, Reply, Request
 from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.links import Link
-from dida.scheduling import LeastActive
+from dida.scheduling import LeastActive, Load
 
 PING_EVERY = 1.0
 PING_TIMEOUT = 3.0
@@ -60,11 +60,23 @@ class Worker:
         """Whether it gets operators."""
         return self.there and not self.leaving
 
+    def shown(self, load: Load) -> dict[str, object]:
+        """What `workers` tells of it."""
+        return {
+            "id": self.id,
+            "active": load.active,
+            "assigned": load.assigned,
+            "url": str(self.address),
+            "reachable": self.reachable,
+            "leaving": self.leaving,
+            "executing": load.executing,
+        }
+
 
 class Workers:
-    """All of them. `me` is the scheduler's URL; a worker that is declared is waited for `start_deadline` seconds."""
+    """All of them. `report` is what each is told; one that is declared is waited for `start_deadline` seconds."""
 
-    def __init__(self, reactor: Any, me: str, policy: LeastActive, start_deadline: float) -> None:
+    def __init__(self, reactor: Any, report: ReportTo, policy: LeastActive, start_deadline: float) -> None:
         self.start_deadline = start_deadline
         self.reachable: dict[str, tuple[str, int]] = {}
         """Those that get operators, and where they are."""
@@ -73,7 +85,7 @@ class Workers:
         self.on_change: Callable[[], None] = lambda: None
         """Called when others may get operators than before."""
         self._reactor = reactor
-        self._me = me
+        self._report = report
         self._policy = policy
         self._all: dict[str, Worker] = {}
 
@@ -178,7 +190,7 @@ class Workers:
     def _up(self, worker: Worker) -> None:
         worker.reached = True
         worker.silent = worker.leaving = False
-        worker.link.ask(ReportTo(self._me), HOP_TIMEOUT).addErrback(_expected)
+        worker.link.ask(self._report, HOP_TIMEOUT).addErrback(_expected)
         self.look()
 
     def _down(self, worker: Worker) -> None:

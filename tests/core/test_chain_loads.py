@@ -9,6 +9,7 @@ import attrs
 import pytest
 from attrs import define, field
 
+from dida.chain import Assignment
 from dida.chain_messages import Execute
 from dida.errors import DidaError
 from dida.run_record import GOING_ON, RunRecord
@@ -90,14 +91,32 @@ class World:
             self.say(worker, lambda: self.runs.on_ended(run, done.chain, {}, self.now))
         else:
             told = done.assignment
-            self.say(worker, lambda: self.runs.on_completed(run, position, self.now, 1.0, told, round))
-            self.say(worker, lambda: self.hand_on(worker, attrs.evolve(done, next=position + 1)))
+            following = attrs.evolve(done, next=position + 1)
+            if self.dice.random() < 0.5:
+                self.say(worker, lambda: self.runs.on_completed(run, position, self.now, 1.0, told, round))
+                self.say(worker, lambda: self.hand_on(worker, following))
+            else:
+                self.say(worker, lambda: self.choose(worker, following, told))
+
+    def choose(self, worker: Worker, following: Execute, told: Assignment) -> None:
+        """The worker has asked who is to execute the next step; it may not get the answer, and keeps to its plan."""
+        id, position, round = following.meta.run, told.position, following.round
+        new = self.runs.on_completed(id, position, self.now, 1.0, told, round, self.places)
+        if self.dice.random() < 0.3:
+            following = attrs.evolve(following, again=True)
+        elif new is not None:
+            following = following.with_step(worker=new.worker, host=new.host, port=new.port)
+        self.say(worker, lambda: self.hand_on(worker, following))
 
     def say(self, worker: Worker | None, word: Callable[[], object]) -> None:
         self.words.append((worker, word))
 
     def hand_on(self, worker: Worker, request: Execute) -> None:
-        if self.receive(request) or not worker.alive:
+        if self.receive(request):
+            if request.again:
+                self.say(worker, lambda: self.runs.on_adopt(request, self.now))
+            return
+        if not worker.alive:
             return
         try:
             avoid = (request.assignment.worker,)
@@ -205,12 +224,17 @@ def test_the_counts_are_the_truth_once_all_is_quiet(first: int) -> None:
                     assert where is None or step.worker in where, f"seed {seed}: {run.id} at {step.position}"
             if run.state == GOING_ON:
                 assert run.current is not None
-                assert (run.id, run.current.position) in held, f"seed {seed}: nobody executes {run.id}"
+                before = max(0, run.current.position - 1)  # which may be executed again, and handed on then
+                where = {id for position in (before, run.current.position) for id in held.get((run.id, position), ())}
+                assert where, f"seed {seed}: nobody executes {run.id}"
         assert {id: load.active for id, load in world.runs.policy.loads.items()} == counts, f"seed {seed}"
+        current = [run.current for run in world.runs.newest_first() if run.state == GOING_ON]
+        executing = {id: sum(step is not None and step.worker == id for step in current) for id in counts}
+        assert {id: load.executing for id, load in world.runs.policy.loads.items()} == executing, f"seed {seed}"
         while any(worker.hand for worker in world.workers.values() if worker.alive):
             for worker in list(world.workers.values()):
                 while worker.alive and worker.hand:
                     world.finish(worker, worker.hand[0])
             world.settle()
         assert not world.runs.going_on, f"seed {seed}"
-        assert all(not load.active for load in world.runs.policy.loads.values()), f"seed {seed}"
+        assert all(load.active == load.executing == 0 for load in world.runs.policy.loads.values()), f"seed {seed}"

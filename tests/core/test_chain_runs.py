@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dida.errors import DidaError, Unavailable
 from dida.run_record import DONE, FAILED, RunRecord, outcome, summary
-from dida.runs import Runs
+from dida.runs import SUSPECTS, Runs
 from dida.scheduling import LeastActive
 
 WORKERS = {"w1": ("localhost", 4001), "w2": ("localhost", 4002)}
@@ -157,6 +157,87 @@ def test_a_run_of_another_life() -> None:
     assert table().on_adopt(request, 100.0) is None
 
 
+def test_an_adopted_run_began_before() -> None:
+    """The scheduler that takes a run over counts from its beginning, and keeps its deadline."""
+    runs, other = table(), Runs(LeastActive(), "y", 10.0)
+    run = start(runs, 1000.0)
+    request = runs.request(run, "localhost:2000", (), 0, 1001.0)
+    adopted = other.on_adopt(request, 1004.0)
+    assert adopted is not None
+    assert (adopted.started, adopted.ends) == (1000.0, 1010.0)
+    other.on_ended(run.id, run.chain, {}, 1007.5)
+    assert adopted.ms == 7500.0
+    late = Runs(LeastActive(), "y", 10.0)
+    told = late.on_adopt(request, 2000.0)
+    assert told is not None
+    assert late.tick(2000.2) == [], "its outcome may be the next word"
+    late.on_ended(run.id, run.chain, {}, 2000.3, at=1003.0)
+    assert told.ms == 3000.0, "what it took, not when that was told"
+    unsaid = Runs(LeastActive(), "z", 10.0).on_adopt(attrs.evolve(request, started=0.0), 1006.0)
+    assert unsaid is not None
+    assert (unsaid.started, unsaid.ends) == (1005.0, 1015.0), "what its worker knows: it had 9 s left"
+
+
+def test_the_next_worker_is_chosen_when_its_turn_has_come() -> None:
+    """A step that ends gives the next one to who is executing less than the worker of the plan, if it is asked."""
+    runs = table()
+    run, other = start(runs), start(runs)
+    assert [each.worker for each in (*run.chain, *other.chain)] == ["w1", "w2", "w1", "w2", "w1", "w2"]
+    step = runs.on_completed(run.id, 0, 1.0, workers=WORKERS)
+    assert step is run.current
+    assert step is not None
+    assert (step.worker, step.host, step.port, step.attempt, step.position) == ("w1", "localhost", 4001, 1, 1)
+    assert run.why[1] == "least-active: w1 0, w2 1; w2 was planned"
+    assert runs.on_completed(run.id, 0, 1.0, workers=WORKERS) is None, "told twice, it is as it was chosen"
+    assert {id: (load.active, load.executing) for id, load in runs.policy.loads.items()} == {"w1": (3, 1), "w2": (2, 1)}
+    assert runs.on_completed(other.id, 0, 1.0) is None, "who has not asked has handed on by the plan"
+    assert other.current is not None
+    assert other.current.worker == "w1"
+
+
+def test_a_step_that_was_confirmed_before_the_one_before_it() -> None:
+    """When a step is executed again that a lost worker has gone on from, the scheduler sees to it that one goes on."""
+    runs = table()
+    run = start(runs)
+    runs.on_completed(run.id, 1, 1.0)
+    runs.on_completed(run.id, 0, 9.0)
+    assert run.current is not None
+    assert run.current.position == 2
+    assert runs.doubtful({}, 10.0) == []
+    assert runs.doubtful({"w2": 1.5}, 10.0) == runs.unsent == [run]
+
+
+def test_what_a_worker_may_have_died_of_is_executed_apart() -> None:
+    """A step with which a worker was lost gets a process to itself; of many at once only those lost a second time."""
+    runs = table()
+    run = start(runs)
+
+    def apart() -> bool:
+        return runs.request(run, "localhost:2000", (), 0, 1.0).apart
+
+    assert not apart()
+    runs.on_lost(run, WORKERS, 2.0, others=SUSPECTS)
+    assert not apart()
+    runs.on_lost(run, WORKERS, 4.0, others=SUSPECTS)
+    assert apart()
+    runs.on_completed(run.id, 0, 5.0)
+    assert not apart(), "the next step is not suspected"
+    runs.on_lost(run, WORKERS, 6.0, others=SUSPECTS - 1)
+    assert apart()
+
+
+def test_a_plan_that_was_kept() -> None:
+    """A worker whose question was answered too late says where it has handed on, and the counts follow."""
+    runs = table()
+    run, _ = start(runs), start(runs)
+    planned = attrs.evolve(runs.request(run, "localhost:2000", (), 0, 0.0), next=1)
+    assert runs.on_completed(run.id, 0, 1.0, workers=WORKERS) is not None
+    runs.on_adopt(planned, 2.0)
+    assert run.current is not None
+    assert (run.current.worker, run.again) == ("w2", True)
+    assert {id: (load.active, load.executing) for id, load in runs.policy.loads.items()} == {"w1": (2, 0), "w2": (3, 2)}
+
+
 def test_the_list_of_runs_is_short() -> None:
     """However long input and chain are, a run's line in the list is short; the outcome has all of it."""
     runs = table()
@@ -210,7 +291,7 @@ def test_only_the_newest_are_kept() -> None:
     assert active(runs) == 9
 
 
-EVENTS = st.tuples(st.sampled_from("rcefblan"), st.integers(0, 9), st.integers(0, 2), st.integers(0, 2))
+EVENTS = st.tuples(st.sampled_from("rcdefblan"), st.integers(0, 9), st.integers(0, 2), st.integers(0, 2))
 
 
 @given(st.lists(EVENTS, max_size=60))
@@ -230,8 +311,8 @@ def test_loads_are_right_whatever_happens(events: list[tuple[str, int, int, int]
                 runs.doubtful(lost, at + 2)
             elif started:
                 run = started[which % len(started)]
-                if event == "c":
-                    runs.on_completed(run.id, position, at, round=round)
+                if event in "cd":
+                    runs.on_completed(run.id, position, at, round=round, workers=WORKERS if event == "d" else None)
                 elif event == "b":
                     runs.on_returned(run.id, position, round, at)
                 elif event == "n":
@@ -250,3 +331,4 @@ def test_loads_are_right_whatever_happens(events: list[tuple[str, int, int, int]
                 assert load.active == sum(
                     step.worker == worker and step.position not in run.confirmed for run in going for step in run.chain
                 )
+                assert load.executing == sum(run.current is not None and run.current.worker == worker for run in going)

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail, succeed
 
-from dida.chain_messages import AddStorage, AddWorker, Result, Run, Runs
+from dida.chain_messages import AddStorage, AddWorker, Cancel, Result, Run, Runs
 from dida.control_messages import Elsewhere, NodeEntry, Start
 from dida.errors import NO_SUCH_NODE, TIMED_OUT, UNAVAILABLE, BadRequest, DidaError
 from dida.messages import NODE, Error, ListRecords, Ok, Reply, Request, Status, vocabulary
@@ -119,7 +119,7 @@ class FakeTable:
 class FakeScheduler(NodeCommands):
     """Runs end when the test says so; `log` is what came, in order."""
 
-    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Run, Result, Runs, AddWorker, AddStorage)
+    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Run, Result, Runs, Cancel, AddWorker, AddStorage)
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -157,6 +157,10 @@ class FakeScheduler(NodeCommands):
             steps = [{"operator": "AddOperator", "worker": "w1", "output": "2", "ms": 1.0}]
             return ok("done", "24", steps=steps, ms=12.3, after={})
         return self._waiting.setdefault(request.run, Deferred())
+
+    def cmd_cancel(self, request: Cancel) -> Answer:
+        self.log.append(f"cancel {request.run}")
+        return ok("ended") if request.run not in self._waiting else Ok()
 
     def time_out(self, run: str) -> None:
         """The question stayed open for as long as it may; the answer comes to the next one."""

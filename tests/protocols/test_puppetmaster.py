@@ -368,6 +368,22 @@ async def test_the_story_of_a_run(scene: Scene) -> None:
     assert scene.failed == []
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_run_is_cancelled(scene: Scene) -> None:
+    """`cancel` ends a run at the scheduler, and says when it had ended before."""
+    scene.scheduler.end_at_once = False
+    for line in scene.lines(NODES + "client 13 app\n"):
+        await scene.player.play(line)
+    await until(lambda: "result r1" in scene.scheduler.log)
+    for line in scene.lines("cancel r1\ncancel r7\n"):
+        await scene.player.play(line)
+    await until(lambda: "run r7 had ended before" in scene.said)
+    assert "run r1 is cancelled" in scene.said
+    scene.scheduler.time_out("r1")
+    await scene.player.finish()
+    assert scene.failed == []
+
+
 # --- scripts that are tests ---------------------------------------------------------------------
 
 

@@ -456,6 +456,27 @@ async def test_a_scheduler_in_the_place_of_another(system: System) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_next_worker_is_chosen_when_its_turn_has_come(system: System) -> None:
+    """A worker that asks for it hears who executes the next step, if that is another one than was planned."""
+    scheduler = system.start(0, (system.node("w1", Silent()), system.node("w2", Silent())))
+    await until(lambda: scheduler.ready)
+    runs = [await system.ask(f"run 13 {chain}") for chain in ("A B C", "D E")]
+    first, second = (run.words[0] for run in runs if isinstance(run, Ok))
+
+    async def completed(run: str, position: int, choose: str) -> Reply:
+        step = f'"run": "{run}", "position": {position}, "operator": "A", "worker": "w1", "ms": 1'
+        return await system.ask(f'completed {{{step}, "choose": {choose}}}')
+
+    port = str(system.ports["w1"].address.port)
+    assert await completed(first, 0, "true") == Ok(("w1", "127.0.0.1", port)), "D is executed by w2"
+    assert await completed(first, 0, "true") == Ok(), "it was told twice"
+    assert await completed(first, 1, "true") == Ok(), "C was planned for w1"
+    assert await completed(second, 0, "false") == Ok(), "that one has handed on"
+    why = scheduler.runs[first].why
+    assert why[1] == "least-active: w1 0, w2 1; w2 was planned"
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_worker_leaves_politely(system: System) -> None:
     """A worker that is drained ends what it has in hand; all else goes elsewhere, its later steps too."""
     scheduler = system.start(2)

@@ -1,5 +1,6 @@
 """The worker on real connections, with a scheduler that only listens."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.process import ProcessReader, ProcessWriter
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import provider
 
@@ -57,12 +60,16 @@ class Listener(NodeCommands):
 
     def __init__(self) -> None:
         self.completed: list[Completed] = []
+        self.choice: Answer = Ok()
+        """The answer to who asks who is to execute the next step."""
         self.ended: list[Ended] = []
         self.failed: list[Failed] = []
         self.output: list[Output] = []
         self.outcomes: list[Ended | Failed] = []
         self.returned: list[Returned] = []
         self.adopted: list[Adopt] = []
+        self.superseded: set[str] = set()
+        """Runs whose outcomes do not count."""
         self.unknown: set[str] = set()
         """Runs that it does not know before they are told by `adopt`."""
 
@@ -77,7 +84,7 @@ class Listener(NodeCommands):
 
     def cmd_completed(self, request: Completed) -> Answer:
         self.completed.append(request)
-        return Ok()
+        return self.choice if request.choose else Ok()
 
     def cmd_ended(self, request: Ended) -> Answer:
         if request.run in self.unknown:
@@ -89,7 +96,7 @@ class Listener(NodeCommands):
     def cmd_failed(self, request: Failed) -> Answer:
         self.failed.append(request)
         self.outcomes.append(request)
-        return Ok()
+        return Ok(("superseded",) if request.run in self.superseded else ())
 
     def cmd_output(self, request: Output) -> Answer:
         self.output.append(request)
@@ -359,6 +366,50 @@ async def test_a_gossip_delay_is_slept_before_forwarding(stage: Stage) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_after_a_while_the_scheduler_chooses_the_next_worker(stage: Stage) -> None:
+    """A step that has taken its time asks who is to execute the next one; a quick one hands on by the plan."""
+    stage.put(PLAIN.format(name="Slow", body="time.sleep(0.02); return 's'"))
+    stage.put(ASYNC.format(name="Quick", body="return 'q'"), "quick.py")
+    w2 = stage._ports["w2"].address
+    stage.told.choice = Ok(("w2", w2.host, str(w2.port)))
+    await stage.outcome(stage.request("Quick@w1"))
+    ended = await stage.outcome(stage.request("Quick@w1", "Slow@w1", "Quick@w1", "Quick@w1"))
+    assert isinstance(ended, Ended)
+    assert [(each.worker, each.attempt) for each in ended.chain] == [("w1", 1), ("w1", 1), ("w2", 1), ("w1", 1)]
+    assert [(each.position, each.choose) for each in stage.told.completed] == [(0, False), (1, True), (2, False)]
+    assert not stage.told.adopted
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_scheduler_that_does_not_choose_in_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that keeps silent when it is asked holds nothing up: the plan is kept, and it is told so."""
+    monkeypatch.setattr("dida.protocols.reports.CHOOSE_TIMEOUT", 0.05)
+    stage.operator("time.sleep(0.02); return 's'")
+    stage.told.choice = Deferred()
+    ended = await stage.outcome(stage.request("Op@w1", "Op@w2"))
+    assert isinstance(ended, Ended)
+    assert [each.worker for each in ended.chain] == ["w1", "w2"]
+    assert [each.choose for each in stage.told.completed] == [True, False]
+    await until(lambda: stage.told.adopted)
+    (adopted,) = stage.told.adopted
+    assert (adopted.request.next, adopted.request.assignment.worker) == (1, "w2")
+    stage.told.choice.callback(Ok())
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_chain_goes_on_without_a_scheduler(stage: Stage) -> None:
+    """A run that has started ends without its scheduler, by the route that is in the request."""
+    stage.operator("time.sleep(0.02); return 's'")
+    stage._scheduler.close()
+    stage.scheduler = refused()
+    await stage.send(stage.request("Op@w1", "Op@w2", "Op@w1"))
+    await until(lambda: stage.workers["w1"].counts["executed"] == 2)
+    stage._scheduler = Port(reactor, stage.told, stage.scheduler.port)
+    await until(lambda: stage.told.ended)
+    assert [each.worker for each in stage.told.ended[0].chain] == ["w1", "w2", "w1"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_next_worker_is_gone(stage: Stage) -> None:
     """A request that can't be handed on is executed by another worker, without a scheduler that names one, too."""
     stage.operator("return 'out'")
@@ -541,6 +592,13 @@ async def test_updates_lost_before_the_run(stage: Stage) -> None:
     request = stage.request("Reader@w1", after={"9:9": 3})
     reason = (await stage.outcome(attrs.evolve(request, since={"9:9": 3}))).reason  # type: ignore[union-attr]
     assert reason.startswith("Reader at position 0 on w1 failed: lost-update: depends on updates from before the run")
+    request = attrs.evolve(stage.request("Writer@w2", "Reader@w1", after={"9:9": 3}), next=1, since={"9:9": 3})
+    for how, others in (("read", ()), ("written", (Touch("read", "other", Version(2, 9)),))):
+        records = (*others, Touch(how, "13", Version(4, 9)), Touch("read", "14", Version(1, 2)))
+        chain = (attrs.evolve(request.chain[0], records=records), request.chain[1])
+        reason = (await stage.outcome(attrs.evolve(request, chain=chain))).reason  # type: ignore[union-attr]
+        assert reason.endswith("that were lost with a storage node (13 4.9)"), reason
+        request = attrs.evolve(request, meta=attrs.evolve(request.meta, run="r9-x"))
 
 
 @pytest_twisted.ensureDeferred
@@ -662,6 +720,30 @@ async def test_a_scheduler_that_asks_is_told_what_is_in_hand(stage: Stage) -> No
 
 
 @pytest_twisted.ensureDeferred
+async def test_outcomes_are_kept_for_the_scheduler_after_this_one(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler of another life hears the newest outcomes that the one before it has taken, that one does not."""
+    monkeypatch.setattr("dida.protocols.reports.MAX_OUTCOMES", 2)
+    stage.operator("return input + previous_output")
+    for _ in range(3):
+        await stage.outcome(stage.request("Op@w1"))
+    refused = stage.request("Nowhere@w1")
+    stage.told.superseded.add(refused.meta.run)
+    await stage.outcome(refused)
+    told = list(stage.told.outcomes)
+    await stage.ask("w1", ReportTo(str(stage.scheduler), life="x"))
+    await stage.ask("w1", ReportTo(str(stage.scheduler)))
+    await stage.ask("w1", ReportTo("localhost:1", life="y"))
+    assert (await stage.ask("w1", Status())).object["reports"] == 0
+    stage.told.unknown |= {each.run for each in told}
+    await stage.ask("w1", ReportTo(str(stage.scheduler), life="y"))
+    await until(lambda: len(stage.told.outcomes) == 6)
+    assert stage.told.outcomes == [*told, *told[1:3]], "not the oldest, and not the one that did not count"
+    assert [each.request.meta.run for each in stage.told.adopted] == [each.run for each in told[1:3]]
+
+
+@pytest_twisted.ensureDeferred
 async def test_operators_in_a_process(stage: Stage) -> None:
     """An operator in a process of its own uses the storage as others do; what it does to the process harms no one."""
     bodies = {
@@ -701,3 +783,13 @@ async def test_operators_in_a_process(stage: Stage) -> None:
         "Wordy": "returned 600000 bytes, more than the 524288 of an output: write it into the storage",
     }.items():
         assert await stage.reason(f"{name}@w1") == f"{name} at position 0 on w1 {reason}"
+    stage.put(PLAIN.format(name="Plain", body="import os; os._exit(3)"))
+    stage.put(PLAIN.format(name="Other", body="import os; return str(os.getpid())"), "other.py")
+    pids = await stage.outcome(attrs.evolve(stage.request("Other@w1", "Other@w1"), apart=True))
+    assert isinstance(pids, Ended)
+    assert pids.chain[0].output != str(os.getpid()) == pids.chain[1].output, "the step that is suspected, and no other"
+    told = await stage.outcome(attrs.evolve(stage.request("Plain@w1"), apart=True))
+    assert isinstance(told, Failed)
+    assert told.reason == "Plain at position 0 on w1 ended its process with exit status 3"
+    pipes = (ProcessReader, ProcessWriter)
+    await until(lambda: not any(isinstance(each, pipes) for each in reactor.getReaders() + reactor.getWriters()))

@@ -1,6 +1,7 @@
 """Operators of 10 ms and 1 s, mixed by chance, on four workers that execute one at a time: which policy ends first.
 
-`python -m tests.system.makespan` prints a line for each policy; the ideal is all work shared out evenly.
+`python -m tests.system.makespan` prints a line for each policy and length of chain; the ideal is all work shared out
+evenly.
 """
 
 from __future__ import annotations
@@ -28,18 +29,20 @@ class NapOperator:
         pass
 
     def process_record(self, meta, input, previous_output):
-        time.sleep(int(input) / 1000)
-        return input
+        done = int(previous_output or 0)
+        time.sleep(int(input.split(",")[done]) / 1000)
+        return str(done + 1)
 """
 
 
-def measured(policy: str, count: int, folder: Path, seed: int = 1) -> tuple[float, float]:
-    """Seconds that so many runs took, and those of the ideal."""
+def measured(policy: str, operators_in_all: int, steps: int, folder: Path, seed: int = 1) -> tuple[float, float]:
+    """Seconds that so many operators in chains of so many took, and those of the ideal."""
     operators = folder / "operators"
     operators.mkdir(parents=True)
     (operators / "nap.py").write_text(OPERATOR)
     dice = random.Random(seed)
-    lengths = [dice.choice(LENGTHS) for _ in range(count)]
+    lengths = [[dice.choice(LENGTHS) for _ in range(steps)] for _ in range(operators_in_all // steps)]
+    chain = " ".join(["NapOperator"] * steps)
     nodes: list[NodeProcess] = []
 
     def node(command: str, id: str, *options: str) -> NodeProcess:
@@ -62,20 +65,23 @@ def measured(policy: str, count: int, folder: Path, seed: int = 1) -> tuple[floa
                 asked.ask(f"result {asked.ask('run 1 NapOperator').split()[1]}")
             begun = time.monotonic()
             waiting = iter(lengths)
-            for length in [next(waiting) for _ in range(min(IN_FLIGHT, count))]:
-                asked.send(f"#run run {length} NapOperator")
+
+            def start() -> None:
+                if (run := next(waiting, None)) is not None:
+                    asked.send(f"#run run {','.join(map(str, run))} {chain}")
+
+            for _ in range(IN_FLIGHT):
+                start()
             ended = 0
-            while ended < count:
+            while ended < len(lengths):
                 tag, _, told, *_ = asked.line().split()
                 if tag == "#run":
                     asked.send(f'#end result {told} {{"timeout": 60}}')
                     continue
                 assert told == "done", told
                 ended += 1
-                length_or_none = next(waiting, None)
-                if length_or_none is not None:
-                    asked.send(f"#run run {length_or_none} NapOperator")
-            return time.monotonic() - begun, sum(lengths) / 1000 / WORKERS
+                start()
+            return time.monotonic() - begun, sum(map(sum, lengths)) / 1000 / WORKERS
     finally:
         for each in nodes:
             each.end()
@@ -84,13 +90,17 @@ def measured(policy: str, count: int, folder: Path, seed: int = 1) -> tuple[floa
 def main() -> int:
     """Both policies, the same runs in the same order."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--runs", type=int, default=200)
+    options.add_argument("--operators", type=int, default=200)
+    options.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])
+    options.add_argument("--policies", nargs="+", default=list(POLICIES))
     options.add_argument("--seed", type=int, default=1)
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for policy in POLICIES:
-            took, ideal = measured(policy, given.runs, Path(folder) / policy, given.seed)
-            sys.stdout.write(f"{policy:<12} {took:6.2f} s, ideal {ideal:.2f} s: {took / ideal:.2f}\n")
+        for steps in given.steps:
+            for policy in given.policies:
+                took, ideal = measured(policy, given.operators, steps, Path(folder) / f"{policy}{steps}", given.seed)
+                out = f"{policy:<12} chains of {steps}: {took:6.2f} s, ideal {ideal:.2f} s: {took / ideal:.2f}\n"
+                sys.stdout.write(out)
     return 0
 
 
