@@ -315,7 +315,7 @@ class Commit:
         depends = newest.ts if newest is not None and newest.ts is not None else {}
         txn.record = replication.next_record(
             self.local.commits,
-            merged(op.after, depends),
+            merged(depends, op.after),
             key=op.key,
             number=1 + (newest.version.number if newest is not None else 0),
             replica=self.local.me.replica,

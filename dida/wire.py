@@ -15,8 +15,9 @@ all others, and whatever is malformed, are scanned token by token. Both ways giv
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -33,6 +34,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _BARE = re.compile(r'[^#\s"\{\[\x00-\x1f\x7f-\x9f][^\s"\{\[\x00-\x1f\x7f-\x9f]*')
 _SPELLED = re.compile(r"[\u0080-\u009f\u2028\u2029\x7f]")
 _TAGGED = re.compile(r"[ \t]*#([^\s\x00-\x1f\x7f-\x9f]{1,64})(?=[ \t]|\Z)")
+
+_WORDLESS = re.compile(rb"(?:#([\x21-\x7e]{1,64}) )?([a-z]+) (?=\{)")
+"""A verb with an object and no words, as nodes say it to each other."""
 
 _parse_json = msgspec.json.Decoder().decode
 
@@ -203,6 +207,14 @@ def as_meant(line: bytes) -> bytes:
 
 def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | None, Request]:
     """The request that a line is, and its tag. Raises BadRequest or UnknownVerb; `tag_of` the line."""
+    match = _WORDLESS.match(line)
+    if match is not None:
+        kind = vocabulary.get(match[2].decode())
+        if kind is not None and (decoder := _decoder(kind)) is not None:
+            try:
+                return (match[1].decode() if match[1] is not None else None), decoder.decode(line[match.end() :])
+            except (ValueError, RecursionError):
+                pass  # what is wrong with it is said below
     try:
         tag, words, members = _split(line)
     except BadRequest:
@@ -231,6 +243,17 @@ def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | 
         return tag, msgspec.convert(members, kind, strict=False, dec_hook=_read)
     except ValueError as problem:
         raise BadRequest(f"{_path(problem, form)}; expected: {form.usage}") from None
+
+
+def _decoder_of(kind: type[Request]) -> msgspec.json.Decoder[Request] | None:
+    """What makes a request of a line's object in one step, where the line has nothing but the verb and the object."""
+    form = form_of(kind)
+    if form.words or any(name != attribute for name, attribute, _ in form.members):
+        return None
+    return msgspec.json.Decoder(kind, strict=False, dec_hook=_read)
+
+
+_decoder = cast("Callable[[type[Request]], msgspec.json.Decoder[Request] | None]", cache(_decoder_of))
 
 
 def _path(problem: Exception, form: Form) -> str:
