@@ -334,6 +334,8 @@ class Commit:
 
     def _expose_acknowledged(self, now: float) -> None:
         """Commits that all members have logged, in order, become visible."""
+        if not self._deciding:
+            return
         done = []
         others = [m.component for m in self.local.others()]
         while self._deciding and all(self._acknowledged(self._deciding[0], peer) for peer in others):

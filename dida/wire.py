@@ -35,6 +35,7 @@ _BARE = re.compile(r'[^#\s"\{\[\x00-\x1f\x7f-\x9f][^\s"\{\[\x00-\x1f\x7f-\x9f]*'
 _SPELLED = re.compile(r"[\u0080-\u009f\u2028\u2029\x7f]")
 _TAGGED = re.compile(r"[ \t]*#([^\s\x00-\x1f\x7f-\x9f]{1,64})(?=[ \t]|\Z)")
 
+_SURROGATES = "half a surrogate pair: text that can't be said in UTF-8"
 _WORDLESS = re.compile(rb"(?:#([\x21-\x7e]{1,64}) )?([a-z]+) (?=\{)")
 """A verb with an object and no words, as nodes say it to each other."""
 
@@ -286,6 +287,9 @@ def encode(request: Request, tag: str | None = None) -> bytes:
 def encode_reply(reply: Reply, tag: str | None = None) -> bytes:
     """The line that says `reply`; BadRequest when it holds lone surrogates, which are no text."""
     if isinstance(reply, Ok):
+        if not reply.words and reply.object:
+            head = b"ok" if tag is None else b"#%b ok" % tag.encode()
+            return b"%b %b" % (head, encode_object(reply.object))
         first = "ok"
     else:
         first = f"error {reply.code}" if isinstance(reply, Error) else "no"
@@ -293,17 +297,20 @@ def encode_reply(reply: Reply, tag: str | None = None) -> bytes:
 
 
 def encode_object(members: Mapping[str, Any]) -> bytes:
-    """The object at the end of a line."""
-    return _json(members)
+    """The object at the end of a line; BadRequest when it holds lone surrogates, which are no text."""
+    try:
+        return _json(members)
+    except UnicodeEncodeError:
+        raise BadRequest(_SURROGATES) from None
 
 
 def _line(tag: str | None, first: str, words: Sequence[str], members: Mapping[str, Any]) -> bytes:
     try:
-        text = " ".join([first, *map(quote, words)])
+        text = " ".join([first, *map(quote, words)]) if words else first
         line = (text if tag is None else f"#{tag} {text}").encode()
-        return b"%b %b" % (line, _json(members)) if members else line
     except UnicodeEncodeError:
-        raise BadRequest("half a surrogate pair: text that can't be said in UTF-8") from None
+        raise BadRequest(_SURROGATES) from None
+    return b"%b %b" % (line, encode_object(members)) if members else line
 
 
 _Shape = TypeVar("_Shape")
@@ -311,6 +318,13 @@ _Shape = TypeVar("_Shape")
 
 def decode_reply(line: bytes) -> tuple[str | None, Reply]:
     """The reply that a line is, and its tag; BadRequest when it is none."""
+    match = _WORDLESS.match(line)
+    if match is not None and match[2] == b"ok":
+        try:
+            members = _parse_json(line[match.end() :])
+            return (match[1].decode() if match[1] is not None else None), Ok((), members)
+        except (ValueError, RecursionError):
+            pass  # what is wrong with it is said below
     tag, words, members = _split(line)
     if words[0] == "ok":
         return tag, Ok(tuple(words[1:]), members)

@@ -57,6 +57,7 @@ class LineClient(Protocol):
         self._waiting: dict[int, Taker] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._timer: IDelayedCall | None = None
+        self._timer_at = 0.0
         self._last_tag = 0
         self._output: list[bytes] = []
         self._flush_call: IDelayedCall | None = None
@@ -166,18 +167,18 @@ class LineClient(Protocol):
             self._deadlines = [entry for entry in self._deadlines if entry[1] in self._waiting]
             heapq.heapify(self._deadlines)
         heapq.heappush(self._deadlines, (when, number))
-        self._set_timer()
+        if self._timer is None or when < self._timer_at:
+            self._set_timer()
 
     def _set_timer(self) -> None:
         """One timer for all: for the earliest deadline, and never less than needed."""
-        first = self._deadlines[0][0]
-        if self._timer is not None and self._timer.active():
-            if self._timer.getTime() <= first:
-                return
+        if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.clock.callLater(max(0, first - self.clock.seconds()), self._time_out)
+        self._timer_at = self._deadlines[0][0]
+        self._timer = self.clock.callLater(max(0, self._timer_at - self.clock.seconds()), self._time_out)
 
     def _time_out(self) -> None:
+        self._timer = None
         now = self.clock.seconds()
         late: list[Taker] = []
         while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1] not in self._waiting):
