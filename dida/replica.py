@@ -305,15 +305,17 @@ class Replica:
                     self.requests.attempt(waiting, now)
             else:
                 self.commit.observe(now)
-                self.requests.run_resumed(now)
+                if self.locks.resumed:
+                    self.requests.run_resumed(now)
                 if not self.replication.changed:
                     break
             self.replication.changed = False
             self.replication.check_concerns(self.local)
             self.requests.run_waiting(now)
-        for token, (name, _) in list(self._watching.items()):
-            if name != self.local.view_name:
-                self._answer_watch(token)
+        if self._watching:
+            for token, (name, _) in list(self._watching.items()):
+                if name != self.local.view_name:
+                    self._answer_watch(token)
         if self.commit.wants_flush and not self._flush_asked and self.local.others():
             self._flush_asked = True
             self.local.out.append(Soon())

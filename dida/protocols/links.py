@@ -113,11 +113,16 @@ class LineClient(Protocol):
             transport.loseConnection()
             self._cut = self.clock.callLater(CLOSE_TIMEOUT, transport.abortConnection)
 
+    def flush(self) -> None:
+        """Hand over what was asked to the transport now, not at the end of the turn."""
+        if self._output:
+            output, self._output = self._output, []
+            output.append(b"")
+            cast(Any, self.transport).write(b"\r\n".join(output))
+
     def _flush(self) -> None:
         self._flush_call = None
-        output, self._output = self._output, []
-        output.append(b"")
-        cast(Any, self.transport).write(b"\r\n".join(output))
+        self.flush()
 
     def dataReceived(self, data: bytes) -> None:
         for line in self._buffer.take(data):
@@ -304,6 +309,11 @@ class Link:
             answer = self._ask_when_up(request, timeout)
             answer.addErrback(_problem)
             answer.addCallback(take)
+
+    def flush(self) -> None:
+        """Hand over what was asked now, not at the end of the turn."""
+        if self.client is not None:
+            self.client.flush()
 
     def _ask_when_up(self, request: Request, timeout: float) -> Deferred[Any]:
         if self._stopped:

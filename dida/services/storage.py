@@ -216,6 +216,8 @@ class StorageService(NodeService, StorageCommands):
 
     def _flush(self) -> None:
         self._turn(lambda: self.replica.flush(self._reactor.seconds()))
+        for link in self._links.values():
+            link.flush()
 
     def _say(self, note: Note) -> None:
         _log.info("{text}", text=note.text)
