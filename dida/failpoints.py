@@ -37,6 +37,10 @@ class Failpoints:
     def __init__(self, armed: Iterable[tuple[str, str, int]] = ()) -> None:
         self._armed = {name: (action, times) for name, action, times in armed}
 
+    def __bool__(self) -> bool:
+        """Whether any is still armed."""
+        return bool(self._armed)
+
     def hit(self, name: str) -> str | None:
         """The place is reached: what is to happen there, if anything."""
         if name not in self._armed:

@@ -22,7 +22,7 @@ from dida.executed import Executed, answered
 from dida.log import Log
 from dida.messages import Error, Ok
 from dida.outputs import Local
-from dida.peer_messages import Fetch, Gossip, Range, Record, component_of, is_commit
+from dida.peer_messages import Fetch, Gossip, Range, Record, commit_stream, component_of, is_commit
 from dida.store import Entry, Store
 from dida.timestamps import Timestamp, covers, merged
 
@@ -78,12 +78,12 @@ class Replication:
         self.held[(record.stream, record.seq)] = record
 
     def _apply(self, record: Record, now: float) -> None:
-        ts = record.ts
-        entry = Entry(record.version, record.value, record.id, ts)
+        ts, version = record.ts, record.version
+        entry = Entry(version, record.value, record.id, ts)
         if self.store.put(record.key, entry):
             self.unsettled[(record.stream, record.seq)] = entry
         if record.id is not None:
-            self.executed.note(record.id, record.lowest, write_answer(record), now)
+            self.executed.note(record.id, record.lowest, answered((str(version),), ts), now)
         self.value_ts = merged(self.value_ts, ts)
         self.changed = True
 
@@ -115,31 +115,37 @@ class Replication:
 
     def accept(self, ranges: Iterable[Range], now: float) -> None:
         """Take what continues the log; apply what can be applied."""
+        places = []
         for given in ranges:
-            for record in self.log.accept(given):
-                self.held[(record.stream, record.seq)] = record
-                if is_commit(record.stream):
-                    self.decided.append(record)
-        self.apply_held(now)
+            new = self.log.accept(given)
+            places += [(record.stream, record.seq) for record in new]
+            self.held.update(((record.stream, record.seq), record) for record in new)
+            if is_commit(given.stream):
+                self.decided += new
+        self.apply_held(now, places)
 
     def expose(self, component: str, upto: int, now: float) -> None:
         """The coordinator says that its commits up to `upto` are acknowledged by all."""
-        stream = component + "!"
-        if upto > self.exposed.get(stream, 0):
+        stream = commit_stream(component)
+        before = self.exposed.get(stream, 0)
+        if upto > before:
             self.exposed[stream] = upto
-            self.apply_held(now)
+            first, last = max(before, self.log.cut(stream)) + 1, min(upto, self.log.have.get(stream, 0))
+            self.apply_held(now, [(stream, seq) for seq in range(first, last + 1)])
 
-    def apply_held(self, now: float) -> None:
-        """Apply held-back records to a fixed point, ties by (stream, seq)."""
-        progress = bool(self.held)
-        while progress:
-            progress = False
-            for place in sorted(self.held):
-                record = self.held[place]
-                if self.applicable(record):
-                    del self.held[place]
-                    self._apply_commit_or_write(record, now)
-                    progress = True
+    def apply_held(self, now: float, places: Iterable[tuple[str, int]] | None = None) -> None:
+        """Apply held-back records to a fixed point, ties by (stream, seq).
+
+        Those at `places` (none said: all) are looked at first; what was applied may set all others free.
+        """
+        held, exposed = self.held, self.exposed
+        ready = [p for p in (held if places is None else places) if p in held and self.applicable(held[p])]
+        while ready:
+            for place in sorted(ready):
+                self._apply_commit_or_write(held.pop(place), now)
+            # most of what is held are commits that are not exposed: that is seen at a glance
+            rest = [p for p in held if p[1] <= exposed.get(p[0], p[1])]
+            ready = [p for p in rest if self.applicable(held[p])]
 
     def _apply_commit_or_write(self, record: Record, now: float) -> None:
         self._apply(record, now)

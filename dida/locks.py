@@ -107,6 +107,8 @@ class Locks:
     def observe(self) -> None:
         """Follow what replication did: commits that were logged, and those that were applied, which end the lock."""
         replication = self.replication
+        if not (replication.decided or replication.committed):
+            return
         logged, replication.decided = replication.decided, []
         for record in logged:
             lock = self.keys.get(record.key)

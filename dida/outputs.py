@@ -106,6 +106,8 @@ class Local:
     ring: Ring = Ring(())
     view_name: str = ""
     _members: dict[str, Member] = Factory(dict)
+    _by_number: dict[str, Member] = Factory(dict)
+    """Replica number, as the ring has it, to the member."""
     _others: tuple[Member, ...] = ()
 
     @property
@@ -125,7 +127,8 @@ class Local:
         members = view.members if view is not None else ()
         self._members = {m.component: m for m in members}
         self._others = tuple(m for m in members if m.component != self.me.component)
-        self.ring = Ring(str(m.replica) for m in members)
+        self._by_number = {str(m.replica): m for m in members}
+        self.ring = Ring(self._by_number)
 
     def others(self) -> tuple[Member, ...]:
         """The other members of the view, in its order."""
@@ -136,8 +139,7 @@ class Local:
 
     def home(self, key: str) -> Member:
         """The member that coordinates the commits of `key`."""
-        owner = self.ring.owner(key)
-        return next(m for m in self._members.values() if str(m.replica) == owner)
+        return self._by_number[self.ring.owner(key)]
 
     def other_view(self) -> Reply:
         """What a peer hears whose view is not this node's."""

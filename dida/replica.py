@@ -130,6 +130,8 @@ class Replica:
             self.detection.hear(message.sender, now)
         reply: Reply | None
         match message:
+            case Lock() | Decide() | Forward() | Expose() if same_view and member is not None and self.local.serving:
+                reply = self._in_view(token, message, now)  # by far the most
             case Join():
                 reply = self.joining.on_join(message, now)
             case Load():
@@ -158,13 +160,13 @@ class Replica:
         self.replication.expose(message.sender, message.exposed, now)
         self.commit.observe(now)
         match message:
-            case Gossip():
-                return self.replication.on_gossip(message, now)
             case Lock():
                 self.requests.run_resumed(now)
                 return self.locks.on_lock(message, now)
             case Decide():
                 return self.commit.on_decide(message, now)
+            case Gossip():
+                return self.replication.on_gossip(message, now)
             case Release():
                 return self.locks.on_release(message, now)
             case Heartbeat():
@@ -210,6 +212,12 @@ class Replica:
         ok = reply if isinstance(reply, Ok) else None
         in_force = message.view == self.local.view_name and self.local.serving
         match message:
+            case Lock() if ok is not None and in_force:
+                self.commit.on_granted(peer, message, wire.shaped(ok.object, Granted), now)
+            case Decide() if ok is not None and in_force:
+                self.commit.on_decided(peer, wire.shaped(ok.object, Has).have, now)
+            case Lock() | Decide():
+                self.commit.on_unanswered(peer, message)
             case Heartbeat():
                 have = wire.shaped(ok.object, Has).have if ok is not None and in_force else None
                 self.membership.on_beat(peer, message.at, have, now)
@@ -239,12 +247,6 @@ class Replica:
             case Gossip():
                 have = wire.shaped(ok.object, Has).have if ok is not None and in_force else None
                 self.replication.on_gossiped(peer, have, now)
-            case Lock() if ok is not None and in_force:
-                self.commit.on_granted(peer, message, wire.shaped(ok.object, Granted), now)
-            case Decide() if ok is not None and in_force:
-                self.commit.on_decided(peer, wire.shaped(ok.object, Has).have, now)
-            case Lock() | Decide():
-                self.commit.on_unanswered(peer, message)
             case Expose() if ok is None:
                 self.local.told[peer] = NOT_REACHED
             case Release():
@@ -300,15 +302,17 @@ class Replica:
                     self.requests.attempt(waiting, now)
             else:
                 self.commit.observe(now)
-                self.requests.run_resumed(now)
+                if self.locks.resumed:
+                    self.requests.run_resumed(now)
                 if not self.replication.changed:
                     break
             self.replication.changed = False
             self.replication.check_concerns(self.local)
             self.requests.run_waiting(now)
-        for token, (name, _) in list(self._watching.items()):
-            if name != self.local.view_name:
-                self._answer_watch(token)
+        if self._watching:
+            for token, (name, _) in list(self._watching.items()):
+                if name != self.local.view_name:
+                    self._answer_watch(token)
         if self.commit.wants_flush and not self._flush_asked and self.local.others():
             self._flush_asked = True
             self.local.out.append(Soon())

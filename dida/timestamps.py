@@ -26,10 +26,10 @@ def merge_into(target: Timestamp, other: Mapping[str, int]) -> None:
             target[name] = count
 
 
-def merged(*timestamps: Mapping[str, int]) -> Timestamp:
-    """The entry-wise maximum, as a new map."""
-    result: Timestamp = {}
-    for timestamp in timestamps:
+def merged(first: Mapping[str, int], *others: Mapping[str, int]) -> Timestamp:
+    """The entry-wise maximum, as a new map; fastest when the first is the longest."""
+    result = dict(first)
+    for timestamp in others:
         merge_into(result, timestamp)
     return result
 

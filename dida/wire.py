@@ -15,8 +15,9 @@ all others, and whatever is malformed, are scanned token by token. Both ways giv
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -33,6 +34,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _BARE = re.compile(r'[^#\s"\{\[\x00-\x1f\x7f-\x9f][^\s"\{\[\x00-\x1f\x7f-\x9f]*')
 _SPELLED = re.compile(r"[\u0080-\u009f\u2028\u2029\x7f]")
 _TAGGED = re.compile(r"[ \t]*#([^\s\x00-\x1f\x7f-\x9f]{1,64})(?=[ \t]|\Z)")
+
+_SURROGATES = "half a surrogate pair: text that can't be said in UTF-8"
+_WORDLESS = re.compile(rb"(?:#([\x21-\x7e]{1,64}) )?([a-z]+) (?=\{)")
+"""A verb with an object and no words, as nodes say it to each other."""
 
 _parse_json = msgspec.json.Decoder().decode
 
@@ -203,6 +208,14 @@ def as_meant(line: bytes) -> bytes:
 
 def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | None, Request]:
     """The request that a line is, and its tag. Raises BadRequest or UnknownVerb; `tag_of` the line."""
+    match = _WORDLESS.match(line)
+    if match is not None:
+        kind = vocabulary.get(match[2].decode())
+        if kind is not None and (decoder := _decoder(kind)) is not None:
+            try:
+                return (match[1].decode() if match[1] is not None else None), decoder.decode(line[match.end() :])
+            except (ValueError, RecursionError):
+                pass  # what is wrong with it is said below
     try:
         tag, words, members = _split(line)
     except BadRequest:
@@ -231,6 +244,17 @@ def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | 
         return tag, msgspec.convert(members, kind, strict=False, dec_hook=_read)
     except ValueError as problem:
         raise BadRequest(f"{_path(problem, form)}; expected: {form.usage}") from None
+
+
+def _decoder_of(kind: type[Request]) -> msgspec.json.Decoder[Request] | None:
+    """What makes a request of a line's object in one step, where the line has nothing but the verb and the object."""
+    form = form_of(kind)
+    if form.words or any(name != attribute for name, attribute, _ in form.members):
+        return None
+    return msgspec.json.Decoder(kind, strict=False, dec_hook=_read)
+
+
+_decoder = cast("Callable[[type[Request]], msgspec.json.Decoder[Request] | None]", cache(_decoder_of))
 
 
 def _path(problem: Exception, form: Form) -> str:
@@ -263,6 +287,9 @@ def encode(request: Request, tag: str | None = None) -> bytes:
 def encode_reply(reply: Reply, tag: str | None = None) -> bytes:
     """The line that says `reply`; BadRequest when it holds lone surrogates, which are no text."""
     if isinstance(reply, Ok):
+        if not reply.words and reply.object:
+            head = b"ok" if tag is None else b"#%b ok" % tag.encode()
+            return b"%b %b" % (head, encode_object(reply.object))
         first = "ok"
     else:
         first = f"error {reply.code}" if isinstance(reply, Error) else "no"
@@ -270,17 +297,20 @@ def encode_reply(reply: Reply, tag: str | None = None) -> bytes:
 
 
 def encode_object(members: Mapping[str, Any]) -> bytes:
-    """The object at the end of a line."""
-    return _json(members)
+    """The object at the end of a line; BadRequest when it holds lone surrogates, which are no text."""
+    try:
+        return _json(members)
+    except UnicodeEncodeError:
+        raise BadRequest(_SURROGATES) from None
 
 
 def _line(tag: str | None, first: str, words: Sequence[str], members: Mapping[str, Any]) -> bytes:
     try:
-        text = " ".join([first, *map(quote, words)])
+        text = " ".join([first, *map(quote, words)]) if words else first
         line = (text if tag is None else f"#{tag} {text}").encode()
-        return b"%b %b" % (line, _json(members)) if members else line
     except UnicodeEncodeError:
-        raise BadRequest("half a surrogate pair: text that can't be said in UTF-8") from None
+        raise BadRequest(_SURROGATES) from None
+    return b"%b %b" % (line, encode_object(members)) if members else line
 
 
 _Shape = TypeVar("_Shape")
@@ -288,6 +318,13 @@ _Shape = TypeVar("_Shape")
 
 def decode_reply(line: bytes) -> tuple[str | None, Reply]:
     """The reply that a line is, and its tag; BadRequest when it is none."""
+    match = _WORDLESS.match(line)
+    if match is not None and match[2] == b"ok":
+        try:
+            members = _parse_json(line[match.end() :])
+            return (match[1].decode() if match[1] is not None else None), Ok((), members)
+        except (ValueError, RecursionError):
+            pass  # what is wrong with it is said below
     tag, words, members = _split(line)
     if words[0] == "ok":
         return tag, Ok(tuple(words[1:]), members)

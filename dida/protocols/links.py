@@ -57,6 +57,7 @@ class LineClient(Protocol):
         self._waiting: dict[int, Taker] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._timer: IDelayedCall | None = None
+        self._timer_at = 0.0
         self._last_tag = 0
         self._output: list[bytes] = []
         self._flush_call: IDelayedCall | None = None
@@ -112,11 +113,16 @@ class LineClient(Protocol):
             transport.loseConnection()
             self._cut = self.clock.callLater(CLOSE_TIMEOUT, transport.abortConnection)
 
+    def flush(self) -> None:
+        """Hand over what was asked to the transport now, not at the end of the turn."""
+        if self._output:
+            output, self._output = self._output, []
+            output.append(b"")
+            cast(Any, self.transport).write(b"\r\n".join(output))
+
     def _flush(self) -> None:
         self._flush_call = None
-        output, self._output = self._output, []
-        output.append(b"")
-        cast(Any, self.transport).write(b"\r\n".join(output))
+        self.flush()
 
     def dataReceived(self, data: bytes) -> None:
         for line in self._buffer.take(data):
@@ -166,18 +172,18 @@ class LineClient(Protocol):
             self._deadlines = [entry for entry in self._deadlines if entry[1] in self._waiting]
             heapq.heapify(self._deadlines)
         heapq.heappush(self._deadlines, (when, number))
-        self._set_timer()
+        if self._timer is None or when < self._timer_at:
+            self._set_timer()
 
     def _set_timer(self) -> None:
         """One timer for all: for the earliest deadline, and never less than needed."""
-        first = self._deadlines[0][0]
-        if self._timer is not None and self._timer.active():
-            if self._timer.getTime() <= first:
-                return
+        if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.clock.callLater(max(0, first - self.clock.seconds()), self._time_out)
+        self._timer_at = self._deadlines[0][0]
+        self._timer = self.clock.callLater(max(0, self._timer_at - self.clock.seconds()), self._time_out)
 
     def _time_out(self) -> None:
+        self._timer = None
         now = self.clock.seconds()
         late: list[Taker] = []
         while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1] not in self._waiting):
@@ -305,6 +311,11 @@ class Link:
             answer = self._ask_when_up(request, timeout)
             answer.addErrback(_problem)
             answer.addCallback(take)
+
+    def flush(self) -> None:
+        """Hand over what was asked now, not at the end of the turn."""
+        if self.client is not None:
+            self.client.flush()
 
     def _ask_when_up(self, request: Request, timeout: float) -> Deferred[Any]:
         if self._stopped:

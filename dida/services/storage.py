@@ -185,14 +185,16 @@ class StorageService(NodeService, StorageCommands):
         told = message.member if isinstance(message, Join) else member
         if told is not None and told.url != url:
             raise BadRequest(f"this is the connection of {url}, not of {told.url}")
-        verb = form_of(type(message)).verb
-        if self._goes_off(f"{verb}.receive") == "drop":
+        if self._goes_off(message, "receive") == "drop":
             return Deferred()  # never taken, never answered
         answer = self._answered(lambda token: self.replica.on_peer(token, message, self._reactor.seconds()))
-        return Deferred() if self._goes_off(f"{verb}.reply") == "drop" else answer
+        return Deferred() if self._goes_off(message, "reply") == "drop" else answer
 
-    def _goes_off(self, name: str) -> str | None:
+    def _goes_off(self, message: Request, step: str) -> str | None:
         """What an armed failpoint does here; kill and pause are done at once."""
+        if not self._failpoints:
+            return None
+        name = f"{form_of(type(message)).verb}.{step}"
         action = self._failpoints.hit(name)
         if action is not None:
             _log.info("failpoint {name}: {action}", name=name, action=action)
@@ -232,6 +234,8 @@ class StorageService(NodeService, StorageCommands):
 
     def _flush(self) -> None:
         self._turn(lambda: self.replica.flush(self._reactor.seconds()))
+        for link in self._links.values():
+            link.flush()
 
     def _say(self, note: Note) -> None:
         _log.info("{text}", text=note.text)
@@ -241,8 +245,7 @@ class StorageService(NodeService, StorageCommands):
     def _send(self, send: Send) -> None:
         if self._debug:
             _log.debug("-> {url} {message}", url=send.url, message=send.message)
-        verb = form_of(type(send.message)).verb
-        action = self._goes_off(f"{verb}.send")
+        action = self._goes_off(send.message, "send")
         if action == "drop":
             self._got(send, None)
             return
@@ -255,7 +258,7 @@ class StorageService(NodeService, StorageCommands):
 
     def _got(self, send: Send, reply: Reply | None) -> None:
         """The reply to what was sent; None: whatever went wrong, it did not get through."""
-        if reply is not None and self._goes_off(f"{form_of(type(send.message)).verb}.answered") == "drop":
+        if reply is not None and self._goes_off(send.message, "answered") == "drop":
             reply = None
         now = self._reactor.seconds()
         try:

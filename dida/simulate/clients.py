@@ -47,7 +47,6 @@ class Session:
     uncertain: bool = False
     """An earlier try may have taken effect."""
     asks: int = 0
-    asked: float = 0.0
     token: Any = None
     left: int = CALM_OPERATIONS
 
@@ -184,7 +183,6 @@ class Clients:
         assert event is not None
         session.tries += 1
         session.asks += 1
-        session.asked = cluster.now
         event.node = session.node
         token = session.token = (session.number, session.asks)
         deadline = (DEADLINE if not self.calm else 3 * DEADLINE) + 2 * self.plan.gossip_delay
@@ -333,7 +331,7 @@ class Clients:
                 lacking.append(other.name)
         if event.verb == "updateif" and lacking and not self.plan.forks:
             self._report(f"{event}: acknowledged, but {' '.join(lacking)} lacks it")
-        died = sum(since >= session.asked for since in self.cluster.ended.values())  # and may have had it
+        died = sum(since >= event.invoked for since in self.cluster.ended.values())  # and may have had it
         if len(holders) + died < self.plan.write_concern and event.verb == "write":
             self._report(f"{event}: acknowledged, but only {' '.join(holders)} has it")
         if event.verb == "write":
