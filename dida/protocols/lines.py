@@ -31,6 +31,7 @@ from dida.errors import DidaError
 from dida.messages import NODE, Crash, Error, Help, Ok, Ping, Quit, Reply, Request, form_of, vocabulary
 from dida.protocols.links import LineClient as LineClient
 from dida.protocols.links import Link as Link
+from dida.protocols.writing import Writer
 
 MAX_IN_FLIGHT = 1000
 """Requests of one connection that may be unanswered before no more are read from it."""
@@ -93,7 +94,7 @@ class LineServer(TwistedProtocol):
         transport = cast(Any, self.transport)
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
-        transport.registerProducer(self, True)
+        self._writer = Writer(transport, self)
         self.factory.connections.add(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -208,7 +209,7 @@ class LineServer(TwistedProtocol):
         output.append(b"")
         self._output = []
         self._output_size = 0
-        cast(Any, self.transport).write(b"\r\n".join(output))
+        self._writer.write(b"\r\n".join(output))
 
     def _flush(self) -> None:
         if self._output:

@@ -24,6 +24,7 @@ from zope.interface import implementer
 from dida import errors, wire
 from dida.errors import DidaError, Unavailable
 from dida.messages import Error, Reply, Request
+from dida.protocols.writing import Writer
 
 MAX_REPLY = 64 * wire.MAX_LINE
 """The longest reply taken, in bytes: a page of records is longer than any request."""
@@ -67,6 +68,7 @@ class LineClient(Protocol):
         transport = cast(Any, self.transport)
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
+        self._writer = Writer(transport)
         self.on_made(self)
 
     def ask(self, request: Request, timeout: float) -> Deferred[Reply]:
@@ -106,7 +108,7 @@ class LineClient(Protocol):
         self._flush_call = None
         output, self._output = self._output, []
         output.append(b"")
-        cast(Any, self.transport).write(b"\r\n".join(output))
+        self._writer.write(b"\r\n".join(output))
 
     def dataReceived(self, data: bytes) -> None:
         for line in self._buffer.take(data):
