@@ -90,7 +90,9 @@ class LineClient(Protocol):
         self._waiting[number] = answer
         self._add_deadline(self.clock.seconds() + timeout, number)
         self._output.append(line)
-        if self._flush_call is None:
+        if len(self._waiting) == 1 and len(self._output) == 1:
+            self._flush()  # nothing is in flight that it could go with
+        elif self._flush_call is None:
             self._flush_call = self.clock.callLater(0, self._flush)
         return answer
 
