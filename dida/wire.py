@@ -15,8 +15,9 @@ all others, and whatever is malformed, are scanned token by token. Both ways giv
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -201,8 +202,39 @@ def as_meant(line: bytes) -> bytes:
     return text.lstrip("\x08\x7f").encode(errors="surrogateescape")
 
 
+def _decoder_of(kind: type[Request]) -> Callable[[bytes], Request] | None:
+    """What reads such a request from its object in one go; None when it may have words, or renamed members."""
+    form = form_of(kind)
+    if form.words or any(name != attribute for name, attribute, _ in form.members):
+        return None
+    return msgspec.json.Decoder(kind, strict=False, dec_hook=_read).decode
+
+
+_decoder = cast("Callable[[type[Request]], Callable[[bytes], Request] | None]", cache(_decoder_of))
+
+
+def _whole(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | None, Request] | None:
+    """A line that is `#TAG VERB {object}`, as programs write it, and right; None for any other one."""
+    head, brace, rest = line.partition(b" {")
+    mark, _, verb = head.partition(b" ")
+    tag = mark[1:]
+    if not brace or mark[:1] != b"#" or len(tag) > MAX_TAG or not (tag.isalnum() and verb.isalnum()):
+        return None
+    kind = vocabulary.get(verb.decode())
+    read = _decoder(kind) if kind is not None else None
+    if read is None:
+        return None
+    try:
+        return tag.decode(), read(b"{" + rest)
+    except (ValueError, RecursionError):
+        return None
+
+
 def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | None, Request]:
     """The request that a line is, and its tag. Raises BadRequest or UnknownVerb; `tag_of` the line."""
+    found = _whole(line, vocabulary)
+    if found is not None:
+        return found
     try:
         tag, words, members = _split(line)
     except BadRequest:
