@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -29,6 +29,7 @@ from zope.interface import implementer
 from dida import errors, wire
 from dida.errors import DidaError
 from dida.messages import NODE, Crash, Error, Help, Ok, Ping, Quit, Reply, Request, form_of, vocabulary
+from dida.protocols.deadlines import Deadlines
 from dida.protocols.links import LineClient as LineClient
 from dida.protocols.links import Link as Link
 from dida.protocols.writing import Writer
@@ -180,8 +181,21 @@ class LineServer(TwistedProtocol):
         if request.held:
             self._held = [each for each in self._held if not each.called] + [answer]
 
+        late = False
+
+        def too_late() -> None:
+            nonlocal late
+            late = True
+            answer.cancel()
+
+        deadline = self.factory.deadlines.add(request.deadline + GRACE, too_late)
+
         def done(result: Reply | Failure) -> None:
-            reply = reply_to(result) if isinstance(result, Failure) else result
+            self.factory.deadlines.cancel(deadline)
+            if late and isinstance(result, Failure) and result.check(CancelledError):
+                reply: Reply = Error(errors.UNKNOWN_OUTCOME, ("no answer within the deadline",))
+            else:
+                reply = reply_to(result) if isinstance(result, Failure) else result
             self._in_flight -= 1
             if tag is None:
                 self._turn_taken = False
@@ -195,7 +209,6 @@ class LineServer(TwistedProtocol):
             if not self._serving:
                 self._flush()
 
-        answer.addTimeout(request.deadline + GRACE, self.clock, _too_late)
         answer.addBoth(done)
         if self._in_flight >= MAX_IN_FLIGHT:
             self._stop("in-flight")
@@ -283,10 +296,6 @@ class LineServer(TwistedProtocol):
             cast(Any, self.transport).resumeProducing()
 
 
-def _too_late(result: Any, seconds: float) -> Any:
-    return Error(errors.UNKNOWN_OUTCOME, ("no answer within the deadline",))
-
-
 def _encoded(reply: Reply, tag: str | None) -> bytes:
     try:
         return wire.encode_reply(reply, tag)
@@ -313,6 +322,8 @@ class LineServerFactory(Factory):
         self.clock = clock
         self.max_line = max_line
         self.connections: set[LineServer] = set()
+        self.deadlines = Deadlines(clock)
+        """Of the requests that wait for their answers."""
         self.commands: dict[type[Request], Callable[[Any], Answer]] = {}
 
     def buildProtocol(self, addr: object) -> LineServer:  # type: ignore[override]
