@@ -212,6 +212,7 @@ def default_reactor(reactor: Any) -> Any:
 
         gc.freeze()  # what was imported stays: no collection goes through it any more
         gc.set_threshold(YOUNG)
+        gc.enable()  # where dida.services.launch has kept it from the imports
         return installed
     return reactor
 
