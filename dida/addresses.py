@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from attrs import frozen
 
@@ -30,12 +31,7 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> Address:
         """The address in a URL; UserError says what a URL looks like."""
-        match = _URL.fullmatch(text.strip())
-        if match is None:
-            raise UserError(f"{text!r} is no URL: write http://HOST:PORT, as in http://localhost:5001")
-        if not 0 < int(match[2]) < 65536:
-            raise UserError(f"{text!r} has no such port: take one from 1 to 65535")
-        return cls(match[1].strip("[]").lower(), int(match[2]))
+        return _parsed(text)
 
     @property
     def machine(self) -> str:
@@ -44,6 +40,17 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Address:
+    """The same few come again and again, with each request of a chain."""
+    match = _URL.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"{text!r} is no URL: write http://HOST:PORT, as in http://localhost:5001")
+    if not 0 < int(match[2]) < 65536:
+        raise UserError(f"{text!r} has no such port: take one from 1 to 65535")
+    return Address(match[1].strip("[]").lower(), int(match[2]))
 
 
 @frozen

@@ -16,7 +16,7 @@ import attrs
 from dida.chain import Assignment, Meta, steps
 from dida.chain_messages import Execute
 from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
-from dida.redo import rewound
+from dida.redo import versions_after
 from dida.run_record import DONE, DOUBT, FAILED, GOING_ON, GRACE, RunRecord
 from dida.scheduling import LeastActive
 
@@ -161,18 +161,22 @@ class Runs:
         """The request with which the run goes on from its current step."""
         step = run.current
         assert step is not None
-        request = Execute(
-            meta=Meta(run=run.id, scheduler=scheduler, storage=storage, view=view),
+        chain = tuple(run.chain)
+        before = chain[: step.position]
+        after = before[-1].after if before else run.since
+        return Execute(
+            meta=Meta(run.id, scheduler, storage, view, versions_after(before), dict(after)),
             input=run.input,
             next=step.position,
-            size=len(run.chain),
-            chain=tuple(run.chain),
+            size=len(chain),
+            chain=chain,
             left=max(0.0, run.ends - now),
             started=run.started,
             since=run.since,
             round=run.round,
+            again=run.again,
+            apart=run.apart == step.position,
         )
-        return attrs.evolve(rewound(request, step.position), again=run.again, apart=run.apart == step.position)
 
     def on_completed(
         self,

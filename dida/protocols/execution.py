@@ -21,7 +21,7 @@ from dida.errors import DidaError
 from dida.loading import OperatorFolder
 from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
 from dida.protocols.isolation import Isolated
-from dida.protocols.threads import Job, Threads
+from dida.protocols.threads import Late, Threads
 from dida.sessions import StepIds
 from dida.timestamps import Timestamp
 
@@ -81,13 +81,6 @@ class Terms:
         return min(self.backoff * float(2 ** min(tries, 30)), MAX_PAUSE)
 
 
-@frozen
-class _Late:
-    """The result of what took too long; whether it had begun."""
-
-    begun: bool
-
-
 class Operators:
     """The operators of a folder, ready to be executed; `timeout` is in seconds."""
 
@@ -119,8 +112,8 @@ class Operators:
 
     async def names(self) -> dict[str, str]:
         """Class name to file name of all operators."""
-        found = await self._in_thread(self._loading, self.folder.operators, self.timeout, self.timeout)
-        if isinstance(found, _Late):
+        found = await self._loading.run(self.folder.operators, self.timeout, self.timeout)
+        if isinstance(found, Late):
             raise DidaError("timed-out", "reading the operators folder takes too long")
         return dict(found)
 
@@ -165,7 +158,7 @@ class Operators:
             elif asynchronous:
                 output = await self._on_reactor(call, limit)
             else:
-                output = await self._in_thread(self.threads, call, limit, left)
+                output = await self.threads.run(call, limit, left)
         except BaseException as problem:  # whatever an operator raises, SystemExit too, is the step's failure
             if isinstance(problem, GeneratorExit | StepFailed):
                 raise
@@ -174,7 +167,7 @@ class Operators:
             raise StepFailed(_told(problem, request)) from None
         finally:
             storage.close("the step has ended: its storage is closed")
-        if isinstance(output, _Late):
+        if isinstance(output, Late):
             raise StepFailed(self._lateness(output, terms.own_thread(asynchronous), terms, limit, left))
         if storage.unanswered:
             raise StepFailed(f"returned before {storage.unanswered} of its storage calls were answered: await them")
@@ -186,10 +179,10 @@ class Operators:
         if known is not None:
             return known
         try:
-            kind = await self._in_thread(self._loading, lambda: self.folder.find(name), min(left, self.timeout), left)
+            kind = await self._loading.run(lambda: self.folder.find(name), min(left, self.timeout), left)
         except DidaError as problem:
             raise StepFailed(f"could not be loaded: {problem}") from None
-        if isinstance(kind, _Late):
+        if isinstance(kind, Late):
             raise StepFailed("could not be loaded in time: its file, or another one, takes too long to import")
         found: type[Any] = kind
         return found
@@ -201,7 +194,7 @@ class Operators:
         outcome: Deferred[Any] = Deferred(lambda cancelled: work.cancel())
 
         def late() -> None:
-            outcome.callback(_Late(True))
+            outcome.callback(Late(True))
             work.cancel()
 
         def done(result: Any) -> None:
@@ -221,7 +214,7 @@ class Operators:
         try:
             limit = min(limit, left - (self._reactor.seconds() - began))
             if limit <= 0:
-                return _Late(False)
+                return Late(False)
             process.start(self._reactor, self.folder.path)
             late = self._reactor.callLater(limit, process.give_up)
             try:
@@ -233,40 +226,14 @@ class Operators:
         finally:
             self._processes.release()
         if not said:
-            return _Late(True)
+            return Late(True)
         if "failed" in said:
             raise StepFailed(said["failed"])
         if "raised" in said:
             raise StepFailed(_described(said["raised"], said["kind"], said["trace"], request))
         return said["output"]
 
-    async def _in_thread(self, threads: Threads, call: Callable[[], Any], limit: float, left: float) -> Any:
-        """The result of `call`, which may take `limit` seconds from when there is a thread for it."""
-        outcome: Deferred[Any] = Deferred(lambda cancelled: end())
-        job: Job | None = None
-
-        def end() -> None:
-            if timer.active():
-                timer.cancel()
-            if job is not None:
-                threads.give_up(job)
-
-        def late() -> None:
-            end()
-            outcome.callback(_Late(job is not None and job.started))
-
-        timer = self._reactor.callLater(left, late)
-        ends = self._reactor.seconds() + left
-        job = threads.run(call, on_start=lambda: timer.reset(max(0.0, min(limit, ends - self._reactor.seconds()))))
-
-        def done(result: Any) -> None:
-            timer.cancel()
-            outcome.callback(result)
-
-        job.result.addBoth(done)
-        return await outcome
-
-    def _lateness(self, late: _Late, thread: bool, terms: Terms, limit: float, left: float) -> str:
+    def _lateness(self, late: Late, thread: bool, terms: Terms, limit: float, left: float) -> str:
         if not late.begun:
             return f"waited {left:.1f} s in vain for one of {self.threads.size} threads (--threads)"
         own = "the limit is its class's timeout" if terms.own else "the limit is --operator-timeout"

@@ -29,9 +29,11 @@ from zope.interface import implementer
 from dida import errors, wire
 from dida.errors import DidaError
 from dida.messages import NODE, Crash, Error, Help, Ok, Ping, Quit, Reply, Request, form_of, vocabulary
+from dida.protocols.deadlines import Deadlines
 from dida.protocols.introductions import Introduction
 from dida.protocols.links import LineClient as LineClient
 from dida.protocols.links import Link as Link
+from dida.protocols.writing import Writer
 
 MAX_IN_FLIGHT = 1000
 """Requests of one connection that may be unanswered before no more are read from it."""
@@ -77,11 +79,7 @@ class LineServer(TwistedProtocol):
         self._lines: deque[bytes] = deque()
         self._quick = node.quick
         self._serving = False
-        self._unanswered: dict[int, tuple[float, Deferred[Reply]]] = {}
-        """Requests in the order of their coming: when they are too late, and their answers."""
-        self._last_number = 0
-        self._timer: IDelayedCall | None = None
-        self._timer_at = 0.0
+        self._in_flight = 0
         self._turn_taken = False
         self._output: list[bytes] = []
         self._output_size = 0
@@ -100,14 +98,14 @@ class LineServer(TwistedProtocol):
         transport = cast(Any, self.transport)
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
-        transport.registerProducer(self, True)
+        self._writer = Writer(transport, self)
         self.factory.connections.add(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
         self._let_go()
         self.factory.connections.discard(self)
-        for call in (self._linger, self._resumption, self._timer):
+        for call in (self._linger, self._resumption):
             if call is not None and call.active():
                 call.cancel()
         self._lines.clear()
@@ -185,22 +183,28 @@ class LineServer(TwistedProtocol):
 
     def _await(self, tag: str | None, request: Request, answer: Deferred[Reply]) -> None:
         """Answer when `answer` fires, at the latest a little after the request's deadline."""
-        self._last_number = number = self._last_number + 1
-        late_at = self.clock.seconds() + request.deadline + GRACE
-        self._unanswered[number] = (late_at, answer)
-        if self._timer is None or late_at < self._timer_at:
-            self._set_timer(late_at)
+        self._in_flight += 1
         if tag is None:
             self._turn_taken = True
         if request.held:
             self._held = [each for each in self._held if not each.called] + [answer]
 
+        late = False
+
+        def too_late() -> None:
+            nonlocal late
+            late = True
+            answer.cancel()
+
+        deadline = self.factory.deadlines.add(request.deadline + GRACE, too_late)
+
         def done(result: Reply | Failure) -> None:
-            in_time = self._unanswered.pop(number, None) is not None
-            if not isinstance(result, Failure):
-                reply = result
+            self.factory.deadlines.cancel(deadline)
+            if late and isinstance(result, Failure) and result.check(CancelledError):
+                reply: Reply = Error(errors.UNKNOWN_OUTCOME, ("no answer within the deadline",))
             else:
-                reply = reply_to(result) if in_time or not result.check(CancelledError) else _TOO_LATE
+                reply = reply_to(result) if isinstance(result, Failure) else result
+            self._in_flight -= 1
             if tag is None:
                 self._turn_taken = False
             if self._lost:
@@ -208,31 +212,14 @@ class LineServer(TwistedProtocol):
             self._answer(_encoded(reply, tag))
             if tag is None:
                 self._go_on("order")
-            if len(self._unanswered) < MAX_IN_FLIGHT // 2:
+            if self._in_flight < MAX_IN_FLIGHT // 2:
                 self._go_on("in-flight")
             if not self._serving:
                 self._flush()
 
         answer.addBoth(done)
-        if len(self._unanswered) >= MAX_IN_FLIGHT:
+        if self._in_flight >= MAX_IN_FLIGHT:
             self._stop("in-flight")
-
-    def _set_timer(self, late_at: float) -> None:
-        """One timer for all requests, which stays when they are answered: most are, long before."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = late_at
-        self._timer = self.clock.callLater(max(0.0, late_at - self.clock.seconds()), self._give_up_late)
-
-    def _give_up_late(self) -> None:
-        self._timer = None
-        now = self.clock.seconds()
-        for number, (late_at, answer) in list(self._unanswered.items()):
-            if late_at <= now:
-                del self._unanswered[number]
-                answer.cancel()
-        if self._unanswered and not self._lost:
-            self._set_timer(min(late_at for late_at, _ in self._unanswered.values()))
 
     def _answer(self, line: bytes) -> None:
         self._output.append(line)
@@ -243,12 +230,12 @@ class LineServer(TwistedProtocol):
         output.append(b"")
         self._output = []
         self._output_size = 0
-        cast(Any, self.transport).write(b"\r\n".join(output))
+        self._writer.write(b"\r\n".join(output))
 
     def _flush(self) -> None:
         if self._output:
             self._write_output()
-        if (self._closing or self._read_closed) and not (self._unanswered or self._lines or self._resumption):
+        if (self._closing or self._read_closed) and not (self._in_flight or self._lines or self._resumption):
             self._hang_up()
 
     def _help_text(self) -> bytes:
@@ -317,9 +304,6 @@ class LineServer(TwistedProtocol):
             cast(Any, self.transport).resumeProducing()
 
 
-_TOO_LATE = Error(errors.UNKNOWN_OUTCOME, ("no answer within the deadline",))
-
-
 def _encoded(reply: Reply, tag: str | None) -> bytes:
     try:
         return wire.encode_reply(reply, tag)
@@ -346,6 +330,8 @@ class LineServerFactory(Factory):
         self.clock = clock
         self.max_line = max_line
         self.connections: set[LineServer] = set()
+        self.deadlines = Deadlines(clock)
+        """Of the requests that wait for their answers."""
         self.commands: dict[type[Request], Callable[[Any], Answer]] = {}
 
     def buildProtocol(self, addr: object) -> LineServer:  # type: ignore[override]

@@ -24,6 +24,7 @@ from zope.interface import implementer
 from dida import errors, wire
 from dida.errors import DidaError, Unavailable
 from dida.messages import Error, Reply, Request
+from dida.protocols.writing import Writer
 
 MAX_REPLY = 64 * wire.MAX_LINE
 """The longest reply taken, in bytes: a page of records is longer than any request."""
@@ -71,6 +72,7 @@ class LineClient(Protocol):
         transport = cast(Any, self.transport)
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
+        self._writer = Writer(transport)
         self.on_made(self)
 
     def ask(self, request: Request, timeout: float) -> Deferred[Reply]:
@@ -100,7 +102,9 @@ class LineClient(Protocol):
         self._waiting[number] = take
         self._add_deadline(self.clock.seconds() + timeout, number)
         self._output.append(line)
-        if self._flush_call is None:
+        if len(self._waiting) == 1 and len(self._output) == 1:
+            self._flush()  # nothing is in flight that it could go with
+        elif self._flush_call is None:
             self._flush_call = self.clock.callLater(0, self._flush)
 
     def close(self) -> None:
@@ -118,7 +122,7 @@ class LineClient(Protocol):
         if self._output:
             output, self._output = self._output, []
             output.append(b"")
-            cast(Any, self.transport).write(b"\r\n".join(output))
+            self._writer.write(b"\r\n".join(output))
 
     def _flush(self) -> None:
         self._flush_call = None

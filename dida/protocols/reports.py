@@ -1,6 +1,7 @@
 """What a worker has to tell a scheduler, told until it is understood.
 
-Reports to one scheduler leave in their order. While it can't be reached they wait, the newest MAX_WAITING of
+Reports to one scheduler leave in their order, those that can wait with the others of the turn, when what goes on
+from worker to worker is on its way. While it can't be reached they wait, the newest MAX_WAITING of
 them, and are sent when it is there again: started anew with the same URL, it knows nothing of the runs before,
 so a report on a run that it does not know is preceded by the run's request (`adopt`). The newest outcomes that a
 scheduler has taken are kept for the one after it.
@@ -8,20 +9,22 @@ scheduler has taken are kept for the one after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from itertools import count, islice
 from typing import Any
 
 import attrs
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredSemaphore
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from dida import errors
 from dida.addresses import Address
 from dida.chain_messages import Adopt, Completed, Ended, Execute, Failed
 from dida.errors import DidaError
-from dida.messages import Error, Ok, Request
+from dida.messages import Error, Ok, Reply, Request
 from dida.protocols.links import Unreachable
 from dida.protocols.peers import Peers
 
@@ -48,9 +51,10 @@ _log = Logger()
 class Report:
     """One report and the request that it is about."""
 
+    number: int
+    to: _Scheduler
     message: Request
     request: Execute
-    dropped: bool = False
 
     @property
     def bytes(self) -> int:
@@ -60,21 +64,26 @@ class Report:
 
 @define(eq=False)
 class _Scheduler:
-    """What waits for one scheduler."""
+    """One scheduler, and what waits to be sent to it."""
 
-    at_once: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(AT_ONCE))
+    address: Address
+    unsent: dict[Report, None] = field(factory=dict)
+    in_flight: int = 0
     failures: int = 0
+    sending: IDelayedCall | None = None
+    """When what is unsent is sent."""
 
 
 class Reports:
-    """The reports of one worker. `spawn` owns the work that they are."""
+    """The reports of one worker; `on_idle` is called when none is left."""
 
-    def __init__(self, reactor: Any, peers: Peers, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    def __init__(self, reactor: Any, peers: Peers, on_idle: Callable[[], None]) -> None:
         self.undelivered = 0
         """How many were given up."""
         self._reactor = reactor
         self._peers = peers
-        self._spawn = spawn
+        self._on_idle = on_idle
+        self._numbers = count()
         self._waiting: dict[Report, None] = {}
         self._schedulers: dict[Address, _Scheduler] = {}
         self._outcomes: dict[str, tuple[Address, Report]] = {}
@@ -86,16 +95,36 @@ class Reports:
         """Reports that no scheduler has understood yet."""
         return len(self._waiting)
 
-    def tell(self, scheduler: Address, message: Request, request: Execute) -> None:
-        """Have the scheduler told; `request` is the run's, for one that does not know the run."""
+    def stop(self) -> None:
+        """Give up what waits."""
+        self._waiting.clear()
+        for scheduler in self._schedulers.values():
+            scheduler.unsent.clear()
+            if scheduler.sending is not None:
+                scheduler.sending.cancel()
+        self._schedulers.clear()
+
+    def tell(self, address: Address, message: Request, request: Execute, soon: bool = True) -> None:
+        """Have the scheduler told; `request` is the run's, for one that does not know the run.
+
+        Without `soon` it may wait for the end of the turn.
+        """
+        scheduler = self._schedulers.get(address)
+        if scheduler is None:
+            scheduler = self._schedulers[address] = _Scheduler(address)
         if len(self._waiting) >= MAX_WAITING:
             oldest = next(iter(self._waiting))
-            oldest.dropped = True
             del self._waiting[oldest]
+            oldest.to.unsent.pop(oldest, None)
             self.undelivered += 1
-        report = Report(message, request)
-        self._waiting[report] = None
-        self._spawn(self._deliver(scheduler, report))
+        report = Report(next(self._numbers), scheduler, message, request)
+        self._waiting[report] = scheduler.unsent[report] = None
+        if scheduler.failures and (scheduler.sending is not None or scheduler.in_flight):
+            return  # it follows those that are asked again
+        if soon:
+            self._send(scheduler)
+        elif scheduler.sending is None:
+            scheduler.sending = self._reactor.callLater(0, self._send_waiting, scheduler)
 
     def tell_outcomes(self, scheduler: Address, life: str) -> None:
         """A scheduler is there: it is told the outcomes that were told to one before it, with another `life`."""
@@ -129,41 +158,66 @@ class Reports:
             return following.with_step(worker=worker, host=host, port=int(port))
         return following
 
-    async def _deliver(self, address: Address, report: Report) -> None:
-        scheduler = self._schedulers.setdefault(address, _Scheduler())
-        try:
-            while not report.dropped:
-                await scheduler.at_once.acquire()
-                try:
-                    done = await self._told(address, report)
-                finally:
-                    scheduler.at_once.release()
-                if done:
-                    scheduler.failures = 0
-                    return
-                scheduler.failures += 1
-                await deferLater(self._reactor, PAUSES[min(scheduler.failures, len(PAUSES)) - 1])
-        finally:
-            self._waiting.pop(report, None)
-            if not any(True for _ in self._waiting):
-                self._schedulers.clear()
+    def _send_waiting(self, scheduler: _Scheduler) -> None:
+        scheduler.sending = None
+        self._send(scheduler)
 
-    async def _told(self, address: Address, report: Report) -> bool:
-        """Whether the scheduler has answered, whatever it thinks of it."""
-        try:
-            reply = await self._ask(address, report.message)
-            if isinstance(reply, Error) and reply.code == errors.NO_SUCH_RUN:
-                reply = await self._ask(address, Adopt(request=report.request))
-                if not isinstance(reply, Error):
-                    reply = await self._ask(address, report.message)
-        except DidaError:
-            return False
+    def _send(self, scheduler: _Scheduler) -> None:
+        """Send what is unsent, as far as there may be more in flight."""
+        for report in list(islice(scheduler.unsent, AT_ONCE - scheduler.in_flight)):
+            del scheduler.unsent[report]
+            scheduler.in_flight += 1
+            told = self._ask(scheduler, report.message).addCallback(self._answered, report)
+            told.addCallbacks(self._told, self._untold, callbackArgs=(report,), errbackArgs=(report,))
+
+    def _ask(self, scheduler: _Scheduler, message: Request) -> Deferred[Reply]:
+        to = scheduler.address
+        return self._peers.ask(to.host, to.port, message, REPORT_TIMEOUT)
+
+    def _answered(self, reply: Reply, report: Report) -> Reply | Deferred[Reply]:
+        if isinstance(reply, Error) and reply.code == errors.NO_SUCH_RUN:
+            adopted = self._ask(report.to, Adopt(request=report.request))
+            return adopted.addCallback(
+                lambda reply: reply if isinstance(reply, Error) else self._ask(report.to, report.message)
+            )
+        return reply
+
+    def _told(self, reply: Reply, report: Report) -> None:
+        """The scheduler has answered, whatever it thinks of it."""
         if isinstance(reply, Error):
             self.undelivered += 1
-            _log.warn("{to} refused {message}: {why}", to=address, message=report.message, why=reply)
+            _log.warn("{to} refused {message}: {why}", to=report.to.address, message=report.message, why=reply)
         elif isinstance(report.message, Ended | Failed) and not reply.words:
-            self._keep(address, report)
-        return True
+            self._keep(report.to.address, report)
+        scheduler = report.to
+        scheduler.in_flight -= 1
+        if scheduler.failures:
+            scheduler.failures = 0
+            if scheduler.sending is not None:
+                scheduler.sending.cancel()
+                scheduler.sending = None
+        if scheduler.sending is None:
+            self._send(scheduler)
+        if self._waiting.pop(report, report) is None and not self._waiting:
+            self._schedulers.clear()
+            self._on_idle()
 
-    def _ask(self, address: Address, message: Request) -> Deferred[Any]:
-        return self._peers.ask(address.host, address.port, message, REPORT_TIMEOUT)
+    def _untold(self, failure: Failure, report: Report) -> None:
+        """It has not: once more, in the order that they had, after a pause."""
+        if failure.check(DidaError) is None:
+            _log.failure("a report ended in a bug", failure)
+        scheduler = report.to
+        scheduler.in_flight -= 1
+        if report not in self._waiting:
+            return
+        scheduler.unsent[report] = None
+        if not scheduler.failures or scheduler.sending is None:
+            if scheduler.sending is not None:
+                scheduler.sending.cancel()
+            pause = PAUSES[min(scheduler.failures, len(PAUSES) - 1)]
+            scheduler.failures += 1
+            scheduler.sending = self._reactor.callLater(pause, self._send_again, scheduler)
+
+    def _send_again(self, scheduler: _Scheduler) -> None:
+        scheduler.unsent = dict.fromkeys(sorted(scheduler.unsent, key=lambda report: report.number))
+        self._send_waiting(scheduler)

@@ -40,6 +40,7 @@ from dida.chain_messages import Runs as ListRuns
 from dida.chain_messages import Workers as ListWorkers
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, vocabulary
+from dida.protocols.deadlines import Deadline, Deadlines
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HOP_TIMEOUT, TRANSIENT
 from dida.protocols.lines import Answer, NodeCommands, ok
@@ -87,7 +88,9 @@ class SchedulerNode(NodeCommands):
         self._waiting_runs: dict[Deferred[None], None] = {}
         self._sending: set[str] = set()
         """Runs whose request is on its way to a worker."""
-        self._waiting_results: dict[str, dict[Deferred[Reply], None]] = {}
+        self._waiting_results: dict[str, dict[Deferred[Reply], Deadline]] = {}
+        self._deadlines = Deadlines(reactor)
+        """Of those who wait for results."""
         self._forgettable: list[str] = []
         """Runs that have ended since the storage was told last."""
         self._ticking = LoopingCall(self._tick)
@@ -106,8 +109,8 @@ class SchedulerNode(NodeCommands):
         self.front_end.stop()
         self.workers.stop()
         stopped = Unavailable("the scheduler is being stopped")
-        for run in self._waiting_results.values():
-            for answer in list(run):
+        for run in list(self._waiting_results):
+            for answer in self._who_waits(run):
                 answer.errback(stopped)
         for waiting in list(self._waiting_runs):
             waiting.errback(stopped)
@@ -138,15 +141,19 @@ class SchedulerNode(NodeCommands):
             return _result(run)
         if not request.deadline:
             raise _still_going_on(run)
-        answer: Deferred[Reply] = Deferred()
         waiting = self._waiting_results.setdefault(run.id, {})
-        waiting[answer] = None
 
-        def too_late(result: object, seconds: float) -> Failure:
-            waiting.pop(answer, None)
-            return Failure(_still_going_on(run))
+        def too_late() -> None:
+            del waiting[answer]
+            answer.errback(_still_going_on(run))
 
-        return answer.addTimeout(request.deadline, self._reactor, too_late)
+        def given_up(answer: Deferred[Reply]) -> None:
+            if answer in waiting:
+                self._deadlines.cancel(waiting.pop(answer))
+
+        answer: Deferred[Reply] = Deferred(given_up)
+        waiting[answer] = self._deadlines.add(request.deadline, too_late)
+        return answer
 
     def cmd_cancel(self, request: Cancel) -> Answer:
         run = self.runs[request.run]
@@ -318,8 +325,17 @@ class SchedulerNode(NodeCommands):
             self._forgettable.append(run.id)
         if self.debug:
             _log.info("run {run}: {state} {text}", run=run.id, state=run.state, text=run.output or run.reason)
-        for answer in list(self._waiting_results.pop(run.id, ())):
+        for answer in self._who_waits(run.id):
             answer.callback(_result(run))
+
+    def _who_waits(self, run: str) -> list[Deferred[Reply]]:
+        """Those who wait for the result of a run, and wait no longer."""
+        waiting = self._waiting_results.pop(run, {})
+        for deadline in waiting.values():
+            self._deadlines.cancel(deadline)
+        answers = list(waiting)
+        waiting.clear()
+        return answers
 
     # --- nodes ----------------------------------------------------------------------------------
 

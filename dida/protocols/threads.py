@@ -9,18 +9,27 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
 from dida import errors
 from dida.errors import DidaError
+from dida.protocols.deadlines import Deadline, Deadlines
 
 _T = TypeVar("_T")
+
+
+@frozen
+class Late:
+    """The result of what took too long; whether it had begun."""
+
+    begun: bool
 
 
 @define(eq=False)
@@ -28,21 +37,38 @@ class Job:
     """A call that waits for a thread, is executed by one, or has ended."""
 
     call: Callable[[], Any]
-    on_start: Callable[[], None]
+    limit: float
+    """Seconds that it may take."""
+    ends: float
+    """When it must have ended, however long it had to wait."""
+    deadline: Deadline | None = None
     result: Deferred[Any] = field(factory=Deferred)
     started: bool = False
     given_up: bool = False
+    ended: bool = False
 
 
 class Threads:
-    """At most `size` calls at once, the others in order behind them. All methods on the reactor's thread."""
+    """At most `size` calls at once, the others in order behind them. All methods on the reactor's thread.
+
+    A thread that has ended a call looks for the next one itself, and the reactor is woken once for all that have
+    ended meanwhile: calls that take no time share a few changes of threads, which cost more than such a call. Who
+    takes a call while there are more of them wakes another thread first, so that none waits for one that takes long.
+    """
 
     def __init__(self, reactor: Any, size: int) -> None:
         self.size = size
         self.stuck = 0
         self._reactor = reactor
+        self._deadlines = Deadlines(reactor)
         self._waiting: deque[Job] = deque()
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._ready: deque[Job] = deque()
+        """What the threads are to take, one for each thread that is not at work."""
+        self._wake: SimpleQueue[bool] = SimpleQueue()
+        """A thread that takes True looks for calls; one that takes False ends."""
+        self._done: deque[tuple[Job, Any]] = deque()
+        self._told = False
+        """Whether the reactor is about to look at what is done."""
         self._threads = 0
         self._busy = 0
         self._stopped = False
@@ -52,29 +78,43 @@ class Threads:
         """Calls that have no thread yet."""
         return len(self._waiting)
 
-    def run(self, call: Callable[[], Any], on_start: Callable[[], None]) -> Job:
-        """Execute `call` in a thread; `on_start` is called on the reactor when there is one."""
-        job = Job(call, on_start)
+    def run(self, call: Callable[[], Any], limit: float, left: float) -> Deferred[Any]:
+        """The result of `call` from a thread, or Late when it takes more than `limit` seconds, or ends later than
+        in `left` seconds. Cancelled, it is given up."""
+        job = Job(call, limit, self._reactor.seconds() + left)
+        job.result = Deferred(lambda cancelled: self._give_up(job))
         self._waiting.append(job)
         self._dispatch()
-        return job
+        if not job.started:
+            job.deadline = self._deadlines.add(left, lambda: self._too_late(job))
+        return job.result
 
-    def give_up(self, job: Job) -> None:
+    def stop(self) -> None:
+        """Let the idle threads end."""
+        self._stopped = True
+        for _ in range(self._threads):
+            self._wake.put(False)
+
+    def _too_late(self, job: Job) -> None:
+        self._give_up(job)
+        job.result.callback(Late(job.started))
+
+    def _give_up(self, job: Job) -> None:
         """Nobody waits for the job any more: it is not started, or another thread takes the place of its own."""
-        if job.given_up:
-            return
+        self._met(job)
         job.given_up = True
+        if job.ended:
+            return
         if job.started:
             self.stuck += 1
             self._dispatch()
         else:
             self._waiting.remove(job)
 
-    def stop(self) -> None:
-        """Let the idle threads end."""
-        self._stopped = True
-        for _ in range(self._threads):
-            self._jobs.put(None)
+    def _met(self, job: Job) -> None:
+        if job.deadline is not None:
+            self._deadlines.cancel(job.deadline)
+            job.deadline = None
 
     def _dispatch(self) -> None:
         room = self.size + min(self.stuck, self.size)
@@ -82,28 +122,52 @@ class Threads:
             job = self._waiting.popleft()
             self._busy += 1
             job.started = True
+            self._met(job)
+            limit = min(job.limit, job.ends - self._reactor.seconds())
+            job.deadline = self._deadlines.add(limit, partial(self._too_late, job))
             if self._busy > self._threads:
                 self._threads += 1
                 Thread(target=self._work, name=f"operators-{self._threads}", daemon=True).start()
-            job.on_start()
-            self._jobs.put(job)
+            self._ready.append(job)
+            if len(self._ready) == 1:
+                self._wake.put(True)
 
     def _work(self) -> None:
         """The life of a thread."""
-        while (job := self._jobs.get()) is not None:
-            try:
-                result = job.call()
-            except BaseException:  # noqa: BLE001 - SystemExit, too, must not end the thread in silence
-                result = Failure()
-            self._reactor.callFromThread(self._ended, job, result)
+        while self._wake.get():
+            while self._ready:
+                try:
+                    job = self._ready.popleft()
+                except IndexError:  # another thread has taken it
+                    break
+                if self._ready:
+                    self._wake.put(True)
+                result = None
+                try:
+                    if not job.given_up:
+                        result = job.call()
+                except BaseException:  # noqa: BLE001 - SystemExit, too, must not end the thread in silence
+                    result = Failure()
+                self._done.append((job, result))
+                if not self._told:
+                    self._told = True
+                    self._reactor.callFromThread(self._collect)
 
-    def _ended(self, job: Job, result: Any) -> None:
-        self._busy -= 1
-        if job.given_up:
-            self.stuck -= 1
+    def _collect(self) -> None:
+        """Take what is done, and have others done."""
+        self._told = False
+        done = []
+        while self._done:
+            done.append(self._done.popleft())
+        for job, _ in done:
+            self._busy -= 1
+            self.stuck -= job.given_up
+            job.ended = True
+            self._met(job)
         self._dispatch()
-        if not job.given_up:
-            job.result.callback(result)
+        for job, result in done:
+            if not job.given_up:
+                job.result.callback(result)
 
 
 def blocking(reactor: Any, seconds: float, call: Callable[..., Any], *arguments: Any) -> Any:

@@ -88,7 +88,7 @@ class WorkerNode(NodeCommands):
         self._tasks: dict[Deferred[None], str] = {}
         """What is going on, and of which run it is, if of one."""
         self._peers = Peers(reactor)
-        self.reports = Reports(reactor, self._peers, self._spawn)
+        self.reports = Reports(reactor, self._peers, self._on_idle)
         self.collector = Collector(me.id, self._peers)
         self.departure = Departure(reactor, me.id, self._peers, self._spawn, lambda: self.steps.in_hand)
         self._hand_over = HandOver(reactor, me.id, self._peers, self.reports, self._begin)
@@ -101,6 +101,7 @@ class WorkerNode(NodeCommands):
         """Give up everything that is going on."""
         self._stopped = True
         self.departure.stop()
+        self.reports.stop()
         for task in list(self._tasks):
             task.cancel()
         self.front_end.stop()
@@ -153,8 +154,7 @@ class WorkerNode(NodeCommands):
 
     def cmd_drain(self, request: Drain) -> Answer:
         answer = self.departure.begin(request)
-        if not self._tasks:
-            self.departure.on_idle()
+        self._on_idle()
         return answer
 
     def cmd_operators(self, request: ListOperators) -> Answer:
@@ -247,7 +247,7 @@ class WorkerNode(NodeCommands):
             self._failed(scheduler, request, request.assignment, f"on {self.me.id}: a bug, see the worker's log")
             return None
         step = done.assignment
-        following = attrs.evolve(done, next=done.next + 1, apart=False)
+        following = attrs.evolve(done, next=done.next + 1, apart=False, left=max(0.0, request.left - took))
         told = Completed(
             run=done.meta.run,
             position=step.position,
@@ -258,13 +258,13 @@ class WorkerNode(NodeCommands):
             step=step,
         )
         if took < CHOOSE_AFTER:
-            self.reports.tell(scheduler, told, following)
+            self.reports.tell(scheduler, told, following, soon=False)
         else:
             following = await self.reports.choose(scheduler, told, following)
         if self.gossip_delay:
             await deferLater(self._reactor, self.gossip_delay)
-        left = max(0.0, request.left - (self._reactor.seconds() - began))
-        following = attrs.evolve(following, left=left)
+        if took >= CHOOSE_AFTER or self.gossip_delay:
+            following = attrs.evolve(following, left=max(0.0, request.left - (self._reactor.seconds() - began)))
         if why := self._too_long(following, following.chain):
             self._failed(scheduler, following, following.assignment, f"did not get the request: {why}")
             return None
@@ -390,9 +390,13 @@ class WorkerNode(NodeCommands):
 
     def _over(self, result: Any, task: Deferred[None]) -> Any:
         self._tasks.pop(task, None)
-        if not self._tasks:
-            self.departure.on_idle()
+        self._on_idle()
         return result
+
+    def _on_idle(self) -> None:
+        """Something has ended; maybe it was the last."""
+        if not self._tasks and not self.reports.waiting:
+            self.departure.on_idle()
 
 
 def _ended_badly(failure: Failure) -> None:

@@ -7,6 +7,7 @@ SIGUSR1 a new one of the name is begun: whoever wants that renames the old one f
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -35,7 +36,8 @@ def renew_on_signal(path: str) -> None:
 
 
 def main(words: Sequence[str]) -> None:
-    """Become twistd."""
+    """Become twistd. What it imports is not searched for garbage: a tenth of the time until a node is there."""
+    gc.disable()  # dida.services.node enables it
     from twisted.scripts.twistd import run
 
     os.setsid()

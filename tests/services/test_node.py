@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from dida.services import node
 from dida.services.node import NodeOptions, Options, bind, installed_folder, listening
 from tests.desk import Desk
 from tests.netcat import Netcat
-from tests.nodes import NodeProcess, free_port
+from tests.nodes import NodeProcess, environment, free_port
 
 COMMANDS = ("dida-storage", "dida-worker", "dida-scheduler", "dida-pcs", "puppetmaster")
 
@@ -175,6 +176,15 @@ async def test_the_listening_service(port: int) -> None:
 
 
 # --- stock folders ------------------------------------------------------------------------------
+
+
+def test_a_nodes_process_is_not_searched_for_garbage_again_and_again() -> None:
+    """What was imported is never looked at for cycles, and what is new only when it is much."""
+    program = "import gc; gc.disable(); from dida.services import node; node.default_reactor(None)"
+    program += "; print(gc.get_freeze_count(), gc.get_threshold()[0] * gc.isenabled())"
+    words = [sys.executable, "-c", program]
+    frozen, young = subprocess.run(words, env=environment(), check=True, capture_output=True, text=True).stdout.split()
+    assert int(frozen) > 10_000 and int(young) == node.YOUNG
 
 
 def test_stock_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
