@@ -206,7 +206,7 @@ def test_peers_refuse_strangers(cluster: StorageCluster) -> None:
     with cluster.nodes[1].connect() as node:
         assert node.ask('gossip {"cluster": "other", "sender": "9:x"}').startswith("error bad-request")
         for verb in ("gossip", "lock", "decide", "release", "expose", "heartbeat", "fetch"):
-            more = {"cluster": "dida", "sender": "9:x", "view": "", "txn": 1, "key": "k"}
+            more = {"cluster": "dida", "sender": "9:x", "view": "", "keys": [[1, "k"]]}
             assert node.ask(f"{verb} {json.dumps(more)}").startswith("error other-view")
         flush = {"cluster": "dida", "sender": "9:x", "view": "", "number": 99, "members": []}
         assert node.ask(f"flush {json.dumps(flush)}").startswith("error other-view")
