@@ -130,8 +130,7 @@ class Replication:
         before = self.exposed.get(stream, 0)
         if upto > before:
             self.exposed[stream] = upto
-            first, last = max(before, self.log.cut(stream)) + 1, min(upto, self.log.have.get(stream, 0))
-            self.apply_held(now, [(stream, seq) for seq in range(first, last + 1)])
+            self.apply_held(now, [(s, seq) for s, seq in self.held if s == stream and before < seq <= upto])
 
     def apply_held(self, now: float, places: Iterable[tuple[str, int]] | None = None) -> None:
         """Apply held-back records to a fixed point, ties by (stream, seq).

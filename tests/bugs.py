@@ -253,8 +253,11 @@ def _who_is_asked_coordinates(self: Requests, waiting: Any, now: float) -> None:
 
 
 def _first_come_first_locked(self: Locks, message: Any, now: float) -> Any:
-    lock = self.keys.get(message.key)
-    return Error(UNAVAILABLE) if lock is not None and lock.home != message.sender else ON_LOCK(self, message, now)
+    for wanted in message.keys:
+        lock = self.keys.get(wanted.key)
+        if lock is not None and lock.home != message.sender:
+            return Error(UNAVAILABLE)
+    return ON_LOCK(self, message, now)
 
 
 ON_LOCK = Locks.on_lock
@@ -385,7 +388,7 @@ BUGS = (
     Bug("the lease ignored", ((Detection, "lease_until", lambda self: float("inf")),)),
     Bug("executed table not given to a joiner", ((Executed, "load", lambda self, *rest: None),)),
     Bug("a joiner counts before it has the records", ((Joining, "on_load", _joins_empty),)),
-    Bug("held-back updates never tried again", ((Replication, "apply_held", lambda self, now: None),)),
+    Bug("held-back updates never tried again", ((Replication, "apply_held", lambda self, now, places=None: None),)),
     Bug("who is asked coordinates, not the home", ((Requests, "_at_home", _who_is_asked_coordinates),)),
     Bug(
         "locks in arrival order at each participant",

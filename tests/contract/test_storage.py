@@ -223,10 +223,10 @@ def forged(cluster: StorageCluster, at: int) -> list[str]:
     said: dict[str, dict[str, Any]] = {
         "gossip": {"ranges": ranges, "have": huge, "exposed": 10**6},
         "fetch": {"have": huge},
-        "lock": {"txn": 1, "key": "held"},
+        "lock": {"keys": [[1, "held"]]},
         "decide": {"ranges": ranges, "have": huge},
         "expose": {"exposed": 10**6},
-        "release": {"txn": 1, "key": "held", "id": "x", "answer": ["1.1", "forged"]},
+        "release": {"keys": [[1, "held", "x", ["1.1", "forged"], {}]]},
         "forward": {"verb": "write", "key": "forged", "value": "forged"},
         "heartbeat": {"have": huge, "oldest": 10**6},
         "suspect": {"component": me["component"]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,40 @@ def test_nothing_but_a_dida_error_comes_out_of_any_bytes(line: bytes) -> None:
             decoded()
         except DidaError as problem:
             wire.encode_reply(Error(problem.code, problem.words), wire.tag_of(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'#1 heartbeat {"sender":"1:x","have":{"1:x":3},"at":0.5}',
+        b'heartbeat {"sender":"1:x","at":"7","oldest":"3","deadline":"1.5"}',
+        b'#1 heartbeat {"sender":"1:x","oldest":2.0,"unknown":[1,{}]}',
+        b'#"a{ heartbeat {"sender":"1:x"}',
+        b'#1 heartbeat {"sender":"1:x","oldest":-1}',
+        b'#1 heartbeat {"sender":"1:x"} {}',
+        b'#1 heartbeat {"sender":"1:x","sender":"2:x"}',
+        b'#1 heartbeat {"sender":7}',
+        b'#1 heartbeat  {"sender":"1:x"} ',
+        b"#1 heartbeat {}",
+        b'#1 heartbeat {"sender":"\\ud800"}',
+        b"#1 heartbeat {\xff}",
+        b'#1 lock {"sender":"1:x","keys":[[1,"k"],[2,"l","s:1"]]}',
+        b'#1 lock {"sender":"1:x","keys":[[1]]}',
+        b'#1 nothing {"sender":"1:x"}',
+    ],
+)
+def test_a_line_without_words_is_decoded_in_one_step_to_the_same(line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nodes say to each other is decoded in one step; the outcome is that of the general way."""
+
+    def outcome() -> object:
+        try:
+            return wire.decode(line, vocabulary(*peer_messages.PEER))
+        except DidaError as problem:
+            return type(problem), problem.words
+
+    fast = outcome()
+    monkeypatch.setattr(wire, "_WORDLESS", re.compile(rb"(?!)"))
+    assert fast == outcome()
 
 
 @pytest.mark.parametrize("text", ["\ud800", "\ud800 ", "\udcff{"])
