@@ -188,7 +188,7 @@ class Runs:
             return
         done = step if step is not None else attrs.evolve(run.chain[position], ms=ms)
         self._confirm(run, position)
-        run.chain[position] = attrs.evolve(done, position=position)
+        run.chain[position] = done if done.position == position else attrs.evolve(done, position=position)
         run.progress = now
         run.unsent = ""
 
