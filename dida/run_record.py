@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import attrs
 from attrs import define, field
@@ -11,7 +10,6 @@ from attrs import define, field
 from dida.chain import Assignment, Step
 from dida.palette import cut
 from dida.timestamps import Timestamp
-from dida.versions import Version
 
 SLACK = 0.2
 """Seconds that a worker's word may be on its way."""
@@ -23,6 +21,8 @@ MAX_SHOWN = 80
 """Characters of an input, or an operator's name, in the list of all runs."""
 MAX_OPERATORS_SHOWN = 10
 """Operators of a chain there."""
+
+_STEP = tuple(each.name for each in attrs.fields(Step))
 
 GOING_ON, DONE, FAILED = "going on", "done", "failed"
 
@@ -109,9 +109,11 @@ class RunRecord:
         return when if when > self.resent and when >= self.progress - DOUBT else None
 
 
-def _said(owner: object, name: object, value: Any) -> Any:
-    """A value of a step as it goes into a reply."""
-    return str(value) if isinstance(value, Version) else value
+def _told(step: Step) -> dict[str, object]:
+    """A step as it goes into a reply. (`attrs.asdict` asks of each value what it is, several times as slow.)"""
+    members = {name: getattr(step, name) for name in _STEP}
+    members["records"] = [{"how": each.how, "key": each.key, "version": str(each.version)} for each in step.records]
+    return members
 
 
 def summary(run: RunRecord) -> dict[str, object]:
@@ -131,7 +133,7 @@ def outcome(run: RunRecord) -> dict[str, object]:
     members: dict[str, object] = {
         "run": run.id,
         "input": run.input,
-        "steps": [attrs.asdict(step, value_serializer=_said) for step in run.steps],
+        "steps": [_told(step) for step in run.steps],
         "ms": run.ms,
         "after": run.after,
         "rounds": run.round,

@@ -201,7 +201,7 @@ class Runs:
             return None
         done = step if step is not None else attrs.evolve(run.chain[position], ms=ms)
         self._confirm(run, position)
-        run.chain[position] = attrs.evolve(done, position=position)
+        run.chain[position] = done if done.position == position else attrs.evolve(done, position=position)
         run.resent = 0.0
         run.unsent = ""
         self.policy.on_turn(run.turn, "")

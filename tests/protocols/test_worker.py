@@ -34,6 +34,7 @@ from dida.messages import NODE, Error, Ok, Read, Request, Status, Write, vocabul
 from dida.protocols.execution import Operators
 from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
+from dida.protocols.peers import Peers
 from dida.protocols.worker import WorkerNode
 from dida.redo import rewound
 from dida.versions import Version
@@ -217,11 +218,31 @@ async def test_a_chain_over_two_workers(stage: Stage) -> None:
     assert isinstance(ended, Ended)
     assert [step.output for step in ended.chain] == ["13+''", "13+''!", """13+"13+''!\""""]
     await until(lambda: len(stage.told.completed) == 2)
-    assert [(each.position, each.worker, each.operator) for each in stage.told.completed] == [
-        (0, "w1", "First"),
-        (1, "w2", "Second"),
-    ]
+    completed = sorted((each.position, each.worker, each.operator) for each in stage.told.completed)
+    assert completed == [(0, "w1", "First"), (1, "w2", "Second")]
     assert all(step.ms >= 0 for step in ended.chain)
+
+
+@pytest.mark.parametrize(("delay", "order"), [(0.0, [Execute, Completed]), (0.05, [Completed, Execute])])
+@pytest_twisted.ensureDeferred
+async def test_the_run_goes_on_before_it_is_reported(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, delay: float, order: list[type[Request]]
+) -> None:
+    """A request does not wait for the report on its last step; the report does not wait for a gossip delay."""
+    asked: list[type[Request]] = []
+    ask = Peers.ask
+
+    def spy(peers: Peers, host: str, port: int, request: Request, timeout: float) -> Any:
+        if peers is stage.workers["w1"]._peers:
+            asked.append(type(request))
+        return ask(peers, host, port, request, timeout)
+
+    monkeypatch.setattr(Peers, "ask", spy)
+    stage.operator("return input")
+    stage.workers["w1"].gossip_delay = delay
+    await stage.outcome(stage.request("Op@w1", "Op@w2"))
+    await until(lambda: len(asked) == 2)
+    assert asked == order
 
 
 @pytest.mark.parametrize("form", [PLAIN, ASYNC])
