@@ -22,7 +22,7 @@ help:
 	$(say) "endurance" "ten minutes of busy cores and short pauses, a minute of a stopped node: nobody is taken for dead"
 	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, hosts"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
-	$(say) "chains" "the long form of the tests that kill workers and schedulers (some minutes)"
+	$(say) "chains" "the long form of the tests that kill workers, schedulers and storage under chains (some minutes)"
 	$(say) "hosts" "one system on three hosts (network namespaces; root): cut off, PCS killed, puppetmaster killed"
 	$(say) "makespan" "both policies with operators of 10 ms and 1 s on four workers, against the ideal"
 	$(say) "runs" "10,000 runs: the memory of scheduler, workers and storage stays flat"
@@ -71,7 +71,7 @@ check: $(READY)
 	$(say) "types" "ok"
 
 chains: $(READY)
-	@DIDA_LONG=1 $(BIN)/pytest -s tests/system/test_chains.py
+	@DIDA_LONG=1 $(BIN)/pytest -s tests/system/test_chains.py tests/system/test_lost_writes.py
 
 hosts: $(READY)
 	@$(BIN)/pytest tests/system/test_hosts.py -rs

@@ -186,6 +186,7 @@ class Ended(Request):
     chain: tuple[Assignment, ...]
     after: Timestamp = field(factory=dict)
     at: Clock = 0.0
+    """When, on the worker's clock: it may be told much later, to another scheduler."""
 
 
 @frozen(kw_only=True)
@@ -205,6 +206,7 @@ class Failed(Request):
     attempt: Counter = 0
     """Which execution of the step it was; 0: whichever."""
     at: Clock = 0.0
+    """When, on the worker's clock: it may be told much later, to another scheduler."""
 
 
 @frozen

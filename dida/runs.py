@@ -356,7 +356,7 @@ class Runs:
             limit = run.ends - run.started
             rest = f": {run.unsent}" if run.unsent else ""
             why = f"{_at(step)} was not confirmed within the run's {limit:g} s{rest}"
-            ended = self.on_failed(run.id, why, now, step.position)
+            ended = self.on_failed(run.id, why, run.ends, step.position)
             late += [ended] if ended else []
         return late
 

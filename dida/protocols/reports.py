@@ -36,7 +36,7 @@ CHOOSE_AFTER = 0.005
 """Seconds for which the plan of a route is good: who has taken longer asks who is to execute the next step."""
 CHOOSE_TIMEOUT = 2.0
 """Seconds for a scheduler to say who is to execute the next step."""
-MAX_OUTCOMES = 2000
+MAX_OUTCOMES = 500
 MAX_BYTES = 8 * 2**20
 """Outcomes that are kept, and about how much memory they may take."""
 AT_ONCE = 500

@@ -69,7 +69,8 @@ def test_a_run_has_a_deadline() -> None:
     first, second = start(runs, 0.0), start(runs, 5.0)
     runs.on_completed(first.id, 0, 1.0)
     assert runs.tick(9.9) == []
-    assert runs.tick(10.0) == [first]
+    assert runs.tick(10.2) == [first]
+    assert first.ms == 10_000.0, "it had ended then; who looks now and then hears of it a little later"
     assert first.reason == "B at position 1 on w2 was not confirmed within the run's 10 s"
     assert (second.state, runs.going_on) == ("going on", 1)
 
