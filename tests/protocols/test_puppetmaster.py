@@ -333,6 +333,7 @@ async def test_map(scene: Scene, tmp_path: Path) -> None:
         failed,
     )
     assert re.fullmatch(r"map      app over inputs: 301 runs, 300 done, 1 failed, [\d.]+ s, \d+/s", scene.said[-1])
+    assert bars[0].endswith("] 0/301"), "it is shown from the start"
     assert bars[-1] == ""
     assert scene.failed == [6]
 
