@@ -80,15 +80,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def numbers_in_short(numbers: Iterable[int]) -> str:
-    """`1, 3-5`: three and more in a row as their first and last."""
+def numbered(noun: str, numbers: Collection[int]) -> str:
+    """`line 7`, `lines 1, 3-5`: three and more in a row as their first and last."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+    told = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+    return f"{noun}{'' if len(numbers) == 1 else 's'} {told}"
 
 
 # --- records --------------------------------------------------------------------------------------

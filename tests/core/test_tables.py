@@ -12,7 +12,7 @@ from dida.tables import (
     held_versions,
     in_columns,
     newest_rows,
-    numbers_in_short,
+    numbered,
     printable,
     progress_bar,
     progress_line,
@@ -177,10 +177,10 @@ def test_status_of_a_node_that_failed() -> None:
     ]
 
 
-def test_numbers_in_short() -> None:
+def test_numbered() -> None:
     """Three and more in a row are told as their first and last."""
-    assert numbers_in_short([12, 1, 3, 2, 7, 8, 12]) == "1-3, 7, 8, 12, 12"
-    assert numbers_in_short([5]) == "5"
+    assert numbered("line", [12, 1, 3, 2, 7, 8]) == "lines 1-3, 7, 8, 12"
+    assert numbered("line", [5]) == "line 5"
 
 
 def test_status_of_several_hosts_and_groups() -> None:

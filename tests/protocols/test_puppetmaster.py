@@ -193,6 +193,20 @@ async def test_no_pcs(tmp_path: Path) -> None:
     await scene.close()
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_end_comes_while_nodes_start(tmp_path: Path) -> None:
+    """What is ended is not told to be ready any more, though it waited only for the scheduler to be told of it."""
+    scene = Scene(tmp_path)
+    scene.table.ready_at_once = False
+    for line in scene.lines(NODES):
+        await scene.player.play(line)
+    await until(lambda: len(scene.table.rows) == 4)
+    scene.table.change("w1", state="ready")
+    await until(lambda: scene.system.nodes["w1"].state == "ready")
+    await scene.close()
+    assert scene.said == []
+
+
 class Silent(Factory):
     """Listens, and says nothing."""
 
