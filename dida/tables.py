@@ -15,6 +15,8 @@ from dida.versions import Version
 
 WIDTH = 80
 """Columns of a terminal whose width is not known."""
+UNBOUNDED = 10**6
+"""Columns of what is no terminal."""
 MAX_CELL = 30
 """Columns of a cell that is not its row's last."""
 NARROW = 24
@@ -223,19 +225,20 @@ def status_lines(
     Below: who presumes whom dead. What a node did is wrapped, and gets lines of its own where there is no room for
     it in the row.
     """
+    width = UNBOUNDED if width is None else width
     hosts = {node.address.rpartition(":")[0] for node in nodes}
     host = hosts.pop() if len(hosts) == 1 else ""
     head = ["node", "role", "port" if host else "at", "state", "view", "sees", "lag", "did"]
     starts, dids = _aligned([head, *(_status_row(node, host, groups) for node in nodes)], (6,))
     indent = columns(starts[0]) + 2
-    room = (width or WIDTH) - indent
+    room = width - indent
     lines = [] if host in ("", "localhost") else [f"  on {printable(host)}:"]
     names = starts[0] + head[-1] if room >= NARROW else starts[0]
-    lines.append(palette(FAINT, "  " + cut(names.rstrip(), max(1, (width or WIDTH) - 2))))
+    lines.append(palette(FAINT, "  " + cut(names.rstrip(), max(1, width - 2))))
     for node, start, did in zip(nodes, starts[1:], dids[1:], strict=True):
-        said = wrap(did, room if room >= NARROW else max(10, (width or WIDTH) - 6))
+        said = wrap(did, room if room >= NARROW else max(10, width - 6))
         beside = said.pop(0) if said and room >= NARROW else ""
-        start_cut = cut(start, max(1, (width or WIDTH) - 2))
+        start_cut = cut(start, max(1, width - 2))
         lines.append("  " + palette(_tone(node), start_cut.rstrip()) + " " * _trailing(start_cut, beside) + beside)
         lines += [" " * (indent if room >= NARROW else 6) + line for line in said]
     return lines + [palette(BAD, "  " + line) for line in _presumed_dead(nodes)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
 from dida.chain import Step
 from dida.palette import Palette, columns
@@ -166,6 +167,9 @@ def test_status_on_a_narrow_terminal() -> None:
         "      12 reads, 1 write, 7 held, some lists a:1 2",
     ]
     assert all(len(line) <= 40 for line in tiny)
+    piped = status_lines([evolve(node, members={**node.members, "some_lists": {"a": list(range(99))}})], None)
+    assert [line.split()[0] for line in piped] == ["node", "s1", "s2"], "on a pipe each node is one line"
+    assert piped[1].endswith("98")
 
 
 def test_status_of_a_node_that_failed() -> None:
