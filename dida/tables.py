@@ -35,10 +35,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def _aligned(rows: Iterable[Sequence[str]], right: Collection[int]) -> tuple[list[str], list[str]]:
+def _aligned(rows: Iterable[Sequence[str]], right: Collection[int], width: int | None) -> tuple[list[str], list[str]]:
     """For each row all its columns but the last, aligned; and the last ones. The first row is the head."""
     cells = [[printable(cell) for cell in row] for row in rows]
-    cells = [[*(cut(cell, MAX_CELL) for cell in row[:-1]), row[-1]] for row in cells]
+    most = None if width is None else MAX_CELL
+    cells = [[*(cut(cell, most) for cell in row[:-1]), row[-1]] for row in cells]
     widths = [max(columns(row[place]) for row in cells) for place in range(len(cells[0]) - 1)]
     starts = [
         "".join(padded(row[place], width, place in right) + "  " for place, width in enumerate(widths)) for row in cells
@@ -58,7 +59,7 @@ def table(
     `tones` has the colours of rows, `right` the columns of numbers.
     """
     lines = []
-    for place, (start, last) in enumerate(zip(*_aligned(rows, right), strict=True)):
+    for place, (start, last) in enumerate(zip(*_aligned(rows, right, width), strict=True)):
         tone = FAINT if place == 0 else (tones or {}).get(place, "")
         lines.append("  " + palette(tone, cut(start + last, None if width is None else width - 2).rstrip()))
     return lines
@@ -225,11 +226,11 @@ def status_lines(
     Below: who presumes whom dead. What a node did is wrapped, and gets lines of its own where there is no room for
     it in the row.
     """
-    width = UNBOUNDED if width is None else width
     hosts = {node.address.rpartition(":")[0] for node in nodes}
     host = hosts.pop() if len(hosts) == 1 else ""
     head = ["node", "role", "port" if host else "at", "state", "view", "sees", "lag", "did"]
-    starts, dids = _aligned([head, *(_status_row(node, host, groups) for node in nodes)], (6,))
+    starts, dids = _aligned([head, *(_status_row(node, host, groups) for node in nodes)], (6,), width)
+    width = UNBOUNDED if width is None else width
     indent = columns(starts[0]) + 2
     room = width - indent
     lines = [] if host in ("", "localhost") else [f"  on {printable(host)}:"]

@@ -34,7 +34,7 @@ def test_table() -> None:
         "  1                               " + "x" * 15 + "…",
         "  " + "k" * 29 + "…  a\\nb\\x1b[2J",
     ]
-    assert table([["a", "b"], ["1", "x" * 100]], None)[1] == "  1  " + "x" * 100
+    assert table([["a", "b"], ["k" * 50, "x" * 100]], None)[1] == "  " + "k" * 50 + "  " + "x" * 100
 
 
 @pytest.mark.parametrize(("text", "shown"), [("é ✓", "é ✓"), ("a\tb\r\n", "a\\tb\\r\\n"), ("\x9b", "\\x9b")])
