@@ -17,7 +17,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HERE = "localhost"
 """What this machine is called, whichever of its names a URL has."""
 
-_URL = re.compile(r"(?:(?:http|tcp)://)?(\[[0-9a-f:.]+\]|[a-z0-9._-]+):([0-9]{1,5})/?", re.IGNORECASE)
+_URL = re.compile(r"(?:(?:http|tcp)://)?(\[[0-9a-f:.]+\]|[a-z0-9._-]+):([0-9]{1,9})/?", re.IGNORECASE)
 _NUMBER = re.compile("[0-9]{1,10}")
 
 

@@ -7,7 +7,6 @@ carries a request is `dida.chain_messages.Execute`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from keyword import iskeyword
 from typing import Annotated
@@ -16,6 +15,7 @@ import msgspec
 from attrs import define, field, frozen
 
 from dida.errors import UserError
+from dida.files import decoded_lines
 from dida.messages import Counter, Name, Timestamp
 from dida.versions import Version
 
@@ -109,13 +109,10 @@ class Application:
     @classmethod
     def parse(cls, content: bytes, file: str) -> Application:
         """An application file: `operator CLASSNAME SEQ` lines; UserError names `file` and line."""
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as problem:
-            line = content.count(b"\n", 0, problem.start) + 1
-            raise UserError(f"{file} line {line}: not UTF-8: save the file as UTF-8") from None
         found: list[tuple[int, int, str]] = []
-        for number, line_text in enumerate(re.split("\r\n|\n|\r", text), 1):
+        for number, line_text, problem in decoded_lines(content):
+            if problem:
+                raise UserError(f"{file} line {number}: {problem}")
             words = line_text.partition("#")[0].split()
             if words:
                 found.append(_operator(words, f"{file} line {number}", number))

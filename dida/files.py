@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 
 from dida.errors import UserError
@@ -20,8 +22,14 @@ def shown(word: str) -> str:
 
 
 def decoded_lines(data: bytes) -> Iterator[tuple[int, str, str]]:
-    """(number, text, what is wrong with its bytes) of each line."""
-    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n"), start=1):
+    """(number, text, what is wrong with its bytes) of each line, however it ends.
+
+    UTF-16 is known by its byte-order mark.
+    """
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        with suppress(UnicodeDecodeError):
+            data = data.decode("utf-16").encode()
+    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
         try:
             yield number, raw.decode(), ""
         except UnicodeDecodeError as problem:

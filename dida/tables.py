@@ -15,6 +15,8 @@ from dida.versions import Version
 
 WIDTH = 80
 """Columns of a terminal whose width is not known."""
+UNBOUNDED = 10**6
+"""Columns of what is no terminal."""
 MAX_CELL = 30
 """Columns of a cell that is not its row's last."""
 NARROW = 24
@@ -33,10 +35,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def _aligned(rows: Iterable[Sequence[str]], right: Collection[int]) -> tuple[list[str], list[str]]:
+def _aligned(rows: Iterable[Sequence[str]], right: Collection[int], width: int | None) -> tuple[list[str], list[str]]:
     """For each row all its columns but the last, aligned; and the last ones. The first row is the head."""
     cells = [[printable(cell) for cell in row] for row in rows]
-    cells = [[*(cut(cell, MAX_CELL) for cell in row[:-1]), row[-1]] for row in cells]
+    most = None if width is None else MAX_CELL
+    cells = [[*(cut(cell, most) for cell in row[:-1]), row[-1]] for row in cells]
     widths = [max(columns(row[place]) for row in cells) for place in range(len(cells[0]) - 1)]
     starts = [
         "".join(padded(row[place], width, place in right) + "  " for place, width in enumerate(widths)) for row in cells
@@ -56,7 +59,7 @@ def table(
     `tones` has the colours of rows, `right` the columns of numbers.
     """
     lines = []
-    for place, (start, last) in enumerate(zip(*_aligned(rows, right), strict=True)):
+    for place, (start, last) in enumerate(zip(*_aligned(rows, right, width), strict=True)):
         tone = FAINT if place == 0 else (tones or {}).get(place, "")
         lines.append("  " + palette(tone, cut(start + last, None if width is None else width - 2).rstrip()))
     return lines
@@ -80,15 +83,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def numbers_in_short(numbers: Iterable[int]) -> str:
-    """`1, 3-5`: three and more in a row as their first and last."""
+def numbered(noun: str, numbers: Collection[int]) -> str:
+    """`line 7`, `lines 1, 3-5`: three and more in a row as their first and last."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+    told = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+    return f"{noun}{'' if len(numbers) == 1 else 's'} {told}"
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -225,16 +229,17 @@ def status_lines(
     hosts = {node.address.rpartition(":")[0] for node in nodes}
     host = hosts.pop() if len(hosts) == 1 else ""
     head = ["node", "role", "port" if host else "at", "state", "view", "sees", "lag", "did"]
-    starts, dids = _aligned([head, *(_status_row(node, host, groups) for node in nodes)], (6,))
+    starts, dids = _aligned([head, *(_status_row(node, host, groups) for node in nodes)], (6,), width)
+    width = UNBOUNDED if width is None else width
     indent = columns(starts[0]) + 2
-    room = (width or WIDTH) - indent
+    room = width - indent
     lines = [] if host in ("", "localhost") else [f"  on {printable(host)}:"]
     names = starts[0] + head[-1] if room >= NARROW else starts[0]
-    lines.append(palette(FAINT, "  " + cut(names.rstrip(), max(1, (width or WIDTH) - 2))))
+    lines.append(palette(FAINT, "  " + cut(names.rstrip(), max(1, width - 2))))
     for node, start, did in zip(nodes, starts[1:], dids[1:], strict=True):
-        said = wrap(did, room if room >= NARROW else max(10, (width or WIDTH) - 6))
+        said = wrap(did, room if room >= NARROW else max(10, width - 6))
         beside = said.pop(0) if said and room >= NARROW else ""
-        start_cut = cut(start, max(1, (width or WIDTH) - 2))
+        start_cut = cut(start, max(1, width - 2))
         lines.append("  " + palette(_tone(node), start_cut.rstrip()) + " " * _trailing(start_cut, beside) + beside)
         lines += [" " * (indent if room >= NARROW else 6) + line for line in said]
     return lines + [palette(BAD, "  " + line) for line in _presumed_dead(nodes)]

@@ -59,6 +59,7 @@ class Batch:
     async def run(self) -> None:
         """Returns when all runs have ended."""
         self._began = self._system.reactor.seconds()
+        self.on_progress()
         work = [Deferred.fromCoroutine(self._run_some()) for _ in range(min(AT_ONCE, self.size))]
         try:
             for success, result in await DeferredList(work, consumeErrors=True):

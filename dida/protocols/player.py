@@ -37,7 +37,7 @@ from dida.protocols.system import System, plain
 from dida.protocols.trials import ClientRun, Trials
 from dida.script import Line
 from dida.story import Outcome, story
-from dida.tables import WIDTH, counted, numbers_in_short, printable, run_line
+from dida.tables import WIDTH, counted, numbered, printable, run_line
 from dida.timestamps import Timestamp
 
 RESULT_TIME = 30.0
@@ -143,6 +143,7 @@ class Player:
     async def close(self) -> None:
         """Drop what is still going on."""
         self._ended = True
+        self.system.on_ready = lambda node, seconds: None  # it would be told behind the end
         for work in list(self._open):
             work.cancel()
         if self._front_end is not None:
@@ -166,10 +167,8 @@ class Player:
         """What was played, in one line."""
         counts = self.counts
         text = f"{counted(counts.commands, 'command')}, {counted(counts.runs, 'run')}: {counts.done} done"
-        if not counts.failed:
-            return f"{text}, none failed"
-        numbers = numbers_in_short([line.number for line in counts.failed])
-        return f"{text}; failed: line{'s' * (len(counts.failed) > 1)} {numbers}"
+        failed = [line.number for line in counts.failed]
+        return f"{text}; failed: {numbered('line', failed)}" if failed else f"{text}, none failed"
 
     def _begin(self, line: Line, work: Coroutine[Any, Any, None]) -> Deferred[None]:
         """Do something for a line; its problem is the line's."""

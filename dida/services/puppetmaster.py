@@ -429,6 +429,9 @@ def _exit(status: int) -> None:
 def makeService(options: Options, reactor: Any = None) -> PuppetMaster:
     if options.parent is not None and not options.parent.get("nodaemon"):
         fail(options.command, "a console can't go into the background: write twistd -n puppetmaster")
+    for name in ("stdin", "stdout"):
+        if getattr(sys, name) is None:
+            fail(options.command, f"a console needs both standard input and standard output: {name} is closed")
     logs: str = options["logs"]
     try:
         os.makedirs(logs, exist_ok=True)

@@ -82,6 +82,21 @@ def test_script_syntax() -> None:
     assert str(lines[1]) == "script line 4: wait 5"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16(encoding: str) -> None:
+    """What an editor, or a shell's `>`, has saved as UTF-16 is read, as its byte-order mark says what it is."""
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    (line,) = parse_script(f"{mark}client añ app\r\n".encode(encoding))
+    assert (line.number, line.command) == (1, script.Client("añ", "app"))
+    (bad,) = parse_script(b"\xff\xfe\x00\xd8")
+    assert "not UTF-8 at byte 1" in bad.problem
+
+
+def test_ends_of_lines() -> None:
+    """A line may end in any of the three ways."""
+    assert [line.number for line in parse_script(b"status\rstatus\r\n\nstatus\n")] == [1, 2, 4]
+
+
 def test_bytes_that_are_no_text() -> None:
     """A line that is not UTF-8 is told with its number, and the others are still understood."""
     bad, good = parse_script(b"client \xff app\nstatus\n")

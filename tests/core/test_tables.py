@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
 from dida.chain import Step
 from dida.palette import Palette, columns
@@ -12,7 +13,7 @@ from dida.tables import (
     held_versions,
     in_columns,
     newest_rows,
-    numbers_in_short,
+    numbered,
     printable,
     progress_bar,
     progress_line,
@@ -33,7 +34,7 @@ def test_table() -> None:
         "  1                               " + "x" * 15 + "…",
         "  " + "k" * 29 + "…  a\\nb\\x1b[2J",
     ]
-    assert table([["a", "b"], ["1", "x" * 100]], None)[1] == "  1  " + "x" * 100
+    assert table([["a", "b"], ["k" * 50, "x" * 100]], None)[1] == "  " + "k" * 50 + "  " + "x" * 100
 
 
 @pytest.mark.parametrize(("text", "shown"), [("é ✓", "é ✓"), ("a\tb\r\n", "a\\tb\\r\\n"), ("\x9b", "\\x9b")])
@@ -166,6 +167,9 @@ def test_status_on_a_narrow_terminal() -> None:
         "      12 reads, 1 write, 7 held, some lists a:1 2",
     ]
     assert all(len(line) <= 40 for line in tiny)
+    piped = status_lines([evolve(node, members={**node.members, "some_lists": {"a": list(range(99))}})], None)
+    assert [line.split()[0] for line in piped] == ["node", "s1", "s2"], "on a pipe each node is one line"
+    assert piped[1].endswith("98")
 
 
 def test_status_of_a_node_that_failed() -> None:
@@ -177,10 +181,10 @@ def test_status_of_a_node_that_failed() -> None:
     ]
 
 
-def test_numbers_in_short() -> None:
+def test_numbered() -> None:
     """Three and more in a row are told as their first and last."""
-    assert numbers_in_short([12, 1, 3, 2, 7, 8, 12]) == "1-3, 7, 8, 12, 12"
-    assert numbers_in_short([5]) == "5"
+    assert numbered("line", [12, 1, 3, 2, 7, 8]) == "lines 1-3, 7, 8, 12"
+    assert numbered("line", [5]) == "line 5"
 
 
 def test_status_of_several_hosts_and_groups() -> None:

@@ -193,6 +193,20 @@ async def test_no_pcs(tmp_path: Path) -> None:
     await scene.close()
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_end_comes_while_nodes_start(tmp_path: Path) -> None:
+    """What is ended is not told to be ready any more, though it waited only for the scheduler to be told of it."""
+    scene = Scene(tmp_path)
+    scene.table.ready_at_once = False
+    for line in scene.lines(NODES):
+        await scene.player.play(line)
+    await until(lambda: len(scene.table.rows) == 4)
+    scene.table.change("w1", state="ready")
+    await until(lambda: scene.system.nodes["w1"].state == "ready")
+    await scene.close()
+    assert scene.said == []
+
+
 class Silent(Factory):
     """Listens, and says nothing."""
 
@@ -333,6 +347,7 @@ async def test_map(scene: Scene, tmp_path: Path) -> None:
         failed,
     )
     assert re.fullmatch(r"map      app over inputs: 301 runs, 300 done, 1 failed, [\d.]+ s, \d+/s", scene.said[-1])
+    assert bars[0].endswith("] 0/301"), "it is shown from the start"
     assert bars[-1] == ""
     assert scene.failed == [6]
 

@@ -66,6 +66,15 @@ def test_background() -> None:
     assert "write twistd -n puppetmaster" in str(caught.value)
 
 
+@pytest.mark.parametrize("stream", ["stdin", "stdout"])
+def test_closed_streams(monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
+    """A console without an input or output, as by `>&-`, says so; its number may be another file's by now."""
+    monkeypatch.setattr(f"sys.{stream}", None)
+    with pytest.raises(SystemExit) as caught:
+        make()
+    assert f"a console needs both standard input and standard output: {stream} is closed" in str(caught.value)
+
+
 def test_options(tmp_path: Path) -> None:
     """--pcs and --files repeat; the other options have defaults."""
     options = parsed("--pcs", "localhost:1", "--pcs", "http://other:2", "--files", str(tmp_path), "--keep")
