@@ -285,7 +285,7 @@ class Membership:
             if mine is not None:
                 self.fence(view, now)
             return self.local.other_view()
-        if self.replication.log.have != base:
+        if not self.replication.stands_at(base):
             self.fence(view, now)
             return self.local.other_view()
         self._enter(view, base, now)
@@ -340,7 +340,7 @@ class Membership:
         if view.name == mine.name:
             return
         if view.rank > mine.rank:
-            if view.member(self.local.component) is not None and self.replication.log.have == base:
+            if view.member(self.local.component) is not None and self.replication.stands_at(base):
                 self._enter(view, base, now)
             else:
                 self.fence(view, now)

@@ -199,6 +199,8 @@ class Join(PeerMessage):
     heard: tuple[Member, ...] = ()
     loaded: str = ""
     """Name of the view whose state the sender has taken over; empty when it has none."""
+    told: str = ""
+    """Name of the view that it heard of last: it was there, outside of it, when that was in force."""
 
 
 @frozen

@@ -168,7 +168,7 @@ class Cluster:
         node.backlog = deque()
         member = Member(incarnation(node), node.number, node.name, node.url)
         node.begin(member.component)
-        node.replica = Replica(self.config, member, self.named, self._time(node))
+        node.replica = Replica(self.config, member, self.named, self.time(node))
         self.say(f"{node.name} STARTS as {member.component}")
         self._tick(node, node.life)
 
@@ -202,7 +202,7 @@ class Cluster:
         self.say(f"{node.name} GOES ON")
         node.paused = False
         if node.replica is not None and self.rng.random() < 0.5:
-            self._act(node, node.replica.tick(self._time(node)))
+            self._act(node, node.replica.tick(self.time(node)))
         while node.backlog and not node.paused:
             node.backlog.popleft()()
 
@@ -211,7 +211,7 @@ class Cluster:
         views = [n.replica.local.view for n in self.nodes.values() if n.replica is not None]
         return max((view for view in views if view is not None), key=lambda view: view.rank, default=None)
 
-    def _time(self, node: Node) -> float:
+    def time(self, node: Node) -> float:
         return self.now + node.skew
 
     def _at_node(self, node: Node, life: int, event: Callable[[Replica], list[Output]]) -> None:
@@ -227,7 +227,7 @@ class Cluster:
         if node.life != life or node.replica is None:
             return
         if not node.paused:
-            self._act(node, node.replica.tick(self._time(node)))
+            self._act(node, node.replica.tick(self.time(node)))
             if node.replica is not None:
                 self.check(node)
         self.at(TICK, lambda: self._tick(node, life))
@@ -237,7 +237,7 @@ class Cluster:
     def ask(self, url: str, request: Request, token: Any) -> None:
         """A client's request arrives at the node; its reply comes to `on_reply`, or never."""
         node = self.nodes[url]
-        self._at_node(node, node.life, lambda replica: replica.on_request(token, request, self._time(node)))
+        self._at_node(node, node.life, lambda replica: replica.on_request(token, request, self.time(node)))
 
     def _act(self, node: Node, outputs: list[Output]) -> None:
         replica = node.replica
@@ -308,14 +308,14 @@ class Cluster:
         for number in [n for n, ask in self._asks.items() if ask.node is source and ask.send.url == target.url]:
             self.at(0.0, lambda n=number: self._give_up(n))  # type: ignore[misc]
         if source.replica is not None and not self.cut.get((target.url, source.url)):
-            self.at(0.0005, lambda: self._at_node(source, life, lambda r: r.on_broken(target.url, self._time(source))))
+            self.at(0.0005, lambda: self._at_node(source, life, lambda r: r.on_broken(target.url, self.time(source))))
             self.at(0.012, lambda: self._connect(source, life, target))
 
     def _connect(self, source: Node, life: int, target: Node) -> None:
         """The connection is tried again: a port that nobody listens on refuses."""
         if target.replica is None and not self.cut.get((source.url, target.url)):
-            at = self._time(source)
-            self._at_node(source, life, lambda r: r.on_refused(target.url, at, self._time(source)))
+            at = self.time(source)
+            self._at_node(source, life, lambda r: r.on_refused(target.url, at, self.time(source)))
 
     def _give_up(self, number: int) -> None:
         """The ask will not be answered: its connection is gone, or its time is over."""
@@ -329,7 +329,7 @@ class Cluster:
         ask = self._asks.pop(number, None)
         if ask is None:
             return []
-        send, now = ask.send, self._time(ask.node)
+        send, now = ask.send, self.time(ask.node)
         if send.token is not None:
             return replica.on_forwarded(send.token, reply, now)
         return replica.on_answer(send.url, send.peer, send.message, reply, now)
@@ -373,7 +373,7 @@ class Cluster:
 
         def accept(replica: Replica) -> list[Output]:
             self._replies[token] = (source, number)
-            return replica.on_peer(token, message, self._time(target))
+            return replica.on_peer(token, message, self.time(target))
 
         def take(action: str | None) -> None:
             if action != "drop":
