@@ -169,6 +169,16 @@ class Replication:
         """Whether every member has logged what `ts` says."""
         return all(covers(self.table[m.component], ts) for m in self.local.others())
 
+    def held_everywhere(self) -> Timestamp:
+        """What every member has, at least: the entry-wise minimum."""
+        known = [self.table[m.component] for m in self.local.others()]
+        least = {s: min([n, *(ts.get(s, 0) for ts in known)]) for s, n in self.log.have.items()}
+        return {s: n for s, n in least.items() if n}
+
+    def unexposed(self) -> set[str]:
+        """The coordinators of commits that wait here to be exposed."""
+        return {component_of(stream) for stream, _ in self.held if is_commit(stream)}
+
     def holders(self, stream: str, seq: int) -> int:
         """How many other members have logged that record."""
         return sum(self.table[m.component].get(stream, 0) >= seq for m in self.local.others())
@@ -285,6 +295,16 @@ class Replication:
 
     # --- the barrier of a new view --------------------------------------------------------------
 
+    def stands_at(self, base: Timestamp) -> bool:
+        """Whether exactly the updates of `base` are here.
+
+        Of two changes of a view at once both may come to their end: in the first view, which nobody serves, streams
+        that are in the second have been cut off. Their records are here all the same.
+        """
+        have = self.log.have
+        cut = {s: n for s, n in base.items() if s not in have and self.cuts.get(s) == n}
+        return {**have, **cut} == base
+
     def settle(self, base: Timestamp, live: Iterable[str], stayed: Collection[str], now: float) -> None:
         """A new view of the components `live` begins: all its members have exactly `base`.
 
@@ -293,7 +313,7 @@ class Replication:
         Commits are exposed, held-back records applied (what they still lack died with its component),
         the dead leave the timestamps, the log is empty.
         """
-        assert self.log.have == base, "a view was installed on a replica that was not levelled"
+        assert self.stands_at(base), "a view was installed on a replica that was not levelled"
         for stream in base:
             if is_commit(stream):
                 self.exposed[stream] = base[stream]

@@ -55,6 +55,8 @@ class Joining:
     _probed: float = -FOREVER
     view_met: float = -FOREVER
     """When somebody was last heard of who is in a view."""
+    _told: str = ""
+    """The view that was in force there."""
     _copies: int = 0
     _parts: list[dict[str, Any]] = Factory(list)
     _transfer: tuple[str, str, int] = ("", "", 0)
@@ -71,9 +73,9 @@ class Joining:
         """Without a view: ask all known nodes to be taken in."""
         if now - self._probed >= JOIN_AGAIN:
             self._probed = now
-            heard = tuple(m for m, _ in self.waiting.values())
+            stamp, heard = self.local.stamp(), tuple(m for m, _ in self.waiting.values())
             for url in self._addresses():
-                message = Join(**self.local.stamp(), member=self.local.me, heard=heard, loaded=self.loaded)
+                message = Join(**stamp, member=self.local.me, heard=heard, loaded=self.loaded, told=self._told)
                 self.local.out.append(Send(url, "", message, self.local.config.call_timeout))
 
     def probe(self, now: float) -> None:
@@ -128,7 +130,8 @@ class Joining:
             self.local.note(f"{member.url} wants the id {member.id}, which replica {same.replica} at {same.url} has")
             text = f"{same.id} is replica {same.replica} at {same.url}: give this one another id"
             return Error(BAD_REQUEST, (text,), {"view": view.name})
-        if old is not None and not self.detection.bury(old.component, now):
+        # a Join may be read late, when a later life is the member: who heard of this view is later than its members
+        if old is not None and message.told == view.name and not self.detection.bury(old.component, now):
             self.probe_at_once()
         self.remember(member)
         joiner = self.joiners.get(member.replica)
@@ -148,6 +151,7 @@ class Joining:
         """The answer to a Join: other nodes to ask, and whether they are in a view already."""
         if view:
             self.view_met = now
+            self._told = view
         for member in heard:
             self.remember(member)
 

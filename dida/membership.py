@@ -22,7 +22,7 @@ from dida.gossip import Replication
 from dida.joining import Joining
 from dida.messages import Error, Ok, Reply
 from dida.outputs import CHANGING, Local
-from dida.peer_messages import Fetch, Flush, Install, Level, Member, Range, View, component_of
+from dida.peer_messages import Alive, Fetch, Flush, Install, Level, Member, Range, View, component_of
 from dida.timestamps import Timestamp, covers, merge_into
 
 
@@ -101,11 +101,11 @@ class Membership:
                 self.local.note(f"{member.id} ({url}) is gone: its port refuses")
         self.joining.drop(url)
 
-    def on_beat(self, peer: str, sent: float, have: Timestamp | None, now: float) -> None:
+    def on_beat(self, peer: str, sent: float, alive: Alive | None, now: float) -> None:
         """The answer to a heartbeat; None: it did not get through."""
-        if have is not None:
+        if alive is not None:
             self.halted.pop(peer, None)
-        self.detection.on_beat(peer, sent, have, now)
+        self.detection.on_beat(peer, sent, alive, now)
 
     # --- leading a change -----------------------------------------------------------------------
 
@@ -297,9 +297,15 @@ class Membership:
         return self.joining.loaded if self.local.view is None else self.local.view_name
 
     def _continued_by(self, view: View, base: Timestamp) -> bool:
-        """Whether the state here is the one with which `view` begins. `base` alone does not tell: two sides that went
-        on apart may say the same of themselves once the dead have left the timestamps."""
-        return view.previous == self._state_of and self.replication.log.have == base
+        """Whether the state here is the one with which `view` begins: that of the view that it changes, or of another
+        view that has changed the same one, at once, and had the same updates.
+
+        `base` alone does not tell: two sides that went on apart may say the same of what they have once the dead have
+        left the timestamps.
+        """
+        mine = self.local.view
+        alike = view.previous == self._state_of or (mine is not None and view.previous == mine.previous)
+        return alike and self.replication.stands_at(base)
 
     def _enter(self, view: View, base: Timestamp, now: float) -> None:
         old = self.local.view

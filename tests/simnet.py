@@ -217,6 +217,41 @@ class Hand:
         return [entry.value for entry in self.replicas[number].replication.store.versions(key)]
 
 
+class Parted(Hand):
+    """Replicas of which some can't reach others. What is sent to them arrives when they can be reached again in time;
+    otherwise the sender hears that it did not."""
+
+    def __init__(self, count: int, **config: Any) -> None:
+        self.cut: set[tuple[int, int]] = set()
+        self._stuck: list[tuple[float, Letter]] = []
+        super().__init__(count, **config)
+        self.run(self.config.ping_timeout)
+
+    def part(self, *pairs: tuple[int, int], one_way: bool = False) -> None:
+        """Nothing passes between these from now on; one way: not from the first to the second."""
+        self.cut = {*pairs} if one_way else {*pairs, *((b, a) for a, b in pairs)}
+        self.letters += [x for _, x in self._stuck if (x.source, x.target) not in self.cut]
+        self._stuck = [(at, x) for at, x in self._stuck if (x.source, x.target) in self.cut]
+
+    def pass_on(self, *verbs: str, source: int = 0, target: int = 0) -> None:
+        while True:
+            stuck = [x for x in self.letters if (x.source, x.target) in self.cut]
+            self._stuck += [(self.now, letter) for letter in stuck]
+            self.letters = [x for x in self.letters if x not in stuck]
+            found = [x for x in self.under_way(source=source, target=target) if not verbs or x.verb in verbs]
+            if not found:
+                return
+            self.deliver(found[0])
+
+    def tick(self, *numbers: int, seconds: float = TICK) -> None:
+        super().tick(*numbers, seconds=seconds)
+        late = [letter for at, letter in self._stuck if self.now - at >= letter.send.timeout]
+        self._stuck = [(at, letter) for at, letter in self._stuck if letter not in late]
+        late = [x for x in late if (x.target if x.is_answer else x.source) in self.replicas]
+        self.letters += late
+        self.lose(*late)
+
+
 def plain(reply: Reply) -> Reply:
     """The reply as it comes off the wire."""
     return wire.decode_reply(wire.encode_reply(reply))[1]

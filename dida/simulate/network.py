@@ -33,6 +33,7 @@ MEAN_TURN = 0.001
 """Seconds of virtual time, in the mean, that a node takes what comes in before it sends what it has gathered."""
 LOOK = 0.01
 """Seconds of virtual time between two looks whether a run is at its end."""
+FIRST_PORT = 5000
 MAX_EVENTS = 400_000
 """Of one run of the cluster; it is some twenty thousand where the nodes come to rest."""
 
@@ -107,7 +108,7 @@ class Cluster:
         self.config = config
         self.network = network
         self.now = 0.0
-        self.named = tuple(StorageAddress(n, f"s{n}", Address("node", 5000 + n)) for n in range(1, replicas + 1))
+        self.named = tuple(StorageAddress(n, f"s{n}", Address("node", FIRST_PORT + n)) for n in range(1, replicas + 1))
         self.nodes = {str(a.address): Node(a.replica, str(a.address), 1000 * rng.random()) for a in self.named}
         self.trace: Callable[[str], None] | None = None
         self.failpoint: Callable[[str, Node], str | None] | None = None
@@ -170,7 +171,7 @@ class Cluster:
         node.backlog = deque()
         member = Member(incarnation(node), node.number, node.name, node.url)
         node.begin(member.component)
-        node.replica = Replica(self.config, member, self.named, self._time(node))
+        node.replica = Replica(self.config, member, self.named, self.time(node))
         self.say(f"{node.name} STARTS as {member.component}")
         self._tick(node, node.life)
 
@@ -204,7 +205,7 @@ class Cluster:
         self.say(f"{node.name} GOES ON")
         node.paused = False
         if node.replica is not None and self.rng.random() < 0.5:
-            self._act(node, node.replica.tick(self._time(node)))
+            self._act(node, node.replica.tick(self.time(node)))
         while node.backlog and not node.paused:
             node.backlog.popleft()()
 
@@ -213,7 +214,7 @@ class Cluster:
         views = [n.replica.local.view for n in self.nodes.values() if n.replica is not None]
         return max((view for view in views if view is not None), key=lambda view: view.rank, default=None)
 
-    def _time(self, node: Node) -> float:
+    def time(self, node: Node) -> float:
         return self.now + node.skew
 
     def _at_node(self, node: Node, life: int, event: Callable[[Replica], list[Output]]) -> None:
@@ -229,7 +230,7 @@ class Cluster:
         if node.life != life or node.replica is None:
             return
         if not node.paused:
-            self._act(node, node.replica.tick(self._time(node)))
+            self._act(node, node.replica.tick(self.time(node)))
             if node.replica is not None:
                 self.check(node)
         self.at(TICK, lambda: self._tick(node, life))
@@ -239,7 +240,7 @@ class Cluster:
     def ask(self, url: str, request: Request, token: Any) -> None:
         """A client's request arrives at the node; its reply comes to `on_reply`, or never."""
         node = self.nodes[url]
-        self._at_node(node, node.life, lambda replica: replica.on_request(token, request, self._time(node)))
+        self._at_node(node, node.life, lambda replica: replica.on_request(token, request, self.time(node)))
 
     def _act(self, node: Node, outputs: list[Output]) -> None:
         replica = node.replica
@@ -269,7 +270,7 @@ class Cluster:
     def _flush(self, node: Node, life: int) -> None:
         """What the node has gathered goes out when it has taken what else has come in by then."""
         delay = self.rng.expovariate(1 / MEAN_TURN)
-        self.at(delay, lambda: self._at_node(node, life, lambda replica: replica.flush(self._time(node))))
+        self.at(delay, lambda: self._at_node(node, life, lambda replica: replica.flush(self.time(node))))
 
     def _hit(self, verb: str, step: str, node: Node, then: Callable[[str | None], None]) -> None:
         """Go on with `then`, and with what a failpoint wants done; not when the node dies, later when it pauses."""
@@ -317,14 +318,14 @@ class Cluster:
         for number in [n for n, ask in self._asks.items() if ask.node is source and ask.send.url == target.url]:
             self.at(0.0, lambda n=number: self._give_up(n))  # type: ignore[misc]
         if source.replica is not None and not self.cut.get((target.url, source.url)):
-            self.at(0.0005, lambda: self._at_node(source, life, lambda r: r.on_broken(target.url, self._time(source))))
+            self.at(0.0005, lambda: self._at_node(source, life, lambda r: r.on_broken(target.url, self.time(source))))
             self.at(0.012, lambda: self._connect(source, life, target))
 
     def _connect(self, source: Node, life: int, target: Node) -> None:
         """The connection is tried again: a port that nobody listens on refuses."""
         if target.replica is None and not self.cut.get((source.url, target.url)):
-            at = self._time(source)
-            self._at_node(source, life, lambda r: r.on_refused(target.url, at, self._time(source)))
+            at = self.time(source)
+            self._at_node(source, life, lambda r: r.on_refused(target.url, at, self.time(source)))
 
     def _give_up(self, number: int) -> None:
         """The ask will not be answered: its connection is gone, or its time is over."""
@@ -338,7 +339,7 @@ class Cluster:
         ask = self._asks.pop(number, None)
         if ask is None:
             return []
-        send, now = ask.send, self._time(ask.node)
+        send, now = ask.send, self.time(ask.node)
         if send.token is not None:
             return replica.on_forwarded(send.token, reply, now)
         return replica.on_answer(send.url, send.peer, send.message, reply, now)
@@ -358,7 +359,7 @@ class Cluster:
         if self.network.wire or (self.trace is not None and verb != "heartbeat"):
             line = wire.encode(message)
             if verb != "heartbeat":
-                self.say(f"{node.name} -> s{send.url[-1]}  {line.decode()}")
+                self.say(f"{node.name} -> {name_of(send.url)}  {line.decode()}")
         if target is None or target.replica is None:
             self.at(self._delay(), lambda: self._give_up(number))
             if target is not None:
@@ -382,7 +383,7 @@ class Cluster:
 
         def accept(replica: Replica) -> list[Output]:
             self._replies[token] = (source, number)
-            return replica.on_peer(token, message, self._time(target))
+            return replica.on_peer(token, message, self.time(target))
 
         def take(action: str | None) -> None:
             if action != "drop":
@@ -413,7 +414,7 @@ class Cluster:
             return
         line = wire.encode_reply(reply)
         if self.trace is not None and verb != "heartbeat":
-            self.say(f"{node.name} => s{source[-1]}  {verb}: {line.decode()}")
+            self.say(f"{node.name} => {name_of(source)}  {verb}: {line.decode()}")
         heard = wire.decode_reply(line)[1]
 
         def take(action: str | None) -> None:
@@ -433,6 +434,11 @@ class Cluster:
                 self._at_node(ask.node, ask.life, arrived)
 
         self._carry("answer", node.url, source, arrive)
+
+
+def name_of(url: str) -> str:
+    """The name of the node at this place."""
+    return f"s{Address.parse(url).port - FIRST_PORT}"
 
 
 def incarnation(node: Node) -> str:

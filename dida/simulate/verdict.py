@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from dida.outputs import Local
 from dida.peer_messages import component_of, is_commit
 from dida.replica import Replica
 from dida.simulate import checkers
@@ -41,9 +42,15 @@ def invariants(cluster: Cluster, node: Node) -> None:
             assert floor is None or oldest >= floor, f"{node.name}: {key} {oldest} is back, which was discarded"
             node.floors[key] = oldest
     mine = replica.local.component
+    answers = replica.local.serving and cluster.time(node) < replica.detection.lease_until()
     for other in cluster.nodes.values():
         theirs = other.replica
-        if theirs is None or theirs is replica or theirs.local.view_name != replica.local.view_name:
+        if theirs is None or theirs is replica:
+            continue
+        if theirs.local.view_name != replica.local.view_name:
+            assert not (answers and _went_on(theirs.local, replica.local)), (
+                f"{node.name} may answer, though {other.name} serves in view {theirs.local.view_name} without it"
+            )
             continue
         known = replication.table.get(theirs.local.component, {})
         assert covers(theirs.replication.log.have, known), f"{node.name} believes that {other.name} has {known}"
@@ -55,6 +62,14 @@ def invariants(cluster: Cluster, node: Node) -> None:
         assert logged >= replica.local.exposed, (
             f"{node.name} shows {mine}! {replica.local.exposed}, {other.name} lacks it"
         )
+
+
+def _went_on(other: Local, mine: Local) -> bool:
+    """Whether another member of my view serves in a later view without me."""
+    ours, theirs = mine.view, other.view
+    if ours is None or theirs is None or not other.serving or mine.member(other.component) is None:
+        return False
+    return theirs.rank > ours.rank and theirs.member(mine.component) is None
 
 
 def quiet(replica: Replica) -> dict[str, int]:

@@ -12,7 +12,7 @@ from dida.outputs import Config
 from dida.peer_messages import Join, Load, Member, View
 from dida.replica import Replica
 from dida.simulate.network import Cluster, Network
-from tests.simnet import Hand
+from tests.simnet import Hand, Parted
 
 
 @pytest.mark.parametrize("writer", [1, 2, 3])
@@ -207,6 +207,58 @@ def test_who_is_refused_begins_no_view_of_its_own(number: int, id: str) -> None:
     hand.crash(2)
     assert hand.run(5.0, lambda: refused.local.serving)
     assert hand.stored(3, "key") == ["value"]
+
+
+def test_a_join_that_is_read_late_is_no_evidence() -> None:
+    """A node that was restarted is a member; what its last life had sent to join says nothing about it."""
+    hand = Hand(3)
+    hand.crash(3)
+    hand.run(1.0)
+    hand.start(3)
+    hand.tick(3)
+    (late,) = hand.under_way("join", source=3, target=1)
+    hand.letters.clear()
+    hand.crash(3)
+    hand.start(3)
+    assert hand.run(5.0, lambda: all(len(r.local.others()) == 2 for r in hand.replicas.values()))
+    hand.run(0.3)
+    view = hand.replicas[1].local.view_name
+    message = late.send.message
+    assert isinstance(message, Join)
+    assert message.member.component == "3:2"
+    assert hand.replicas[3].local.component == "3:3"
+    hand.act(1, hand.replicas[1].on_peer("late", message, hand.now))
+    hand.run(3.0)
+    assert hand.replicas[1].local.view_name == view
+
+
+def test_a_restart_that_nobody_noticed() -> None:
+    """A node that is there anew asks to join: at once its former life is known to be over."""
+    hand = Hand(3)
+    hand.crash(3, refused=False)
+    hand.start(3)
+    assert hand.run(0.3, lambda: hand.replicas[3].local.serving)
+    assert all(len(r.local.others()) == 2 for r in hand.replicas.values())
+
+
+@pytest.mark.parametrize("size", [4, 5, 6])
+def test_two_changes_at_once(size: int) -> None:
+    """Two members can't reach each other, and each leads a change without the other: one of them is removed, and all
+    others go on as they are, though both changes come to their end with them."""
+    hand = Parted(size, majority=True)
+    hand.answer(1, Write("key", "a"))
+    hand.answer(2, Write("key", "b"))
+    hand.part((1, 2))
+    hand.run(5.0)
+    assert sum("view 2" in note and "without" in note for note in hand.notes) > size
+    assert [note for note in hand.notes if "removed" in note] == [
+        "removed from the view by 2:1 (view 2); back as 1:1~1"
+    ]
+    assert isinstance(hand.answer(size, UpdateIf("key", "a", "c")), Ok)
+    hand.part()
+    assert hand.run(5.0, lambda: len({r.local.view_name for r in hand.replicas.values()}) == 1)
+    assert hand.run(5.0, hand.quiet)
+    assert [hand.stored(n, "key") for n in hand.replicas] == [["c", "a", "b"]] * size
 
 
 QUESTIONS = [ListRecords(deadline=1.0), Versions("key", deadline=1.0), Home("key", deadline=1.0)]
