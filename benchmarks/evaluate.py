@@ -175,7 +175,7 @@ def scaling(seconds: float) -> dict[str, Any]:
     return {"one group": [*map(attrs.asdict, one)], "groups of 4": [*map(attrs.asdict, groups)], "laws": laws}
 
 
-MEASURES = ("messages", "bytes", "converged", "killed", "silent", "change_messages")
+MEASURES = ("messages", "most_messages", "bytes", "converged", "killed", "silent", "change_messages")
 """Of `scale.Size`: what has a growth law."""
 
 

@@ -41,6 +41,8 @@ class Size:
     """Until the first view is in force on all nodes."""
     messages: float
     """A second, of a node, when nothing happens: heartbeats and their answers."""
+    most_messages: float
+    """The same, of the node that sends most: the hub of a large group."""
     bytes: float
     converged: float
     """From a write to its being on all replicas of its group."""
@@ -117,6 +119,7 @@ def simulate(replicas: int, group: int | None = None, seed: int = 1) -> Size:
     cluster.pass_time(QUIET)
     cluster.weigh = False
     quiet, size = cluster.sent.total() / QUIET / replicas, cluster.size / QUIET / replicas
+    most = max(cluster.sent.values(), default=0) / QUIET
 
     mates = cluster.groups[0]
     key = next(key for key in map("more{}".format, count()) if cluster.shares.of_key(key) == 0)
@@ -140,6 +143,7 @@ def simulate(replicas: int, group: int | None = None, seed: int = 1) -> Size:
         group=group or replicas,
         start=start,
         messages=quiet,
+        most_messages=most,
         bytes=size,
         converged=converged,
         write_messages=write_messages,

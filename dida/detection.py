@@ -5,29 +5,42 @@ either, a process whose port refuses is dead at once. A node answers only while 
 answered a heartbeat of it within the lease, which is shorter than the silence after which a leader removes a
 node: its lease has run out by then.
 
-Sources: confirmation of suspects and doubt in oneself as in SWIM (Das et al., 2002) and Lifeguard (Dadgar et
-al., 2017).
+In a large view all exchange heartbeats with one member only, the **hub**: the lowest, who leads changes anyway.
+The others' lease is what the hub grants them of its own, counted from when they asked. So it is over when the hub's
+is, and nobody serves on a word older than the lease of any member. Only the lowest member may grant: who leads
+a change in its place has not heard the hub for longer than a lease, or knows that it is dead, and then counts the
+silence of the others from that moment on. docs/reliability.md has the whole argument.
+
+Sources: confirmation of suspects by some others, and doubt in oneself, as in SWIM (Das et al., 2002) and Lifeguard
+(Dadgar et al., 2017); leases that are passed on: Gray and Cheriton (1989).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
 
 from attrs import Factory, define
 
 from dida.gossip import Replication
 from dida.messages import Ok, Reply
 from dida.outputs import Local
-from dida.peer_messages import Heartbeat, Member, Suspect
+from dida.peer_messages import Alive, Heartbeat, Member, Suspect
 from dida.timestamps import Timestamp
 
 SUSPECT_AGAIN = 0.2
+WITNESSES = 3
+"""Members of a large view that are asked about a suspect; in a small one all are."""
+ASK_AGAIN = 0.05
+"""Seconds after which a member of a large view asks anew for the lease that it lacks."""
 STALL = 0.4
 """Seconds between two ticks that make a node doubt itself, not the others."""
 FOREVER = float("inf")
+NOTHING: tuple[float, Timestamp] = (-FOREVER, {})
 
 
 @define(eq=False)
 class _Suspicion:
-    since: float
     asked: float = -FOREVER
     silent: dict[str, float] = Factory(dict)
     """Other member to how long it has not heard the suspect either."""
@@ -42,7 +55,18 @@ class Detection:
     gone: dict[str, float] = Factory(dict)
     """Components whose process is certainly dead, and from when on that counts."""
     heard: dict[str, float] = Factory(dict)
+    _hub: Member | None = None
+    """Of a large view: the lowest member (this node, maybe)."""
+    _listens: dict[str, float] = Factory(dict)
+    """Members whose silence this node judges, and since when: those with whom it exchanges heartbeats."""
+    _witness: dict[str, tuple[float, float]] = Factory(dict)
+    """Others that it was asked about: since when they don't answer it, and when it was asked last."""
+    _awaited: dict[str, float] = Factory(dict)
+    """Others whose word something here waits for, and since when."""
     _lease: dict[str, float] = Factory(dict)
+    _granted: float = -FOREVER
+    """Until when the hub's own lease lets this node answer."""
+    _everywhere: tuple[float, Timestamp] = NOTHING
     _entered_at: float = -FOREVER
     """When the view was entered, if this node was awake ever since."""
     _beat: dict[str, float] = Factory(dict)
@@ -52,40 +76,82 @@ class Detection:
 
     # --- the lease ------------------------------------------------------------------------------
 
+    @property
+    def follows(self) -> bool:
+        """Whether another member is the hub of this node's view."""
+        return self._hub is not None and self._hub.component != self.local.component
+
     def lease_until(self) -> float:
-        """Until when this node may answer; later it must ask the members first."""
-        others = self.local.others()
-        length = self.local.config.lease
-        return min((self._lease.get(m.component, -FOREVER) + length for m in others), default=FOREVER)
+        """Until when this node may answer; later it must ask the members first, or the hub."""
+        if self.follows:
+            return self._granted
+        return min((self._answered_until(m) for m in self.local.others()), default=FOREVER)
+
+    def _answered_until(self, member: Member) -> float:
+        return self._lease.get(member.component, -FOREVER) + self.local.config.lease
 
     def ask_all(self, now: float) -> None:
         """Heartbeats to those whose answer the lease lacks."""
-        for member in self.local.others():
-            if self._lease.get(member.component, -FOREVER) + self.local.config.lease <= now:
+        if self.follows:
+            assert self._hub is not None
+            lacking = [self._hub] if self._granted <= now else []
+        else:
+            lacking = [m for m in self.local.others() if self._answered_until(m) <= now]
+        least = ASK_AGAIN if self._hub is not None else 0.0
+        for member in lacking:
+            if now - self._beat.get(member.component, -FOREVER) >= least:
                 self._heartbeat(member, now)
 
     def _heartbeat(self, member: Member, now: float) -> None:
         peer = member.component
         if peer not in self._beating:
             self._beating[peer] = self._beat[peer] = now
-            have, oldest = self.replication.log.have, self.local.oldest
-            self.local.send(member, Heartbeat(**self.local.stamp(), have=have, oldest=oldest, at=now))
+            is_hub = self._hub is not None and not self.follows
+            have = self._held_everywhere(now) if is_hub else self.replication.log.have
+            message = Heartbeat(**self.local.stamp(), have=have, all=is_hub, oldest=self.local.oldest, at=now)
+            self.local.send(member, message)
+
+    def _held_everywhere(self, now: float) -> Timestamp:
+        """What the hub tells all, since nobody else hears from every member; looked for once a turn."""
+        found, least = self._everywhere
+        if found != now:
+            least = self.replication.held_everywhere()
+            self._everywhere = (now, least)
+        return least
 
     def on_heartbeat(self, message: Heartbeat, now: float) -> Reply:
         """A member asks whether this node is there: it may count on that for its lease."""
-        self.replication.confirm(message.sender, message.have)
-        return Ok((), {"have": self.replication.log.have})
+        told = self.local.others() if message.all else (self.local.member(message.sender),)
+        for member in told:
+            if member is not None:
+                self.replication.confirm(member.component, message.have)
+        have = {"have": self.replication.log.have}
+        if self._hub is None:
+            return Ok((), have)
+        own = {"exposed": self.local.exposed, "oldest": self.local.oldest}
+        return Ok((), {**have, **own, "lease": self._grant(now)})
 
-    def on_beat(self, peer: str, sent: float, have: Timestamp | None, now: float) -> None:
+    def _grant(self, now: float) -> float:
+        """Seconds that this node's own lease lets the asking one serve; of the hub only."""
+        if self.follows:
+            return 0.0
+        left = min(max(0.0, self.lease_until() - now), self.local.config.lease)
+        if left == 0.0:
+            self.ask_all(now)
+        return left
+
+    def on_beat(self, peer: str, sent: float, alive: Alive | None, now: float) -> None:
         """The answer to the heartbeat of the time `sent`; None: it did not get through.
 
         The lease counts from then on: what is read late, after a pause say, renews nothing.
         """
         if self._beating.get(peer) == sent:
             del self._beating[peer]
-        if have is not None and self.local.member(peer) is not None:
+        if alive is not None and self.local.member(peer) is not None:
             self._lease[peer] = max(sent, self._lease.get(peer, -FOREVER))
-            self.replication.confirm(peer, have)
+            if self._hub is not None and self._hub.component == peer:
+                self._granted = max(self._granted, sent + min(alive.lease, self.local.config.lease))
+            self.replication.confirm(peer, alive.have)
             self.replication.changed = True
 
     # --- evidence -------------------------------------------------------------------------------
@@ -94,6 +160,10 @@ class Detection:
         """Something came from `component`: it lives."""
         self.heard[component] = now
         self._suspicions.pop(component, None)
+        if len(self._listens) > 1 and self._hub is not None and self._hub.component == component:
+            # the hub: the silence of the others counts no more
+            self._listens = {component: self._listens[component]}
+            self._suspicions.clear()
 
     def bury(self, component: str, now: float) -> bool:
         """A member's process is dead; whether that is all. While this node held its lease, that member can't have
@@ -102,7 +172,7 @@ class Detection:
         Otherwise (this node was paused, say) it may have, and others may go on with the state: they are asked first.
         """
         answered = max(self._lease.get(component, -FOREVER), self._entered_at)
-        if now < answered + self.local.config.lease:
+        if now < max(answered + self.local.config.lease, self._granted):
             self.gone[component] = now
             return True
         self.gone.setdefault(component, now + self.local.config.ping_timeout)
@@ -120,12 +190,22 @@ class Detection:
                 self._heartbeat(member, now)
 
     def on_suspect(self, message: Suspect, now: float) -> Reply:
-        """How long this node has not heard from the suspect; it asks at once."""
+        """How long this node has not heard from the suspect; it asks at once.
+
+        Of one whom it does not listen to it says since when its questions are not answered.
+        """
         member = self.local.member(message.component)
         if member is None:
             return Ok((), {"silent": 86_400.0})
+        peer = member.component
         self._heartbeat(member, now)
-        return Ok((), {"silent": now - self.heard.get(member.component, now)})
+        if peer in self._listens:
+            return Ok((), {"silent": self._silence(peer, now)})
+        since, asked = self._witness.get(peer, (now, now))
+        if self.heard.get(peer, now) >= since or now - asked > self.local.config.ping_timeout:
+            since = now
+        self._witness[peer] = (since, now)
+        return Ok((), {"silent": now - since})
 
     def on_suspected(self, peer: str, message: Suspect, silent: float | None) -> None:
         """A member's word on a suspect."""
@@ -133,21 +213,37 @@ class Detection:
         if suspicion is not None and silent is not None:
             suspicion.silent[peer] = silent
 
+    def _silence(self, component: str, now: float) -> float:
+        """Seconds that this node has not heard from a member while it listened to it."""
+        since = self._listens.get(component)
+        return now - max(since, self.heard.get(component, now)) if since is not None else 0.0
+
+    @property
+    def _doubt_after(self) -> float:
+        """Seconds of silence after which others are asked. In a large view they have to begin to listen, and so it is
+        half of the time-out."""
+        timeout = self.local.config.ping_timeout
+        return timeout / 2 if self._hub is not None else timeout
+
     def dead(self, now: float) -> set[str]:
         """The members that are to be removed; suspects are asked about on the way."""
         config = self.local.config
+        large = self._hub is not None
+        least = config.ping_timeout / 4 if large else config.ping_timeout - config.ping_interval
         others = self.local.others()
-        silent = {m.component for m in others if now - self.heard.get(m.component, now) > config.ping_timeout}
         dead = {m.component for m in others if self.is_gone(m.component, now)}
-        witnesses = [m for m in others if m.component not in silent and m.component not in dead]
-        for member in others:
+        silence = {c: self._silence(c, now) for c in self._listens if c not in dead}
+        suspects = {c for c, seconds in silence.items() if seconds > self._doubt_after}
+        for place, member in enumerate(others):
             peer = member.component
-            if peer not in silent or peer in dead:
+            if peer not in suspects:
                 continue
-            suspicion = self._suspicions.setdefault(peer, _Suspicion(now))
-            least = config.ping_timeout - config.ping_interval
+            suspicion = self._suspicions.setdefault(peer, _Suspicion())
+            behind = others[place:] + others[:place] if large else others
+            living = (m for m in behind if m.component not in suspects and m.component not in dead)
+            witnesses = list(islice(living, WITNESSES if large else None))
             agreed = all(suspicion.silent.get(m.component, 0) >= least for m in witnesses)
-            if agreed or now - suspicion.since > 3 * config.ping_timeout:
+            if silence[peer] > config.ping_timeout and (agreed or silence[peer] > 4 * config.ping_timeout):
                 dead.add(peer)
             elif now - suspicion.asked >= SUSPECT_AGAIN:
                 suspicion.asked = now
@@ -162,7 +258,7 @@ class Detection:
         return not any(
             m.replica < mine
             for m in self.local.others()
-            if not self.is_gone(m.component, now) and now - self.heard.get(m.component, now) <= timeout
+            if not self.is_gone(m.component, now) and self._silence(m.component, now) <= timeout
         )
 
     # --- time, and views ------------------------------------------------------------------------
@@ -178,8 +274,29 @@ class Detection:
 
     def tick(self, now: float) -> None:
         """Heartbeats to those whose turn it is."""
-        for member in self.local.others():
-            if now - self._beat.get(member.component, -FOREVER) >= self.local.config.ping_interval:
+        if self.follows:
+            self._look_for_hub(now)
+        for component in self._listens:
+            member = self.local.member(component)
+            if member is not None and now - self._beat.get(component, -FOREVER) >= self.local.config.ping_interval:
+                self._heartbeat(member, now)
+
+    def _look_for_hub(self, now: float) -> None:
+        """Without its hub a node listens to all, from now on. Its first heartbeats wait: a new view may be near."""
+        assert self._hub is not None
+        hub = self._hub.component
+        if len(self._listens) == 1 and (self.is_gone(hub, now) or self._silence(hub, now) > self._doubt_after):
+            for member in self.local.others():
+                if member.component != hub:
+                    self._listens[member.component] = self._beat[member.component] = now
+
+    def wait_for(self, components: Iterable[str], now: float) -> None:
+        """Something here waits for the word of these: who is not asked anyway, is asked when that takes long."""
+        interval = self.local.config.ping_interval
+        self._awaited = {c: self._awaited.get(c, now) for c in components if c not in self._listens}
+        for component, since in self._awaited.items():
+            member = self.local.member(component)
+            if member is not None and now - max(since, self._beat.get(component, -FOREVER)) >= interval:
                 self._heartbeat(member, now)
 
     def _doubt_myself(self, now: float) -> None:
@@ -187,6 +304,7 @@ class Detection:
         for member in self.local.others():
             self.heard[member.component] = now
         self._suspicions.clear()
+        self._witness.clear()
         self._beating.clear()
 
     def enter(self, now: float) -> None:
@@ -197,6 +315,9 @@ class Detection:
         self.gone = {component: since for component, since in self.gone.items() if view.member(component) is not None}
         self.heard = {m.component: now for m in view.members}
         self._clear()
+        self._hub = view.members[0] if len(view.members) > self.local.config.all_to_all else None
+        asked = (self._hub,) if self._hub is not None and self.follows else self.local.others()
+        self._listens = {member.component: now for member in asked}
 
     def forget(self) -> None:
         """This node is a new component, in no view."""
@@ -204,5 +325,9 @@ class Detection:
         self._clear()
 
     def _clear(self) -> None:
-        for table in (self._lease, self._beat, self._beating, self._suspicions):
+        self._hub = None
+        self._granted = -FOREVER
+        self._everywhere = NOTHING
+        for table in (self._listens, self._witness, self._awaited, self._lease, self._beat, self._beating):
             table.clear()
+        self._suspicions.clear()

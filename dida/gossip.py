@@ -164,6 +164,16 @@ class Replication:
         """Whether every member has logged what `ts` says."""
         return all(covers(self.table[m.component], ts) for m in self.local.others())
 
+    def held_everywhere(self) -> Timestamp:
+        """What every member has, at least: the entry-wise minimum."""
+        known = [self.table[m.component] for m in self.local.others()]
+        least = {s: min([n, *(ts.get(s, 0) for ts in known)]) for s, n in self.log.have.items()}
+        return {s: n for s, n in least.items() if n}
+
+    def unexposed(self) -> set[str]:
+        """The coordinators of commits that wait here to be exposed."""
+        return {component_of(stream) for stream, _ in self.held if is_commit(stream)}
+
     def holders(self, stream: str, seq: int) -> int:
         """How many other members have logged that record."""
         return sum(self.table[m.component].get(stream, 0) >= seq for m in self.local.others())

@@ -80,6 +80,10 @@ class Locks:
                 del self.keys[key]
                 self.resumed += lock.queue
 
+    def homes(self) -> set[str]:
+        """Who has locked something here."""
+        return {lock.home for lock in self.keys.values()}
+
     def queue_write(self, waiting: Waiting) -> bool:
         """Hold a plain write back while its key is locked; False when it is not locked."""
         lock = self.keys.get(waiting.op.key)

@@ -22,7 +22,7 @@ from dida.gossip import Replication
 from dida.joining import Joining
 from dida.messages import Error, Ok, Reply
 from dida.outputs import CHANGING, Local
-from dida.peer_messages import Fetch, Flush, Install, Level, Member, Range, View, component_of
+from dida.peer_messages import Alive, Fetch, Flush, Install, Level, Member, Range, View, component_of
 from dida.timestamps import Timestamp, covers, merge_into
 
 
@@ -101,11 +101,11 @@ class Membership:
                 self.local.note(f"{member.id} ({url}) is gone: its port refuses")
         self.joining.drop(url)
 
-    def on_beat(self, peer: str, sent: float, have: Timestamp | None, now: float) -> None:
+    def on_beat(self, peer: str, sent: float, alive: Alive | None, now: float) -> None:
         """The answer to a heartbeat; None: it did not get through."""
-        if have is not None:
+        if alive is not None:
             self.halted.pop(peer, None)
-        self.detection.on_beat(peer, sent, have, now)
+        self.detection.on_beat(peer, sent, alive, now)
 
     # --- leading a change -----------------------------------------------------------------------
 

@@ -62,6 +62,8 @@ class Config:
     majority: bool = False
     ping_interval: float = 0.5
     ping_timeout: float = 2.0
+    all_to_all: int = 16
+    """Members of a view up to which each exchanges heartbeats with each; in a larger one with the lowest only."""
     start_deadline: float = 30.0
     session_ttl: float = 3600.0
     max_log: int = 100_000

@@ -178,6 +178,8 @@ class Heartbeat(PeerMessage):
     usage: ClassVar[str] = "heartbeat"
     about: ClassVar[str] = "storage nodes: are you there, and what do you have"
     have: Timestamp = field(factory=dict)
+    all: bool = False
+    """Whether `have` is what every member has, at least, and not the sender's own."""
     oldest: Counter = 0
     """The sender's transactions with lower numbers have ended."""
     at: float = 0.0
@@ -245,6 +247,17 @@ class Has:
     """What the answering node has in its log."""
 
     have: Timestamp
+
+
+@frozen
+class Alive:
+    """The answer to a heartbeat: what the answering node has, and says with every message."""
+
+    have: Timestamp
+    exposed: Counter = 0
+    oldest: Counter = 0
+    lease: float = 0.0
+    """Seconds that its own lease has left: those of the asking node, when this is the hub of a large view."""
 
 
 @frozen

@@ -39,6 +39,7 @@ from dida.messages import (
 from dida.operations import Waiting, forwarded, operation
 from dida.outputs import CHANGING, OTHER_VIEW, Config, Local, Output
 from dida.peer_messages import (
+    Alive,
     Decide,
     Expose,
     Fetch,
@@ -214,8 +215,11 @@ class Replica:
         in_force = message.view == self.local.view_name and self.local.serving
         match message:
             case Heartbeat():
-                have = wire.shaped(ok.object, Has).have if ok is not None and in_force else None
-                self.membership.on_beat(peer, message.at, have, now)
+                alive = wire.shaped(ok.object, Alive) if ok is not None and in_force else None
+                if alive is not None:
+                    self.replication.expose(peer, alive.exposed, now)
+                    self.locks.clear(peer, alive.oldest)
+                self.membership.on_beat(peer, message.at, alive, now)
             case Join():
                 if ok is not None:
                     told = wire.shaped(ok.object, Heard)
@@ -276,6 +280,8 @@ class Replica:
         self.local.oldest = self.commit.oldest
         self.membership.tick(now)
         if self.local.serving:
+            if self.detection.follows:
+                self.detection.wait_for(sorted(self.locks.homes() | self.replication.unexposed()), now)
             self.replication.tick(now)
             self.commit.tick(now)
             self.commit.announce(again=True)

@@ -312,6 +312,29 @@ def _the_answer_renews_the_lease(self: Detection, peer: str, sent: float, have: 
 ON_BEAT = Detection.on_beat
 
 
+def _a_full_lease_for_all(self: Detection, now: float) -> float:
+    GRANT(self, now)
+    return self.local.config.lease
+
+
+GRANT = Detection._grant
+
+
+def _silence_since_ever(self: Detection, component: str, now: float) -> float:
+    return now - self.heard.get(component, now) if component in self._listens else 0.0
+
+
+def _any_join_is_evidence(self: Joining, message: Any, now: float) -> Any:
+    return ON_JOIN(self, evolve(message, told=self.local.view_name), now)
+
+
+ON_JOIN = Joining.on_join
+
+
+def _what_anybody_has(self: Replication) -> Any:
+    return merged(self.log.have, *self.table.values())
+
+
 def _answered_at_once(self: Replication, record: Any, others: int, token: Any, deadline: float) -> None:
     CONCERN(self, record, 0, token, deadline)
 
@@ -398,10 +421,18 @@ BUGS = (
     Bug("no fence: messages of other views are taken", ((Replica, "on_peer", _other_views_are_taken),)),
     Bug("a lease outlasts the silence", ((Config, "lease", property(lambda self: 4 * self.ping_timeout)),)),
     Bug("the lease counts from the answer", ((Detection, "on_beat", _the_answer_renews_the_lease),)),
+    Bug("the hub grants more than its own lease", ((Detection, "_grant", _a_full_lease_for_all),)),
+    Bug("silence counts from before the hub was lost", ((Detection, "_silence", _silence_since_ever),)),
+    Bug("the hub says that all have what one has", ((Replication, "held_everywhere", _what_anybody_has),)),
+    Bug(
+        "a release is lost, and nobody asks but the hub",
+        ((Commit, "_release", _release_is_lost), (Detection, "wait_for", lambda self, *rest: None)),
+    ),
     Bug(
         "stale evidence of a death is believed",
         ((Detection, "bury", _any_evidence_counts_at_once), (Membership, "on_refused", _news_is_never_old)),
     ),
+    Bug("what an earlier life sent to join is believed", ((Joining, "on_join", _any_join_is_evidence),)),
     Bug("any ballot is obeyed", ((Membership, "on_flush", _any_ballot_is_obeyed),)),
     Bug("FLUSH does not stop the old view", ((Membership, "on_flush", _flush_stops_nothing),)),
     Bug("truncation does not wait for joiners", ((Replication, "truncate", _joiners_hold_nothing_up),)),

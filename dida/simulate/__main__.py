@@ -58,6 +58,7 @@ ABOUT = {
     "cut": "mean seconds between two partitions; 100: none",
     "odd": "share of steps at which a message is dropped or doubled",
     "armed": "failpoints, as lock.send=kill@3,load.receive=pause@1; or none",
+    "all_to_all": "members of a view beyond which they exchange heartbeats with the lowest one only",
 }
 
 

@@ -13,7 +13,7 @@ from dida.messages import Error, No, Ok, Read, Reply, UpdateIf, Write, vocabular
 from dida.peer_messages import component_of
 from dida.replica import Replica
 from dida.simulate.history import FAILED, FOREVER, LOST, NO, OK, UNKNOWN, Event, History, Shown
-from dida.simulate.network import Cluster, Node
+from dida.simulate.network import Cluster, Node, name_of
 from dida.simulate.plan import Plan
 from dida.timestamps import Timestamp, merged
 from dida.versions import MAX_NUMBER, Version
@@ -189,7 +189,7 @@ class Clients:
         token = session.token = (session.number, session.asks)
         deadline = (DEADLINE if not self.calm else 3 * DEADLINE) + 2 * self.plan.gossip_delay
         request = self._request(session, event, deadline)
-        cluster.say(f"{session.name} asks s{session.node[-1]}: {event}{' again' if session.tries > 1 else ''}")
+        cluster.say(f"{session.name} asks {name_of(session.node)}: {event}{' again' if session.tries > 1 else ''}")
         delay = 0.0005 + self.rng.random() * 0.002
         if not self.calm and not self.stopping and self.rng.random() < self.plan.stray:
             delay += self.rng.uniform(0, 2 * deadline)

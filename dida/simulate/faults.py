@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from dida.simulate.network import Cluster, Node
+from dida.simulate.network import Cluster, Node, name_of
 from dida.simulate.plan import NEVER, Armed, Plan
 
 DEAD_FOR = (0.0, 0.03, 0.2, 1.0, 3.0)
@@ -187,4 +187,4 @@ class Faults:
 
 
 def _names(urls: list[str]) -> str:
-    return " ".join("s" + url[-1] for url in urls)
+    return " ".join(map(name_of, urls))

@@ -31,6 +31,7 @@ TICK = 0.02
 """Seconds of virtual time between two ticks of a replica."""
 LOOK = 0.01
 """Seconds of virtual time between two looks whether a run is at its end."""
+FIRST_PORT = 5000
 MAX_EVENTS = 400_000
 """Of one run of the cluster; it is some twenty thousand where the nodes come to rest."""
 
@@ -105,7 +106,7 @@ class Cluster:
         self.config = config
         self.network = network
         self.now = 0.0
-        self.named = tuple(StorageAddress(n, f"s{n}", Address("node", 5000 + n)) for n in range(1, replicas + 1))
+        self.named = tuple(StorageAddress(n, f"s{n}", Address("node", FIRST_PORT + n)) for n in range(1, replicas + 1))
         self.nodes = {str(a.address): Node(a.replica, str(a.address), 1000 * rng.random()) for a in self.named}
         self.trace: Callable[[str], None] | None = None
         self.failpoint: Callable[[str, Node], str | None] | None = None
@@ -349,7 +350,7 @@ class Cluster:
         if self.network.wire or (self.trace is not None and verb != "heartbeat"):
             line = wire.encode(message)
             if verb != "heartbeat":
-                self.say(f"{node.name} -> s{send.url[-1]}  {line.decode()}")
+                self.say(f"{node.name} -> {name_of(send.url)}  {line.decode()}")
         if target is None or target.replica is None:
             self.at(self._delay(), lambda: self._give_up(number))
             if target is not None:
@@ -404,7 +405,7 @@ class Cluster:
             return
         line = wire.encode_reply(reply)
         if self.trace is not None and verb != "heartbeat":
-            self.say(f"{node.name} => s{source[-1]}  {verb}: {line.decode()}")
+            self.say(f"{node.name} => {name_of(source)}  {verb}: {line.decode()}")
         heard = wire.decode_reply(line)[1]
 
         def take(action: str | None) -> None:
@@ -424,6 +425,11 @@ class Cluster:
                 self._at_node(ask.node, ask.life, arrived)
 
         self._carry("answer", node.url, source, arrive)
+
+
+def name_of(url: str) -> str:
+    """The name of the node at this place."""
+    return f"s{Address.parse(url).port - FIRST_PORT}"
 
 
 def incarnation(node: Node) -> str:

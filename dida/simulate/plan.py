@@ -70,6 +70,8 @@ class Plan:
     odd: float
     """Share of the hits of failpoints at which the message is dropped or doubled."""
     armed: tuple[Armed, ...]
+    all_to_all: int
+    """Members beyond which they exchange heartbeats with the lowest one only."""
 
     @property
     def majority(self) -> bool:
@@ -91,7 +93,7 @@ class Plan:
         replicas = rng.randint(3, 7)
         membership = "majority" if rng.random() < 0.4 else "available"
         partitions = rng.random() < (0.6 if membership == "majority" else 0.15)
-        return cls(
+        plan = cls(
             replicas=replicas,
             membership=membership,
             partitions=partitions,
@@ -116,7 +118,9 @@ class Plan:
             cut=rng.choice([1.0, 2.5]) if partitions else NEVER,
             odd=rng.choice([0.0, 0.002, 0.01]),
             armed=tuple(_arm(rng) for _ in range(rng.choice([0, 2, 4]))),
+            all_to_all=rng.choice([16, 16, 2]),
         )
+        return evolve(plan, replicas=20) if plan.all_to_all == 2 and rng.random() < 0.05 else plan
 
     def config(self) -> Config:
         return Config(
@@ -128,6 +132,7 @@ class Plan:
             session_ttl=self.session_ttl,
             ping_interval=self.ping_interval,
             ping_timeout=0.5,
+            all_to_all=self.all_to_all,
             start_deadline=3.0,
         )
 
@@ -162,13 +167,14 @@ def _say(value: Any) -> str:
 
 
 RANGES: dict[str, tuple[float, float]] = {
-    "replicas": (1, 9),
+    "replicas": (1, 99),
     "gossip_delay": (0, 10),
     "write_concern": (1, 9),
     "session_ttl": (0.1, 1e6),
     "ping_interval": (0.02, 0.25),
     "clients": (1, 100),
     "keys": (1, 100),
+    "all_to_all": (1, 100),
     "faults": (0, 3600),
     "mean_delay": (1e-6, 1),
     **dict.fromkeys(("late", "reset", "stale", "stray", "odd"), (0, 1)),
