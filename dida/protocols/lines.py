@@ -108,7 +108,6 @@ class LineServer(TwistedProtocol):
         for call in (self._linger, self._resumption):
             if call is not None and call.active():
                 call.cancel()
-        self._timer = None
         self._lines.clear()
         self._output.clear()
 

@@ -223,21 +223,12 @@ def listening(node: Node, options: NodeOptions, reactor: Any) -> Listening:
     return Listening(reactor, bound, LineServerFactory(node, reactor, int(options["max-line"])))
 
 
-YOUNG_OBJECTS = 20_000
-"""Objects made before cycles among them are sought; requests make many objects, and no cycles."""
-
-
 class NodeService(MultiService):
     """A node: its children are the listening port and whatever the node needs."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.setName(name)
-
-    def startService(self) -> None:
-        super().startService()
-        gc.freeze()  # what the process has loaded by now stays: no collection need look at it again
-        gc.set_threshold(YOUNG_OBJECTS)
 
 
 def installed_folder(name: str) -> str:
