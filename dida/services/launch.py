@@ -36,7 +36,7 @@ def renew_on_signal(path: str) -> None:
 
 
 def main(words: Sequence[str]) -> None:
-    """Become twistd. What it imports is not searched for garbage: a tenth of the time until a node is there."""
+    """Become twistd. What it imports is not searched for garbage, a tenth of what it costs."""
     gc.disable()  # dida.services.node enables it
     from twisted.scripts.twistd import run
 

@@ -19,7 +19,7 @@ from dida.messages import Ok, Status
 from dida.protocols.links import Link
 from dida.services.processes import Child, OutputFile, TakenUp, birth, listens
 
-PROBE_INTERVAL = 0.01
+PROBE_INTERVAL = 0.03
 SILENCE = 1.0
 """Seconds after which a node is asked whether it listens, though it has not put out a line."""
 PROBE_TIMEOUT = 2.0

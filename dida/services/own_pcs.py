@@ -20,7 +20,7 @@ from dida.services.processes import how_it_ended, listens
 
 PCS_DEADLINE = 15.0
 """Seconds for a PCS that was started here to listen."""
-PROBE_INTERVAL = 0.01
+PROBE_INTERVAL = 0.03
 PROBE_TIMEOUT = 2.0
 STOP_DEADLINE = 8.0
 """Seconds for the PCS to end its nodes and itself before it is killed."""
