@@ -211,7 +211,7 @@ class Runs:
         if due is None or due.position == position + 1:  # else it was handed on before, if at all
             run.progress = now
             new = self._chosen_anew(run, due, workers) if due is not None and workers else None
-        self._turn(run)
+        self._turn(run, new or due)
         return new
 
     def _chosen_anew(self, run: RunRecord, step: Assignment, workers: Places) -> Assignment | None:
@@ -377,9 +377,9 @@ class Runs:
             run.confirmed[position] = run.round
             self.policy.on_confirm(run.chain[position].worker)
 
-    def _turn(self, run: RunRecord) -> None:
-        """Count the run's current step where it is."""
-        step = run.current if run.state == GOING_ON else None
+    def _turn(self, run: RunRecord, step: Assignment | None = None) -> None:
+        """Count the run's current step, which may be given, where it is."""
+        step = step or (run.current if run.state == GOING_ON else None)
         worker = step.worker if step is not None else ""
         if worker != run.turn:
             self.policy.on_turn(run.turn, worker)
