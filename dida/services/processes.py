@@ -12,8 +12,7 @@ import signal
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from queue import Full, Queue
-from threading import Thread
+from threading import Condition, Thread
 from typing import Any, BinaryIO
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -34,8 +33,8 @@ LOG_SIZE = 20_000_000
 """Bytes of a node's file before a new one is begun; one older file is kept."""
 READ_SIZE = 2**18
 """Bytes of a node's output that are read at a time."""
-MAX_UNSHOWN = 10_000
-"""Lines that may wait for a slow console before others are left out."""
+MAX_UNSHOWN = 2**24
+"""Bytes that may wait for a slow console before lines are left out."""
 
 _log = Logger()
 
@@ -242,37 +241,53 @@ class OutputFile:
 
 
 class LineWriter:
-    """Writes lines to where writing may take as long as it likes, in a thread: what is too much is left out."""
+    """Writes lines to where writing may take as long as it likes, in a thread: what is too much is left out.
+
+    The thread takes all lines that are there at once, so that it keeps up unless the writing itself is held up.
+    """
 
     def __init__(self, to: BinaryIO) -> None:
         self._to = to
-        self._queue: Queue[bytes | None] = Queue(MAX_UNSHOWN)
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._closed = False
+        self._news = Condition()
         self._left_out = 0
         self._thread = Thread(target=self._write, name="console", daemon=True)
         self._thread.start()
 
     def say(self, line: bytes) -> None:
         """Put a line behind the others."""
-        try:
+        with self._news:
+            if self._size >= MAX_UNSHOWN:
+                self._left_out += 1
+                return
             if self._left_out:
-                self._queue.put_nowait(b"(%d lines left out: they came faster than they were shown)" % self._left_out)
+                self._lines.append(b"(%d lines left out: they came faster than they were shown)" % self._left_out)
                 self._left_out = 0
-            self._queue.put_nowait(line)
-        except Full:
-            self._left_out += 1
+            self._lines.append(line)
+            self._size += len(line)
+            self._news.notify()
 
     def close(self, seconds: float) -> None:
         """Write what is left, if that takes no longer than so many seconds."""
-        with suppress(Full):
-            self._queue.put(None, timeout=seconds)
-            self._thread.join(seconds)
+        with self._news:
+            self._closed = True
+            self._news.notify()
+        self._thread.join(seconds)
 
     def _write(self) -> None:
         try:
-            while (line := self._queue.get()) is not None:
-                self._to.write(line + b"\n")
-                if self._queue.empty():
-                    self._to.flush()
+            while lines := self._taken():
+                self._to.write(b"\n".join(lines) + b"\n")
+                self._to.flush()
         except OSError:  # whoever was shown the lines is gone: they are in the files all the same
-            while self._queue.get() is not None:
+            while self._taken():
                 pass
+
+    def _taken(self) -> list[bytes]:
+        """All lines that wait, once there are some; none at the end."""
+        with self._news:
+            self._news.wait_for(lambda: self._lines or self._closed)
+            lines, self._lines, self._size = self._lines, [], 0
+        return lines

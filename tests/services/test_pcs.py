@@ -364,8 +364,9 @@ def test_an_owner_hangs_up(processes: Processes) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slow_console(processes: Processes) -> None:
+async def test_a_slow_console(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A console that nobody reads holds up nobody: what is too much for it is left out, and that is said."""
+    monkeypatch.setattr("dida.services.processes.MAX_UNSHOWN", 100_000)
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb", buffering=0) as console:
         processes.console = LineWriter(console)
