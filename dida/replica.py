@@ -69,6 +69,10 @@ from dida.requests import Requests
 from dida.store import Store
 
 
+EARLY = 0.03
+"""Seconds before its deadline at which a request is given up, that the answer is there by then: a tick, and the way."""
+
+
 class Replica:
     """One replica. Not reentrant: an input is processed to its end, then its outputs are acted on."""
 
@@ -105,7 +109,8 @@ class Replica:
         """A client's request; it is answered under `token`, now or later, by its deadline."""
         op = operation(request)
         if op is not None:
-            self.requests.attempt(Waiting(token, op, now + request.deadline), now)
+            ends = now + request.deadline - min(EARLY, 0.1 * request.deadline)
+            self.requests.attempt(Waiting(token, op, ends), now)
         elif isinstance(request, Watch):
             if request.view == self.local.view_name:
                 self._watching[token] = (self.local.view_name, now + request.deadline)
@@ -116,6 +121,11 @@ class Replica:
                 self.replication.executed.forget(session)
             self.local.answer(token, Ok())
         return self._end_turn(now)
+
+    def plain_write(self, key: str, value: str, now: float) -> tuple[Ok, list[Output]] | None:
+        """A client's `write KEY VALUE`, when it can be executed at once; None: it is for `on_request`."""
+        answer = self.requests.plain_write(key, value, now)
+        return (answer, self._end_turn(now)) if answer is not None else None
 
     # --- messages of peers ----------------------------------------------------------------------
 

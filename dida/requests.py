@@ -19,7 +19,7 @@ from dida.membership import Membership
 from dida.messages import Error, ListRecords, No, Ok, Reply, Versions
 from dida.operations import Operation, Question, Waiting, refused, too_late, unknown_outcome
 from dida.outputs import CHANGING, OTHER_VIEW, Local
-from dida.peer_messages import Forward, component_of, is_commit
+from dida.peer_messages import Forward, Record, component_of, is_commit
 from dida.store import Entry, said
 from dida.timestamps import Timestamp, covers
 
@@ -67,6 +67,15 @@ class Requests:
         self.counts["reads"] += 1
         return entry, self.replication.value_ts
 
+    def plain_write(self, key: str, value: str, now: float) -> Ok | None:
+        """Executes `write KEY VALUE`, when that can be done at once; None: ask with `on_request`."""
+        if now >= self.lease_until or not self.local.serving or len(self.groups) > 1:
+            return None
+        if self.config.write_concern > 1 or key in self.locks.keys or self.replication.log.size >= self.config.max_log:
+            return None
+        self.counts["writes"] += 1
+        return self.replication.execute(self._next_record(key, value), now)
+
     def attempt(self, waiting: Waiting, now: float) -> None:
         """Answer the operation, or pass it on, or let it wait for what it lacks."""
         reply = self._try(waiting, now)
@@ -86,7 +95,7 @@ class Requests:
         op = waiting.op
         if len(self.groups) > 1 and op.verb != "list" and (elsewhere := self._not_here(op.key)) is not None:
             return elsewhere
-        if now >= waiting.deadline:
+        if now > waiting.deadline:
             return too_late(waiting)
         if not self.local.serving:
             return self._park(waiting, now)
@@ -187,22 +196,27 @@ class Requests:
             text = f"write concern {concern} needs more members than the {len(self.local.others()) + 1} alive"
             return refused(waiting, text)
         self.counts["writes"] += 1
-        newest = replication.store.newest(op.key)
-        record = replication.next_record(
-            self.local.component,
-            op.after,
-            key=op.key,
-            number=1 + (newest.version.number if newest is not None else 0),
-            replica=self.local.me.replica,
-            value=op.value,
-            id=op.id,
-            lowest=op.lowest,
-        )
+        record = self._next_record(op.key, op.value, op.after, op.id, op.lowest)
         reply = replication.execute(record, now)
         if concern > 1:
             replication.concern(record, concern - 1, waiting.token, waiting.deadline)
             return None
         return reply
+
+    def _next_record(
+        self, key: str, value: str, after: Timestamp | None = None, id: str | None = None, lowest: int = 0
+    ) -> Record:
+        newest = self.replication.store.newest(key)
+        return self.replication.next_record(
+            self.local.component,
+            after or {},
+            key=key,
+            number=1 + (newest.version.number if newest is not None else 0),
+            replica=self.local.me.replica,
+            value=value,
+            id=id,
+            lowest=lowest,
+        )
 
     def _at_home(self, waiting: Waiting, now: float) -> Reply | None:
         """Have the operation done in the queue of its key."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,17 @@ def test_an_impossible_after_ends_at_the_deadline(node: Netcat, key: str) -> Non
     assert words_of(node.ask(f"read {key} {wanted}"))[:2] == ["error", "unavailable"]
     lost = node.ask(f'read {key} {{"after": {{"9:gone": 3}}}}')
     assert words_of(lost)[:2] == ["error", "lost-update"]
+
+
+@pytest.mark.parametrize("deadline", [0, 0.1, 0.5])
+def test_nothing_waits_longer_than_its_deadline(node: Netcat, key: str, deadline: float) -> None:
+    """The answer is there by the deadline, not after it; what needs no waiting is done even with none at all."""
+    own = next(iter(object_of(node.ask(f"write {key} v"))["after"]))
+    begun = time.monotonic()
+    wanted = json.dumps({"after": {own: 10**9}, "deadline": deadline})
+    assert words_of(node.ask(f"read {key} {wanted}"))[:2] == ["error", "unavailable"]
+    assert time.monotonic() - begun <= max(deadline, 0.05)
+    assert words_of(node.ask(f'read {key} {{"deadline": 0}}'))[:2] == ["ok", "v"]
 
 
 def test_crash_kills_the_process(tmp_path: Path) -> None:

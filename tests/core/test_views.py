@@ -302,6 +302,36 @@ def test_a_plain_read_is_answered_with_authority_only() -> None:
     assert requests.plain_read("key", hand.now) is None, "the view is being changed"
 
 
+def test_a_plain_write_is_executed_with_authority_only() -> None:
+    """The short way of a write does what the long one does, and is open to a member within its lease alone; not while
+    the key is locked, and not where others must have the write before it is answered."""
+    hand = Hand(2)
+    key = hand.key_at(2)
+    hand.answer(1, Write(key, "a"))
+    hand.answer(1, Read(key))
+    replica = hand.replicas[1]
+    done = replica.plain_write(key, "b", hand.now)
+    assert done is not None
+    answer, outputs = done
+    hand.act(1, outputs)
+    assert answer.words == ("2.1",)
+    assert hand.answer(1, Read(key)).object["after"] == answer.object["after"]
+    assert hand.run(1.0, lambda: hand.stored(2, key) == ["b", "a"])
+    hand.ask(2, UpdateIf(key, "b", "c"))
+    while not replica.locks.keys:
+        hand.deliver(hand.letters[0])
+    assert replica.plain_write(key, "d", hand.now) is None, "an updateif has the key"
+    assert hand.run(1.0, lambda: hand.stored(1, key) == ["c", "b", "a"])
+    replica.local.serving = False
+    assert replica.plain_write(key, "d", hand.now) is None, "the view is being changed"
+    replica.local.serving = True
+    assert replica.plain_write(key, "d", hand.now + 10.0) is None, "it was away"
+    careful = Hand(2, write_concern=2)
+    careful.answer(1, Write(key, "a"))
+    careful.answer(1, Read(key))
+    assert careful.replicas[1].plain_write(key, "b", careful.now) is None
+
+
 def test_a_plain_read_of_a_group() -> None:
     """With partial replication the long way says who holds the key."""
     hand = Hand(2, replication_factor=1)
