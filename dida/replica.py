@@ -68,7 +68,6 @@ from dida.peer_messages import (
 from dida.requests import Requests
 from dida.store import Store
 
-
 EARLY = 0.03
 """Seconds before its deadline at which a request is given up, that the answer is there by then: a tick, and the way."""
 
