@@ -204,7 +204,8 @@ Context = dict[str, Version]
 def sessions(history: Iterable[Event], lost: Collection[Shown] = (), forks: bool = False) -> list[str]:
     """The session guarantees and causality. What a session saw of lost versions counts until it heard of the loss;
     what it learned of them through others does not count. Where two sides of a partition go on (`forks`), who hears
-    of a loss goes over to the other side, and begins anew."""
+    of a loss goes over to the other side, and begins anew; and lost versions do not count: who goes over while the
+    network is cut may have nothing in its timestamp any more that would tell."""
     wrong: list[str] = []
     kept: dict[str, Context] = defaultdict(dict)
     fragile: dict[str, Context] = defaultdict(dict)
@@ -236,9 +237,9 @@ def sessions(history: Iterable[Event], lost: Collection[Shown] = (), forks: bool
                 wrong.append(f"{event} is no newer than what was seen")
         if shown is None:
             continue
-        if shown in lost:
+        if shown in lost and not forks:
             _raise(fragile[event.session], {key: shown.version})
-        else:
+        elif shown not in lost:
             _raise(context, {key: shown.version})
         if not (event.changes and event.outcome == OK):
             _raise(context, causes.get(shown.value, {}))
