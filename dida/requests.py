@@ -264,8 +264,11 @@ class Requests:
             self.local.answer(token, reply)
 
     def _expose_answered(self, reply: Reply, now: float) -> None:
-        """What an answer tells of is exposed, though the EXPOSE, on another connection, may come later."""
-        if self.local.serving and isinstance(reply, Ok | No):
+        """What an answer tells of is exposed, though the EXPOSE, on another connection, may come later.
+
+        Not without a lease: the home may answer from a view that this node is no longer in.
+        """
+        if self.local.serving and isinstance(reply, Ok | No) and now < self.detection.lease_until():
             for stream, count in after_of(reply).items():
                 if is_commit(stream) and self.local.member(component_of(stream)) is not None:
                     self.replication.expose(component_of(stream), count, now)

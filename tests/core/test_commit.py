@@ -641,3 +641,21 @@ def _overtaken(delivered: int, late_at: int, home_dies: bool, verb: str) -> bool
     answers = {hand.replies[token].words for token in (first, retried) if isinstance(hand.replies[token], Ok)}
     assert len(answers) == 1, (delivered, answers)
     return rest
+
+
+@pytest.mark.parametrize("away", [0.0, 10.0])
+def test_an_answer_exposes_within_the_lease_only(away: float) -> None:
+    """Who has passed an update on shows it with the home's answer; not when the home may be in a later view by then."""
+    hand = Hand(3)
+    key = hand.key_at(1)
+    hand.answer(2, Write(key, "a"))
+    hand.run(0.3)
+    token = hand.ask(2, UpdateIf(key, "a", "b"))
+    replica = hand.replicas[2]
+    while not replica.replication.held:
+        hand.deliver(hand.letters[0])
+    ((stream, seq),) = replica.replication.held
+    hand.now += away
+    hand.act(2, replica.on_forwarded(token, Ok(("2.1",), {"after": {stream: seq}}), hand.now))
+    assert hand.replies[token].words == ("2.1",)
+    assert hand.stored(2, key) == (["a"] if away else ["b", "a"])
