@@ -32,6 +32,8 @@ CAS_KEYS = ("cas0", "cas1", "cas2")
 MIXED_KEYS = ("mix0", "mix1", "mix2")
 DEADLINE = 10.0
 """Seconds that an operation may take at one node."""
+LEAST_RATE = 20
+"""Answers a second without which nothing was tried."""
 SLACK = 1.5
 """Seconds beyond the deadline for an answer to arrive on a busy machine."""
 
@@ -50,6 +52,8 @@ class Client:
     values: dict[str, str] = field(factory=dict)
     number: int = 0
     life: int = 0
+    slowest: float = 0.0
+    """Seconds for an answer, of nodes that were not paused meanwhile."""
     _connection: Netcat | None = None
     _node: int = 0
 
@@ -100,6 +104,8 @@ class Client:
                 self._node = self.rng.choice(list(self.cluster.nodes))
                 self._connection = self.cluster.nodes[self._node].connect(timeout=DEADLINE + SLACK)
             reply = self._connection.ask(f"{' '.join(words)} {json.dumps(members)}")
+            if not self.cluster.nodes[self._node].paused_since(asked):
+                self.slowest = max(self.slowest, time.monotonic() - asked)
         except TimeoutError:
             if not self.cluster.nodes[self._node].paused_since(asked):
                 self.wrong.append(f"{self.name}: {words} at s{self._node} was not answered in {DEADLINE + SLACK} s")
@@ -272,9 +278,10 @@ class Torture:
             if problem is not None:
                 self.wrong.append(f"{key}: {problem}")
         self.counts = Counter(f"{e.verb} {e.outcome}" for e in history)
-        times = sorted(e.returned - e.invoked for e in history if e.outcome in (OK, NO))
-        self.slowest = times[-1] if times else 0.0
-        self.rate = len(times) / self.seconds
+        self.slowest = max(client.slowest for client in self.clients)
+        self.rate = sum(e.outcome in (OK, NO) for e in history) / self.seconds
+        if self.rate < LEAST_RATE:
+            self.wrong.append(f"void: {self.rate:.0f} answers a second are no load")
 
     def end(self) -> None:
         self.cluster.end()
