@@ -24,6 +24,8 @@ class Log:
     have: dict[str, int] = field(factory=dict)
     _records: dict[str, deque[Record]] = field(factory=dict)
     size: int = 0
+    bytes: int = 0
+    """About how much memory the records take: what a message may hold of them is counted alike."""
 
     def append(self, record: Record) -> None:
         """The next record of its stream."""
@@ -32,6 +34,7 @@ class Log:
         self.have = {**self.have, stream: record.seq}
         self._records.setdefault(stream, deque()).append(record)
         self.size += 1
+        self.bytes += _bytes(record)
 
     def accept(self, given: Range) -> list[Record]:
         """The records of `given` that are new here; none when it does not continue the log."""
@@ -43,6 +46,7 @@ class Log:
             self.have = {**self.have, given.stream: given.base + len(given.records)}
             self._records.setdefault(given.stream, deque()).extend(new)
             self.size += len(new)
+            self.bytes += sum(map(_bytes, new))
         return new
 
     def since(self, known: Mapping[str, int], wanted: Mapping[str, int]) -> tuple[Range, ...]:
@@ -64,7 +68,7 @@ class Log:
                 if room <= 0:
                     break
                 taken.append(record)
-                room -= 100 + len(record.key) + len(record.value)
+                room -= _bytes(record)
             if taken:
                 ranges.append(Range(stream, base, tuple(taken)))
         return tuple(ranges)
@@ -80,6 +84,7 @@ class Log:
         while records and records[0].seq <= upto:
             gone.append(records.popleft())
         self.size -= len(gone)
+        self.bytes -= sum(map(_bytes, gone))
         return gone
 
     def streams(self) -> list[str]:
@@ -89,5 +94,9 @@ class Log:
     def restart(self, base: Mapping[str, int]) -> None:
         """All records are everywhere and applied: keep none, and only the streams of `base`."""
         self._records.clear()
-        self.size = 0
+        self.size = self.bytes = 0
         self.have = dict(base)
+
+
+def _bytes(record: Record) -> int:
+    return 100 + len(record.key) + len(record.value)

@@ -73,6 +73,8 @@ class Config:
     session_ttl: float = 3600.0
     max_log: int = 100_000
     """Records that may be unconfirmed by some member before writes are refused."""
+    max_log_bytes: int = 2**28
+    """Bytes that such records may take, about."""
     max_waiting: int = 10_000
 
     @property

@@ -71,7 +71,7 @@ class Requests:
         """Executes `write KEY VALUE`, when that can be done at once; None: ask with `on_request`."""
         if now >= self.lease_until or not self.local.serving or len(self.groups) > 1:
             return None
-        if self.config.write_concern > 1 or key in self.locks.keys or self.replication.log.size >= self.config.max_log:
+        if self.config.write_concern > 1 or key in self.locks.keys or self._log_full:
             return None
         self.counts["writes"] += 1
         return self.replication.execute(self._next_record(key, value), now)
@@ -189,7 +189,7 @@ class Requests:
         op, replication = waiting.op, self.replication
         if self.locks.queue_write(waiting):
             return None
-        if replication.log.size >= self.config.max_log or (op.id is not None and replication.executed.full):
+        if self._log_full or (op.id is not None and replication.executed.full):
             return refused(waiting, "too many updates are not confirmed by all members: try again later")
         concern = self.config.write_concern
         if concern > len(self.local.others()) + 1:
@@ -202,6 +202,11 @@ class Requests:
             replication.concern(record, concern - 1, waiting.token, waiting.deadline)
             return None
         return reply
+
+    @property
+    def _log_full(self) -> bool:
+        log = self.replication.log
+        return log.size >= self.config.max_log or log.bytes >= self.config.max_log_bytes
 
     def _next_record(
         self, key: str, value: str, after: Timestamp | None = None, id: str | None = None, lowest: int = 0

@@ -438,15 +438,17 @@ def test_a_write_concern_that_can_not_be_met() -> None:
     assert hand.stored(1, "k") == []
 
 
-def test_a_log_that_nobody_confirms_refuses_writes() -> None:
-    """Before memory grows: writes are refused while some member has not confirmed too many of them."""
-    hand = Hand(2, gossip_delay=60.0, max_log=5)
+@pytest.mark.parametrize("bound", [{"max_log": 5}, {"max_log_bytes": 5 * 102}])
+def test_a_log_that_nobody_confirms_refuses_writes(bound: dict[str, int]) -> None:
+    """Before memory grows: writes are refused while some member has not confirmed too many of them, or too large ones."""
+    hand = Hand(2, gossip_delay=60.0, **bound)
     replies = [hand.replies[hand.ask(1, Write("k", str(n)))] for n in range(8)]
     assert [type(reply) for reply in replies] == [Ok] * 5 + [Error] * 3
     hand.run(0.5)
     hand.replicas[1].replication.push("2:1")
     hand.act(1, hand.replicas[1].tick(hand.now))
-    assert hand.run(1.0, lambda: hand.replicas[1].replication.log.size == 0)
+    log = hand.replicas[1].replication.log
+    assert hand.run(1.0, lambda: (log.size, log.bytes) == (0, 0))
     assert isinstance(hand.replies[hand.ask(1, Write("k", "x"))], Ok)
 
 
