@@ -439,7 +439,7 @@ def test_a_write_concern_that_can_not_be_met() -> None:
 
 
 @pytest.mark.parametrize("bound", [{"max_log": 5}, {"max_log_bytes": 5 * 102}])
-def test_a_log_that_nobody_confirms_refuses_writes(bound: dict[str, int]) -> None:
+def test_a_log_that_nobody_confirms_refuses_writes(bound: dict[str, Any]) -> None:
     """Before memory grows: writes are refused while some member has not confirmed too many of them, or too much."""
     hand = Hand(2, gossip_delay=60.0, **bound)
     replies = [hand.replies[hand.ask(1, Write("k", str(n)))] for n in range(8)]
