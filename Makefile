@@ -10,6 +10,8 @@ SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
+# As an installation does it: a node starts in a quarter less time.
+compile = @$(BIN)/python -m compileall -q dida
 
 help:
 	$(say) "make" "what it does"
@@ -84,9 +86,11 @@ runs: $(READY)
 
 # Exit status 1 says that a target is missed, which is no error of make's.
 bench: $(READY)
+	$(compile)
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ROWS),--rows "$(ROWS)") $(BENCH) || test $$? = 1
 
 evaluate: $(READY)
+	$(compile)
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || { echo "evaluate   getting matplotlib for the plots"; \
 	    $(BIN)/python -m pip install -qq --disable-pip-version-check 'matplotlib>=3.9'; }
 	@$(BIN)/python -m benchmarks.evaluate $(EVALUATE)
@@ -110,6 +114,7 @@ $(READY): requirements.lock setup.py
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --no-index \
 	    --config-settings editable_mode=compat --editable .
+	$(compile)
 	@touch $@
 
 clean:

@@ -15,7 +15,7 @@ from benchmarks.nodes import end_what_was_started
 from benchmarks.report import Row
 from tests.nodes import ROOT
 
-FULL = {"seconds": 3.0, "turns": 5, "writes": 1_000_000}
+FULL = {"seconds": 3.0, "turns": 5}
 """What `--full` means, where nothing else is said."""
 
 
@@ -24,11 +24,11 @@ def main(words: Sequence[str]) -> int:
     options = argparse.ArgumentParser(prog="make bench", description=__doc__.partition("`python")[0])
     options.add_argument("--rows", default="", help=f"some of: {', '.join(rows.GROUPS)} (default: all with a target)")
     options.add_argument(
-        "--full", action="store_true", help="longer, more turns, a million writes, rows without target"
+        "--full", action="store_true", help="longer, more turns, rows without target"
     )
     options.add_argument("--seconds", type=float, help="of one measurement (1, full 3)")
     options.add_argument("--turns", type=int, help="measurements of each side (3, full 5)")
-    options.add_argument("--writes", type=int, help="of the memory row (50,000, full 1,000,000)")
+    options.add_argument("--writes", type=int, help="of the memory row (1,000,000)")
     options.add_argument("--no-peers", action="store_true", help="leave out Redis, etcd, Celery, Dask and Ray")
     options.add_argument("--peers-python", default="", help="the interpreter that has Celery, Dask and Ray")
     options.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json", help="where the raw data goes")
