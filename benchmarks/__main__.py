@@ -23,9 +23,7 @@ def main(words: Sequence[str]) -> int:
     """Exit status 1 when a target is missed, 2 when something could not be measured."""
     options = argparse.ArgumentParser(prog="make bench", description=__doc__.partition("`python")[0])
     options.add_argument("--rows", default="", help=f"some of: {', '.join(rows.GROUPS)} (default: all with a target)")
-    options.add_argument(
-        "--full", action="store_true", help="longer, more turns, rows without target"
-    )
+    options.add_argument("--full", action="store_true", help="longer, more turns, rows without target")
     options.add_argument("--seconds", type=float, help="of one measurement (1, full 3)")
     options.add_argument("--turns", type=int, help="measurements of each side (3, full 5)")
     options.add_argument("--writes", type=int, help="of the memory row (1,000,000)")

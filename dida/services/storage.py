@@ -51,7 +51,13 @@ class Options(NodeOptions):
         ["replica", None, None, "the replica's number", number(0, 2**31 - 1, "replica")],
         ["gossip-delay", None, 0, "delay of gossip and of the LOCK round of its updateIfs, in ms", milliseconds],
         ["max-versions", None, 10, "versions kept of a record", number(1, 1_000_000, "versions")],
-        ["replication-factor", None, None, "replicas that hold a key; default: all; needs the same --storage at all", number(1, 1000, "replicas")],
+        [
+            "replication-factor",
+            None,
+            None,
+            "replicas that hold a key; default: all; needs the same --storage at all",
+            number(1, 1000, "replicas"),
+        ],
         [
             "write-concern",
             None,
