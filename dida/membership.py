@@ -61,7 +61,7 @@ class Membership:
     _silent: set[int] = Factory(set)
     """Replicas that were removed for their silence and are not back: they may live, in another view."""
     _alone: int = 0
-    """Updates since the first of them was removed, up to the view in force."""
+    """Updates up to the view in force that they may lack: since the first was removed, or had confirmed the last."""
     halted: dict[str, float] = Factory(dict)
     """Members that said they are in a change of the view, and since when."""
     _ballot: _Ballot | None = None
@@ -309,13 +309,15 @@ class Membership:
 
     def _enter(self, view: View, base: Timestamp, now: float) -> None:
         old = self.local.view
-        if not self._silent:
-            self._alone = 0
-        elif old is not None:
-            self._alone += sum(max(0, n - self.local.base.get(s, 0)) for s, n in base.items())
         live = {m.component for m in view.members}
         removed = [m for m in old.members if m.component not in live] if old is not None else []
-        self._silent |= {m.replica for m in removed if not self.detection.is_gone(m.component, now)}
+        silent = [m for m in removed if not self.detection.is_gone(m.component, now)]
+        if not self._silent:
+            known = [self.replication.table.get(m.component, {}) for m in silent]
+            self._alone = max((_beyond(base, has) for has in known), default=0)
+        elif old is not None:
+            self._alone += _beyond(base, self.local.base)
+        self._silent |= {m.replica for m in silent}
         self._silent -= {m.replica for m in view.members}
         for member in removed:
             self.departed[member.replica] = member
@@ -373,7 +375,7 @@ class Membership:
         """This node was removed while it lived, or taken in with a state that it no longer has (two sides of a
         partition gave it theirs): it forgets its state and asks to join as a new component."""
         have = self.replication.log.have if self.local.view is not None else {}
-        lost = sum(n - self.local.base.get(s, 0) for s, n in have.items()) + self._alone
+        lost = _beyond(have, self.local.base) + self._alone
         self._alone = 0
         self._silent.clear()
         self.discarded += lost
@@ -396,3 +398,8 @@ class Membership:
         self.joining.forget()
         self.halted.clear()
         self.fenced = text
+
+
+def _beyond(have: Timestamp, known: Timestamp) -> int:
+    """How many updates of `have` are not in `known`."""
+    return sum(max(0, count - known.get(stream, 0)) for stream, count in have.items())
