@@ -106,7 +106,7 @@ lock: $(READY)
 	$(say) "lock" "ok"
 
 $(READY): requirements.lock setup.py
-	$(say) "set up" ".venv with the versions of requirements.lock (half a minute)"
+	@printf '%-8s %s\n' "set up" ".venv with the versions of requirements.lock (half a minute)"
 	@test -n "$(PYTHON)" || { echo "there is no python3.11: install it, or say make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "$(PYTHON) is older than Python 3.11: say make PYTHON=/path/to/python" >&2; exit 1; }
