@@ -93,16 +93,16 @@ class Replication:
         for member in self.local.others():
             self.push(member.component)
 
-    def check_concerns(self, local: Local, now: float = 0.0) -> None:
-        """Answer the writes that enough members have; those that are too late may have taken effect."""
+    def check_concerns(self, now: float, may_answer: bool) -> None:
+        """Answer the writes that enough members have, if this node may; late ones may have taken effect."""
         if not self._concerns:
             return
         left = []
         for record, others, token, deadline in self._concerns:
-            if self.holders(record.stream, record.seq) >= others:
-                local.answer(token, write_answer(record))
+            if may_answer and self.holders(record.stream, record.seq) >= others:
+                self.local.answer(token, write_answer(record))
             elif now >= deadline:
-                local.answer(token, Error(UNKNOWN_OUTCOME, ("too few members confirmed the write in time",)))
+                self.local.answer(token, Error(UNKNOWN_OUTCOME, ("too few members confirmed the write in time",)))
             else:
                 left.append((record, others, token, deadline))
         self._concerns = left
@@ -210,7 +210,6 @@ class Replication:
                 self.push(peer)
         self.truncate()
         self.executed.tick(now)
-        self.check_concerns(self.local, now)
 
     def _lacks(self, peer: str) -> bool:
         known, have = self.table[peer], self.log.have

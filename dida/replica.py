@@ -294,8 +294,8 @@ class Replica:
             self.replication.tick(now)
             self.commit.tick(now)
         else:
-            self.replication.check_concerns(self.local, now)
             self.commit.tick_stopped(now)
+        self._check_concerns(now)
         for token, (_, deadline) in list(self._watching.items()):
             if now >= deadline:
                 self._answer_watch(token)
@@ -303,6 +303,10 @@ class Replica:
             self.requests.give_up_late(now)
             self.requests.run_waiting(now)
         return self._end_turn(now)
+
+    def _check_concerns(self, now: float) -> None:
+        """Answer the writes that enough members hold: by the word of members, and within the lease."""
+        self.replication.check_concerns(now, self.local.serving and self.requests.holds_lease(now))
 
     def _end_turn(self, now: float) -> list[Output]:
         """Follow up what has changed, until nothing does; then give out the outputs."""
@@ -322,7 +326,7 @@ class Replica:
                 if not self.replication.changed:
                     break
             self.replication.changed = False
-            self.replication.check_concerns(self.local)
+            self._check_concerns(now)
             self.requests.run_waiting(now)
         if self._watching:
             for token, (name, _) in list(self._watching.items()):

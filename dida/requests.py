@@ -76,6 +76,12 @@ class Requests:
         self.counts["writes"] += 1
         return self.replication.execute(self._next_record(key, value), now)
 
+    def holds_lease(self, now: float) -> bool:
+        """Whether this node may answer without asking the members first."""
+        if now >= self.lease_until:
+            self.lease_until = self.detection.lease_until()
+        return now < self.lease_until
+
     def attempt(self, waiting: Waiting, now: float) -> None:
         """Answer the operation, or pass it on, or let it wait for what it lacks."""
         reply = self._try(waiting, now)
@@ -99,11 +105,9 @@ class Requests:
             return too_late(waiting)
         if not self.local.serving:
             return self._park(waiting, now)
-        if now >= self.lease_until:
-            self.lease_until = self.detection.lease_until()
-            if now >= self.lease_until:
-                self.detection.ask_all(now)
-                return self._park(waiting, now)
+        if not self.holds_lease(now):
+            self.detection.ask_all(now)
+            return self._park(waiting, now)
         if op.question is not None:
             return self._told(op.question)
         if op.after:

@@ -331,6 +331,21 @@ def test_a_plain_write_is_executed_with_authority_only() -> None:
     assert careful.replicas[1].plain_write(key, "b", careful.now) is None
 
 
+def test_a_write_is_not_acknowledged_by_who_was_away() -> None:
+    """What members have confirmed before a node was paused is told when it has asked whether it is a member still."""
+    hand = Hand(2, write_concern=2)
+    token = hand.ask(1, Write("key", "a"))
+    while not hand.under_way("gossip", target=2):
+        hand.deliver(hand.letters[0])
+    hand.deliver(hand.under_way("gossip", target=2)[0])
+    (confirmed,) = [letter for letter in hand.under_way("gossip", target=1) if letter.is_answer]
+    hand.now += 3.0
+    hand.deliver(confirmed)
+    assert token not in hand.replies
+    assert hand.run(1.0, lambda: token in hand.replies)
+    assert isinstance(hand.replies[token], Ok)
+
+
 def test_a_plain_read_of_a_group() -> None:
     """With partial replication the long way says who holds the key."""
     hand = Hand(2, replication_factor=1)
