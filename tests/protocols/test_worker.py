@@ -388,9 +388,12 @@ async def test_a_gossip_delay_is_slept_before_forwarding(stage: Stage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_a_while_the_scheduler_chooses_the_next_worker(stage: Stage) -> None:
+async def test_after_a_while_the_scheduler_chooses_the_next_worker(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A step that has taken its time asks who is to execute the next one; a quick one hands on by the plan."""
-    stage.put(PLAIN.format(name="Slow", body="time.sleep(0.02); return 's'"))
+    monkeypatch.setattr("dida.protocols.worker.CHOOSE_AFTER", 0.5)  # a quick one is below it on a busy machine, too
+    stage.put(PLAIN.format(name="Slow", body="time.sleep(0.6); return 's'"))
     stage.put(ASYNC.format(name="Quick", body="return 'q'"), "quick.py")
     w2 = stage._ports["w2"].address
     stage.told.choice = Ok(("w2", w2.host, str(w2.port)))
