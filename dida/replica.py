@@ -108,7 +108,7 @@ class Replica:
         """A client's request; it is answered under `token`, now or later, by its deadline."""
         op = operation(request)
         if op is not None:
-            ends = now + request.deadline - min(EARLY, 0.1 * request.deadline)
+            ends = now + request.deadline - min(EARLY, request.deadline / 2)
             self.requests.attempt(Waiting(token, op, ends), now)
         elif isinstance(request, Watch):
             if request.view == self.local.view_name:

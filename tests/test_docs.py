@@ -527,7 +527,16 @@ def test_readme_by_hand(by_hand: Place, heading: str) -> None:
     """The system that README.md starts by hand answers as it shows, to nc and to Python."""
     for block in blocks(README, heading):
         if "twistd" not in block.text and "kill" not in block.text:
+            until("all nodes have the records", lambda: len({_listed(by_hand, port) for port in STORAGE}) == 1)
             by_hand.run(block)
+
+
+STORAGE = ("5001", "5002", "5003", "5004")
+
+
+def _listed(place: Place, port: str) -> str:
+    with Netcat(place.ports[port]) as netcat:
+        return netcat.ask("list")
 
 
 SESSIONS = ["## Answers", "## Every node", "## Storage", "## Scheduler", "## Workers", "## PCS"]
