@@ -542,11 +542,18 @@ def _listed(place: Place, port: str) -> str:
 SESSIONS = ["## Answers", "## Every node", "## Storage", "## Scheduler", "## Workers", "## PCS"]
 
 
-def test_exchanges_in_protocol_md(by_hand: Place) -> None:
-    """The exchanges of docs/protocol.md, one after the other, are answered as they stand there."""
+@pytest.fixture(scope="module")
+def conversed(by_hand: Place) -> Place:
+    """The same after the exchanges of docs/protocol.md, one after the other; they start a PCS."""
     for heading in SESSIONS:
         for block in blocks(PROTOCOL, heading):
             by_hand.run(block)
+    return by_hand
+
+
+def test_exchanges_in_protocol_md(conversed: Place) -> None:
+    """The exchanges of docs/protocol.md are answered as they stand there."""
+    assert "10000" in conversed.ports
 
 
 def test_the_tour_of_telnet_md(place: Place) -> None:
@@ -602,12 +609,12 @@ def test_the_ring_in_protocol_md() -> None:
             assert found["owner"](key, names) == ring.owner(key)
 
 
-def test_status_is_explained(by_hand: Place) -> None:
+def test_status_is_explained(conversed: Place) -> None:
     """Every member of `status`, of every kind of node, is in the document."""
     text = PROTOCOL.read_text().partition("`status` is one object")[2].partition("```")[0]
     explained = {name for line in text.splitlines() for name in re.findall(r"`(\w+)`", (cells(line) or [""])[0])}
     for port in ("5001", "2000", "4001", "10000"):
-        with Netcat(by_hand.ports[port]) as netcat:
+        with Netcat(conversed.ports[port]) as netcat:
             assert set(netcat.ask_object("status")) <= explained, port
 
 
