@@ -13,6 +13,7 @@ Availability Using Lazy Replication" (1992). This module neither commits nor kno
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from heapq import heappop, heappush
 from typing import Any
 
 from attrs import define, field
@@ -25,6 +26,9 @@ from dida.outputs import Local
 from dida.peer_messages import Fetch, Gossip, Range, Record, commit_stream, component_of, is_commit
 from dida.store import Entry, Store
 from dida.timestamps import Timestamp, covers, merged
+
+Place = tuple[str, int]
+"""Stream and number of a record."""
 
 KEPT_CUTS = 4096
 FETCH_AGAIN = 0.3
@@ -40,8 +44,8 @@ class Replication:
     executed: Executed
     log: Log = field(factory=Log)
     value_ts: Timestamp = field(factory=dict)
-    held: dict[tuple[str, int], Record] = field(factory=dict)
-    unsettled: dict[tuple[str, int], Entry] = field(factory=dict)
+    held: dict[Place, Record] = field(factory=dict)
+    unsettled: dict[Place, Entry] = field(factory=dict)
     """Entries of the store that some member may lack, by the place of their record."""
     exposed: dict[str, int] = field(factory=dict)
     """Commit stream to how many of its records may be seen."""
@@ -132,19 +136,35 @@ class Replication:
             self.exposed[stream] = upto
             self.apply_held(now, [(s, seq) for s, seq in self.held if s == stream and before < seq <= upto])
 
-    def apply_held(self, now: float, places: Iterable[tuple[str, int]] | None = None) -> None:
+    def apply_held(self, now: float, places: Iterable[Place] | None = None) -> None:
         """Apply held-back records to a fixed point, ties by (stream, seq).
 
-        Those at `places` (none said: all) are looked at first; what was applied may set all others free.
+        Those at `places` (none said: all) are looked at; what is applied may set all others free. A record waits
+        for one of the streams that it lacks at a time: a long chain of updates takes no more than its length.
         """
-        held, exposed = self.held, self.exposed
-        ready = [p for p in (held if places is None else places) if p in held and self.applicable(held[p])]
+        held = self.held
+        ready = sorted({p for p in (held if places is None else places) if p in held and self.applicable(held[p])})
+        if not ready:
+            return
+        waiting: dict[str, list[tuple[int, Place]]] = {}
+        if len(held) > len(ready):
+            free = set(ready)
+            for place in [p for p in held if not (self._hidden(p) or p in free)]:
+                self._line_up(place, waiting, ready)
         while ready:
-            for place in sorted(ready):
-                self._apply_commit_or_write(held.pop(place), now)
-            # most of what is held are commits that are not exposed: that is seen at a glance
-            rest = [p for p in held if p[1] <= exposed.get(p[0], p[1])]
-            ready = [p for p in rest if self.applicable(held[p])]
+            place = heappop(ready)
+            self._apply_commit_or_write(held.pop(place), now)
+            line = waiting.get(place[0], ())
+            while line and line[0][0] <= self.value_ts.get(place[0], 0):
+                self._line_up(heappop(line)[1], waiting, ready)
+
+    def _line_up(self, place: Place, waiting: dict[str, list[tuple[int, Place]]], ready: list[Place]) -> None:
+        """Have the record at `place` wait for the first stream that it lacks, or be applied."""
+        lacks = next(((s, n) for s, n in self.held[place].prev.items() if self.value_ts.get(s, 0) < n), None)
+        if lacks is None:
+            heappush(ready, place)
+        else:
+            heappush(waiting.setdefault(lacks[0], []), (lacks[1], place))
 
     def _apply_commit_or_write(self, record: Record, now: float) -> None:
         self._apply(record, now)
@@ -152,9 +172,13 @@ class Replication:
             self.committed.append(record)
 
     def applicable(self, record: Record) -> bool:
-        if is_commit(record.stream) and self.exposed.get(record.stream, 0) < record.seq:
-            return False
-        return covers(self.value_ts, record.prev)
+        return not self._hidden((record.stream, record.seq)) and covers(self.value_ts, record.prev)
+
+    def _hidden(self, place: Place) -> bool:
+        """Whether it is the place of a commit that is not exposed; most of what is held are such."""
+        stream, seq = place
+        exposed = self.exposed.get(stream)
+        return is_commit(stream) if exposed is None else exposed < seq
 
     # --- what members have ----------------------------------------------------------------------
 
@@ -318,9 +342,7 @@ class Replication:
                 self.exposed[stream] = base[stream]
         self.apply_held(now)
         for place in sorted(self.held):
-            if place in self.held:
-                self._apply_commit_or_write(self.held.pop(place), now)
-                self.apply_held(now)
+            self._apply_commit_or_write(self.held.pop(place), now)
         alive = set(live)
         for stream in [stream for stream in base if component_of(stream) not in alive]:
             self.cuts.pop(stream, None)

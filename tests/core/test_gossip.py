@@ -105,6 +105,61 @@ def test_a_held_back_record_is_applied_when_what_it_depends_on_is() -> None:
         assert [e.value for e in made.store.versions("k")] == [f"{THIRD} 2", f"{THERE} 2", f"{THIRD} 1", f"{THERE} 1"]
 
 
+def test_a_long_chain_of_updates_takes_no_more_than_its_length() -> None:
+    """What a client that sends `after` back has written one by one comes in one message, and is gone through once."""
+
+    class Counted(dict[str, int]):
+        looked = 0
+
+        def items(self) -> Any:
+            Counted.looked += 1
+            return super().items()
+
+    made, length = replication(), 1000
+    made.accept([Range(THERE, 0, tuple(update(THERE, n, Counted({THERE: n - 1})) for n in range(1, length + 1)))], 0.0)
+    assert made.held == {}
+    assert Counted.looked <= 6 * length
+
+
+@given(st.integers(0, 2**32))
+def test_held_back_records_are_applied_to_a_fixed_point(seed: int) -> None:
+    """Whatever depends on whatever, in whatever order it comes: what is applied is what can be."""
+    random = Random(seed)
+    streams = [THERE, THIRD, commit_stream(THERE)]
+    records: list[Record] = []
+    counts = dict.fromkeys(streams, 0)
+    for _ in range(30):
+        stream = random.choice(streams)
+        counts[stream] += 1
+        prev = {s: random.randint(1, counts[s] + 2) for s in streams if s != stream and random.random() < 0.3}
+        if random.random() < 0.5 and counts[stream] > 1:
+            prev[stream] = random.randint(1, counts[stream] - 1)
+        records.append(update(stream, counts[stream], prev, len(records) + 1))
+    made, exposed = replication(), 0
+    rest = {stream: [r for r in records if r.stream == stream] for stream in streams}
+    applied: list[Record] = []
+    reached: Timestamp = {}
+    while any(rest.values()) or exposed < counts[commit_stream(THERE)]:
+        stream = random.choice(streams)
+        if random.random() < 0.2:
+            exposed = random.randint(exposed, counts[commit_stream(THERE)])
+            made.expose(THERE, exposed, 0.0)
+        elif rest[stream]:
+            taken = rest[stream][: random.randint(1, 5)]
+            rest[stream] = rest[stream][len(taken) :]
+            made.accept([Range(stream, taken[0].seq - 1, tuple(taken))], 0.0)
+        here = [r for r in records if r not in rest[r.stream] and r not in applied]
+        while free := [
+            r for r in here if covers(reached, r.prev) and (r.stream != commit_stream(THERE) or r.seq <= exposed)
+        ]:
+            here = [r for r in here if r not in free]
+            applied += free
+            for record in free:
+                reached = {s: max(reached.get(s, 0), record.ts.get(s, 0)) for s in {*reached, *record.ts}}
+        assert sorted(made.held) == sorted((r.stream, r.seq) for r in here)
+        assert made.value_ts == reached
+
+
 def test_one_entry_says_nothing_of_what_is_applied() -> None:
     """Only the whole of `prev` counts: a record waits although its own stream's entry is covered."""
     made = replication()
