@@ -47,7 +47,14 @@ setup(
     packages=[*find_packages(include=["dida", "dida.*"]), "twisted.plugins"],
     package_data={"dida": ["py.typed"]},
     data_files=stock("operators") + stock("pmscripts"),
-    install_requires=["attrs>=24.2", "mmh3>=5.0", "msgspec>=0.19", "twisted>=24.10", "zope.interface>=7.0"],
+    install_requires=[
+        "attrs>=24.2",
+        "mmh3>=5.0",
+        "msgspec>=0.19",
+        "sortedcontainers>=2.4",
+        "twisted>=24.10",
+        "zope.interface>=7.0",
+    ],
     extras_require={"test": TEST, "develop": TEST + DEVELOP, "bench": BENCH, "evaluate": EVALUATE},
     zip_safe=False,
 )

@@ -325,7 +325,7 @@ class Commit:
             self.local.commits,
             merged(depends, op.after),
             key=op.key,
-            number=1 + (newest.version.number if newest is not None else 0),
+            number=1 + (newest.number if newest is not None else 0),
             replica=self.local.me.replica,
             value=op.value,
             id=op.id,

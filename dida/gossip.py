@@ -12,8 +12,9 @@ Availability Using Lazy Replication" (1992). This module neither commits nor kno
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from heapq import heappop, heappush
+from itertools import chain
 from typing import Any
 
 from attrs import define, field
@@ -31,6 +32,8 @@ Place = tuple[str, int]
 """Stream and number of a record."""
 
 KEPT_CUTS = 4096
+LOAD = 256 * 1024
+"""Characters of keys and values in one part of a copy of the state, about."""
 FETCH_AGAIN = 0.3
 """Seconds after which what a client waits for is asked for again."""
 
@@ -82,12 +85,12 @@ class Replication:
         self.held[(record.stream, record.seq)] = record
 
     def _apply(self, record: Record, now: float) -> None:
-        ts, version = record.ts, record.version
-        entry = Entry(version, record.value, record.id, ts)
+        ts = record.ts
+        entry = Entry(record.number, record.replica, record.value, record.id, ts)
         if self.store.put(record.key, entry):
             self.unsettled[(record.stream, record.seq)] = entry
         if record.id is not None:
-            self.executed.note(record.id, record.lowest, answered((str(version),), ts), now)
+            self.executed.note(record.id, record.lowest, answered((str(record.version),), ts), now)
         self.value_ts = merged(self.value_ts, ts)
         self.changed = True
 
@@ -368,41 +371,62 @@ class Replication:
 
     # --- the whole state, for a node that joins -------------------------------------------------
 
-    def dump(self, now: float) -> list[dict[str, Any]]:
-        """The state as one atomic copy, in parts that fit a line."""
-        parts: list[dict[str, Any]] = []
-        batch: list[Any] = []
-        size = 0
-        for item in self.store.dump():
-            batch.append(item)
-            size += len(item[0]) + sum(60 + len(e[2]) for e in item[1])
-            if size > 4 * 65536:
-                parts.append({"records": batch})
-                batch, size = [], 0
-        parts.append({"records": batch})
-        sessions = self.executed.dump(now)
-        parts += [{"executed": sessions[at : at + 2000]} for at in range(0, len(sessions), 2000)]
-        parts.append({"expired": self.executed.expired_sessions})
+    def dump(self, now: float) -> Iterator[dict[str, Any]]:
+        """The state as one atomic copy, in parts that fit a line, which are made when they are asked for."""
+        sessions, expired = self.executed.dump(now), self.executed.expired_sessions
         held = [self.held[place] for place in sorted(self.held)]
-        parts += [{"held": held[at : at + 100]} for at in range(0, len(held), 100)]
-        parts.append({"value_ts": self.value_ts, "have": self.log.have, "exposed": dict(self.exposed)})
-        parts.append({"cuts": dict(self.cuts)})
-        return parts
+        end = {"value_ts": self.value_ts, "have": self.log.have, "exposed": dict(self.exposed), "cuts": dict(self.cuts)}
+        return chain(
+            _batches(self.store.dump()),
+            ({"executed": sessions[at : at + 2000]} for at in range(0, len(sessions), 2000)),
+            ({"expired": expired},),
+            ({"held": held[at : at + 100]} for at in range(0, len(held), 100)),
+            (end,),
+        )
 
-    def load(self, parts: Iterable[Mapping[str, Any]], held: Iterable[Record], now: float) -> None:
-        """Take over a dump, in place of whatever was here."""
-        self.store = Store(self.store.max_versions)
-        self.executed = Executed(self.executed.ttl)
-        self.cuts = {}
-        for part in parts:
-            self.cuts.update(part.get("cuts", {}))
-            self.store.load(part.get("records", []))
-            self.executed.load(part.get("executed", []), part.get("expired", []), now)
-            if "have" in part:
-                self.value_ts = dict(part["value_ts"])
-                self.log.restart(part["have"])
-                self.exposed = dict(part["exposed"])
-        self.held = {(record.stream, record.seq): record for record in held}
+    def empty_copy(self) -> Copy:
+        """What takes the parts of another replica's dump."""
+        return Copy(Store(self.store.max_versions), Executed(self.executed.ttl))
+
+    def take_over(self, copy: Copy) -> None:
+        """A copy that is complete, in place of whatever was here."""
+        self.store, self.executed, self.held, self.cuts = copy.store, copy.executed, copy.held, copy.cuts
+        self.value_ts, self.exposed = copy.value_ts, copy.exposed
+        self.log.restart(copy.have)
+
+
+@define
+class Copy:
+    """The state of another replica as it comes in, part by part."""
+
+    store: Store
+    executed: Executed
+    held: dict[Place, Record] = field(factory=dict)
+    cuts: dict[str, int] = field(factory=dict)
+    value_ts: Timestamp = field(factory=dict)
+    have: Timestamp = field(factory=dict)
+    exposed: dict[str, int] = field(factory=dict)
+
+    def take(self, part: Mapping[str, Any], held: Iterable[Record], now: float) -> None:
+        """The next part of a dump; `held` are the records that it has under that name."""
+        self.store.load(part.get("records", []))
+        self.executed.load(part.get("executed", []), part.get("expired", []), now)
+        self.held.update({(record.stream, record.seq): record for record in held})
+        if "have" in part:
+            self.value_ts, self.have = dict(part["value_ts"]), dict(part["have"])
+            self.exposed, self.cuts = dict(part["exposed"]), dict(part["cuts"])
+
+
+def _batches(records: Iterable[list[Any]]) -> Iterator[dict[str, Any]]:
+    batch: list[Any] = []
+    size = 0
+    for item in records:
+        batch.append(item)
+        size += len(item[0]) + sum(60 + len(e[2]) for e in item[1])
+        if size > LOAD:
+            yield {"records": batch}
+            batch, size = [], 0
+    yield {"records": batch}
 
 
 def write_answer(record: Record) -> Ok:

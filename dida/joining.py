@@ -6,6 +6,7 @@ giver keeps for the joiner what is new, as for a member, and the view that takes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from attrs import Factory, define
@@ -13,7 +14,7 @@ from attrs import Factory, define
 from dida.addresses import Address, StorageAddress
 from dida.detection import FOREVER, Detection
 from dida.errors import BAD_REQUEST, UserError
-from dida.gossip import Replication
+from dida.gossip import Copy, Replication
 from dida.messages import Error, Ok, Reply
 from dida.outputs import Local, Send
 from dida.peer_messages import Heartbeat, Join, Load, Member, Record
@@ -30,11 +31,16 @@ class Joiner:
     member: Member
     heard: float
     loaded: str
-    parts: list[dict[str, Any]] | None = None
+    parts: Iterator[dict[str, Any]] | None = None
+    """Of the copy of the state that it is given: those that come after `part`."""
     copy: int = 0
-    """Which copy of the state `parts` is: their parts must not be mixed."""
+    """Which copy it is: parts of two must not be mixed."""
     have: Timestamp = Factory(dict)
-    next: int = 0
+    part: dict[str, Any] = Factory(dict)
+    """What it is given now, the part with this number."""
+    number: int = 0
+    following: dict[str, Any] | None = None
+    """The part after it; None: it is the last one."""
     asked: float = -FOREVER
 
 
@@ -58,7 +64,10 @@ class Joining:
     _told: str = ""
     """The view that was in force there."""
     _copies: int = 0
-    _parts: list[dict[str, Any]] = Factory(list)
+    _copy: Copy | None = None
+    """What has come in of the copy of the state."""
+    _parts: int = 0
+    """How many parts of it."""
     _transfer: tuple[str, str, int] = ("", "", 0)
     """Of the copy that comes in: the giver's view, the giver, and its number."""
 
@@ -173,31 +182,32 @@ class Joining:
                     joiner.parts = self.replication.dump(now)
                     joiner.have = self.replication.log.have
                     self.replication.table[joiner.member.component] = dict(joiner.have)
-                    joiner.next = 0
-                self._load_next(joiner, now)
+                    joiner.part, joiner.following = next(joiner.parts), next(joiner.parts, None)
+                    joiner.number = 0
+                self._send_part(joiner, now)
 
-    def _load_next(self, joiner: Joiner, now: float) -> None:
-        if joiner.parts is not None and joiner.next < len(joiner.parts):
-            joiner.asked = now
-            state = joiner.parts[joiner.next]
-            stamp, parts = self.local.stamp(), len(joiner.parts)
-            self.local.send(joiner.member, Load(**stamp, copy=joiner.copy, part=joiner.next, parts=parts, state=state))
+    def _send_part(self, joiner: Joiner, now: float) -> None:
+        joiner.asked = now
+        last = joiner.following is None
+        stamp, state = self.local.stamp(), joiner.part
+        self.local.send(joiner.member, Load(**stamp, copy=joiner.copy, part=joiner.number, last=last, state=state))
 
     def on_loaded(self, peer: str, message: Load, arrived: bool, now: float) -> None:
         """The answer to a part of the state."""
         joiner = next((j for j in self.joiners.values() if j.member.component == peer), None)
-        if joiner is None or joiner.parts is None or (message.copy, message.part) != (joiner.copy, joiner.next):
+        if joiner is None or joiner.parts is None or (message.copy, message.part) != (joiner.copy, joiner.number):
             return
         if not arrived or message.view != self.local.view_name:
             joiner.parts = None  # begin again
             return
         joiner.heard = now
-        joiner.next += 1
-        if joiner.next < len(joiner.parts):
-            self._load_next(joiner, now)
-        else:
+        if joiner.following is None:
             joiner.loaded = self.local.view_name
             joiner.parts = None
+        else:
+            joiner.part, joiner.following = joiner.following, next(joiner.parts, None)
+            joiner.number += 1
+            self._send_part(joiner, now)
 
     # --- the joiner's side ----------------------------------------------------------------------
 
@@ -208,16 +218,16 @@ class Joining:
         self.view_met = now
         transfer = (message.view, message.sender, message.copy)
         if message.part == 0 and (transfer[:2] != self._transfer[:2] or transfer > self._transfer):
-            self._parts = []
+            self._copy, self._parts = self.replication.empty_copy(), 0
             self._transfer = transfer
-        if message.part != len(self._parts) or transfer != self._transfer:
-            return Error("bad-request", (f"part {message.part} came, {len(self._parts)} is next",))
-        self._parts.append({**message.state, "held": held})
-        if len(self._parts) == message.parts:
-            records = [record for part in self._parts for record in part["held"]]
-            self.replication.load(self._parts, records, now)
+        if self._copy is None or message.part != self._parts or transfer != self._transfer:
+            return Error("bad-request", (f"part {message.part} came, {self._parts} is next",))
+        self._copy.take(message.state, held, now)
+        self._parts += 1
+        if message.last:
+            self.replication.take_over(self._copy)
             self.loaded = message.view
-            self._parts = [{}] * message.parts  # of this copy no part is taken any more
+            self._copy = None  # no part of it is taken any more
         return Ok()
 
     def enter(self) -> None:
@@ -229,5 +239,5 @@ class Joining:
     def forget(self) -> None:
         """This node is a new component, in no view."""
         self.enter()
-        self._parts = []
+        self._copy = None
         self._probed = -FOREVER

@@ -245,7 +245,7 @@ class Load(PeerMessage):
     about: ClassVar[str] = "storage nodes: a part of the whole state, for a node that joins"
     copy: Counter
     part: Counter
-    parts: Counter
+    last: bool
     state: dict[str, Any]
 
 

@@ -220,7 +220,7 @@ class Requests:
             self.local.component,
             after or {},
             key=key,
-            number=1 + (newest.version.number if newest is not None else 0),
+            number=1 + (newest.number if newest is not None else 0),
             replica=self.local.me.replica,
             value=value,
             id=id,

@@ -145,7 +145,7 @@ def _old_versions_come_back(self: Store, key: str, entry: Any) -> bool:
     kept = PUT(self, key, entry)
     entries = self._records.get(key)
     if not kept and entries is not None and all(e.version != entry.version for e in entries):
-        entries[-1] = entry
+        self._records[key] = (*entries[:-1], entry)
         return True
     return kept
 
@@ -155,9 +155,8 @@ PUT = Store.put
 
 def _ties_by_arrival(self: Store, key: str, entry: Any) -> bool:
     kept = PUT(self, key, entry)
-    entries = self._records[key]
     if kept:
-        entries.sort(key=lambda e: (-e.version.number, e is not entry))
+        self._records[key] = tuple(sorted(self._records[key], key=lambda e: (-e.number, e is not entry)))
     return kept
 
 

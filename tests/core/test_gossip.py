@@ -393,12 +393,19 @@ def test_the_whole_state_in_one_copy() -> None:
     accept(made, update(THERE, 1, id="s:1"), update(stream, 1, {THERE: 1}, 2, id="s:2"), update(THIRD, 1, {HERE: 5}))
     joiner = replication(3)
     joiner.execute(update(THIRD, 1, key="gone"), 0.0)
-    parts = msgspec.json.decode(msgspec.json.encode(made.dump(0.0)))
-    held = [record for part in made.dump(0.0) for record in part.get("held", [])]
-    joiner.load(parts, held, 0.0)
-    assert state(joiner) == state(made)
-    assert joiner.log.have == made.log.have
+    copy = joiner.empty_copy()
+    parts = made.dump(0.0)
+    before, have = state(made), made.log.have
+    made.execute(update(HERE, 1, number=9), 0.0)  # too late for this copy
+    made.expose(THERE, 1, 0.0)
+    for part in parts:
+        copy.take(msgspec.json.decode(msgspec.json.encode(part)), part.get("held", []), 0.0)
+        assert joiner.store.newest("gone") is not None
+    joiner.take_over(copy)
+    assert state(joiner) == before
+    assert joiner.log.have == have
     assert joiner.log.size == 0
+    assert joiner.executed.answer("s:2") is None
     assert joiner.executed.answer("s:1") == made.executed.answer("s:1") is not None
     joiner.expose(THERE, 1, 0.0)
     assert joiner.executed.answer("s:2") is not None

@@ -55,8 +55,8 @@ def test_taken_in_with_a_state_that_was_replaced(alike: bool) -> None:
     assert joiner.local.view is None
     have = dict(joiner.replication.log.have) if alike else {"9:1": 5}
     records = [["key", [[2, 9, "another", None]]]]
-    part = {"have": have, "value_ts": have, "exposed": {}, "records": records, "executed": [], "expired": []}
-    load = Load(cluster=hand.config.cluster, view="9@9:1", sender="9:1", copy=1, part=0, parts=1, state=part)
+    part = {"have": have, "value_ts": have, "exposed": {}, "cuts": {}, "records": records}
+    load = Load(cluster=hand.config.cluster, view="9@9:1", sender="9:1", copy=1, part=0, last=True, state=part)
     hand.act(3, joiner.on_peer("another side", load, hand.now))
     assert isinstance(hand.replies["another side"], Ok)
     assert hand.run(5.0, lambda: all(r.local.serving for r in hand.replicas.values()))
@@ -71,10 +71,10 @@ def _copy(number: int, value: str) -> list[Load]:
     have = {"1:1": number}
     states: tuple[dict[str, Any], ...] = (
         {"records": [["key", [[number, 1, value, None]]]]},
-        {"have": have, "value_ts": have, "exposed": {}},
+        {"have": have, "value_ts": have, "exposed": {}, "cuts": {}},
     )
     return [
-        Load(cluster="dida", view="1@1:1", sender="1:1", copy=number, part=part, parts=2, state=state)
+        Load(cluster="dida", view="1@1:1", sender="1:1", copy=number, part=part, last=part == 1, state=state)
         for part, state in enumerate(states)
     ]
 

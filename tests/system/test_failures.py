@@ -270,3 +270,25 @@ def test_partial_replication(start: Callable[..., StorageCluster]) -> None:
     cluster.nodes[3].ask(f"write {key} v")
     assert words_of(cluster.nodes[3].ask(f"updateif {key} v w"))[0] == "ok"
     assert cluster.nodes[1].status()["dead"] == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_a_node_joins_where_many_records_are(start: Callable[..., StorageCluster]) -> None:
+    """While a node that joins is given 600,000 records, nobody keeps a client waiting for long, or is suspected."""
+    cluster = start(2)
+    with cluster.nodes[1].connect() as writer:
+        for first in range(0, 600_000, 1000):
+            writer.send_raw("".join(f"write key{n} {n}\n" for n in range(first, first + 1000)).encode())
+            assert all(writer.line().startswith("ok") for _ in range(1000))
+    until("the other node has all", lambda: cluster.nodes[2].status()["records"] == 600_000, 20)
+    joiner, slowest = cluster.start(3, ready=False), 0.0
+    with cluster.nodes[1].connect() as giver, cluster.nodes[2].connect() as other:
+        while (status := giver.ask_object("status"))["alive"] != ["s1", "s2", "s3"]:
+            assert status["dead"] == []
+            for connection in (giver, other):
+                begun = time.monotonic()
+                assert connection.ask("read key1").startswith("ok 1 ")
+                slowest = max(slowest, time.monotonic() - begun)
+    assert slowest < 1.0
+    assert joiner.status()["records"] == 600_000
