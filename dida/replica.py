@@ -311,10 +311,11 @@ class Replica:
     def _end_turn(self, now: float) -> list[Output]:
         """Follow up what has changed, until nothing does; then give out the outputs."""
         while True:
+            entered = False
             if self.membership.fenced is not None:
                 self._fenced()
             elif self.membership.entered:
-                self.membership.entered = False
+                entered, self.membership.entered = True, False
                 self.requests.lease_until = 0.0
                 self.commit.settle()
                 for waiting in self.commit.give_back():
@@ -327,7 +328,7 @@ class Replica:
                     break
             self.replication.changed = False
             self._check_concerns(now)
-            self.requests.run_waiting(now)
+            self.requests.run_waiting(now, everything=entered)
         if self._watching:
             for token, (name, _) in list(self._watching.items()):
                 if name != self.local.view_name:

@@ -5,6 +5,8 @@ What can't be answered yet waits, bounded, with its deadline; whatever changes m
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from heapq import heappop, heappush
 from typing import Any
 
 from attrs import evolve
@@ -12,7 +14,7 @@ from attrs import evolve
 from dida import errors
 from dida.commit import Commit
 from dida.executed import after_of, answered
-from dida.gossip import Replication
+from dida.gossip import FETCH_AGAIN, Replication
 from dida.groups import Groups
 from dida.locks import Locks
 from dida.membership import Membership
@@ -21,7 +23,7 @@ from dida.operations import Operation, Question, Waiting, refused, too_late, unk
 from dida.outputs import CHANGING, OTHER_VIEW, Local
 from dida.peer_messages import Forward, Record, component_of, is_commit
 from dida.store import Entry, said
-from dida.timestamps import Timestamp, covers
+from dida.timestamps import Timestamp, covers, lacking
 
 MAX_LISTED = 1000
 """Records that one answer lists."""
@@ -48,6 +50,12 @@ class Requests:
         self.lease_until = 0.0
         """Until when nobody need be asked before an answer, as far as was looked."""
         self._since: dict[Any, float] = {}
+        self._restless: dict[Any, None] = {}
+        """Those of the waiting that whatever changes may help; all others lack updates."""
+        self._lacking: dict[str, list[tuple[int, int, Any]]] = {}
+        """Stream to who waits for how much of it: the count, a number in order of arrival, the token."""
+        self._arrivals = 0
+        self._all_again_at = 0.0
         self._minority_since: float | None = None
         self._forwarded: dict[Any, Waiting] = {}
         self._last_id = 0
@@ -129,14 +137,20 @@ class Requests:
             return self._at_home(waiting, now)
         if not covers(self.replication.value_ts, op.after):
             self.replication.fetch(op.after, now)
-            return self._park(waiting, now)
+            return self._park(waiting, now, lacking(self.replication.value_ts, op.after)[0])
         return self._read(op) if op.verb == "read" else self._write(waiting, now)
 
-    def _park(self, waiting: Waiting, now: float) -> Reply | None:
+    def _park(self, waiting: Waiting, now: float, stream: str | None = None) -> Reply | None:
+        """Let it wait: until there is more of that stream, or for anything."""
         if len(self.waiting) >= self.config.max_waiting and not waiting.passed_on:
             return refused(waiting, f"{self.config.max_waiting} requests already wait here")
         self.waiting[waiting.token] = waiting
         self._since.setdefault(waiting.token, now)
+        if stream is None:
+            self._restless[waiting.token] = None
+        else:
+            self._arrivals += 1
+            heappush(self._lacking.setdefault(stream, []), (waiting.op.after[stream], self._arrivals, waiting.token))
         return None
 
     def _without_dead(self, after: Timestamp) -> tuple[Timestamp, Timestamp]:
@@ -303,17 +317,38 @@ class Requests:
         for token, waiting in list(self.waiting.items()):
             if now >= waiting.deadline or (minority and now - self._since[token] >= NO_QUORUM_AFTER):
                 del self.waiting[token], self._since[token]
+                self._restless.pop(token, None)
                 self._forget_own_id(waiting)
                 self.local.answer(token, too_late(waiting))
 
-    def run_waiting(self, now: float) -> None:
-        if self.waiting and self.local.serving:
-            waiting, self.waiting = self.waiting, {}
-            since, self._since = self._since, {}
-            for token, one in waiting.items():
-                self.attempt(one, now)
+    def run_waiting(self, now: float, everything: bool = False) -> None:
+        """Try those again that may have what they have waited for; all of them in another view, and now and then: what
+        they lack is asked for again, and the answer of an update may be known by now."""
+        if not (self.waiting and self.local.serving):
+            return
+        if everything or now >= self._all_again_at:
+            self._all_again_at = now + FETCH_AGAIN
+            tokens = list(self.waiting)
+            self._lacking.clear()
+        else:
+            tokens = [*self._restless, *self._supplied()]
+        self._restless.clear()
+        since = [(token, self._since.pop(token)) for token in tokens]
+        again = [self.waiting.pop(token) for token in tokens]
+        for waiting in again:
+            self.attempt(waiting, now)
+        self._since.update((token, when) for token, when in since if token in self.waiting)
+
+    def _supplied(self) -> Iterator[Any]:
+        """Those that lack nothing more of the stream that they have waited for."""
+        have = self.replication.value_ts
+        for stream, line in list(self._lacking.items()):
+            while line and line[0][0] <= have.get(stream, 0):
+                token = heappop(line)[2]
                 if token in self.waiting:
-                    self._since[token] = since[token]
+                    yield token
+            if not line:
+                del self._lacking[stream]
 
     def _forget_own_id(self, waiting: Waiting) -> None:
         """The client of an update that was passed on is answered: nobody asks for this id again."""
@@ -334,6 +369,8 @@ class Requests:
             self.local.answer(token, unknown_outcome())
         self.waiting.clear()
         self._since.clear()
+        self._restless.clear()
+        self._lacking.clear()
         self._forwarded.clear()
         self._own_ids.clear()
         self._last_id = 0

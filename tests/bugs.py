@@ -160,9 +160,10 @@ def _ties_by_arrival(self: Store, key: str, entry: Any) -> bool:
     return kept
 
 
-def _park_without_a_bound(self: Requests, waiting: Any, now: float) -> None:
+def _park_without_a_bound(self: Requests, waiting: Any, now: float, stream: Any = None) -> None:
     self.waiting[waiting.token] = waiting
     self._since.setdefault(waiting.token, now)
+    self._restless[waiting.token] = None
 
 
 def _numbers_from_a_client(request: Any) -> Any:

@@ -18,6 +18,7 @@ from dida.gossip import Replication
 from dida.messages import Error, Ok, Read, Write
 from dida.outputs import Config, Local
 from dida.peer_messages import Fetch, Gossip, Member, Range, Record, View, commit_stream
+from dida.requests import Requests
 from dida.store import Store
 from dida.timestamps import Timestamp, covers
 from tests.simnet import Hand
@@ -476,6 +477,36 @@ def test_waiting_requests_are_bounded() -> None:
     assert [token in hand.replies for token in tokens] == [False] * 3 + [True] * 2
     hand.pass_on()
     assert [hand.replies[token].words[0] for token in tokens[:3]] == ["v"] * 3
+
+
+def test_what_waits_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that wait for updates are tried again when those have come, not with every other update."""
+    hand = Hand(2, gossip_delay=60.0)
+    seen = [hand.answer(1, Write("k", str(number))).object["after"] for number in range(20)]
+    waiting = [hand.ask(2, Read("k", after=seen[number])) for number in (15, 5, 10)]
+    hand.lose(*hand.under_way("fetch"))
+    hand.ask(2, Write("other", ""))
+    tried = 0
+    attempt = Requests.attempt
+
+    def counted(self: Requests, waiting: Any, now: float) -> None:
+        nonlocal tried
+        tried += 1
+        attempt(self, waiting, now)
+
+    monkeypatch.setattr(Requests, "attempt", counted)
+    for number in range(100):
+        hand.ask(2, Write("other", str(number)))
+    assert tried == 100
+    records = tuple(update(HERE, n, number=n) for n in range(1, 12))
+    replica = hand.replicas[2]
+    replica.replication.accept([Range(HERE, 0, records)], hand.now)
+    hand.act(2, replica.flush(hand.now))
+    assert [token in hand.replies for token in waiting] == [False, True, True]
+    assert tried == 102
+    hand.lose(*hand.letters)
+    hand.run(1.0)
+    assert hand.replies[waiting[0]].words[1] == "20.1"
 
 
 def test_a_write_concern_waits_for_that_many() -> None:
