@@ -81,14 +81,15 @@ class Executed:
         session = self._sessions.pop(name, None) or _Session(now)
         self._sessions[name] = session  # the most recently used one is the last
         session.used = now
-        if number not in session.answers:
+        if number not in session.answers and number >= session.lowest:
             session.answers[number] = answer
             self.size += 1
         if lowest > session.lowest and not name.startswith(SINGLE):
+            gone = range(session.lowest, lowest)
             session.lowest = lowest
-            for old in [n for n in session.answers if n < lowest]:
-                del session.answers[old]
-                self.size -= 1
+            for old in gone if len(gone) < len(session.answers) else [n for n in session.answers if n < lowest]:
+                if session.answers.pop(old, None) is not None:
+                    self.size -= 1
 
     def tick(self, now: float) -> None:
         """Let idle sessions expire."""
