@@ -235,9 +235,9 @@ class Joining:
         self.joiners.clear()
         self.waiting.clear()
         self.loaded = ""
+        self._copy = None
 
     def forget(self) -> None:
         """This node is a new component, in no view."""
         self.enter()
-        self._copy = None
         self._probed = -FOREVER
