@@ -22,8 +22,9 @@ from collections.abc import Collection
 from attrs import Factory, define
 
 from dida import errors
+from dida.batches import batches
 from dida.errors import BadRequest
-from dida.executed import after_of, answered
+from dida.executed import TOO_MANY_ANSWERS, after_of, answered, not_applied
 from dida.gossip import Replication, write_answer
 from dida.locks import MAX_QUEUE, Locks
 from dida.messages import Error, No, Ok, Reply
@@ -136,6 +137,9 @@ class Commit:
             text = f"{MAX_QUEUE} operations already wait at this key: try again later"
             self.local.answer(waiting.token, refused(waiting, text))
             return
+        if op.id is not None and self.replication.executed.full and self.replication.executed.answer(op.id) is None:
+            self.local.answer(waiting.token, refused(waiting, TOO_MANY_ANSWERS))
+            return
         delayed = op.verb == "updateif" and bool(self.local.others())
         start_at = now + (self.local.config.gossip_delay if delayed else 0)
         txn = _Transaction(op, [waiting], start_at)
@@ -160,7 +164,7 @@ class Commit:
         self._advance(txn, now)
 
     def flush(self) -> None:
-        """Send each member what was gathered for it: one RELEASE, one LOCK, one DECIDE at most, or an EXPOSE."""
+        """Send each member what was gathered for it: mostly one RELEASE, one LOCK and one DECIDE, or an EXPOSE."""
         self._send(self._gathered)
 
     def _send(self, locking: Collection[_Transaction], again: bool = False) -> None:
@@ -179,8 +183,8 @@ class Commit:
             if txn.state == LOCKING and peer not in txn.asked and peer not in txn.grants:
                 txn.asked.add(peer)
                 wanted.append(Wanted(txn.number, txn.op.key, txn.op.id))
-        if wanted:
-            self.local.send(member, Lock(**self.local.stamp(), keys=tuple(wanted)))
+        for some in batches(wanted, _bytes):
+            self.local.send(member, Lock(**self.local.stamp(), keys=tuple(some)))
 
     def _send_decide(self, member: Member) -> None:
         peer = member.component
@@ -218,7 +222,7 @@ class Commit:
             self._finish(txn, self._session_expired(txn), now)
             return
         if grant.known is not None:
-            known = answered(grant.known, grant.after) if grant.ok else No(grant.known, {"after": grant.after})
+            known = (answered if grant.ok else not_applied)(grant.known, grant.after)
             self._finish_known(txn, known, now)
             return
         txn.grants[peer] = grant.newest
@@ -388,11 +392,12 @@ class Commit:
         if txn.state == QUEUED:
             return
         self.locks.unlock(txn.op.key, self.local.component, txn.number)
-        words = answer.words if isinstance(answer, No) else None
-        after = after_of(answer) if words is not None else {}
+        op, no = txn.op, isinstance(answer, No)
+        found = Version.parse(answer.words[0]) if no and answer.words else None
         peers = {m.component for m in self.local.others()}
         if peers:
-            self._releases[txn.number] = (Ended(txn.number, txn.op.key, txn.op.id, words, after), peers, set())
+            ended = Ended(txn.number, op.key, op.id, no, found, after_of(answer) if no else {})
+            self._releases[txn.number] = (ended, peers, set())
             self.wants_flush = True
 
     def _send_releases(self, member: Member) -> None:
@@ -402,8 +407,8 @@ class Commit:
             if peer in peers and peer not in asked:
                 asked.add(peer)
                 released.append(ended)
-        if released:
-            self.local.send(member, Release(**self.local.stamp(), keys=tuple(released)))
+        for some in batches(released, _bytes):
+            self.local.send(member, Release(**self.local.stamp(), keys=tuple(some)))
 
     def on_released(self, peer: str, message: Release, arrived: bool) -> None:
         """The answer to a Release."""
@@ -534,3 +539,7 @@ class Commit:
     def open(self) -> int:
         """Transactions that wait or run here."""
         return sum(map(len, self._queues.values()))
+
+
+def _bytes(item: Wanted | Ended) -> int:
+    return 100 + len(item.key) + len(item.id or "")

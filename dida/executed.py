@@ -8,10 +8,12 @@ newest ones.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from attrs import define, field
 
+from dida.batches import batches
 from dida.messages import No, Ok, Reply
 from dida.timestamps import Timestamp
 
@@ -21,10 +23,22 @@ REMEMBERED = 100_000
 """Names of expired sessions that are kept."""
 MAX_IDS = 200_000
 """Answers kept, over all sessions; beyond it new updates are refused, not old ones forgotten."""
-
+TOO_MANY_ANSWERS = "the answers of too many updates are remembered: end sessions (forget), or try again later"
+MAX_BYTES = 2**28
+"""About how much memory they may take; a `no` tells the value, which may be long."""
 
 CROWDED_TTL = 300.0
 """Seconds after which an idle session expires when the table is half full; longer than any run lasts by default."""
+
+
+def whole(session: str, number: int) -> str:
+    """The id of which `split` has made this."""
+    return session.removeprefix(SINGLE) if session.startswith(SINGLE) else f"{session}:{number}"
+
+
+def not_applied(words: tuple[str, ...], after: Timestamp) -> No:
+    """The answer of an updateif that found another value; `no` alone where there was no record."""
+    return No(words, {"after": after} if words else {})
 
 
 @define
@@ -37,6 +51,8 @@ class _Session:
 def split(id: str) -> tuple[str, int]:
     """Session and number of an id; an id of another form is a session of its own, with one number."""
     session, colon, number = id.rpartition(":")
+    if session.startswith(SINGLE):
+        return SINGLE + id, 0
     counts = len(number) < 16 and number.isascii() and number.isdigit() and (number[0] != "0" or number == "0")
     if colon and session and counts:
         return session, int(number)
@@ -52,6 +68,7 @@ class Executed:
     _expired: dict[str, bool] = field(factory=dict)
     """Name to whether its client has ended it."""
     size: int = 0
+    bytes: int = 0
 
     def answer(self, id: str) -> Reply | None:
         """The first answer to this id, where it is known."""
@@ -71,7 +88,17 @@ class Executed:
 
     @property
     def full(self) -> bool:
-        return self.size >= MAX_IDS
+        return self.size >= MAX_IDS or self.bytes >= MAX_BYTES
+
+    def _keep(self, session: _Session, number: int, answer: Reply) -> None:
+        session.answers[number] = answer
+        self.size += 1
+        self.bytes += _bytes(answer)
+
+    def _lose(self, answer: Reply | None) -> None:
+        if answer is not None:
+            self.size -= 1
+            self.bytes -= _bytes(answer)
 
     def note(self, id: str, lowest: int, answer: Reply, now: float) -> None:
         """Remember the answer; forget what the session no longer asks for."""
@@ -82,21 +109,20 @@ class Executed:
         self._sessions[name] = session  # the most recently used one is the last
         session.used = now
         if number not in session.answers and number >= session.lowest:
-            session.answers[number] = answer
-            self.size += 1
+            self._keep(session, number, answer)
         if lowest > session.lowest and not name.startswith(SINGLE):
             gone = range(session.lowest, lowest)
             session.lowest = lowest
             for old in gone if len(gone) < len(session.answers) else [n for n in session.answers if n < lowest]:
-                if session.answers.pop(old, None) is not None:
-                    self.size -= 1
+                self._lose(session.answers.pop(old, None))
 
     def tick(self, now: float) -> None:
         """Let idle sessions expire."""
         while self._sessions:
             name = next(iter(self._sessions))
             session = self._sessions[name]
-            idle = self.ttl if self.size < MAX_IDS // 2 else min(self.ttl, CROWDED_TTL)
+            crowded = self.size >= MAX_IDS // 2 or self.bytes >= MAX_BYTES // 2
+            idle = min(self.ttl, CROWDED_TTL) if crowded else self.ttl
             if session.used + idle > now:
                 break
             self._drop(name, ended=False)
@@ -108,23 +134,24 @@ class Executed:
     def _drop(self, name: str, ended: bool) -> None:
         session = self._sessions.pop(name, None)
         if session is not None:
-            self.size -= len(session.answers)
+            for answer in session.answers.values():
+                self._lose(answer)
         self._expired.pop(name, None)
         self._expired[name] = ended
         if len(self._expired) > REMEMBERED:
             del self._expired[next(iter(self._expired))]
 
-    def dump(self, now: float) -> list[Any]:
-        """Everything, for a node that joins; times as ages."""
-        return [
-            [
-                name,
-                now - s.used,
-                s.lowest,
-                [[n, isinstance(a, Ok), list(a.words), after_of(a)] for n, a in s.answers.items()],
-            ]
-            for name, s in self._sessions.items()
-        ]
+    def dump(self, now: float) -> Iterator[list[Any]]:
+        """Everything as it is now, for a node that joins, a session in as many pieces as its answers need.
+
+        Times as ages. What is noted meanwhile is not in it.
+        """
+        sessions = [(name, now - s.used, s.lowest, list(s.answers.items())) for name, s in self._sessions.items()]
+        return (
+            [name, age, lowest, [[n, isinstance(a, Ok), list(a.words), after_of(a)] for n, a in some]]
+            for name, age, lowest, answers in sessions
+            for some in (batches(answers, lambda answer: _bytes(answer[1])) if answers else [[]])
+        )
 
     @property
     def expired_sessions(self) -> list[str]:
@@ -135,11 +162,13 @@ class Executed:
         """Take over a part of a dump."""
         self._expired.update(dict.fromkeys(expired, False))
         for name, age, lowest, answers in dumped:
-            session = _Session(now - age, lowest)
+            session = self._sessions.setdefault(name, _Session(now - age, lowest))
             for number, is_ok, words, after in answers:
-                session.answers[number] = answered(words, after) if is_ok else No(tuple(words), {"after": after})
-            self._sessions[name] = session
-            self.size += len(session.answers)
+                self._keep(session, number, (answered if is_ok else not_applied)(tuple(words), after))
+
+
+def _bytes(answer: Reply) -> int:
+    return 100 + sum(map(len, answer.words))
 
 
 def answered(words: tuple[str, ...] | list[str], after: Timestamp) -> Ok:

@@ -19,9 +19,10 @@ from typing import Any
 
 from attrs import define, field
 
+from dida.batches import batches
 from dida.errors import UNKNOWN_OUTCOME
 from dida.executed import Executed, answered
-from dida.log import Log
+from dida.log import Log, bytes_of
 from dida.messages import Error, Ok
 from dida.outputs import Local
 from dida.peer_messages import Fetch, Gossip, Range, Record, commit_stream, component_of, is_commit
@@ -32,8 +33,6 @@ Place = tuple[str, int]
 """Stream and number of a record."""
 
 KEPT_CUTS = 4096
-LOAD = 256 * 1024
-"""Characters of keys and values in one part of a copy of the state, about."""
 FETCH_AGAIN = 0.3
 """Seconds after which what a client waits for is asked for again."""
 
@@ -373,14 +372,13 @@ class Replication:
 
     def dump(self, now: float) -> Iterator[dict[str, Any]]:
         """The state as one atomic copy, in parts that fit a line, which are made when they are asked for."""
-        sessions, expired = self.executed.dump(now), self.executed.expired_sessions
         held = [self.held[place] for place in sorted(self.held)]
         end = {"value_ts": self.value_ts, "have": self.log.have, "exposed": dict(self.exposed), "cuts": dict(self.cuts)}
         return chain(
-            _batches(self.store.dump()),
-            ({"executed": sessions[at : at + 2000]} for at in range(0, len(sessions), 2000)),
-            ({"expired": expired},),
-            ({"held": held[at : at + 100]} for at in range(0, len(held), 100)),
+            ({"records": some} for some in batches(self.store.dump(), _bytes_of_versions)),
+            ({"executed": some} for some in batches(self.executed.dump(now), _bytes_of_answers)),
+            ({"expired": some} for some in batches(self.executed.expired_sessions, len)),
+            ({"held": some} for some in batches(held, bytes_of)),
             (end,),
         )
 
@@ -417,16 +415,12 @@ class Copy:
             self.exposed, self.cuts = dict(part["exposed"]), dict(part["cuts"])
 
 
-def _batches(records: Iterable[list[Any]]) -> Iterator[dict[str, Any]]:
-    batch: list[Any] = []
-    size = 0
-    for item in records:
-        batch.append(item)
-        size += len(item[0]) + sum(60 + len(e[2]) for e in item[1])
-        if size > LOAD:
-            yield {"records": batch}
-            batch, size = [], 0
-    yield {"records": batch}
+def _bytes_of_versions(item: list[Any]) -> int:
+    return len(item[0]) + sum(60 + len(entry[2]) for entry in item[1])
+
+
+def _bytes_of_answers(item: list[Any]) -> int:
+    return len(item[0]) + sum(100 + sum(map(len, words)) for _, _, words, _ in item[3])
 
 
 def write_answer(record: Record) -> Ok:

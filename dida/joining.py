@@ -152,7 +152,7 @@ class Joining:
         return Ok((), {"heard": list(view.members), "view": view.name})
 
     def _same_number(self, member: Member, old: Member, view: str) -> Reply:
-        self.local.note(f"{member.id} at {member.url} wants replica number {old.replica}, which {old.id} has")
+        self.local.note_once(f"{member.id} at {member.url} wants replica number {old.replica}, which {old.id} has")
         text = f"replica {old.replica} is {old.id} at {old.url}: give this one another number"
         return Error(BAD_REQUEST, (text,), {"view": view})
 

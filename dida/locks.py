@@ -11,12 +11,12 @@ from typing import Any
 
 from attrs import Factory, define
 
-from dida.executed import after_of
+from dida.executed import after_of, not_applied
 from dida.gossip import Replication
 from dida.messages import No, Ok, Reply
 from dida.operations import Waiting, refused, too_late
 from dida.outputs import Local
-from dida.peer_messages import Lock, Release, Wanted, component_of
+from dida.peer_messages import Ended, Lock, Release, Wanted, component_of
 
 MAX_QUEUE = 1000
 """Operations that may wait at one key: transactions at its home, plain writes at each member."""
@@ -70,10 +70,20 @@ class Locks:
     def on_release(self, message: Release, now: float) -> Reply:
         """Unlock: no updates come. A `no` is remembered, so that a retry elsewhere hears it, too."""
         for ended in message.keys:
-            if ended.answer is not None and ended.id is not None:
-                self.replication.executed.note(ended.id, 0, No(ended.answer, {"after": ended.after}), now)
+            if ended.refused and ended.id is not None:
+                self._note_refusal(ended, ended.id, now)
             self.unlock(ended.key, message.sender, ended.txn)
         return Ok()
+
+    def _note_refusal(self, ended: Ended, id: str, now: float) -> None:
+        """Remember a `no`, with the value as it is here; where it is gone by now, the home remembers it alone."""
+        words: tuple[str, ...] = ()
+        if ended.found is not None:
+            entry = self.replication.store.find(ended.key, ended.found)
+            if entry is None:
+                return
+            words = (str(ended.found), entry.value)
+        self.replication.executed.note(id, 0, not_applied(words, ended.after), now)
 
     def unlock(self, key: str, home: str, txn: int) -> None:
         lock = self.keys.get(key)

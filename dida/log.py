@@ -11,10 +11,8 @@ from itertools import islice
 
 from attrs import define, field
 
+from dida.batches import BATCH
 from dida.peer_messages import Range, Record
-
-BATCH = 256 * 1024
-"""Characters of keys and values in one message, about; a single record may be larger."""
 
 
 @define
@@ -34,7 +32,7 @@ class Log:
         self.have = {**self.have, stream: record.seq}
         self._records.setdefault(stream, deque()).append(record)
         self.size += 1
-        self.bytes += _bytes(record)
+        self.bytes += bytes_of(record)
 
     def accept(self, given: Range) -> list[Record]:
         """The records of `given` that are new here; none when it does not continue the log."""
@@ -46,7 +44,7 @@ class Log:
             self.have = {**self.have, given.stream: given.base + len(given.records)}
             self._records.setdefault(given.stream, deque()).extend(new)
             self.size += len(new)
-            self.bytes += sum(map(_bytes, new))
+            self.bytes += sum(map(bytes_of, new))
         return new
 
     def since(self, known: Mapping[str, int], wanted: Mapping[str, int]) -> tuple[Range, ...]:
@@ -68,7 +66,7 @@ class Log:
                 if room <= 0:
                     break
                 taken.append(record)
-                room -= _bytes(record)
+                room -= bytes_of(record)
             if taken:
                 ranges.append(Range(stream, base, tuple(taken)))
         return tuple(ranges)
@@ -84,7 +82,7 @@ class Log:
         while records and records[0].seq <= upto:
             gone.append(records.popleft())
         self.size -= len(gone)
-        self.bytes -= sum(map(_bytes, gone))
+        self.bytes -= sum(map(bytes_of, gone))
         return gone
 
     def streams(self) -> list[str]:
@@ -98,5 +96,5 @@ class Log:
         self.have = dict(base)
 
 
-def _bytes(record: Record) -> int:
+def bytes_of(record: Record) -> int:
     return 100 + len(record.key) + len(record.value)

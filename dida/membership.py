@@ -23,7 +23,7 @@ from dida.joining import Joining
 from dida.messages import Error, Ok, Reply
 from dida.outputs import CHANGING, Local
 from dida.peer_messages import Alive, Fetch, Flush, Install, Level, Member, Range, View, component_of
-from dida.timestamps import Timestamp, covers, merge_into
+from dida.timestamps import Timestamp, covers, merge_into, merged
 
 
 @define(eq=False)
@@ -375,7 +375,9 @@ class Membership:
         """This node was removed while it lived, or taken in with a state that it no longer has (two sides of a
         partition gave it theirs): it forgets its state and asks to join as a new component."""
         have = self.replication.log.have if self.local.view is not None else {}
-        lost = _beyond(have, self.local.base) + self._alone
+        # what a member that goes on there has confirmed is not lost
+        known = [ts for component, ts in self.replication.table.items() if view.member(component) is not None]
+        lost = _beyond(have, merged(self.local.base, *known)) + self._alone
         self._alone = 0
         self._silent.clear()
         self.discarded += lost

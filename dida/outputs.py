@@ -175,3 +175,8 @@ class Local:
         self.out.append(Note(text))
         self.notes.append(text)
         del self.notes[:-20]
+
+    def note_once(self, text: str) -> None:
+        """The same of what happens again and again: not while it is among the newest."""
+        if text not in self.notes:
+            self.note(text)

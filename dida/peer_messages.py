@@ -97,8 +97,9 @@ class View(Struct, frozen=True):
         return next((m for m in self.members if m.component == component), None)
 
 
-LONGEST_LINE = 64 * 2**20
-"""Bytes of a line that a storage node takes from another."""
+LONGEST_LINE = 2**30 + 2**26
+"""Bytes of a line that a storage node takes from another: more than the largest --max-line, for a record of such a
+line is gossiped with what else belongs to it."""
 
 
 @frozen
@@ -131,8 +132,10 @@ class Ended(Struct, frozen=True, array_like=True):
     txn: Counter
     key: str
     id: UpdateId | None = None
-    answer: tuple[str, ...] | None = None
-    """The words of the `no` that the client gets; None when nothing was decided."""
+    refused: bool = False
+    """Whether the client gets a `no`."""
+    found: Version | None = None
+    """Of the value that it tells, which all members hold; None: there is no such record."""
     after: Timestamp = {}
     """The state that the `no` was said from."""
 

@@ -75,7 +75,10 @@ EARLY = 0.03
 class Replica:
     """One replica. Not reentrant: an input is processed to its end, then its outputs are acted on."""
 
-    def __init__(self, config: Config, me: Member, named: tuple[StorageAddress, ...], now: float) -> None:
+    def __init__(
+        self, config: Config, me: Member, named: tuple[StorageAddress, ...], now: float, secret: str = ""
+    ) -> None:
+        """`secret` is in the ids of updates whose clients have given none: it is not for clients to know those."""
         self.groups = Groups({me.replica, *(other.replica for other in named)}, config.replication_factor)
         self.group = self.groups.of_replica(me.replica)
         self._elsewhere = tuple(other for other in named if self.groups.of_replica(other.replica) != self.group)
@@ -87,7 +90,7 @@ class Replica:
         self.local = Local(config, me)
         self.membership = Membership(self.local, self._blank(), named, now)
         self.detection, self.joining = self.membership.detection, self.membership.joining
-        self.requests = Requests(self.local, self.groups, self.group, self.membership)
+        self.requests = Requests(self.local, self.groups, self.group, self.membership, secret)
         self._forget()
         self._watching: dict[Any, tuple[str, float]] = {}
         self._flush_asked = False
@@ -217,7 +220,7 @@ class Replica:
             elif reply.code == CHANGING:
                 self.membership.on_changing(peer, wire.shaped(reply.object, Promised).promised, now)
             elif isinstance(message, Join) and reply.code != errors.UNAVAILABLE:
-                self.local.note(f"{url} refuses this node: {' '.join(reply.words)}")
+                self.local.note_once(f"{url} refuses this node: {' '.join(reply.words)}")
                 self.joining.on_joined((), str(reply.object.get("view", "")), now)
         ok = reply if isinstance(reply, Ok) else None
         in_force = message.view == self.local.view_name and self.local.serving
@@ -318,7 +321,7 @@ class Replica:
                 entered, self.membership.entered = True, False
                 self.requests.lease_until = 0.0
                 self.commit.settle()
-                for waiting in self.commit.give_back():
+                for waiting in (*self.commit.give_back(), *self.requests.take_back()):
                     self.requests.attempt(waiting, now)
             else:
                 self.commit.observe(now)

@@ -13,7 +13,7 @@ from attrs import evolve
 
 from dida import errors
 from dida.commit import Commit
-from dida.executed import after_of, answered
+from dida.executed import TOO_MANY_ANSWERS, after_of, answered
 from dida.gossip import FETCH_AGAIN, Replication
 from dida.groups import Groups
 from dida.locks import Locks
@@ -38,8 +38,9 @@ class Requests:
     locks: Locks
     commit: Commit
 
-    def __init__(self, local: Local, groups: Groups, group: int, membership: Membership) -> None:
+    def __init__(self, local: Local, groups: Groups, group: int, membership: Membership, secret: str) -> None:
         self.local = local
+        self._secret = secret
         self.config = local.config
         self.groups = groups
         self.group = group
@@ -57,7 +58,9 @@ class Requests:
         self._arrivals = 0
         self._all_again_at = 0.0
         self._minority_since: float | None = None
-        self._forwarded: dict[Any, Waiting] = {}
+        self._forwarded: dict[int, tuple[Waiting, str]] = {}
+        """What was passed on, and to which member, by the number of the message."""
+        self._last_forward = 0
         self._last_id = 0
         self._own_ids: dict[int, None] = {}
 
@@ -157,12 +160,12 @@ class Requests:
         """Entries of `after` that are lost, and `after` without the entries of removed components."""
         live = self.replication.table
         lost: Timestamp = {}
-        gone = []
+        gone = set()
         for stream, count in after.items():
             component = component_of(stream)
             if component in live or component == self.local.component:
                 continue
-            gone.append(stream)
+            gone.add(stream)
             if count == 0 or self._of_another_group(component):
                 continue
             if count > self.replication.cuts.get(stream, 0):
@@ -207,8 +210,10 @@ class Requests:
         op, replication = waiting.op, self.replication
         if self.locks.queue_write(waiting):
             return None
-        if self._log_full or (op.id is not None and replication.executed.full):
+        if self._log_full:
             return refused(waiting, "too many updates are not confirmed by all members: try again later")
+        if op.id is not None and replication.executed.full:
+            return refused(waiting, TOO_MANY_ANSWERS)
         concern = self.config.write_concern
         if concern > len(self.local.others()) + 1:
             text = f"write concern {concern} needs more members than the {len(self.local.others()) + 1} alive"
@@ -256,8 +261,9 @@ class Requests:
             self._last_id += 1
             self._own_ids[self._last_id] = None
             waiting.own_id = self._last_id
-            op = waiting.op = evolve(op, id=f"{self.local.component}:{self._last_id}")
-        self._forwarded[waiting.token] = waiting
+            op = waiting.op = evolve(op, id=f"{self.local.component}{self._secret}:{self._last_id}", retry=False)
+        self._last_forward += 1
+        self._forwarded[self._last_forward] = waiting, home.component
         message = Forward(
             **self.local.stamp(),
             verb=op.verb,
@@ -271,20 +277,25 @@ class Requests:
             deadline=max(0.0, waiting.deadline - now),
         )
         waiting.passed_on = waiting.passed_on or op.verb != "read"
-        self.local.forward(home, message, waiting.token, waiting.deadline - now)
+        self.local.forward(home, message, self._last_forward, waiting.deadline - now)
         return None
 
-    def on_forwarded(self, token: Any, reply: Reply | None, now: float) -> None:
+    def on_forwarded(self, number: int, reply: Reply | None, now: float) -> None:
         """The home's answer to a request that was passed on; None when none came."""
-        waiting = self._forwarded.pop(token, None)
+        waiting, _ = self._forwarded.pop(number, (None, ""))
         if waiting is None:
             return
-        if reply is None or (isinstance(reply, Error) and reply.code in (OTHER_VIEW, CHANGING)):
+        if reply is None or (isinstance(reply, Error) and reply.code in (OTHER_VIEW, CHANGING, errors.FENCED)):
             reply = too_late(waiting) if now >= waiting.deadline else self._park(waiting, now)
         if reply is not None:
             self._forget_own_id(waiting)
             self._expose_answered(reply, now)
-            self.local.answer(token, reply)
+            self.local.answer(waiting.token, reply)
+
+    def take_back(self) -> list[Waiting]:
+        """What was passed on to a node that is no longer a member: it begins again, at the key's new home."""
+        gone = [number for number, (_, home) in self._forwarded.items() if self.local.member(home) is None]
+        return [self._forwarded.pop(number)[0] for number in gone]
 
     def _expose_answered(self, reply: Reply, now: float) -> None:
         """What an answer tells of is exposed, though the EXPOSE, on another connection, may come later.
@@ -308,9 +319,9 @@ class Requests:
         for waiting in (*self.commit.waiting(), *self.locks.waiting()):
             waiting.deadline = min(now, waiting.deadline)
         forwarded, self._forwarded = self._forwarded, {}
-        for token, waiting in forwarded.items():
+        for waiting, _ in forwarded.values():
             self._forget_own_id(waiting)
-            self.local.answer(token, too_late(waiting))
+            self.local.answer(waiting.token, too_late(waiting))
 
     def give_up_late(self, now: float) -> None:
         minority = self.config.majority and now >= self.detection.lease_until()
@@ -363,7 +374,8 @@ class Requests:
 
     def refuse_all(self, refusal: Error) -> None:
         """This node is a new component: everything that waits hears so."""
-        for one in (*self.waiting.values(), *self.commit.give_back(), *self._forwarded.values()):
+        forwarded = [waiting for waiting, _ in self._forwarded.values()]
+        for one in (*self.waiting.values(), *self.commit.give_back(), *forwarded):
             self.local.answer(one.token, unknown_outcome() if one.passed_on else refusal)
         for token in self.replication.concerned():
             self.local.answer(token, unknown_outcome())

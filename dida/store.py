@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 from sortedcontainers import SortedList
 
+from dida.batches import batches
 from dida.versions import Version
 
 PAGE = 512 * 1024
@@ -98,9 +99,14 @@ class Store:
         return found, None
 
     def dump(self) -> Iterator[list[Any]]:
-        """Everything as it is now, key by key, for a node that joins; what is put meanwhile is not in it."""
+        """Everything as it is now, for a node that joins, a key in as many pieces as its versions need; what is put
+        meanwhile is not in it."""
         records = self._records.copy()
-        return ([key, [[e.number, e.replica, e.value, e.id] for e in entries]] for key, entries in records.items())
+        return (
+            [key, [[e.number, e.replica, e.value, e.id] for e in some]]
+            for key, entries in records.items()
+            for some in batches(entries, lambda entry: 60 + len(entry.value))
+        )
 
     def load(self, dumped: list[Any]) -> None:
         """Take over a part of a dump."""

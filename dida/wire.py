@@ -31,6 +31,8 @@ MAX_TAG = 64
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\{.*|[^ \t"\[][^ \t"]*', re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+_NOT_IN_STRINGS = re.compile(r"[\x00-\x1f]")
+"""What JSON wants to be spelled."""
 _BARE = re.compile(r'[^#\s"\{\[\x00-\x1f\x7f-\x9f][^\s"\{\[\x00-\x1f\x7f-\x9f]*')
 _SPELLED = re.compile(r"[\u0080-\u009f\u2028\u2029\x7f]")
 _TAGGED = re.compile(r"[ \t]*#([^\s\x00-\x1f\x7f-\x9f]{1,64})(?=[ \t]|\Z)")
@@ -157,7 +159,7 @@ def _scan(line: bytes) -> tuple[str | None, list[str], dict[str, Any]]:
         token = match[0]
         if token[0] == "{":
             members = _json_at(text, at, end, "object")
-        elif (control := _CONTROL.search(token)) is not None:
+        elif (control := (_NOT_IN_STRINGS if token[0] == '"' else _CONTROL).search(token)) is not None:
             raise BadRequest(_control_character(control[0], at + control.start()))
         elif token[0] == '"':
             words.append(_json_at(text, at, match.end(), "string"))
@@ -195,15 +197,19 @@ def _lower(problem: object) -> str:
 
 _TELNET = re.compile(b"\xff(?:[\xfb-\xfe].|[\xf0-\xfa])", re.DOTALL)
 """What telnet sends beside the text: options, and a key as Ctrl-C."""
-_ERASED = re.compile(r"[^\x08\x7f][\x08\x7f]")
+_ERASE = "\x08\x7f"
 
 
 def as_meant(line: bytes) -> bytes:
     """A line as a terminal sends it that does not edit lines by itself: characters that were taken back are gone."""
     text = _TELNET.sub(b"", line).decode(errors="surrogateescape")
-    while (shorter := _ERASED.sub("", text)) != text:
-        text = shorter
-    return text.lstrip("\x08\x7f").encode(errors="surrogateescape")
+    kept: list[str] = []
+    for character in text:
+        if character not in _ERASE:
+            kept.append(character)
+        elif kept:
+            kept.pop()
+    return "".join(kept).encode(errors="surrogateescape")
 
 
 def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | None, Request]:

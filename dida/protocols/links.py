@@ -26,8 +26,8 @@ from dida.errors import DidaError, Unavailable
 from dida.messages import Error, Reply, Request
 from dida.protocols.writing import Writer
 
-MAX_REPLY = 64 * wire.MAX_LINE
-"""The longest reply taken, in bytes: a page of records is longer than any request."""
+MAX_REPLY = 2**30 + 2**26
+"""The longest reply taken, in bytes: that to the largest --max-line, and a page of records beside it."""
 MAX_WAITING = 100_000
 """Requests of one connection that may wait for their replies before more are refused."""
 CONNECT_TIMEOUT = 3.0

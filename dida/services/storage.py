@@ -104,9 +104,11 @@ class Options(NodeOptions):
             if len(values) != len(set(values)):
                 raise usage.UsageError(f"--storage names one {what} twice")
         members = {mine[0], *(named.replica for named in self["storage"])}
-        if self["write-concern"] > len(members):
+        factor = min(len(members), int(self["replication-factor"] or len(members)))
+        if self["write-concern"] > factor:
+            by = "--replication-factor" if factor < len(members) else "--storage"
             raise usage.UsageError(
-                f"--write-concern {self['write-concern']}: with --storage there are {len(members)} members, fewer"
+                f"--write-concern {self['write-concern']}: by {by}, {factor} replicas hold a key, which is fewer"
             )
 
 
@@ -157,7 +159,7 @@ class StorageService(NodeService, StorageCommands):
             start_deadline=options["start-deadline"],
             session_ttl=options["session-ttl"],
         )
-        self.replica = Replica(config, me, tuple(options["storage"]), reactor.seconds())
+        self.replica = Replica(config, me, tuple(options["storage"]), reactor.seconds(), f"~{token_hex(8)}")
         self.addService(_Ticks(reactor, self._tick))
 
     # --- in -------------------------------------------------------------------------------------

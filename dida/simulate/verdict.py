@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from dida.executed import whole
 from dida.outputs import Local
 from dida.peer_messages import component_of, is_commit
 from dida.replica import Replica
@@ -121,7 +122,7 @@ class Verdict:
         for one, another in [*((first, other) for other in others), *((other, first) for other in others)]:
             for session, _, _, answers in one.dump(0.0):
                 for number, is_ok, words, _ in answers:
-                    id = f"{session}:{number}"
+                    id = whole(session, number)
                     known = another.answer(id)
                     if is_ok and not another.expired(id) and (known is None or list(known.words) != words):
                         self.wrong.append(f"{id} was answered {words} by one replica, another knows {known}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import pytest
 
 from dida import commit as commit_module
 from dida import locks as locks_module
+from dida import wire
 from dida.messages import Error, No, Ok, Read, Reply, UpdateIf, Write
 from dida.peer_messages import Decide
 from tests.simnet import Hand
@@ -244,6 +246,60 @@ def test_queues_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     hand.pass_on()
     assert "v3" not in hand.stored(1, key)
     assert "w3" not in hand.stored(1, key)
+
+
+def test_a_full_queue_refuses_with_certainty_whoever_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update without an id that its key's home had no room for was certainly not done, though it was passed on."""
+    monkeypatch.setattr(commit_module, "MAX_QUEUE", 3)
+    hand, key = cluster()
+    tokens = [hand.ask(1, UpdateIf(key, "a", f"v{n}")) for n in range(4)]
+    hand.deliver(*hand.under_way("forward"))
+    hand.deliver(*hand.under_way("forward", answers=True))
+    assert code(hand.replies[tokens[3]]) == "unavailable"
+
+
+def test_what_ends_at_once_is_told_in_messages_of_bounded_size() -> None:
+    """Refusals tell no values, and keys as long as lines may be are locked and released in several messages."""
+    hand = Hand(3)
+    long = (f"{'x' * 100_000}{n}" for n in range(1000))
+    keys = list(islice((key for key in long if hand.home(key) == 2), 10))
+    for key in keys:
+        hand.answer(2, Write(key, "y" * 1_000_000))
+    assert hand.run(2.0, hand.quiet)
+    hand.gathering = True
+    tokens = [hand.ask(2, update(key, "a", f"b{n}")) for n, key in enumerate(keys)]
+    for verb in ("lock", "release"):
+        hand.flush()
+        letters = hand.under_way(verb, target=1)
+        assert [len(x.send.message.keys) for x in letters] == [2] * 5  # type: ignore[attr-defined]
+        assert all(len(wire.encode(x.send.message)) < 2**19 for x in letters)
+        hand.gathering = True
+        hand.deliver(*hand.under_way(verb))
+        hand.deliver(*hand.under_way(verb))
+    assert {hand.replies[token].words[1] for token in tokens} == {"y" * 1_000_000}
+    assert all(hand.replicas[n].replication.executed.size == 10 for n in (1, 2, 3))
+
+
+def test_what_waits_for_a_silent_home_goes_to_the_next_one() -> None:
+    """When the home falls silent and is removed, what was passed on to it is done by the key's new home; and what it
+    says when it is back, of itself, is no answer to a client."""
+    hand = Hand(3)
+    key = hand.key_at(3)
+    hand.answer(1, Write(key, "a"))
+    assert hand.run(1.0, hand.quiet)
+    tokens = [hand.ask(1, UpdateIf(key, "a", "b")), hand.ask(1, Read(key, latest=True))]
+    paused = hand.replicas.pop(3)
+    assert hand.run(5.0, lambda: set(tokens) <= set(hand.replies))
+    assert hand.replies[tokens[0]].words == (f"2.{hand.replicas[1].local.home(key).replica}",)
+    assert hand.replies[tokens[1]].words[0] == "b"
+    hand.replicas[3] = paused
+    fenced = Error("fenced", ("removed",))
+    again = hand.ask(1, UpdateIf(key, "b", "c", deadline=5.0))
+    for letter in hand.under_way("forward"):
+        hand.letters.remove(letter)
+        hand.act(1, hand.replicas[1].on_forwarded(letter.send.token, fenced, hand.now))
+    assert hand.run(6.0, lambda: again in hand.replies)
+    assert hand.replies[again].words[0].startswith("3.")
 
 
 def test_a_later_lock_takes_the_place_of_an_earlier_one() -> None:
@@ -651,11 +707,12 @@ def test_an_answer_exposes_within_the_lease_only(away: float) -> None:
     hand.answer(2, Write(key, "a"))
     hand.run(0.3)
     token = hand.ask(2, UpdateIf(key, "a", "b"))
+    (forward,) = hand.under_way("forward")
     replica = hand.replicas[2]
     while not replica.replication.held:
         hand.deliver(hand.letters[0])
     ((stream, seq),) = replica.replication.held
     hand.now += away
-    hand.act(2, replica.on_forwarded(token, Ok(("2.1",), {"after": {stream: seq}}), hand.now))
+    hand.act(2, replica.on_forwarded(forward.send.token, Ok(("2.1",), {"after": {stream: seq}}), hand.now))
     assert hand.replies[token].words == ("2.1",)
     assert hand.stored(2, key) == (["a"] if away else ["b", "a"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dida import executed
-from dida.executed import Executed, answered, split
+from dida.executed import Executed, answered, split, whole
 from dida.messages import No, Ok
 
 
@@ -132,7 +132,7 @@ def test_a_joiner_takes_over_all_of_it(some: list[tuple[str, int, Any, float]]) 
         table.tick(now)
         table.note(id, below, answer, now)
     joiner = Executed(ttl=20.0)
-    plain = msgspec.json.decode(msgspec.json.encode([table.dump(now), table.expired_sessions]))
+    plain = msgspec.json.decode(msgspec.json.encode([list(table.dump(now)), table.expired_sessions]))
     joiner.load(plain[0], plain[1], 7.0)
     for passed in (0.0, 10.0, 30.0):
         table.tick(now + passed)
@@ -143,7 +143,9 @@ def test_a_joiner_takes_over_all_of_it(some: list[tuple[str, int, Any, float]]) 
             assert joiner.expired(id) == table.expired(id)
 
 
-@pytest.mark.parametrize(("one", "other"), [("x", "x:0"), ("q:1", "q:01"), ("a:0", "a:00"), ("s", "s:"), (":1", "1")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("x", "x:0"), ("q:1", "q:01"), ("a:0", "a:00"), ("s", "s:"), (":1", "1"), ("s", "\0s:0")]
+)
 def test_ids_that_differ_are_different(one: str, other: str) -> None:
     """No two ids have one answer, however alike they look."""
     executed = Executed()
@@ -151,6 +153,12 @@ def test_ids_that_differ_are_different(one: str, other: str) -> None:
     assert executed.answer(one) == Ok(("1.1",))
     assert executed.answer(other) is None
     assert not executed.expired(other)
+
+
+@given(st.text(max_size=3).filter(bool) | st.sampled_from(["s:1", "\0s:1", "\0\0s:0:0"]))
+def test_an_id_is_its_session_and_number(id: str) -> None:
+    """What an id is split into is put together again to the same."""
+    assert whole(*split(id)) == id
 
 
 def test_an_id_of_no_session_is_none_of_a_session_s() -> None:

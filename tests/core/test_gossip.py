@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import permutations
 from random import Random
+from time import process_time
 from typing import Any
 
 import msgspec
@@ -13,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dida import log as log_module
-from dida.executed import Executed
+from dida.executed import Executed, not_applied
 from dida.gossip import Replication
 from dida.messages import Error, Ok, Read, Write
 from dida.outputs import Config, Local
 from dida.peer_messages import Fetch, Gossip, Member, Range, Record, View, commit_stream
 from dida.requests import Requests
-from dida.store import Store
+from dida.store import Entry, Store
 from dida.timestamps import Timestamp, covers
 from tests.simnet import Hand
 
@@ -412,6 +413,25 @@ def test_the_whole_state_in_one_copy() -> None:
     assert joiner.executed.answer("s:2") is not None
 
 
+def test_a_copy_goes_in_parts_of_bounded_size() -> None:
+    """Long values, many versions of a key, long answers and names of sessions: no part is much longer than a record."""
+    made = replication(max_versions=100)
+    for number in range(20):
+        made.execute(update(HERE, number + 1, number=number + 1, key="k", id=f"x{number}"), 0.0)
+        made.store.put("long", Entry(number + 1, 1, "y" * 100_000, None, None))
+        made.executed.note(f"s:{number}", 0, not_applied(("1.1", "z" * 100_000), {}), 0.0)
+        made.executed.forget("w" * 100_000 + str(number))
+    copy = replication(2, max_versions=100).empty_copy()
+    for part in made.dump(0.0):
+        said = msgspec.json.encode(part)
+        assert len(said) < 500_000
+        copy.take(msgspec.json.decode(said), part.get("held", []), 0.0)
+    assert copy.store.page("", 10) == made.store.page("", 10)
+    assert (copy.executed.size, copy.executed.bytes) == (made.executed.size, made.executed.bytes)
+    assert copy.executed.expired_sessions == made.executed.expired_sessions
+    assert copy.executed.answer("s:7") == made.executed.answer("s:7") is not None
+
+
 def test_a_new_view_settles_everything() -> None:
     """A view begins: commits are exposed, what died with its component is not waited for, and leaves the timestamps."""
     made = replication()
@@ -445,6 +465,16 @@ def test_a_query_waits_for_what_its_client_has_seen() -> None:
     hand.pass_on("fetch")
     assert hand.replies[token].words == ("v", "1.1")
     assert covers(hand.replies[token].object["after"], wrote.object["after"])
+
+
+def test_a_long_timestamp_takes_no_longer_than_its_length() -> None:
+    """A client may send back as many entries as fit a line, of nodes that nobody knows: it hears what is lost."""
+    hand = Hand(1)
+    begun = process_time()
+    reply = hand.answer(1, Read("k", after={f"9:{n}": 1 for n in range(50_000)}))
+    assert isinstance(reply, Error)
+    assert reply.code == "lost-update"
+    assert process_time() - begun < 5.0
 
 
 def test_an_update_is_numbered_when_its_replica_has_what_the_client_has_seen() -> None:

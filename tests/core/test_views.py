@@ -386,6 +386,20 @@ def test_what_was_on_its_way_when_the_sides_parted_is_discarded_too() -> None:
     assert _discarded(hand, 1) == 3
 
 
+def test_what_the_others_have_confirmed_is_not_discarded() -> None:
+    """Of a paused node's updates those are lost that no member had which goes on without it."""
+    hand = Hand(3)
+    for value in "abc":
+        hand.answer(1, Write("key", value))
+    assert hand.run(1.0, hand.quiet)
+    hand.letters.clear()
+    hand.answer(1, Write("key", "d"))
+    others = tuple(hand.replicas[n].local.me for n in (2, 3))
+    replica = hand.replicas[1]
+    replica.membership.fence(View(2, "2:1", others), hand.now)
+    assert replica.membership.discarded == 1
+
+
 def test_what_was_shared_with_the_dead_is_not_discarded() -> None:
     """A process that is gone parts nothing: what was done since counts from the last view only."""
     hand = Hand(3)

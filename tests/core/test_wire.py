@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,34 @@ MALFORMED = {
     b"debug maybe": "say debug on, or debug off; expected: debug SWITCH",
     b'debug maybe {"deadline": 1}': "say debug on, or debug off; expected: debug SWITCH",
 }
+
+
+@pytest.mark.parametrize("text", ["b\x7fc", "\x85", "a\u2028b", "\x9f"])
+def test_what_json_does_not_want_spelled_may_be_raw(text: str) -> None:
+    """In a JSON string only what is below U+0020 must be spelled; all else is taken as it is."""
+    assert wire.decode(f'write "{text}" "{text}"'.encode(), STORAGE) == (None, messages.Write(text, text))
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("writ\x7fte kex\x08y 1", "write key 1"),
+        ("\x7f\x08ping", "ping"),
+        ("abc\x7f\x7f\x7f\x7f\x7fping", "ping"),
+        ('write k "a\x08b"', 'write k "b"'),
+    ],
+)
+def test_characters_that_were_taken_back(typed: str, meant: str) -> None:
+    """What a terminal sends that does not edit its lines is read as it was meant."""
+    assert wire.decode(typed.encode(), STORAGE) == wire.decode(meant.encode(), STORAGE)
+
+
+def test_taking_back_takes_no_longer_than_the_line() -> None:
+    """A line of a megabyte that is all taken back is read at once."""
+    half = 500_000
+    begun = time.process_time()
+    assert wire.decode(b"x" * half + b"\x7f" * half + b"ping", STORAGE) == (None, messages.Ping())
+    assert time.process_time() - begun < 5.0
 
 
 @pytest.mark.parametrize("line", MALFORMED)
