@@ -293,7 +293,8 @@ class Detection:
     def wait_for(self, components: Iterable[str], now: float) -> None:
         """Something here waits for the word of these: who is not asked anyway, is asked when that takes long."""
         interval = self.local.config.ping_interval
-        self._awaited = {c: self._awaited.get(c, now) for c in components if c not in self._listens}
+        others = [c for c in components if c not in self._listens and c != self.local.component]
+        self._awaited = {c: self._awaited.get(c, now) for c in others}
         for component, since in self._awaited.items():
             member = self.local.member(component)
             if member is not None and now - max(since, self._beat.get(component, -FOREVER)) >= interval:

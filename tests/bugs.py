@@ -370,7 +370,9 @@ def _the_dead_stay(self: Replication, base: Any, live: Any, stayed: Any, now: fl
 
 
 def _cuts_are_not_given(self: Joining, message: Any, held: Any, now: float) -> Any:
-    return ON_LOAD(self, evolve(message, state={n: v for n, v in message.state.items() if n != "cuts"}), held, now)
+    return ON_LOAD(
+        self, evolve(message, state={n: v if n != "cuts" else {} for n, v in message.state.items()}), held, now
+    )
 
 
 def _same_component(node: Any) -> str:

@@ -313,6 +313,20 @@ def test_a_lock_that_is_left_over_is_found_without_the_hub() -> None:
     assert hand.run(0.3, hand.quiet)
 
 
+def test_nobody_asks_itself() -> None:
+    """A node whose own transaction takes long waits for the others' word, and sends nothing to itself."""
+    hand = Hand(4, **LARGE)
+    key = hand.key_at(3)
+    hand.answer(2, Write(key, "a"))
+    hand.run(0.5)
+    hand.ask(3, UpdateIf(key, "a", "b"))
+    for _ in range(30):
+        hand.letters = [x for x in hand.letters if x.verb != "lock"]
+        hand.tick()
+        assert not [x for x in hand.letters if x.source == x.target]
+        hand.deliver(*[x for x in hand.letters if x.verb != "lock"])
+
+
 def test_what_is_exposed_is_found_out_without_the_hub() -> None:
     """A commit whose EXPOSE is under way for ever is shown when its coordinator is asked."""
     hand = Hand(4, **LARGE)
