@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dida import commit as commit_module
+from dida import executed as executed_module
 from dida import locks as locks_module
 from dida import wire
 from dida.messages import Error, No, Ok, Read, Reply, UpdateIf, Write
@@ -246,6 +247,18 @@ def test_queues_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     hand.pass_on()
     assert "v3" not in hand.stored(1, key)
     assert "w3" not in hand.stored(1, key)
+
+
+@pytest.mark.parametrize("bound", ["MAX_IDS", "MAX_BYTES"])
+def test_answers_that_are_remembered_are_bounded(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the answers of too many updates are kept, new ones with an id are refused; first answers stay."""
+    hand, key = cluster()
+    assert isinstance(hand.answer(1, update(key, "x", "b")), No)
+    monkeypatch.setattr(executed_module, bound, 1)
+    for request in (update(key, "x", "c"), Write(key, "c", id="c:1", retry=False)):
+        assert code(hand.answer(1, request)) == "unavailable"
+    assert isinstance(hand.answer(1, update(key, "x", "b")), No)
+    assert hand.run(1.0, hand.quiet)
 
 
 def test_a_full_queue_refuses_with_certainty_whoever_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
