@@ -376,7 +376,8 @@ class Membership:
         partition gave it theirs): it forgets its state and asks to join as a new component."""
         have = self.replication.log.have if self.local.view is not None else {}
         # what a member that goes on there has confirmed is not lost
-        known = [ts for component, ts in self.replication.table.items() if view.member(component) is not None]
+        stay = [m.component for m in self.local.others() if view.member(m.component) is not None]
+        known = [self.replication.table[component] for component in stay]
         lost = _beyond(have, merged(self.local.base, *known)) + self._alone
         self._alone = 0
         self._silent.clear()

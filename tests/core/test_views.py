@@ -400,6 +400,20 @@ def test_what_the_others_have_confirmed_is_not_discarded() -> None:
     assert replica.membership.discarded == 1
 
 
+def test_what_a_joiner_was_to_be_given_is_discarded() -> None:
+    """A node that was given the state by one side, and went to the other, has confirmed nothing."""
+    hand = Hand(2)
+    hand.crash(2)
+    assert hand.run(5.0, lambda: not hand.replicas[1].local.others())
+    hand.answer(1, Write("key", "a"))
+    hand.start(2)
+    while not hand.under_way("load", target=2):
+        hand.deliver(hand.letters[0]) if hand.letters else hand.tick()
+    replica = hand.replicas[1]
+    replica.membership.fence(View(99, "9:1", (hand.replicas[2].local.me,)), hand.now)
+    assert replica.membership.discarded == 1
+
+
 def test_what_was_shared_with_the_dead_is_not_discarded() -> None:
     """A process that is gone parts nothing: what was done since counts from the last view only."""
     hand = Hand(3)
