@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.process import ProcessReader, ProcessWriter
+from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import provider
 
@@ -268,6 +269,15 @@ async def test_operators_share_the_storage(stage: Stage, form: str) -> None:
         ("raise ValueError('no good')", ASYNC, "raised ValueError: no good"),
         ("raise SystemExit(3)", PLAIN, "raised SystemExit: 3"),
         ("raise SystemExit(3)", ASYNC, "raised SystemExit: 3"),
+        ("raise GeneratorExit", PLAIN, "raised GeneratorExit"),
+        ("raise GeneratorExit(3)", ASYNC, "raised GeneratorExit: 3"),
+        (
+            "await deferLater(__import__('twisted.internet').internet.reactor, 0.01); raise GeneratorExit",
+            ASYNC,
+            "raised",
+        ),
+        ("pass\n    def __init__(self): raise GeneratorExit('no')", PLAIN, "raised GeneratorExit: no"),
+        ("pass\n    def __init__(self): raise KeyboardInterrupt('no')", ASYNC, "raised KeyboardInterrupt: no"),
         ("raise KeyError", PLAIN, "raised KeyError"),
         ("return None", PLAIN, "returned NoneType, not a string"),
         ("return 12", ASYNC, "returned int, not a string"),
@@ -294,6 +304,30 @@ async def test_operators_that_fail(stage: Stage, body: str, form: str, reason: s
     stage.operator("return 'fine'")
     await stage.send(stage.request("Op@w1"))
     await until(lambda: stage.told.ended)
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, GeneratorExit])
+@pytest_twisted.ensureDeferred
+async def test_a_bug_of_the_worker(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, logged_errors: list[LogEvent], kind: type[BaseException]
+) -> None:
+    """A step that ends in a bug of the worker has failed, in the hand-over, too; its log tells what the bug was."""
+
+    async def bug(*arguments: Any) -> None:
+        await deferLater(reactor, 0)
+        raise kind("a bug")
+
+    stage.operator("return ''", ASYNC)
+    worker = stage.workers["w1"]
+    monkeypatch.setattr(worker, "_secure", bug)
+    monkeypatch.setattr(worker._hand_over, "send", bug)
+    text = "on w1: a bug at this worker; its log has the details"
+    assert await stage.reason() == f"Op at position 0 {text}"
+    assert await stage.reason("Op@w1", "Op@w2") == f"Op at position 1 {text}"
+    assert [failed.position for failed in stage.told.failed] == [0, 1]
+    assert worker.steps.in_hand == 0
+    assert [event["log_failure"].type for event in logged_errors] == [kind, kind]
+    logged_errors.clear()
 
 
 @pytest_twisted.ensureDeferred
