@@ -151,7 +151,7 @@ class Operators:
         def call() -> Any:
             operator = kind()
             operator.configure_storage(shown)
-            return operator.process_record(request.meta, request.input, request.previous_output)
+            return operator.process_record(request.meta.copy(), request.input, request.previous_output)
 
         if terms.isolation == "process":
             work = Deferred.fromCoroutine(self._in_process(request, storage, limit, left))

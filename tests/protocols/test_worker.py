@@ -330,6 +330,27 @@ async def test_a_bug_of_the_worker(
     logged_errors.clear()
 
 
+@pytest.mark.parametrize("form", [PLAIN, ASYNC])
+@pytest_twisted.ensureDeferred
+async def test_an_operator_may_do_what_it_likes_to_meta(stage: Stage, form: str) -> None:
+    """What an operator does to its meta record has no effect on its own run, on the next worker, or on other runs."""
+    body = (
+        "meta.versions[13] = 5; meta.versions['13'] = 'x'; meta.after['9:z'] = 5; meta.run = None; "
+        "meta.scheduler = 'no'; meta.view = 10**9; meta.storage = ('1=z@localhost:1',); return 'out'"
+    )
+    wait = "await " if form is ASYNC else ""
+    stage.put(
+        form.format(name="Spoils", body=body)
+        + form.format(name="Reads", body=f"return ({wait}self.storage.read(input)).value")
+    )
+    stage.storage.group.put("13", "theirs")
+    request = stage.request("Spoils@w1", "Reads@w2")
+    ended = await stage.outcome(request)
+    assert isinstance(ended, Ended), ended
+    assert (ended.run, [step.output for step in ended.chain]) == (request.meta.run, ["out", "theirs"])
+    assert ended.after == {"1:1": 1}
+
+
 @pytest_twisted.ensureDeferred
 async def test_operators_that_are_not_there(stage: Stage) -> None:
     """A class that is missing, or whose file is broken, fails the run at its position; what was done before is told."""
