@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -383,10 +383,21 @@ class SchedulerNode(NodeCommands):
             lost = self.runs.lost(lost_at, there, now)
             at_once = Counter(run.turn for run in lost)
             for run in lost:
-                self._tell(self.runs.on_lost(run, self.workers.reachable, now, at_once[run.turn] - 1))
+                self._each(run, lambda run: self.runs.on_lost(run, self.workers.reachable, now, at_once[run.turn] - 1))
             self.runs.doubtful(lost_at, now)
         for run in self.runs.unsent:
-            self._send(run)
+            self._each(run, self._send)
+
+    def _each(self, run: RunRecord, look: Callable[[RunRecord], RunRecord | None]) -> None:
+        """Look at one of many runs, which may end with that; one that can't go on has failed, and the others go on."""
+        try:
+            self._tell(look(run))
+        except Exception as problem:  # noqa: BLE001 - whatever it is, it is about this run
+            why = str(problem)
+            if not isinstance(problem, DidaError):
+                _log.failure("looking at run {run} ended in a bug", run=run.id)
+                why = "a bug at the scheduler; its log has the details"
+            self._tell(self.runs.on_failed(run.id, f"can't go on: {why}", self._now()))
 
 
 def _address(url: str) -> Address:

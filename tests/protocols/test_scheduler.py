@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
+from twisted.logger import LogEvent
 
 from dida import wire
 from dida.addresses import Address, NodeAddress
 from dida.chain_messages import SCHEDULER, WORKER, Drain, Execute, ReportTo
+from dida.errors import DidaError
 from dida.loading import OperatorFolder
 from dida.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
 from dida.protocols.execution import Operators
@@ -19,6 +21,7 @@ from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
 from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.worker import WorkerNode
+from dida.run_record import RunRecord
 from dida.runs import Runs
 from dida.scheduling import LeastActive
 from tests.fakes import FakeCluster, Port, refused, the_reactor, until
@@ -283,6 +286,37 @@ async def test_a_worker_that_dies_is_replaced(system: System) -> None:
     assert (status["alive"], status["dead"]) == (["w1", "s1", "s2"], ["x"])
     system.node("x", Silent(), dying.address.port)
     await until(lambda: scheduler.workers["x"].reachable)
+
+
+@pytest.mark.parametrize("problem", [DidaError("superseded", "it has ended"), ZeroDivisionError()])
+@pytest_twisted.ensureDeferred
+async def test_a_run_that_can_not_go_on(
+    system: System, monkeypatch: pytest.MonkeyPatch, logged_errors: list[LogEvent], problem: Exception
+) -> None:
+    """A run with which something is wrong does not keep others from being executed again; it has failed."""
+    silent = Silent()
+    scheduler = system.start(0, (system.node("x", silent),))
+    await until(lambda: scheduler.ready)
+    runs = [(await system.ask("run 13 ReaderOperator")).words[0] for _ in range(2)]
+    await until(lambda: len(silent.requests) == 2)
+    on_lost = scheduler.runs.on_lost
+
+    def wrong(run: RunRecord, *arguments: Any) -> RunRecord | None:
+        if run.id == runs[0]:
+            raise problem
+        return on_lost(run, *arguments)
+
+    monkeypatch.setattr(scheduler.runs, "on_lost", wrong)
+    other = system.worker("w1")
+    await system.ask(f"worker w1 {other.address}")
+    await until(lambda: "w1" in scheduler.workers.reachable)
+    system.ports["x"].close()
+    results = [await system.ask(f"result {run}") for run in runs]
+    bug = isinstance(problem, ZeroDivisionError)
+    why = "a bug at the scheduler; its log has the details" if bug else "superseded: it has ended"
+    assert [result.words for result in results] == [("failed", f"can't go on: {why}"), ("done", "1")]
+    assert len(logged_errors) == bug
+    logged_errors.clear()
 
 
 @pytest_twisted.ensureDeferred
