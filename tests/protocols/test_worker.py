@@ -1,7 +1,10 @@
 """The worker on real connections, with a scheduler that only listens."""
 
+import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -873,3 +876,29 @@ async def test_operators_in_a_process(stage: Stage) -> None:
     assert told.reason == "Plain at position 0 on w1 ended its process with exit status 3"
     pipes = (ProcessReader, ProcessWriter)
     await until(lambda: not any(isinstance(each, pipes) for each in reactor.getReaders() + reactor.getWriters()))
+
+
+@pytest.mark.parametrize("body", ["time.sleep(60)", "time.sleep(0.2); self.storage.write('k', 'v')"])
+def test_a_process_ends_with_its_worker(tmp_path: Path, body: str) -> None:
+    """An operator in a process of its own does not outlive its worker, whatever it does, and leaves no traceback."""
+    (tmp_path / "ops.py").write_text(HEAD + PLAIN.format(name="Op", body=f"self.storage.write('begun', ''); {body}"))
+    (hears, told), (heard, says) = os.pipe(), os.pipe()
+    arguments = [sys.executable, "-m", "dida.isolated", str(tmp_path)]
+    command = f"import os; os.dup2({says}, 3); os.execv({sys.executable!r}, {arguments})"
+    meta = {"run": "r1", "scheduler": "localhost:1"}
+    task = {"operator": "Op", "meta": meta, "input": "", "previous_output": "", "deadline": 5.0}
+    with subprocess.Popen(
+        [sys.executable, "-c", command], stdin=hears, stderr=subprocess.PIPE, pass_fds=(says,)
+    ) as process:
+        os.close(hears)
+        os.close(says)
+        os.write(told, json.dumps(task).encode() + b"\n")
+        assert json.loads(os.read(heard, 1000)) == {"call": "write", "arguments": ["begun", ""]}
+        os.write(told, b'{"answer": ["1.1"]}\n')
+        os.close(heard)
+        os.close(told)
+        try:
+            assert process.communicate(timeout=5)[1] == b""
+        finally:
+            process.kill()
+    assert process.returncode == 1
