@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida import errors, wire
-from dida.addresses import Address, NodeAddress, StorageAddress
+from dida.addresses import Address, NodeAddress, StorageAddress, node_id
 from dida.chain import Assignment, is_class_name
 from dida.chain_messages import (
     SCHEDULER,
@@ -54,6 +54,7 @@ FORGOTTEN = 500
 """Runs in one line to a storage node."""
 
 _log = Logger()
+_T = TypeVar("_T")
 
 
 class SchedulerNode(NodeCommands):
@@ -178,11 +179,12 @@ class SchedulerNode(NodeCommands):
     # --- verbs for who starts nodes -------------------------------------------------------------
 
     def cmd_worker(self, request: AddWorker) -> Answer:
-        self.workers.add(request.id, _address(request.url))
+        self.workers.add(_parsed(node_id, request.id), _parsed(Address.parse, request.url))
         return Ok()
 
     def cmd_storage(self, request: AddStorage) -> Answer:
-        self.front_end.add(StorageAddress(request.replica, request.id, _address(request.url)))
+        id, address = _parsed(node_id, request.id), _parsed(Address.parse, request.url)
+        self.front_end.add(StorageAddress(request.replica, id, address))
         return Ok()
 
     def cmd_debug(self, request: Debug) -> Answer:
@@ -400,9 +402,9 @@ class SchedulerNode(NodeCommands):
             self._tell(self.runs.on_failed(run.id, f"can't go on: {why}", self._now()))
 
 
-def _address(url: str) -> Address:
+def _parsed(parse: Callable[[str], _T], text: str) -> _T:
     try:
-        return Address.parse(url)
+        return parse(text)
     except UserError as problem:
         raise BadRequest(str(problem)) from None
 

@@ -417,6 +417,8 @@ async def test_the_table_is_bounded(system: System) -> None:
     [
         ("run 13 ../Operator", "bad-request"),
         ("run 13 class", "bad-request"),
+        ('worker "w\\u0000" localhost:4001', "bad-request"),
+        ('storage 7 "\\u001b[2J" localhost:5007', "bad-request"),
         ('completed {"run":"r7-x","position":0,"operator":"A","worker":"w","ms":1}', "no-such-run"),
         ('ended {"run":"r7-x","chain":[]}', "no-such-run"),
     ],
