@@ -42,7 +42,7 @@ from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, vocabulary
 from dida.protocols.deadlines import Deadline, Deadlines
 from dida.protocols.frontend import FrontEnd
-from dida.protocols.handover import HOP_TIMEOUT, TRANSIENT
+from dida.protocols.handover import HOP_TIMEOUT, TRANSIENT, why_not
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.workers import Workers
 from dida.run_record import DONE, GOING_ON, RunRecord, outcome, summary
@@ -300,7 +300,7 @@ class SchedulerNode(NodeCommands):
                 problem = result.value if isinstance(result.value, DidaError) else Unavailable("a bug")
                 self._refused(run, step, errors.UNAVAILABLE, " ".join(problem.words))
             elif isinstance(result, Error):
-                self._refused(run, step, result.code, " ".join(result.words))
+                self._refused(run, step, result.code, why_not(result))
             elif run.current is not None and run.current.attempt == step.attempt:
                 run.unsent = ""
                 run.progress = max(run.progress, self._now())

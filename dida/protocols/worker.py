@@ -150,7 +150,7 @@ class WorkerNode(NodeCommands):
             self.reports.tell(scheduler, Adopt(request=each), each)
         self.reports.tell_outcomes(scheduler, request.life)
         self.departure.know(scheduler)
-        return Ok()
+        return ok(self.me.id)
 
     def cmd_drain(self, request: Drain) -> Answer:
         answer = self.departure.begin(request)

@@ -6,7 +6,7 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.python import usage
 
 from dida import wire
-from dida.addresses import Address, node_id
+from dida.addresses import Address, StorageAddress, node_id
 from dida.errors import UserError
 from dida.protocols.lines import LineServerFactory, Node
 
@@ -80,6 +80,14 @@ def _named_option(name: str, method: Callable[[Any, str], None]) -> Callable[[An
 
 
 milliseconds = number(0, 86_400_000, "milliseconds")
+
+
+def check_distinct(members: Iterable[StorageAddress]) -> None:
+    """UsageError when two storage nodes have one number, id or URL."""
+    known = set(members)
+    for part, what in (("replica", "replica number"), ("id", "id"), ("address", "URL")):
+        if len({getattr(each, part) for each in known}) != len(known):
+            raise usage.UsageError(f"--storage names one {what} twice")
 
 
 class Options(usage.Options):

@@ -21,6 +21,7 @@ from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
 from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.worker import WorkerNode
+from dida.protocols.workers import Workers
 from dida.run_record import RunRecord
 from dida.runs import Runs
 from dida.scheduling import LeastActive
@@ -381,6 +382,52 @@ async def test_nodes_are_added(system: System) -> None:
     assert [each.id for each in scheduler.front_end.replicas.living] == ["s1", "s2", "s9"]
     assert isinstance(await system.ask("worker w2 nowhere"), Error)
     assert isinstance(await system.ask("storage 1 s1 nowhere"), Error)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_worker_gets_nothing(system: System) -> None:
+    """A storage node, or the scheduler itself, given as a worker can't be reached; runs go to others."""
+    strangers = {"x": system.storage.addresses[0].address, "y": refused()}
+    scheduler = system.start(1, tuple(NodeAddress(id, address) for id, address in strangers.items()))
+    assert await system.ask(f"worker y {scheduler.me.address}") == Ok()
+    await until(lambda: all(scheduler.workers[id].stranger for id in strangers))
+    shown = (await system.ask("workers")).object["workers"]
+    assert [each["id"] for each in shown if each["reachable"]] == ["w1"]
+    for _ in range(3):
+        assert (await system.run("13 ReaderOperator ReaderOperator")).words == ("done", "1")
+    assert [each["assigned"] for each in shown if each["id"] != "w1"] == [0, 0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_step_that_reaches_no_worker(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that what is no worker has refused goes to another one; a run for which there is none ends with why."""
+    monkeypatch.setattr(Workers, "_known", lambda *arguments: None)
+    address = system.storage.addresses[0].address
+    scheduler = system.start(0, (NodeAddress("x", address),), deadline=0.5)
+    await until(lambda: scheduler.ready)
+    result = await system.run("13 ReaderOperator")
+    assert result.words[0] == "failed"
+    assert "x did not take it: is no worker: unknown-verb: execute" in result.words[1]
+    assert await system.ask(f"worker w1 {system.worker('w1').address}") == Ok()
+    await until(lambda: len(scheduler.workers.reachable) == 2)
+    for _ in range(3):
+        assert (await system.run("13 ReaderOperator ReaderOperator")).words == ("done", "1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_workers_at_one_address(system: System) -> None:
+    """A worker is known by one id; another one that is started where one has ended takes its place."""
+    scheduler = system.start(1)
+    await until(lambda: scheduler.workers["w1"].name)
+    address = scheduler.workers["w1"].address
+    problem = f"{address} is the address of w1: take another port"
+    assert await system.ask(f"worker w2 {address}") == Error("bad-request", (problem,))
+    await system.ports.pop("w1").close()
+    system.worker("w2", address.port)
+    await until(lambda: scheduler.workers["w1"].name == "w2")
+    assert await system.ask(f"worker w2 {address}") == Ok()
+    await until(lambda: list(scheduler.workers.reachable) == ["w2"])
+    assert (await system.run("13 ReaderOperator")).words == ("done", "1")
 
 
 @pytest_twisted.ensureDeferred

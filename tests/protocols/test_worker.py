@@ -505,6 +505,18 @@ async def test_the_next_worker_is_gone(stage: Stage) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_next_worker_is_none(stage: Stage) -> None:
+    """A request that what is no worker refuses to take is executed by another one, too."""
+    stage.operator("return 'out'")
+    request = stage.request("Op@w1", "Op@w2")
+    storage = stage.storage.addresses[0].address
+    first, second = request.chain
+    ended = await stage.outcome(attrs.evolve(request, chain=(first, attrs.evolve(second, port=storage.port))))
+    assert isinstance(ended, Ended)
+    assert [each.worker for each in ended.chain] == ["w1", "w1"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_outputs_too_long_for_a_line(stage: Stage) -> None:
     """Outputs that together are longer than a line fail their own run, and no other on the same connection."""
     stage.operator("return 'x' * 500_000")
@@ -796,7 +808,7 @@ async def test_a_scheduler_that_asks_is_told_what_is_in_hand(stage: Stage) -> No
     stage.told.unknown.add("r1-x")
     request = stage.request("Op@w1")
     await stage.send(request)
-    assert await stage.ask("w1", ReportTo(str(stage.scheduler))) == Ok()
+    assert await stage.ask("w1", ReportTo(str(stage.scheduler))) == Ok(("w1",))
     await until(lambda: stage.told.adopted)
     assert stage.told.adopted[0].request.meta.run == "r1-x"
     await until(lambda: stage.told.ended)
