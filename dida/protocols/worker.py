@@ -344,7 +344,7 @@ class WorkerNode(NodeCommands):
         at = round(self._reactor.seconds(), 3)
         ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after, at=at)
         if why := self._too_long(ended, request.chain):
-            raise StepFailed(why)
+            raise StepFailed(f"was executed, but the outcome of its run has {why}")
         self.reports.tell(scheduler, ended, request)
 
     def _too_long(self, request: Request, chain: tuple[Assignment, ...]) -> str:

@@ -520,7 +520,9 @@ async def test_the_next_worker_is_none(stage: Stage) -> None:
 async def test_outputs_too_long_for_a_line(stage: Stage) -> None:
     """Outputs that together are longer than a line fail their own run, and no other on the same connection."""
     stage.operator("return 'x' * 500_000")
-    assert "longer than a line may be (1048576)" in await stage.reason("Op@w1", "Op@w2", "Op@w1")
+    reason = await stage.reason("Op@w1", "Op@w2", "Op@w1")
+    assert reason.startswith("Op at position 2 on w1 was executed, but the outcome of its run has 1500")
+    assert "longer than a line may be (1048576)" in reason
     assert stage.told.failed[0].position == 2
 
 
