@@ -11,14 +11,25 @@ from functools import lru_cache
 from attrs import frozen
 
 from dida.errors import UserError
+from dida.files import shown
 from dida.versions import MAX_REPLICA
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HERE = "localhost"
 """What this machine is called, whichever of its names a URL has."""
 
+MAX_ID = 200
+"""Characters of a node's id."""
+
 _URL = re.compile(r"(?:(?:http|tcp)://)?(\[[0-9a-f:.]+\]|[a-z0-9._-]+):([0-9]{1,9})/?", re.IGNORECASE)
 _NUMBER = re.compile("[0-9]{1,10}")
+
+
+def node_id(text: str) -> str:
+    """The id in a word; UserError says what an id is."""
+    if not 0 < len(text) <= MAX_ID or not text.isprintable() or " " in text:
+        raise UserError(f"{shown(text)} is no id: give one word of at most {MAX_ID} printable characters")
+    return text
 
 
 @frozen
@@ -64,9 +75,9 @@ class NodeAddress:
     def parse(cls, text: str) -> NodeAddress:
         """`ID=URL`"""
         id, equals, url = text.rpartition("=")
-        if not equals or not id or len(id.split()) != 1:
+        if not equals or not id or " " in id:
             raise UserError(f"{text!r} names no node: write ID=URL, as in w1=http://localhost:4001")
-        return cls(id, Address.parse(url))
+        return cls(node_id(id), Address.parse(url))
 
     def __str__(self) -> str:
         return f"{self.id}={self.address}"
@@ -85,9 +96,9 @@ class StorageAddress:
         """`R=ID@URL`"""
         number, equals, rest = text.partition("=")
         id, at, url = rest.rpartition("@")
-        if not (equals and at and len(id.split()) == 1 and _NUMBER.fullmatch(number)) or int(number) > MAX_REPLICA:
+        if not (equals and at and id and " " not in id and _NUMBER.fullmatch(number)) or int(number) > MAX_REPLICA:
             raise UserError(f"{text!r} names no storage node: write R=ID@URL, as in 1=s1@http://localhost:5001")
-        return cls(int(number), id, Address.parse(url))
+        return cls(int(number), node_id(id), Address.parse(url))
 
     def __str__(self) -> str:
         return f"{self.replica}={self.id}@{self.address}"

@@ -44,6 +44,10 @@ class Meta:
     after: Timestamp = field(factory=dict)
     """The run's front-end timestamp."""
 
+    def copy(self) -> Meta:
+        """For an operator, which may do to it what it likes."""
+        return Meta(self.run, self.scheduler, self.storage, self.view, dict(self.versions), dict(self.after))
+
 
 @frozen
 class Touch:

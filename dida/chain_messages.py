@@ -50,6 +50,9 @@ class Execute(Request):
     def __attrs_post_init__(self) -> None:
         if not self.next < self.size == len(self.chain):
             raise ValueError(f"next {self.next} and size {self.size} do not fit a chain of {len(self.chain)}")
+        for number, step in enumerate(self.chain):
+            if step.position != number:
+                raise ValueError(f"step {number} of the chain has position {step.position}: number them 0, 1, 2 …")
 
     @property
     def assignment(self) -> Assignment:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from attrs import field, frozen
 from msgspec import Meta
 
-from dida.addresses import Address, NodeAddress, StorageAddress
+from dida.addresses import Address, NodeAddress, StorageAddress, node_id
 from dida.errors import BadRequest, UserError
 from dida.messages import NODE, Counter, Milliseconds, Name, Request, vocabulary
 from dida.versions import MAX_REPLICA
@@ -154,10 +154,8 @@ def node_arguments(request: Start, operators: str | None) -> list[str]:
     """The command line of the node that `request` asks for; BadRequest says what is wrong with it."""
     if request.role not in ROLES:
         raise BadRequest(f"{request.role!r} is no role: write one of {', '.join(ROLES)}")
-    if request.id.split() != [request.id]:
-        raise BadRequest(f"{request.id!r} is no id: give one word")
     try:
-        words = [f"dida-{request.role}", f"--id={request.id}", f"--url=http://{Address.parse(request.url)}"]
+        words = [f"dida-{request.role}", f"--id={node_id(request.id)}", f"--url=http://{Address.parse(request.url)}"]
         if request.role != "scheduler":
             words.append(f"--gossip-delay={request.gossip_delay}")
         if request.role == "storage":

@@ -22,14 +22,12 @@ from dida.addresses import StorageAddress
 from dida.errors import DidaError, Unavailable
 from dida.interfaces import Record
 from dida.messages import Error, ListRecords, No, Ok, Read, Reply, Request, UpdateIf, Versions, Write
-from dida.replicas import Replicas
+from dida.replicas import SUSPICION, Replicas
 from dida.sessions import Seen, StepIds, UpdateIds
 from dida.versions import Version
 
 _T = TypeVar("_T")
 
-SUSPICION = 5.0
-"""Seconds for which a replica that did not answer in time is asked last."""
 PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Seconds between two rounds through all replicas; the last one repeats."""
 

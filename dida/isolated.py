@@ -3,7 +3,7 @@
 It is told what to execute by a line of JSON on standard input, and says what comes of it on descriptor 3. A call
 of the storage is a line there, and its answer one on standard input: the worker has the connections, and the ids
 of the updates. Whatever the operator does to this process happens to nobody else. What it prints goes to the
-worker's standard error.
+worker's standard error. It ends when its worker does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import inspect
 import os
 import sys
 import traceback
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import msgspec
@@ -34,16 +36,24 @@ class _Worker:
         self._hears = os.fdopen(TO_WORKER, "wb", buffering=0)
         self._says = os.fdopen(os.dup(0), "rb")
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        self._heard: SimpleQueue[bytes] = SimpleQueue()
+        Thread(target=self._listen, daemon=True).start()
 
     def say(self, **told: Any) -> None:
-        self._hears.write(msgspec.json.encode(told) + b"\n")
+        try:
+            self._hears.write(msgspec.json.encode(told) + b"\n")
+        except BrokenPipeError:
+            os._exit(1)  # the worker is gone
 
     def hear(self) -> dict[str, Any]:
-        line = self._says.readline()
-        if not line:
-            sys.exit(1)  # the worker is gone
-        told: dict[str, Any] = msgspec.json.decode(line)
+        told: dict[str, Any] = msgspec.json.decode(self._heard.get())
         return told
+
+    def _listen(self) -> None:
+        """Hear what the worker says, and that it is gone, whatever the operator is doing."""
+        for line in self._says:
+            self._heard.put(line)
+        os._exit(1)
 
 
 class Storage:

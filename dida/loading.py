@@ -231,7 +231,7 @@ def _module(file: _File) -> ModuleType:
     sys.modules[module.__name__] = module  # dataclasses and the like look their module up there
     try:
         exec(file.code, module.__dict__)  # noqa: S102 - loading an operator is executing its file
-    except (Exception, SystemExit) as problem:  # noqa: BLE001 - whatever the author's code raises
+    except BaseException as problem:  # noqa: BLE001 - whatever the author's code raises
         del sys.modules[module.__name__]
         lines = [each.lineno for each in traceback.extract_tb(problem.__traceback__) if each.filename == file.path]
         where = f"line {lines[-1]}: " if lines else ""

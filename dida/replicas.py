@@ -1,5 +1,9 @@
 """The storage nodes as a client of the storage knows them: who lives, who is dead, which group holds what, and
-whom to ask first."""
+whom to ask first.
+
+What a storage node itself says (`watch`) counts. What the meta record of a run says is hearsay: until a storage node
+has told a view, the newest counts; after that it tells whom to ask last, and whom to watch when nobody else answers.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from dida.ring import Ring
 
 MAX_DEAD = 1000
 """Dead nodes that are remembered."""
+SUSPICION = 5.0
+"""Seconds for which a replica that did not answer in time is asked last."""
 
 
 class Replicas:
@@ -25,6 +31,10 @@ class Replicas:
         self.dead: dict[str, None] = {}
         self._members: dict[int, StorageAddress] = {}
         self._suspected: dict[int, float] = {}
+        self.heard: tuple[StorageAddress, ...] = ()
+        """Who lives by the newest hearsay."""
+        self._unsure: set[StorageAddress] = set()
+        """The members that are there by hearsay; none once a view is known."""
         self._ring = Ring(())
         for member in members:
             self._put(member)
@@ -65,10 +75,16 @@ class Replicas:
         are there."""
         self.groups = Groups.told(groups)
         group = self.groups.of_replica(members[0].replica) if members else 0
+        here = {member.id for member in members}
+        if view and not any(self.views.values()):
+            for told in self._unsure.difference(members):
+                if told in self:
+                    del self._members[told.replica]
+            self._unsure.clear()
+            self.dead.clear()
+            self._told = 0
         self.views[group] = view
         self._numbers[group] = number
-        self._told = 0
-        here = {member.id for member in members}
         for id in dead:
             if id not in here:
                 self._bury(id)
@@ -79,8 +95,14 @@ class Replicas:
                 self._put(member)
         self._place()
 
-    def on_hearsay(self, number: int, members: Sequence[StorageAddress]) -> None:
+    def on_hearsay(self, number: int, members: Sequence[StorageAddress], now: float) -> None:
         """What a run's meta record says: all of the living, in the view of that number (0: in none)."""
+        self.heard = tuple(members)
+        if any(self.views.values()):
+            for member in self.living if number > self.number else ():
+                if member not in members:
+                    self.suspect(member, now + SUSPICION)
+            return
         if number < self.number:
             return
         if number > self.number:
@@ -91,13 +113,14 @@ class Replicas:
                     self._bury(old.id)
             self.dead = {id: None for id in self.dead if id not in here}
         for member in members:
-            if member.id not in self.dead:
+            if member.id not in self.dead and member not in self:
                 self._put(member)
+                self._unsure.add(member)
         self._place()
 
     def suspect(self, member: StorageAddress, until: float) -> None:
         """Ask it last, until then or until it is heard of."""
-        self._suspected[member.replica] = until
+        self._suspected[member.replica] = max(until, self._suspected.get(member.replica, 0.0))
 
     def trust(self, member: StorageAddress) -> None:
         """It was heard of."""

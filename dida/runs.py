@@ -134,6 +134,8 @@ class Runs:
         step = request.assignment
         if run.state != GOING_ON or request.round != run.round or step.position in run.confirmed:
             return
+        if step.position >= len(run.chain):
+            return
         old = run.chain[step.position]
         if step.attempt > old.attempt or (step.attempt == old.attempt and step.worker != old.worker):
             self.policy.on_worker(step.worker)

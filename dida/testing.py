@@ -182,7 +182,7 @@ async def _output(request: Execute, kind: type[Any], storage: _Mortal) -> str:
     operator = kind()
     asynchronous = inspect.iscoroutinefunction(kind.process_record)
     operator.configure_storage(_Awaited(storage) if asynchronous else storage)
-    output = operator.process_record(request.meta, request.input, request.previous_output)
+    output = operator.process_record(request.meta.copy(), request.input, request.previous_output)
     if asynchronous:
         output = await output
     if not isinstance(output, str):

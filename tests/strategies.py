@@ -51,9 +51,13 @@ def _requests(kind: Any) -> st.SearchStrategy[Request]:
         return _instances(kind, switch=st.sampled_from(["on", "off"]))
     if issubclass(kind, Execute):
         sizes = st.shared(st.integers(1, 4))
-        chains = sizes.flatmap(lambda n: st.lists(_instances(Assignment), min_size=n, max_size=n).map(tuple))
+        chains = sizes.flatmap(lambda n: st.lists(_instances(Assignment), min_size=n, max_size=n).map(_chain))
         return _instances(kind, size=sizes, next=sizes.flatmap(lambda n: st.integers(0, n - 1)), chain=chains)
     return _instances(kind)
+
+
+def _chain(steps: list[Assignment]) -> tuple[Assignment, ...]:
+    return tuple(attrs.evolve(step, position=number) for number, step in enumerate(steps))
 
 
 def _instances(kind: type[Any], **given: Strategy) -> Strategy:

@@ -14,6 +14,7 @@ from typing import Any
 from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, maybeDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from dida.chain import MAX_OUTPUT, Touch
 from dida.chain_messages import Execute
@@ -150,23 +151,24 @@ class Operators:
         def call() -> Any:
             operator = kind()
             operator.configure_storage(shown)
-            return operator.process_record(request.meta, request.input, request.previous_output)
+            return operator.process_record(request.meta.copy(), request.input, request.previous_output)
 
+        if terms.isolation == "process":
+            work = Deferred.fromCoroutine(self._in_process(request, storage, limit, left))
+        elif asynchronous:
+            work = self._on_reactor(call, limit)
+        else:
+            work = self.threads.run(call, limit, left)
         try:
-            if terms.isolation == "process":
-                output = await self._in_process(request, storage, limit, left)
-            elif asynchronous:
-                output = await self._on_reactor(call, limit)
-            else:
-                output = await self.threads.run(call, limit, left)
-        except BaseException as problem:  # whatever an operator raises, SystemExit too, is the step's failure
-            if isinstance(problem, GeneratorExit | StepFailed):
-                raise
-            if self.given_up(request.meta.run):
-                raise CancelledError from None
-            raise StepFailed(_told(problem, request)) from None
+            output, problem = await work.addBoth(_end)
         finally:
             storage.close("the step has ended: its storage is closed")
+        if isinstance(problem, StepFailed):
+            raise problem
+        if problem is not None:
+            if self.given_up(request.meta.run):
+                raise CancelledError
+            raise StepFailed(_told(problem, request))
         if isinstance(output, Late):
             raise StepFailed(self._lateness(output, terms.own_thread(asynchronous), terms, limit, left))
         if storage.unanswered:
@@ -187,10 +189,10 @@ class Operators:
         found: type[Any] = kind
         return found
 
-    async def _on_reactor(self, call: Callable[[], Any], limit: float) -> Any:
+    def _on_reactor(self, call: Callable[[], Any], limit: float) -> Deferred[Any]:
         work: Deferred[Any] = maybeDeferred(call)
         if work.called and not isinstance(work.result, Deferred):
-            return await work
+            return work
         outcome: Deferred[Any] = Deferred(lambda cancelled: work.cancel())
 
         def late() -> None:
@@ -204,7 +206,7 @@ class Operators:
 
         timer = self._reactor.callLater(limit, late)
         work.addBoth(done)
-        return await outcome
+        return outcome
 
     async def _in_process(self, request: Execute, storage: RunStorage, limit: float, left: float) -> Any:
         """The output of the operator in a process of its own, which ends with it."""
@@ -263,11 +265,16 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _end(result: Any) -> tuple[Any, BaseException | None]:
+    """What an operator has returned, or what it raised: not raised here, where GeneratorExit ends other things."""
+    return (None, result.value) if isinstance(result, Failure) else (result, None)
+
+
 def _told(problem: BaseException, request: Execute) -> str:
     """What an operator raised, in one line; the traceback goes to the log."""
     try:
         text = str(problem)
-    except Exception:  # noqa: BLE001 - even its text is the author's code
+    except BaseException:  # noqa: BLE001 - even its text is the author's code
         text = "(without text)"
     trace = "".join(traceback.format_exception(problem, limit=-20))
     return _described(text, "" if isinstance(problem, DidaError) else type(problem).__name__, trace, request)

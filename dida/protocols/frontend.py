@@ -199,7 +199,7 @@ class FrontEnd:
             return
         self._learnt = (number, storage)
         members = [StorageAddress.parse(each) for each in storage]
-        self._changed(lambda: self.replicas.on_hearsay(number, members))
+        self._changed(lambda: self.replicas.on_hearsay(number, members, self.reactor.seconds()))
 
     def link(self, member: StorageAddress) -> Link:
         """The connection to a storage node."""
@@ -235,10 +235,12 @@ class FrontEnd:
             self.on_change()
 
     async def _watch(self, group: int) -> None:
-        """Ask one of the group's living for the view, then for the next; when it does not answer, another one."""
+        """Ask one of the group's living for the view, then for the next; when it does not answer, another one, in the
+        end those that are known by hearsay."""
         failed: set[StorageAddress] = set()
         while True:
             order = self.replicas.order(self.ids.session, self.reactor.seconds())
+            order += [each for each in self.replicas.heard if each not in self.replicas]
             order = [each for each in order if self.replicas.groups.of_replica(each.replica) == group]
             member = next((each for each in order if each not in failed), None)
             if member is None:
@@ -249,10 +251,13 @@ class FrontEnd:
                 self.start()
             else:
                 failed.add(member)
+                if member not in self.replicas and member in self._links:
+                    self._links.pop(member).stop()
 
     async def _look(self, member: StorageAddress, group: int) -> bool:
         """One `watch`; whether it gave a view."""
-        request = Watch(self.replicas.views.get(group), deadline=WATCH_SECONDS)
+        known = self.replicas.views.get(group) if member in self.replicas else None
+        request = Watch(known, deadline=WATCH_SECONDS)
         try:
             reply = await self.link(member).ask(request, WATCH_SECONDS + 1)
             if isinstance(reply, Error):

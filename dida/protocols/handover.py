@@ -28,8 +28,14 @@ ASK_TIMEOUT = 2.0
 """Seconds for a scheduler to name another worker."""
 PAUSE = 0.2
 """Seconds until those who refused are asked again, when there is nobody else."""
-TRANSIENT = (errors.UNAVAILABLE, errors.TIMED_OUT)
+TRANSIENT = (errors.UNAVAILABLE, errors.TIMED_OUT, errors.UNKNOWN_VERB)
 """Refusals that another worker, or the same one later, may not repeat."""
+
+
+def why_not(reply: Error) -> str:
+    """Why a worker has not taken a request, in words."""
+    said = f"{reply.code}: {' '.join(reply.words)}"
+    return f"is no worker: {said}" if reply.code == errors.UNKNOWN_VERB else said
 
 
 class NotHandedOn(Exception):
@@ -70,7 +76,7 @@ class HandOver:
                     if request.again:
                         self._reports.tell(scheduler, Adopt(request=request), request)
                     return
-                refusal, why = (reply.code, " ".join(reply.words)) if isinstance(reply, Error) else ("", "refused")
+                refusal, why = (reply.code, why_not(reply)) if isinstance(reply, Error) else ("", "refused")
             if refusal == errors.SUPERSEDED:
                 return
             if refusal not in TRANSIENT or self._reactor.seconds() >= ends:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -171,7 +171,7 @@ class PcsCommands(NodeCommands):
 
     def cmd_tell(self, request: Tell) -> Answer:
         _, relayed = wire.decode(request.line.encode("utf-8", "surrogatepass"), RELAYED)
-        return self.table.ask(request.id, relayed)
+        return self.table.ask(request.id, evolve(relayed, deadline=min(relayed.deadline, request.deadline)))
 
 
 def _done(result: None) -> Reply:

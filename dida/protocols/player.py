@@ -141,11 +141,13 @@ class Player:
             late.cancel()
 
     async def close(self) -> None:
-        """Drop what is still going on."""
-        self._ended = True
+        """Drop what is still going on; runs that are cut off have failed."""
         self.system.on_ready = lambda node, seconds: None  # it would be told behind the end
-        for work in list(self._open):
+        for work, line in list(self._open.items()):
+            if isinstance(line.command, script.Client | script.Map):
+                self.fail(line, "cut off by the end of the puppetmaster")
             work.cancel()
+        self._ended = True
         if self._front_end is not None:
             self._front_end.stop()
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida import errors, wire
-from dida.addresses import Address, NodeAddress, StorageAddress
+from dida.addresses import Address, NodeAddress, StorageAddress, node_id
 from dida.chain import Assignment, is_class_name
 from dida.chain_messages import (
     SCHEDULER,
@@ -42,7 +42,7 @@ from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, vocabulary
 from dida.protocols.deadlines import Deadline, Deadlines
 from dida.protocols.frontend import FrontEnd
-from dida.protocols.handover import HOP_TIMEOUT, TRANSIENT
+from dida.protocols.handover import HOP_TIMEOUT, TRANSIENT, why_not
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.workers import Workers
 from dida.run_record import DONE, GOING_ON, RunRecord, outcome, summary
@@ -54,6 +54,7 @@ FORGOTTEN = 500
 """Runs in one line to a storage node."""
 
 _log = Logger()
+_T = TypeVar("_T")
 
 
 class SchedulerNode(NodeCommands):
@@ -178,11 +179,12 @@ class SchedulerNode(NodeCommands):
     # --- verbs for who starts nodes -------------------------------------------------------------
 
     def cmd_worker(self, request: AddWorker) -> Answer:
-        self.workers.add(request.id, _address(request.url))
+        self.workers.add(_parsed(node_id, request.id), _parsed(Address.parse, request.url))
         return Ok()
 
     def cmd_storage(self, request: AddStorage) -> Answer:
-        self.front_end.add(StorageAddress(request.replica, request.id, _address(request.url)))
+        id, address = _parsed(node_id, request.id), _parsed(Address.parse, request.url)
+        self.front_end.add(StorageAddress(request.replica, id, address))
         return Ok()
 
     def cmd_debug(self, request: Debug) -> Answer:
@@ -298,7 +300,7 @@ class SchedulerNode(NodeCommands):
                 problem = result.value if isinstance(result.value, DidaError) else Unavailable("a bug")
                 self._refused(run, step, errors.UNAVAILABLE, " ".join(problem.words))
             elif isinstance(result, Error):
-                self._refused(run, step, result.code, " ".join(result.words))
+                self._refused(run, step, result.code, why_not(result))
             elif run.current is not None and run.current.attempt == step.attempt:
                 run.unsent = ""
                 run.progress = max(run.progress, self._now())
@@ -383,15 +385,26 @@ class SchedulerNode(NodeCommands):
             lost = self.runs.lost(lost_at, there, now)
             at_once = Counter(run.turn for run in lost)
             for run in lost:
-                self._tell(self.runs.on_lost(run, self.workers.reachable, now, at_once[run.turn] - 1))
+                self._each(run, lambda run: self.runs.on_lost(run, self.workers.reachable, now, at_once[run.turn] - 1))
             self.runs.doubtful(lost_at, now)
         for run in self.runs.unsent:
-            self._send(run)
+            self._each(run, self._send)
+
+    def _each(self, run: RunRecord, look: Callable[[RunRecord], RunRecord | None]) -> None:
+        """Look at one of many runs, which may end with that; one that can't go on has failed, and the others go on."""
+        try:
+            self._tell(look(run))
+        except Exception as problem:  # noqa: BLE001 - whatever it is, it is about this run
+            why = str(problem)
+            if not isinstance(problem, DidaError):
+                _log.failure("looking at run {run} ended in a bug", run=run.id)
+                why = "a bug at the scheduler; its log has the details"
+            self._tell(self.runs.on_failed(run.id, f"can't go on: {why}", self._now()))
 
 
-def _address(url: str) -> Address:
+def _parsed(parse: Callable[[str], _T], text: str) -> _T:
     try:
-        return Address.parse(url)
+        return parse(text)
     except UserError as problem:
         raise BadRequest(str(problem)) from None
 

@@ -95,7 +95,7 @@ class System:
         """The nodes of a role that serve; UserError when there is none."""
         nodes = [node for node in self.named(role) if node.state == READY]
         if not nodes:
-            failed = [f"{node.id} {_short(node.problem)}" for node in self.named(role) if node.problem]
+            failed = [f"{n.id} {_short(n.problem).removeprefix(f'{n.id} ')}" for n in self.named(role) if n.problem]
             raise missing(role, failed[-1] if failed else "")
         return nodes
 

@@ -132,7 +132,7 @@ class WorkerNode(NodeCommands):
             if self.steps.in_hand >= self.max_steps:
                 raise Unavailable(f"{self.me.id} has {self.max_steps} operators to execute already: try another worker")
         if self.steps.begin(request):
-            self._spawn(self._step(request, Address.parse(request.meta.scheduler)), request.meta.run)
+            self._spawn(self._step(request, Address.parse(request.meta.scheduler)), request)
 
     def cmd_cancel(self, request: CancelStep) -> Answer:
         self.steps.cancel(request.run)
@@ -150,7 +150,7 @@ class WorkerNode(NodeCommands):
             self.reports.tell(scheduler, Adopt(request=each), each)
         self.reports.tell_outcomes(scheduler, request.life)
         self.departure.know(scheduler)
-        return Ok()
+        return ok(self.me.id)
 
     def cmd_drain(self, request: Drain) -> Answer:
         answer = self.departure.begin(request)
@@ -207,11 +207,14 @@ class WorkerNode(NodeCommands):
         finally:
             self.steps.end(request)
         if following is not None:
-            try:
-                await self._hand_over.send(scheduler, following)
-            except NotHandedOn as problem:
-                text = f"did not get the request that {self.me.id} handed on: {problem}"
-                self._failed(scheduler, following, following.assignment, text)
+            self._spawn(self._pass_on(following, scheduler), following)
+
+    async def _pass_on(self, request: Execute, scheduler: Address) -> None:
+        try:
+            await self._hand_over.send(scheduler, request)
+        except NotHandedOn as problem:
+            text = f"did not get the request that {self.me.id} handed on: {problem}"
+            self._failed(scheduler, request, request.assignment, text)
 
     async def _execute(self, request: Execute, scheduler: Address) -> Execute | None:
         """Execute the step. What is to be handed on then, if the run has not ended."""
@@ -239,12 +242,6 @@ class WorkerNode(NodeCommands):
         except StepFailed as problem:
             if not self._given_up(request.meta.run):
                 self._failed(scheduler, request, request.assignment, f"on {self.me.id} {problem}")
-            return None
-        except CancelledError:
-            raise
-        except Exception:  # noqa: BLE001 - a bug of this worker must not be a silent end of the run
-            _log.failure("executing an operator ended in a bug")
-            self._failed(scheduler, request, request.assignment, f"on {self.me.id}: a bug, see the worker's log")
             return None
         step = done.assignment
         following = attrs.evolve(done, next=done.next + 1, apart=False, left=max(0.0, request.left - took))
@@ -347,7 +344,7 @@ class WorkerNode(NodeCommands):
         at = round(self._reactor.seconds(), 3)
         ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after, at=at)
         if why := self._too_long(ended, request.chain):
-            raise StepFailed(why)
+            raise StepFailed(f"was executed, but the outcome of its run has {why}")
         self.reports.tell(scheduler, ended, request)
 
     def _too_long(self, request: Request, chain: tuple[Assignment, ...]) -> str:
@@ -359,8 +356,8 @@ class WorkerNode(NodeCommands):
             return ""
         return f"{size} bytes, longer than a line may be ({self.max_line}): return less, or raise --max-line"
 
-    def _failed(self, scheduler: Address, request: Execute, at: Assignment, why: str) -> None:
-        """Report that the run can't go on."""
+    def _failed(self, scheduler: Address, request: Execute, at: Assignment, why: str, bare: bool = False) -> None:
+        """Report that the run can't go on; `bare`: without what was executed before, which the scheduler knows."""
         self.counts["failed"] += 1
         reason = f"{at.operator} at position {at.position} {why}"
         failed = Failed(
@@ -369,8 +366,8 @@ class WorkerNode(NodeCommands):
             operator=at.operator,
             worker=at.worker,
             reason=reason[:4000],
-            chain=request.chain[: request.next],
-            after=request.meta.after,
+            chain=() if bare else request.chain[: request.next],
+            after={} if bare else request.meta.after,
             round=request.round,
             attempt=at.attempt,
             at=round(self._reactor.seconds(), 3),
@@ -380,13 +377,13 @@ class WorkerNode(NodeCommands):
         _log.warn("run {run}: {reason}", run=failed.run, reason=reason)
         self.reports.tell(scheduler, failed, request)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], run: str = "") -> None:
-        """Own the work until it has ended."""
+    def _spawn(self, work: Coroutine[Any, Any, None], request: Execute | None = None) -> None:
+        """Own the work, on that request if on one, until it has ended."""
         task = Deferred.fromCoroutine(work)
         if not task.called:
-            self._tasks[task] = run
+            self._tasks[task] = request.meta.run if request is not None else ""
             task.addBoth(self._over, task)
-        task.addErrback(_ended_badly)
+        task.addErrback(self._ended_badly, request)
 
     def _over(self, result: Any, task: Deferred[None]) -> Any:
         self._tasks.pop(task, None)
@@ -398,7 +395,10 @@ class WorkerNode(NodeCommands):
         if not self._tasks and not self.reports.waiting:
             self.departure.on_idle()
 
-
-def _ended_badly(failure: Failure) -> None:
-    if not failure.check(CancelledError):
+    def _ended_badly(self, failure: Failure, request: Execute | None) -> None:
+        if failure.check(CancelledError):
+            return
         _log.failure("a step ended in a bug", failure)
+        if request is not None:  # a bug must not be a silent end of the run
+            scheduler, text = Address.parse(request.meta.scheduler), "a bug at this worker; its log has the details"
+            self._failed(scheduler, request, request.assignment, f"on {self.me.id}: {text}", bare=True)

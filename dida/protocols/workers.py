@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 from dida import errors
 from dida.addresses import Address, NodeAddress
 from dida.chain_messages import ReportTo
-from dida.errors import DidaError, Unavailable
-from dida.messages import Ping, Reply, Request
+from dida.errors import BadRequest, DidaError, Unavailable
+from dida.messages import Error, Ok, Ping, Reply, Request
 from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.links import Link
 from dida.scheduling import LeastActive, Load
@@ -43,6 +43,10 @@ class Worker:
     """Whether it was ever connected."""
     silent: bool = False
     """Whether it owes the answer to a ping."""
+    stranger: bool = False
+    """Whether what answers there is no worker."""
+    name: str = ""
+    """The id that it gives itself, once it has said so."""
     leaving: bool = False
     """Whether it ends what it has in hand, and then itself."""
     ping_at: float = 0.0
@@ -52,8 +56,8 @@ class Worker:
 
     @property
     def there(self) -> bool:
-        """Whether it is connected and answers."""
-        return self.link.client is not None and not self.silent
+        """Whether it is connected and answers, as a worker does."""
+        return self.link.client is not None and not self.silent and not self.stranger
 
     @property
     def reachable(self) -> bool:
@@ -124,8 +128,11 @@ class Workers:
         return {worker.id: worker.lost for worker in self if worker.lost is not None}
 
     def add(self, id: str, address: Address) -> None:
-        """There is such a worker, again or at another address."""
+        """There is such a worker, again or at another address. BadRequest when another one is there."""
         old = self._all.get(id)
+        other = next((worker for worker in self if worker.address == address and worker is not old), None)
+        if other is not None and other.there and other.name != id:
+            raise BadRequest(f"{address} is the address of {other.id}: take another port")
         if old is not None and old.address == address:
             old.leaving = False
             self.look()
@@ -134,9 +141,12 @@ class Workers:
             self._forget_one()
         if old is not None:
             old.link.stop()
+        if other is not None:
+            other.link.stop()
+            del self._all[other.id]
         link = Link(self._reactor, address.host, address.port)
         worker = self._all[id] = Worker(id, address, link, self._now())
-        if old is not None:
+        if old is not None or other is not None:
             worker.lost = self._now()
         link.on_up = lambda: self._up(worker)
         link.on_down = lambda: self._down(worker)
@@ -189,9 +199,22 @@ class Workers:
 
     def _up(self, worker: Worker) -> None:
         worker.reached = True
-        worker.silent = worker.leaving = False
-        worker.link.ask(self._report, HOP_TIMEOUT).addErrback(_expected)
+        worker.silent = worker.leaving = worker.stranger = False
+        worker.name = ""
+        worker.link.ask(self._report, HOP_TIMEOUT).addCallbacks(self._known, _expected, callbackArgs=(worker,))
         self.look()
+
+    def _known(self, reply: Reply, worker: Worker) -> None:
+        """It has said who it is, or that it does not know what only a worker knows."""
+        if isinstance(reply, Ok) and reply.words:
+            worker.name = reply.words[0]
+        elif isinstance(reply, Error) and reply.code == errors.UNKNOWN_VERB:
+            worker.stranger = True
+            worker.lost = self._now()
+            _log.warn(
+                "{address}, given as {id}, is no worker: it gets no operators", address=worker.address, id=worker.id
+            )
+            self.look()
 
     def _down(self, worker: Worker) -> None:
         if worker.id in self.reachable or worker.silent or worker.leaving:

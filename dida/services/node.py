@@ -6,7 +6,7 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
@@ -15,14 +15,12 @@ from twisted.internet.defer import Deferred
 from twisted.python import usage
 
 from dida import wire
-from dida.addresses import Address
+from dida.addresses import Address, StorageAddress, node_id
 from dida.errors import UserError
 from dida.protocols.lines import LineServerFactory, Node
 
 _T = TypeVar("_T")
 
-MAX_ID = 200
-"""Characters of a node's id."""
 YOUNG = 20_000
 """Objects made and not freed until the young ones are searched for cycles: some megabytes. With Python's own 700,
 what some hundred requests in flight consist of is searched again and again, which is a fifth of a worker's time."""
@@ -84,11 +82,12 @@ def _named_option(name: str, method: Callable[[Any, str], None]) -> Callable[[An
 milliseconds = number(0, 86_400_000, "milliseconds")
 
 
-def word(text: str) -> str:
-    """The coercion of an id: one word, as it can stand in a script and on the wire."""
-    if len(text.split()) != 1 or text.strip() != text or len(text) > MAX_ID:
-        raise ValueError(f"{text!r} is no id: give one word of at most {MAX_ID} characters")
-    return text
+def check_distinct(members: Iterable[StorageAddress]) -> None:
+    """UsageError when two storage nodes have one number, id or URL."""
+    known = set(members)
+    for part, what in (("replica", "replica number"), ("id", "id"), ("address", "URL")):
+        if len({getattr(each, part) for each in known}) != len(known):
+            raise usage.UsageError(f"--storage names one {what} twice")
 
 
 class Options(usage.Options):
@@ -147,7 +146,7 @@ class NodeOptions(Options):
 
     required: tuple[str, ...] = ("id", "url")
     optParameters = [
-        ["id", None, None, "the node's id: any word", word],
+        ["id", None, None, "the node's id: any word", coerced(node_id)],
         ["url", None, None, "where it listens: http://HOST:PORT", coerced(Address.parse)],
         ["max-line", None, wire.MAX_LINE, "longest line taken, in bytes", number(1024, 2**30, "bytes")],
     ]

@@ -30,7 +30,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from dida.addresses import Address
+from dida.addresses import Address, node_id
 from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments
 from dida.errors import NO_SUCH_NODE, BadRequest, DidaError, Unavailable
 from dida.messages import Reply, Request
@@ -310,7 +310,7 @@ class Options(NodeOptions):
     synopsis = "[options]"
     longdesc = "The Process Creation Service: one per machine, starts nodes for the puppetmaster."
     optParameters = [
-        ["id", None, "pcs", "its id: any word"],
+        ["id", None, "pcs", "its id: any word", coerced(node_id)],
         ["url", None, Address("localhost", 10_000), "where it listens: http://HOST:PORT", coerced(Address.parse)],
         ["logs", None, "logs", "folder of the files with the nodes' output"],
         ["max-nodes", None, 64, "most nodes that may run at once", number(1, 10_000, "nodes")],

@@ -351,16 +351,18 @@ class PuppetMaster(NodeService):
         if first:
             self._say(self.page.paint.word(STRONG, f"starting {first}"))
         self.player.plan(lines)
-        for line in lines:
-            if isinstance(line.command, script.Quit):
-                break
-            if self.options["step"]:
-                self._say(f"next     {line}   [Enter]")
-                await self._keys.get()
-            await self.player.play(line)
-        await self.player.finish()
-        tone = BAD if self.player.counts.failed else GOOD
-        self._say(self.page.paint.word(tone, f"played   {self.player.summary()}"))
+        try:
+            for line in lines:
+                if isinstance(line.command, script.Quit):
+                    break
+                if self.options["step"]:
+                    self._say(f"next     {line}   [Enter]")
+                    await self._keys.get()
+                await self.player.play(line)
+            await self.player.finish()
+        finally:
+            tone = BAD if self.player.counts.failed else GOOD
+            self._say(self.page.paint.word(tone, f"played   {self.player.summary()}"))
         self._end(failed=bool(self.player.counts.failed))
 
     def _check(self, lines: Sequence[script.Line]) -> None:
@@ -441,6 +443,9 @@ def makeService(options: Options, reactor: Any = None) -> PuppetMaster:
         fail(
             options.command, f"can't write into the folder of --logs {logs}: {os.strerror(problem.errno or 0).lower()}"
         )
+    operators = options["operators"]
+    if operators is not None and not os.path.isdir(operators):
+        fail(options.command, f"--operators {operators}: no such folder")
     service = PuppetMaster(default_reactor(reactor), options)
     if options["step"] and not os.isatty(0):
         try:

@@ -12,7 +12,7 @@ from dida.addresses import NodeAddress, StorageAddress
 from dida.protocols.scheduler import SchedulerNode
 from dida.runs import Runs
 from dida.scheduling import POLICIES, LeastActive
-from dida.services.node import NodeOptions, NodeService, default_reactor, listening, number
+from dida.services.node import NodeOptions, NodeService, check_distinct, default_reactor, listening, number
 
 LIFE = 6
 """Characters by which the run ids of one life of a scheduler differ from those of others: one of 62 ** 6."""
@@ -51,20 +51,18 @@ class Options(NodeOptions):
     def opt_worker(self, text: str) -> None:
         """ID=URL of a worker; once per worker"""
         worker = NodeAddress.parse(text)
-        if any(each.id == worker.id for each in self.workers):
-            raise usage.UsageError(f"--worker {text}: there is a worker {worker.id} already")
+        for each in self.workers:
+            if each.id == worker.id or each.address == worker.address:
+                raise usage.UsageError(f"--worker {text}: {each} has that id or URL already")
         self.workers.append(worker)
 
     def opt_storage(self, text: str) -> None:
         """R=ID@URL of a storage node; once per node"""
-        member = StorageAddress.parse(text)
-        for each in self.storage:
-            if each.id == member.id or each.replica == member.replica:
-                raise usage.UsageError(f"--storage {text}: {each} has that id or number already")
-        self.storage.append(member)
+        self.storage.append(StorageAddress.parse(text))
 
     def postOptions(self) -> None:
         super().postOptions()
+        check_distinct(self.storage)
         try:
             self["policy"] = policy_named(self["policy"])
         except ValueError as problem:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dida.addresses import Address, NodeAddress, StorageAddress
+from dida.addresses import Address, NodeAddress, StorageAddress, node_id
 from dida.errors import UserError
 
 
@@ -85,3 +85,21 @@ def test_what_names_no_node(parse: Callable[[str], object], text: str, says: str
         parse(text)
     assert says in str(caught.value)
     assert "as in" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "says"),
+    [
+        (StorageAddress.parse, "1=s\x1b1@localhost:1", "'s\\x1b1' is no id"),
+        (NodeAddress.parse, "w\0=localhost:1", "'w\\x00' is no id: give one word of at most 200 printable characters"),
+        (node_id, "", "'' is no id"),
+        (node_id, "\udcff", "'\\udcff' is no id"),
+        (node_id, "a\u2028b", "'a\\u2028b' is no id"),
+        (node_id, "x" * 201, "xxx…' is no id"),
+    ],
+)
+def test_what_is_no_id(parse: Callable[[str], object], text: str, says: str) -> None:
+    """An id can be shown as it is: control characters, blanks and what is no text are in none."""
+    with pytest.raises(UserError) as caught:
+        parse(text)
+    assert says in str(caught.value)

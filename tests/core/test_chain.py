@@ -82,7 +82,14 @@ def test_an_executed_step_is_in_the_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [(b'"next":0', b'"next":2'), (b'"size":2', b'"size":3'), (b'"4.1"', b'"4"'), (b'"left":', b'"x":')]
+    ("old", "new"),
+    [
+        (b'"next":0', b'"next":2'),
+        (b'"size":2', b'"size":3'),
+        (b'"4.1"', b'"4"'),
+        (b'"left":', b'"x":'),
+        (b'"position":1', b'"position":0'),
+    ],
 )
 def test_a_request_that_does_not_fit_is_refused(old: bytes, new: bytes) -> None:
     """A request whose parts contradict each other, or that lacks one, is a bad request and nothing worse."""

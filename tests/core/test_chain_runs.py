@@ -158,6 +158,15 @@ def test_a_run_of_another_life() -> None:
     assert table().on_adopt(request, 100.0) is None
 
 
+def test_a_longer_chain_of_a_run_that_is_known() -> None:
+    """A request of a run that is known with fewer steps changes nothing."""
+    runs, other = table(), table()
+    run, longer = start(runs, length=1), start(other, length=2)
+    request = other.request(longer, "sc:1", (), 0, 0.0)
+    assert runs.on_adopt(attrs.evolve(request, next=1), 1.0) is run
+    assert len(run.chain) == 1
+
+
 def test_an_adopted_run_began_before() -> None:
     """The scheduler that takes a run over counts from its beginning, and keeps its deadline."""
     runs, other = table(), Runs(LeastActive(), "y", 10.0)

@@ -105,16 +105,43 @@ def test_views_bring_and_take() -> None:
 def test_hearsay_counts_when_it_is_newer() -> None:
     """A meta record of a newer view replaces what is known; an older one changes nothing; an equal one only adds."""
     replicas = Replicas()
-    replicas.on_hearsay(0, FOUR[:2])
-    replicas.on_hearsay(0, FOUR[2:3])
+    replicas.on_hearsay(0, FOUR[:2], 0)
+    replicas.on_hearsay(0, FOUR[2:3], 0)
     assert len(replicas) == 3
-    replicas.on_hearsay(5, FOUR[1:])
+    replicas.on_hearsay(5, FOUR[1:], 0)
     assert (list(replicas.dead), len(replicas)) == (["s1"], 3)
-    replicas.on_hearsay(4, FOUR)
-    replicas.on_hearsay(5, FOUR)
+    replicas.on_hearsay(4, FOUR, 0)
+    replicas.on_hearsay(5, FOUR, 0)
     assert (list(replicas.dead), len(replicas)) == (["s1"], 3)
-    replicas.on_hearsay(6, FOUR)
+    replicas.on_hearsay(6, FOUR, 0)
     assert (list(replicas.dead), len(replicas)) == ([], 4)
+
+
+def test_what_a_storage_node_says_replaces_hearsay() -> None:
+    """The first view that a storage node tells counts, whatever number a meta record had."""
+    replicas = Replicas(FOUR[3:])
+    replicas.on_hearsay(0, FOUR[2:3], 0)
+    replicas.on_hearsay(10**15, [*FOUR[3:], member(7)], 0)
+    replicas.on_view("", 0, (), ())
+    assert (replicas.number, len(replicas), list(replicas.dead)) == (10**15, 2, ["s3"]), "it is in no view itself"
+    replicas.on_view("1@a", 1, FOUR[:1], ["s2"])
+    assert (replicas.number, list(replicas.dead)) == (1, ["s2"])
+    assert [each.replica for each in replicas.living] == [1, 4], "what was not hearsay stays"
+
+
+def test_hearsay_of_a_newer_view_tells_whom_to_ask_last() -> None:
+    """Who is not named by a newer view's meta record is asked last for a while; an older one has no effect."""
+    replicas = Replicas()
+    replicas.on_view("5@a", 5, FOUR, ())
+    owner, *others = replicas.order("13", 0)
+    replicas.on_hearsay(4, others, 0)
+    assert replicas.order("13", 0) == [owner, *others]
+    replicas.on_hearsay(6, others, 0)
+    assert replicas.order("13", 0) == [*others, owner]
+    assert replicas.order("13", 6) == [owner, *others]
+    replicas.on_hearsay(10**15, [member(1, port=1, id="nobody")], 10)
+    assert replicas.order("13", 10) == [owner, *others]
+    assert (replicas.number, list(replicas.dead), replicas.living) == (5, [], tuple(FOUR))
 
 
 def test_a_node_that_moved_is_known_once() -> None:

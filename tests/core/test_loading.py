@@ -90,6 +90,8 @@ def test_modules_are_fresh_and_clash_with_nothing(tmp_path: Path) -> None:
         ("class Hello\n", BrokenFile, "one.py line 1: expected ':'"),
         ("import os\nimport no_such_module\nclass Hello: pass\n", BrokenFile, "one.py line 2: ModuleNotFoundError: "),
         ("raise SystemExit('no')\nclass Hello: pass\n", BrokenFile, "one.py line 1: SystemExit: no"),
+        ("raise KeyboardInterrupt\nclass Hello: pass\n", BrokenFile, "one.py line 1: KeyboardInterrupt"),
+        ("raise GeneratorExit\nclass Hello: pass\n", BrokenFile, "one.py line 1: GeneratorExit"),
         ("class Hello: pass\n", NoOperator, "it has no method configure_storage"),
         ("class Hello:\n    def configure_storage(self, s): pass\n", NoOperator, "it has no method process_record"),
         (operator().replace(", previous_output", ""), NoOperator, "write process_record(self, meta, input"),

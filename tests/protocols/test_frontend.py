@@ -143,6 +143,34 @@ async def test_watching_survives_the_one_it_watches() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_hearsay_is_tentative() -> None:
+    """What a meta record says of storage nodes that nobody knows spoils nothing, not even for a front end that knew
+    none; it counts when nobody answers who was known before."""
+    old, new = FakeCluster(reactor, 2), FakeCluster(reactor, 2)
+    nowhere = (f"1=nobody@{refused()}",)
+    front_end = FrontEnd(reactor)
+    try:
+        front_end.start()
+        front_end.learn(9_007_199_254_740_991, nowhere)
+        front_end.learn(1, tuple(map(str, old.addresses)))
+        await until(lambda: front_end.replicas.views.get(0))
+        for say in (lambda: None, lambda: front_end.learn(9_007_199_254_740_991, nowhere)):
+            say()
+            await front_end.write("13", "1")
+            assert (await front_end.read("13")).value == "1"
+            assert front_end.replicas.living == tuple(old.addresses)
+        for member in old.addresses:
+            old.crash(member)
+        front_end.learn(1, tuple(map(str, new.addresses)))
+        await until(lambda: front_end.replicas.living == tuple(new.addresses))
+        await front_end.write("13", "2")
+    finally:
+        front_end.stop()
+        old.close()
+        new.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_without_watch() -> None:
     """Storage nodes that know no `watch` serve all the same."""
     cluster = FakeCluster(reactor, 2, watched=False)

@@ -96,6 +96,15 @@ def test_verbs(server: Server, line: str, answer: str) -> None:
     assert server.say(line) == [answer]
 
 
+def test_what_is_relayed_has_the_deadline_of_tell(server: Server) -> None:
+    """`tell` waits no longer than its own deadline, nor than that of the line that it passes on."""
+    server.say("start worker w1 localhost:4001")
+    server.say('tell w1 status {"deadline":2}')
+    server.say('tell w1 "status {\\"deadline\\":1}" {"deadline":3}')
+    server.say('tell w1 "read 13"')
+    assert [request.deadline for _, request in server.table.told] == [2, 1, 10]
+
+
 @pytest_twisted.ensureDeferred
 async def test_client_side() -> None:
     """The client side starts, asks and kills nodes, and follows the table, also over a broken connection."""

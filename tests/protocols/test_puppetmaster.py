@@ -20,6 +20,7 @@ from dida.addresses import Address
 from dida.chain_messages import WorkerDebug
 from dida.checking import check
 from dida.control_messages import Start
+from dida.errors import BadRequest
 from dida.messages import Error, Ok, Slow
 from dida.palette import Page, Palette
 from dida.protocols.lines import LineServerFactory, ok
@@ -234,6 +235,33 @@ async def test_a_pcs_that_says_nothing(tmp_path: Path) -> None:
     assert silent.met == 1
     await scene.close()
     await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_cut_off(scene: Scene) -> None:
+    """A run that goes on when the puppetmaster ends is named, and counted as failed."""
+    scene.scheduler.end_at_once = False
+    for line in scene.lines(NODES + "populate data\nclient 13 app\n"):
+        await scene.player.play(line)
+    await until(lambda: "result r1" in scene.scheduler.log)
+    await scene.player.close()
+    scene.scheduler.time_out("r1")
+    assert scene.said[-1] == "script line 6: client 13 app: cut off by the end of the puppetmaster"
+    assert scene.player.summary().endswith("1 run: 0 done; failed: line 6")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_whose_id_runs_elsewhere(scene: Scene) -> None:
+    """What a node that could not be started was refused for is told with its id once."""
+
+    def start(request: Start) -> int:
+        raise BadRequest("s1 runs already, as storage at localhost:5001: take another id")
+
+    scene.table.start = start  # type: ignore[method-assign]
+    await scene.play("storage s1 {s1} 5\npopulate data\n")
+    assert scene.said[1] == (
+        "script line 2: populate data: no storage node is there: s1 runs already, as storage at localhost:5001"
+    )
 
 
 @pytest_twisted.ensureDeferred

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
+from twisted.logger import LogEvent
 
 from dida import wire
 from dida.addresses import Address, NodeAddress
 from dida.chain_messages import SCHEDULER, WORKER, Drain, Execute, ReportTo
+from dida.errors import DidaError
 from dida.loading import OperatorFolder
 from dida.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
 from dida.protocols.execution import Operators
@@ -19,6 +21,8 @@ from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
 from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.worker import WorkerNode
+from dida.protocols.workers import Workers
+from dida.run_record import RunRecord
 from dida.runs import Runs
 from dida.scheduling import LeastActive
 from tests.fakes import FakeCluster, Port, refused, the_reactor, until
@@ -285,6 +289,37 @@ async def test_a_worker_that_dies_is_replaced(system: System) -> None:
     await until(lambda: scheduler.workers["x"].reachable)
 
 
+@pytest.mark.parametrize("problem", [DidaError("superseded", "it has ended"), ZeroDivisionError()])
+@pytest_twisted.ensureDeferred
+async def test_a_run_that_can_not_go_on(
+    system: System, monkeypatch: pytest.MonkeyPatch, logged_errors: list[LogEvent], problem: Exception
+) -> None:
+    """A run with which something is wrong does not keep others from being executed again; it has failed."""
+    silent = Silent()
+    scheduler = system.start(0, (system.node("x", silent),))
+    await until(lambda: scheduler.ready)
+    runs = [(await system.ask("run 13 ReaderOperator")).words[0] for _ in range(2)]
+    await until(lambda: len(silent.requests) == 2)
+    on_lost = scheduler.runs.on_lost
+
+    def wrong(run: RunRecord, *arguments: Any) -> RunRecord | None:
+        if run.id == runs[0]:
+            raise problem
+        return on_lost(run, *arguments)
+
+    monkeypatch.setattr(scheduler.runs, "on_lost", wrong)
+    other = system.worker("w1")
+    await system.ask(f"worker w1 {other.address}")
+    await until(lambda: "w1" in scheduler.workers.reachable)
+    system.ports["x"].close()
+    results = [await system.ask(f"result {run}") for run in runs]
+    bug = isinstance(problem, ZeroDivisionError)
+    why = "a bug at the scheduler; its log has the details" if bug else "superseded: it has ended"
+    assert [result.words for result in results] == [("failed", f"can't go on: {why}"), ("done", "1")]
+    assert len(logged_errors) == bug
+    logged_errors.clear()
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_silent_worker_gets_nothing(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is connected and does not answer pings gets no operators until it does."""
@@ -350,6 +385,52 @@ async def test_nodes_are_added(system: System) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_is_no_worker_gets_nothing(system: System) -> None:
+    """A storage node, or the scheduler itself, given as a worker can't be reached; runs go to others."""
+    strangers = {"x": system.storage.addresses[0].address, "y": refused()}
+    scheduler = system.start(1, tuple(NodeAddress(id, address) for id, address in strangers.items()))
+    assert await system.ask(f"worker y {scheduler.me.address}") == Ok()
+    await until(lambda: all(scheduler.workers[id].stranger for id in strangers))
+    shown = (await system.ask("workers")).object["workers"]
+    assert [each["id"] for each in shown if each["reachable"]] == ["w1"]
+    for _ in range(3):
+        assert (await system.run("13 ReaderOperator ReaderOperator")).words == ("done", "1")
+    assert [each["assigned"] for each in shown if each["id"] != "w1"] == [0, 0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_step_that_reaches_no_worker(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that what is no worker has refused goes to another one; a run for which there is none ends with why."""
+    monkeypatch.setattr(Workers, "_known", lambda *arguments: None)
+    address = system.storage.addresses[0].address
+    scheduler = system.start(0, (NodeAddress("x", address),), deadline=0.5)
+    await until(lambda: scheduler.ready)
+    result = await system.run("13 ReaderOperator")
+    assert result.words[0] == "failed"
+    assert "x did not take it: is no worker: unknown-verb: execute" in result.words[1]
+    assert await system.ask(f"worker w1 {system.worker('w1').address}") == Ok()
+    await until(lambda: len(scheduler.workers.reachable) == 2)
+    for _ in range(3):
+        assert (await system.run("13 ReaderOperator ReaderOperator")).words == ("done", "1")
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_workers_at_one_address(system: System) -> None:
+    """A worker is known by one id; another one that is started where one has ended takes its place."""
+    scheduler = system.start(1)
+    await until(lambda: scheduler.workers["w1"].name)
+    address = scheduler.workers["w1"].address
+    problem = f"{address} is the address of w1: take another port"
+    assert await system.ask(f"worker w2 {address}") == Error("bad-request", (problem,))
+    await system.ports.pop("w1").close()
+    system.worker("w2", address.port)
+    await until(lambda: scheduler.workers["w1"].name == "w2")
+    assert await system.ask(f"worker w2 {address}") == Ok()
+    await until(lambda: list(scheduler.workers.reachable) == ["w2"])
+    assert (await system.run("13 ReaderOperator")).words == ("done", "1")
+
+
+@pytest_twisted.ensureDeferred
 async def test_runs_know_the_living_storage_only(system: System) -> None:
     """A storage node that the others declared dead is in no later run's meta record."""
     silent = Silent()
@@ -383,6 +464,8 @@ async def test_the_table_is_bounded(system: System) -> None:
     [
         ("run 13 ../Operator", "bad-request"),
         ("run 13 class", "bad-request"),
+        ('worker "w\\u0000" localhost:4001', "bad-request"),
+        ('storage 7 "\\u001b[2J" localhost:5007', "bad-request"),
         ('completed {"run":"r7-x","position":0,"operator":"A","worker":"w","ms":1}', "no-such-run"),
         ('ended {"run":"r7-x","chain":[]}', "no-such-run"),
     ],

@@ -1,7 +1,10 @@
 """The worker on real connections, with a scheduler that only listens."""
 
+import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.process import ProcessReader, ProcessWriter
+from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import provider
 
@@ -268,6 +272,15 @@ async def test_operators_share_the_storage(stage: Stage, form: str) -> None:
         ("raise ValueError('no good')", ASYNC, "raised ValueError: no good"),
         ("raise SystemExit(3)", PLAIN, "raised SystemExit: 3"),
         ("raise SystemExit(3)", ASYNC, "raised SystemExit: 3"),
+        ("raise GeneratorExit", PLAIN, "raised GeneratorExit"),
+        ("raise GeneratorExit(3)", ASYNC, "raised GeneratorExit: 3"),
+        (
+            "await deferLater(__import__('twisted.internet').internet.reactor, 0.01); raise GeneratorExit",
+            ASYNC,
+            "raised",
+        ),
+        ("pass\n    def __init__(self): raise GeneratorExit('no')", PLAIN, "raised GeneratorExit: no"),
+        ("pass\n    def __init__(self): raise KeyboardInterrupt('no')", ASYNC, "raised KeyboardInterrupt: no"),
         ("raise KeyError", PLAIN, "raised KeyError"),
         ("return None", PLAIN, "returned NoneType, not a string"),
         ("return 12", ASYNC, "returned int, not a string"),
@@ -294,6 +307,51 @@ async def test_operators_that_fail(stage: Stage, body: str, form: str, reason: s
     stage.operator("return 'fine'")
     await stage.send(stage.request("Op@w1"))
     await until(lambda: stage.told.ended)
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, GeneratorExit])
+@pytest_twisted.ensureDeferred
+async def test_a_bug_of_the_worker(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, logged_errors: list[LogEvent], kind: type[BaseException]
+) -> None:
+    """A step that ends in a bug of the worker has failed, in the hand-over, too; its log tells what the bug was."""
+
+    async def bug(*arguments: Any) -> None:
+        await deferLater(reactor, 0)
+        raise kind("a bug")
+
+    stage.operator("return ''", ASYNC)
+    worker = stage.workers["w1"]
+    monkeypatch.setattr(worker, "_secure", bug)
+    monkeypatch.setattr(worker._hand_over, "send", bug)
+    text = "on w1: a bug at this worker; its log has the details"
+    assert await stage.reason() == f"Op at position 0 {text}"
+    assert await stage.reason("Op@w1", "Op@w2") == f"Op at position 1 {text}"
+    assert [failed.position for failed in stage.told.failed] == [0, 1]
+    assert worker.steps.in_hand == 0
+    assert [event["log_failure"].type for event in logged_errors] == [kind, kind]
+    logged_errors.clear()
+
+
+@pytest.mark.parametrize("form", [PLAIN, ASYNC])
+@pytest_twisted.ensureDeferred
+async def test_an_operator_may_do_what_it_likes_to_meta(stage: Stage, form: str) -> None:
+    """What an operator does to its meta record has no effect on its own run, on the next worker, or on other runs."""
+    body = (
+        "meta.versions[13] = 5; meta.versions['13'] = 'x'; meta.after['9:z'] = 5; meta.run = None; "
+        "meta.scheduler = 'no'; meta.view = 10**9; meta.storage = ('1=z@localhost:1',); return 'out'"
+    )
+    wait = "await " if form is ASYNC else ""
+    stage.put(
+        form.format(name="Spoils", body=body)
+        + form.format(name="Reads", body=f"return ({wait}self.storage.read(input)).value")
+    )
+    stage.storage.group.put("13", "theirs")
+    request = stage.request("Spoils@w1", "Reads@w2")
+    ended = await stage.outcome(request)
+    assert isinstance(ended, Ended), ended
+    assert (ended.run, [step.output for step in ended.chain]) == (request.meta.run, ["out", "theirs"])
+    assert ended.after == {"1:1": 1}
 
 
 @pytest_twisted.ensureDeferred
@@ -447,10 +505,24 @@ async def test_the_next_worker_is_gone(stage: Stage) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_next_worker_is_none(stage: Stage) -> None:
+    """A request that what is no worker refuses to take is executed by another one, too."""
+    stage.operator("return 'out'")
+    request = stage.request("Op@w1", "Op@w2")
+    storage = stage.storage.addresses[0].address
+    first, second = request.chain
+    ended = await stage.outcome(attrs.evolve(request, chain=(first, attrs.evolve(second, port=storage.port))))
+    assert isinstance(ended, Ended)
+    assert [each.worker for each in ended.chain] == ["w1", "w1"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_outputs_too_long_for_a_line(stage: Stage) -> None:
     """Outputs that together are longer than a line fail their own run, and no other on the same connection."""
     stage.operator("return 'x' * 500_000")
-    assert "longer than a line may be (1048576)" in await stage.reason("Op@w1", "Op@w2", "Op@w1")
+    reason = await stage.reason("Op@w1", "Op@w2", "Op@w1")
+    assert reason.startswith("Op at position 2 on w1 was executed, but the outcome of its run has 1500")
+    assert "longer than a line may be (1048576)" in reason
     assert stage.told.failed[0].position == 2
 
 
@@ -738,7 +810,7 @@ async def test_a_scheduler_that_asks_is_told_what_is_in_hand(stage: Stage) -> No
     stage.told.unknown.add("r1-x")
     request = stage.request("Op@w1")
     await stage.send(request)
-    assert await stage.ask("w1", ReportTo(str(stage.scheduler))) == Ok()
+    assert await stage.ask("w1", ReportTo(str(stage.scheduler))) == Ok(("w1",))
     await until(lambda: stage.told.adopted)
     assert stage.told.adopted[0].request.meta.run == "r1-x"
     await until(lambda: stage.told.ended)
@@ -818,3 +890,29 @@ async def test_operators_in_a_process(stage: Stage) -> None:
     assert told.reason == "Plain at position 0 on w1 ended its process with exit status 3"
     pipes = (ProcessReader, ProcessWriter)
     await until(lambda: not any(isinstance(each, pipes) for each in reactor.getReaders() + reactor.getWriters()))
+
+
+@pytest.mark.parametrize("body", ["time.sleep(60)", "time.sleep(0.2); self.storage.write('k', 'v')"])
+def test_a_process_ends_with_its_worker(tmp_path: Path, body: str) -> None:
+    """An operator in a process of its own does not outlive its worker, whatever it does, and leaves no traceback."""
+    (tmp_path / "ops.py").write_text(HEAD + PLAIN.format(name="Op", body=f"self.storage.write('begun', ''); {body}"))
+    (hears, told), (heard, says) = os.pipe(), os.pipe()
+    arguments = [sys.executable, "-m", "dida.isolated", str(tmp_path)]
+    command = f"import os; os.dup2({says}, 3); os.execv({sys.executable!r}, {arguments})"
+    meta = {"run": "r1", "scheduler": "localhost:1"}
+    task = {"operator": "Op", "meta": meta, "input": "", "previous_output": "", "deadline": 5.0}
+    with subprocess.Popen(
+        [sys.executable, "-c", command], stdin=hears, stderr=subprocess.PIPE, pass_fds=(says,)
+    ) as process:
+        os.close(hears)
+        os.close(says)
+        os.write(told, json.dumps(task).encode() + b"\n")
+        assert json.loads(os.read(heard, 1000)) == {"call": "write", "arguments": ["begun", ""]}
+        os.write(told, b'{"answer": ["1.1"]}\n')
+        os.close(heard)
+        os.close(told)
+        try:
+            assert process.communicate(timeout=5)[1] == b""
+        finally:
+            process.kill()
+    assert process.returncode == 1

@@ -77,8 +77,12 @@ GOOD = ("--id", "t1", "--url", "localhost:4001")
         ((*GOOD, "--sugar", ""), "--sugar: '' is no number of lumps from 0 to 5"),
         ((*GOOD, "--steep", "nan"), "--steep: 'nan' is no number of minutes from 0.5 to 9"),
         ((*GOOD, "--max-line", "10"), "--max-line: '10' is no number of bytes from 1024 to 1073741824"),
-        (("--id", "two words", *GOOD[2:]), "--id: 'two words' is no id: give one word of at most 200 characters"),
-        (("--id", "", *GOOD[2:]), "--id: '' is no id: give one word of at most 200 characters"),
+        (
+            ("--id", "two words", *GOOD[2:]),
+            "--id: 'two words' is no id: give one word of at most 200 printable characters",
+        ),
+        (("--id", "", *GOOD[2:]), "--id: '' is no id: give one word of at most 200 printable characters"),
+        (("--id", "\udcff", *GOOD[2:]), "--id: '\\udcff' is no id: give one word of at most 200 printable characters"),
         (
             (*GOOD, "--url", "nowhere"),
             "--url: 'nowhere' is no URL: write http://HOST:PORT, as in http://localhost:5001",

@@ -88,6 +88,9 @@ def test_arguments() -> None:
         Start("worker", "w", "nonsense"),
         Start("worker", "two words", "localhost:4001"),
         Start("worker", " ", "localhost:4001"),
+        Start("worker", "n\0l", "localhost:4001"),
+        Start("worker", "\x1b[2J", "localhost:4001"),
+        Start("scheduler", "sc", "localhost:2000", worker=["\x1b[2J=localhost:4001"]),
         Start("scheduler", "sc", "localhost:2000", worker=["nonsense"]),
     ]:
         with pytest.raises(BadRequest):
@@ -405,6 +408,7 @@ def make(words: list[str]) -> None:
     ("words", "message"),
     [
         (["--max-nodes", "many"], "twistd dida-pcs: --max-nodes: 'many' is no number of nodes from 1 to 10000"),
+        (["--id", ""], "twistd dida-pcs: --id: '' is no id"),
         (["--url", "nowhere"], "twistd dida-pcs: --url: 'nowhere' is no URL"),
         (["--operators", "/nonexistent"], "twistd dida-pcs: --operators /nonexistent: no such folder"),
         (["--logs", "/proc/nothing/there"], "can't make the folder of --logs /proc/nothing/there"),

@@ -45,6 +45,7 @@ def make(*words: str) -> PuppetMaster:
         (["--deadline", "soon"], "'soon' is no number of seconds from 0.1 to 86400"),
         (["--debug-port", "70000"], "'70000' is no number of a port from 1 to 65535"),
         (["--logs", "/proc/nothing/there"], "can't write into the folder of --logs /proc/nothing/there"),
+        (["--operators", "/nonexistent"], "twistd puppetmaster: --operators /nonexistent: no such folder"),
         (["script"], "unexpected 'script': everything is given by options"),
         (["--frobnicate"], "option --frobnicate not recognized"),
     ],

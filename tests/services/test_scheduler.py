@@ -70,9 +70,15 @@ def test_run_ids_differ_between_lives() -> None:
         (("--policy", "random"), "--policy: 'random' is no policy: choose least-active or round-robin"),
         (("--worker", "w1"), "'w1' names no node: write ID=URL"),
         (("--worker", "w1=nowhere"), "'nowhere' is no URL"),
-        (("--worker", "w1=localhost:1", "--worker", "w1=localhost:2"), "there is a worker w1 already"),
+        (("--worker", "w1=localhost:1", "--worker", "w1=localhost:2"), "w1=localhost:1 has that id or URL already"),
+        (("--worker", "w1=localhost:1", "--worker", "w2=localhost:1"), "w1=localhost:1 has that id or URL already"),
         (("--storage", "s1@localhost:5001"), "names no storage node: write R=ID@URL"),
-        (("--storage", "1=s1@localhost:1", "--storage", "1=s2@localhost:2"), "has that id or number already"),
+        (
+            ("--storage", "1=s1@localhost:1", "--storage", "1=s2@localhost:2"),
+            "--storage names one replica number twice",
+        ),
+        (("--storage", "1=s1@localhost:1", "--storage", "2=s1@localhost:2"), "--storage names one id twice"),
+        (("--storage", "1=s1@localhost:1", "--storage", "2=s2@localhost:1"), "--storage names one URL twice"),
         (("--keep-runs", "0"), "'0' is no number of runs"),
     ],
 )

@@ -218,12 +218,19 @@ def test_debug(console: Console) -> None:
 
 
 def test_signals(console: Console) -> None:
-    """SIGTERM ends the puppetmaster and all that it has started."""
-    process = console.start(ONE_OF_EACH + "wait 60000\n")
+    """SIGTERM ends the puppetmaster and all that it has started, and the summary counts the run that was going on."""
+    (console.folder / "wait").write_text("operator WaitOperator 0\n")
+    process = console.start(ONE_OF_EACH + "client 13 wait\nwait 60000\n")
     until("the nodes are ready", lambda: sum(line.startswith("ready") for line in console.output) == 3, 60)
+    with Netcat(console.ports["2000"]) as scheduler:
+        until("the run is going on", lambda: "going on" in scheduler.ask("runs"))
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == -signal.SIGTERM
-    assert console.output[-1] == "stopped  3 nodes"
+    assert console.output[-3:] == [
+        "script line 4: client 13 wait: cut off by the end of the puppetmaster",
+        "played   5 commands, 1 run: 0 done; failed: line 4",
+        "stopped  3 nodes",
+    ]
     assert console.nobody_listens()
 
 
