@@ -30,7 +30,15 @@ from dida.protocols.links import Link
 from dida.protocols.peers import Peers
 from dida.protocols.storage import StorageCommands
 from dida.replica import Replica
-from dida.services.node import NodeOptions, NodeService, default_reactor, listening, milliseconds, number
+from dida.services.node import (
+    NodeOptions,
+    NodeService,
+    check_distinct,
+    default_reactor,
+    listening,
+    milliseconds,
+    number,
+)
 from dida.timestamps import Timestamp
 
 TICK = 0.02
@@ -99,17 +107,12 @@ class Options(NodeOptions):
                 raise usage.UsageError(
                     f"--storage {named} has this node's replica number, id or URL, but not all three"
                 )
-        for part, what in ((0, "replica number"), (1, "id"), (2, "URL")):
-            values = [(n.replica, n.id, n.address)[part] for n in set(self["storage"])]
-            if len(values) != len(set(values)):
-                raise usage.UsageError(f"--storage names one {what} twice")
+        check_distinct(self["storage"])
         members = {mine[0], *(named.replica for named in self["storage"])}
         factor = min(len(members), int(self["replication-factor"] or len(members)))
         if self["write-concern"] > factor:
             by = "--replication-factor" if factor < len(members) else "--storage"
-            raise usage.UsageError(
-                f"--write-concern {self['write-concern']}: by {by}, {factor} replicas hold a key, which is fewer"
-            )
+            raise usage.UsageError(f"--write-concern {self['write-concern']}: by {by}, a key is held by {factor}")
 
 
 class _Token:

@@ -18,12 +18,19 @@ def test_a_write_concern_counts_this_node(members: tuple[str, ...]) -> None:
     assert options["write-concern"] == 2
 
 
-@pytest.mark.parametrize(("members", "concern", "count"), [((), 2, 1), (OWN, 2, 1), (OTHER, 3, 2)])
-def test_a_write_concern_that_nobody_can_meet(members: tuple[str, ...], concern: int, count: int) -> None:
-    """More replicas than there are members end the process in one line."""
+@pytest.mark.parametrize(
+    ("members", "concern", "by", "count"),
+    [
+        ((), 2, "--storage", 1),
+        (OWN, 2, "--storage", 1),
+        (OTHER, 3, "--storage", 2),
+        ((*OTHER, "--replication-factor", "1"), 2, "--replication-factor", 1),
+    ],
+)
+def test_a_write_concern_that_nobody_can_meet(members: tuple[str, ...], concern: int, by: str, count: int) -> None:
+    """More replicas than hold a key end the process in one line."""
     with pytest.raises(SystemExit) as caught:
         Options().parseOptions([*ME, *members, "--write-concern", str(concern)])
     assert caught.value.code == (
-        f"twistd dida-storage: --write-concern {concern}: with --storage there are {count} members, fewer "
-        "(--help shows the options)"
+        f"twistd dida-storage: --write-concern {concern}: by {by}, a key is held by {count} (--help shows the options)"
     )
