@@ -47,6 +47,8 @@ from dida.store import Entry
 from dida.timestamps import Timestamp, covers, merge_into, merged
 from dida.versions import Version
 
+SHORT = 1000
+"""Characters of a value that a release tells; longer ones are not sent once more."""
 NOT_REACHED = -1
 """What a member was told whom the last EXPOSE did not reach."""
 
@@ -132,13 +134,13 @@ class Commit:
         if same is not None:
             same.waiters.append(waiting)
             return
+        if op.id is not None and self.replication.executed.full and self.replication.executed.answer(op.id) is None:
+            self.local.answer(waiting.token, refused(waiting, TOO_MANY_ANSWERS))
+            return
         queue = self._queues.setdefault(op.key, deque())
         if len(queue) >= MAX_QUEUE:
             text = f"{MAX_QUEUE} operations already wait at this key: try again later"
             self.local.answer(waiting.token, refused(waiting, text))
-            return
-        if op.id is not None and self.replication.executed.full and self.replication.executed.answer(op.id) is None:
-            self.local.answer(waiting.token, refused(waiting, TOO_MANY_ANSWERS))
             return
         delayed = op.verb == "updateif" and bool(self.local.others())
         start_at = now + (self.local.config.gossip_delay if delayed else 0)
@@ -396,7 +398,8 @@ class Commit:
         found = Version.parse(answer.words[0]) if no and answer.words else None
         peers = {m.component for m in self.local.others()}
         if peers:
-            ended = Ended(txn.number, op.key, op.id, no, found, after_of(answer) if no else {})
+            value = answer.words[1] if found is not None and len(answer.words[1]) <= SHORT else None
+            ended = Ended(txn.number, op.key, op.id, no, found, value, after_of(answer) if no else {})
             self._releases[txn.number] = (ended, peers, set())
             self.wants_flush = True
 

@@ -9,6 +9,7 @@ newest ones.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import heappop, heappush
 from typing import Any
 
 from attrs import define, field
@@ -46,6 +47,8 @@ class _Session:
     used: float
     lowest: int = 0
     answers: dict[int, Reply] = field(factory=dict)
+    numbers: list[int] = field(factory=list)
+    """Those of the answers, as a heap."""
 
 
 def split(id: str) -> tuple[str, int]:
@@ -92,13 +95,13 @@ class Executed:
 
     def _keep(self, session: _Session, number: int, answer: Reply) -> None:
         session.answers[number] = answer
+        heappush(session.numbers, number)
         self.size += 1
         self.bytes += _bytes(answer)
 
-    def _lose(self, answer: Reply | None) -> None:
-        if answer is not None:
-            self.size -= 1
-            self.bytes -= _bytes(answer)
+    def _lose(self, answer: Reply) -> None:
+        self.size -= 1
+        self.bytes -= _bytes(answer)
 
     def note(self, id: str, lowest: int, answer: Reply, now: float) -> None:
         """Remember the answer; forget what the session no longer asks for."""
@@ -111,10 +114,9 @@ class Executed:
         if number not in session.answers and number >= session.lowest:
             self._keep(session, number, answer)
         if lowest > session.lowest and not name.startswith(SINGLE):
-            gone = range(session.lowest, lowest)
             session.lowest = lowest
-            for old in gone if len(gone) < len(session.answers) else [n for n in session.answers if n < lowest]:
-                self._lose(session.answers.pop(old, None))
+            while session.numbers and session.numbers[0] < lowest:
+                self._lose(session.answers.pop(heappop(session.numbers)))
 
     def tick(self, now: float) -> None:
         """Let idle sessions expire."""

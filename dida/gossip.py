@@ -28,6 +28,7 @@ from dida.outputs import Local
 from dida.peer_messages import Fetch, Gossip, Range, Record, commit_stream, component_of, is_commit
 from dida.store import Entry, Store
 from dida.timestamps import Timestamp, covers, merged
+from dida.versions import Version
 
 Place = tuple[str, int]
 """Stream and number of a record."""
@@ -61,10 +62,14 @@ class Replication:
     """Something that a waiting request may wait for has happened."""
     cuts: dict[str, int] = field(factory=dict)
     """Stream of a removed component to how much of it survived; the newest ones."""
+    _lines: dict[str, list[tuple[int, Place]]] = field(factory=dict)
+    """Stream to the held-back records that wait for so many of it."""
     _concerns: list[tuple[Record, int, Any, float]] = field(factory=list)
     _gossiping: set[str] = field(factory=set)
     _due: dict[str, float] = field(factory=dict)
     _fetching: dict[str, float] = field(factory=dict)
+    _fetch_next: set[str] = field(factory=set)
+    """Members that are to be asked again when they have answered: what they are asked for came up meanwhile."""
 
     # --- updates of this replica ----------------------------------------------------------------
 
@@ -130,6 +135,14 @@ class Replication:
                 self.decided += new
         self.apply_held(now, places)
 
+    def value_of(self, key: str, version: Version) -> str | None:
+        """The value of a version, also of one that is held back."""
+        entry = self.store.find(key, version)
+        if entry is not None:
+            return entry.value
+        found = (r for r in self.held.values() if r.key == key and r.version == version)
+        return next((record.value for record in found), None)
+
     def expose(self, component: str, upto: int, now: float) -> None:
         """The coordinator says that its commits up to `upto` are acknowledged by all."""
         stream = commit_stream(component)
@@ -144,37 +157,37 @@ class Replication:
         Those at `places` (none said: all) are looked at; what is applied may set all others free. A record waits
         for one of the streams that it lacks at a time: a long chain of updates takes no more than its length.
         """
-        held = self.held
-        ready = sorted({p for p in (held if places is None else places) if p in held and self.applicable(held[p])})
-        if not ready:
-            return
-        waiting: dict[str, list[tuple[int, Place]]] = {}
-        if len(held) > len(ready):
-            free = set(ready)
-            for place in [p for p in held if not (self._hidden(p) or p in free)]:
-                self._line_up(place, waiting, ready)
+        if places is None:
+            self._lines.clear()
+            places = list(self.held)
+        ready: list[Place] = []
+        for place in places:
+            self._line_up(place, ready)
         while ready:
             place = heappop(ready)
-            self._apply_commit_or_write(held.pop(place), now)
-            line = waiting.get(place[0], ())
+            record = self.held.pop(place, None)
+            if record is None:
+                continue  # it was told twice
+            self._apply_commit_or_write(record, now)
+            line = self._lines.get(place[0])
             while line and line[0][0] <= self.value_ts.get(place[0], 0):
-                self._line_up(heappop(line)[1], waiting, ready)
+                self._line_up(heappop(line)[1], ready)
 
-    def _line_up(self, place: Place, waiting: dict[str, list[tuple[int, Place]]], ready: list[Place]) -> None:
-        """Have the record at `place` wait for the first stream that it lacks, or be applied."""
-        lacks = next(((s, n) for s, n in self.held[place].prev.items() if self.value_ts.get(s, 0) < n), None)
+    def _line_up(self, place: Place, ready: list[Place]) -> None:
+        """Have the record at `place`, if it is held, wait for the first stream that it lacks, or be applied."""
+        record = self.held.get(place)
+        if record is None or self._hidden(place):
+            return
+        lacks = next(((s, n) for s, n in record.prev.items() if self.value_ts.get(s, 0) < n), None)
         if lacks is None:
             heappush(ready, place)
         else:
-            heappush(waiting.setdefault(lacks[0], []), (lacks[1], place))
+            heappush(self._lines.setdefault(lacks[0], []), (lacks[1], place))
 
     def _apply_commit_or_write(self, record: Record, now: float) -> None:
         self._apply(record, now)
         if is_commit(record.stream):
             self.committed.append(record)
-
-    def applicable(self, record: Record) -> bool:
-        return not self._hidden((record.stream, record.seq)) and covers(self.value_ts, record.prev)
 
     def _hidden(self, place: Place) -> bool:
         """Whether it is the place of a commit that is not exposed; most of what is held are such."""
@@ -292,10 +305,13 @@ class Replication:
             asked.update(peer for peer, known in self.table.items() if known.get(stream, 0) >= count)
         for peer in sorted(asked):
             if now >= self._fetching.get(peer, now):
-                self._fetching[peer] = now + FETCH_AGAIN
-                self._send_fetch(peer)
+                self._send_fetch(peer, now)
+            else:
+                self._fetch_next.add(peer)
 
-    def _send_fetch(self, peer: str) -> None:
+    def _send_fetch(self, peer: str, now: float) -> None:
+        self._fetching[peer] = now + FETCH_AGAIN
+        self._fetch_next.discard(peer)
         member = self.local.member(peer)
         if member is not None:
             self.local.send(member, Fetch(**self.local.stamp(), have=self.log.have))
@@ -313,9 +329,9 @@ class Replication:
         before = self.log.have
         self.accept(ranges, now)
         self.confirm(peer, have)
-        if self.log.have is not before and any(self.log.have.get(r.stream, 0) < have.get(r.stream, 0) for r in ranges):
-            self._fetching[peer] = now + FETCH_AGAIN
-            self._send_fetch(peer)  # it did not fit one message
+        more = any(self.log.have.get(r.stream, 0) < have.get(r.stream, 0) for r in ranges)  # it did not fit one message
+        if peer in self._fetch_next or (more and self.log.have is not before):
+            self._send_fetch(peer, now)
         self.changed = True
 
     # --- the barrier of a new view --------------------------------------------------------------
@@ -345,6 +361,7 @@ class Replication:
         self.apply_held(now)
         for place in sorted(self.held):
             self._apply_commit_or_write(self.held.pop(place), now)
+        self._lines.clear()
         alive = set(live)
         for stream in [stream for stream in base if component_of(stream) not in alive]:
             self.cuts.pop(stream, None)
@@ -366,6 +383,7 @@ class Replication:
         self._gossiping.clear()
         self._due.clear()
         self._fetching.clear()
+        self._fetch_next.clear()
         self.changed = True
 
     # --- the whole state, for a node that joins -------------------------------------------------
@@ -386,11 +404,12 @@ class Replication:
         """What takes the parts of another replica's dump."""
         return Copy(Store(self.store.max_versions), Executed(self.executed.ttl))
 
-    def take_over(self, copy: Copy) -> None:
+    def take_over(self, copy: Copy, now: float) -> None:
         """A copy that is complete, in place of whatever was here."""
         self.store, self.executed, self.held, self.cuts = copy.store, copy.executed, copy.held, copy.cuts
         self.value_ts, self.exposed = copy.value_ts, copy.exposed
         self.log.restart(copy.have)
+        self.apply_held(now)
 
 
 @define

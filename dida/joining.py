@@ -18,7 +18,6 @@ from dida.gossip import Copy, Replication
 from dida.messages import Error, Ok, Reply
 from dida.outputs import Local, Send
 from dida.peer_messages import Heartbeat, Join, Load, Member, Record
-from dida.timestamps import Timestamp
 
 JOIN_AGAIN = 0.1
 PROBE_AGAIN = 1.0
@@ -35,7 +34,6 @@ class Joiner:
     """Of the copy of the state that it is given: those that come after `part`."""
     copy: int = 0
     """Which copy it is: parts of two must not be mixed."""
-    have: Timestamp = Factory(dict)
     part: dict[str, Any] = Factory(dict)
     """What it is given now, the part with this number."""
     number: int = 0
@@ -180,8 +178,7 @@ class Joining:
                     self._copies += 1
                     joiner.copy = self._copies
                     joiner.parts = self.replication.dump(now)
-                    joiner.have = self.replication.log.have
-                    self.replication.table[joiner.member.component] = dict(joiner.have)
+                    self.replication.table[joiner.member.component] = dict(self.replication.log.have)
                     joiner.part, joiner.following = next(joiner.parts), next(joiner.parts, None)
                     joiner.number = 0
                 self._send_part(joiner, now)
@@ -225,7 +222,7 @@ class Joining:
         self._copy.take(message.state, held, now)
         self._parts += 1
         if message.last:
-            self.replication.take_over(self._copy)
+            self.replication.take_over(self._copy, now)
             self.loaded = message.view
             self._copy = None  # no part of it is taken any more
         return Ok()

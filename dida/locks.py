@@ -79,10 +79,10 @@ class Locks:
         """Remember a `no`, with the value as it is here; where it is gone by now, the home remembers it alone."""
         words: tuple[str, ...] = ()
         if ended.found is not None:
-            entry = self.replication.store.find(ended.key, ended.found)
-            if entry is None:
+            value = ended.value if ended.value is not None else self.replication.value_of(ended.key, ended.found)
+            if value is None:
                 return
-            words = (str(ended.found), entry.value)
+            words = (str(ended.found), value)
         self.replication.executed.note(id, 0, not_applied(words, ended.after), now)
 
     def unlock(self, key: str, home: str, txn: int) -> None:

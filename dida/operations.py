@@ -42,8 +42,6 @@ class Waiting:
     token: Any
     op: Operation
     deadline: float
-    own_id: int | None = None
-    """The number of the update id that this replica gave it, when its client gave none."""
     passed_on: bool = False
     """It was sent to the key's home at least once: its outcome may be unknown."""
 

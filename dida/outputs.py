@@ -107,6 +107,9 @@ class Local:
     """Member to the `exposed` that it was sent."""
     out: list[Output] = Factory(list)
     notes: list[str] = Factory(list)
+    own_ids: dict[Any, int] = Factory(dict)
+    """Of the clients' updates that are not answered yet, and came without an id: the number of the one they were given,
+    by token, the lowest first."""
     ring: Ring = Ring(())
     view_name: str = ""
     _members: dict[str, Member] = Factory(dict)
@@ -168,6 +171,7 @@ class Local:
         self.out.append(Send(to.url, to.component, message, timeout, token))
 
     def answer(self, token: Any, reply: Reply) -> None:
+        self.own_ids.pop(token, None)
         self.out.append(Answer(token, reply))
 
     def note(self, text: str) -> None:

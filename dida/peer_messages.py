@@ -135,7 +135,9 @@ class Ended(Struct, frozen=True, array_like=True):
     refused: bool = False
     """Whether the client gets a `no`."""
     found: Version | None = None
-    """Of the value that it tells, which all members hold; None: there is no such record."""
+    """The version that it tells, which all members hold; None: there is no such record."""
+    value: str | None = None
+    """Its value; None: it is long, take your own copy."""
     after: Timestamp = {}
     """The state that the `no` was said from."""
 

@@ -2,8 +2,7 @@
 
 Every input is a method with the time `now` (seconds of any clock that does not go back) and returns the
 outputs of that turn: what to send, what to answer. A request that can't be answered yet waits, bounded,
-with its deadline; whatever changes makes it be tried again. `dida.services.storage` runs a Replica over
-sockets, the simulator runs many in virtual time.
+with its deadline. `dida.services.storage` runs a Replica over sockets, the simulator runs many in virtual time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Operations of clients at one replica: answered, passed on to the home of their key, or waiting for what they lack.
 
-What can't be answered yet waits, bounded, with its deadline; whatever changes makes it be tried again.
+What can't be answered yet waits, bounded, with its deadline. What lacks updates is tried again when they have come,
+all else whenever something has changed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from attrs import evolve
 
 from dida import errors
 from dida.commit import Commit
-from dida.executed import TOO_MANY_ANSWERS, after_of, answered
+from dida.executed import CROWDED_TTL, TOO_MANY_ANSWERS, after_of, answered
 from dida.gossip import FETCH_AGAIN, Replication
 from dida.groups import Groups
 from dida.locks import Locks
@@ -62,7 +63,8 @@ class Requests:
         """What was passed on, and to which member, by the number of the message."""
         self._last_forward = 0
         self._last_id = 0
-        self._own_ids: dict[int, None] = {}
+        self._own_session = 0
+        self._own_used = 0.0
 
     def begin_with(self, replication: Replication, locks: Locks, commit: Commit) -> None:
         """This is the state from now on."""
@@ -97,7 +99,6 @@ class Requests:
         """Answer the operation, or pass it on, or let it wait for what it lacks."""
         reply = self._try(waiting, now)
         if reply is not None:
-            self._forget_own_id(waiting)
             self.local.answer(waiting.token, reply)
 
     def _not_here(self, key: str) -> Reply | None:
@@ -258,10 +259,7 @@ class Requests:
         if op.forwarded:
             return Error(OTHER_VIEW)
         if op.id is None and op.verb != "read":
-            self._last_id += 1
-            self._own_ids[self._last_id] = None
-            waiting.own_id = self._last_id
-            op = waiting.op = evolve(op, id=f"{self.local.component}{self._secret}:{self._last_id}", retry=False)
+            op = waiting.op = evolve(op, id=self._own_id(waiting.token, now), retry=False)
         self._last_forward += 1
         self._forwarded[self._last_forward] = waiting, home.component
         message = Forward(
@@ -271,7 +269,7 @@ class Requests:
             value=op.value,
             old=op.old,
             id=op.id,
-            lowest=op.lowest if waiting.own_id is None else next(iter(self._own_ids)),
+            lowest=next(iter(self.local.own_ids.values())) if waiting.token in self.local.own_ids else op.lowest,
             retry=op.retry or waiting.passed_on,
             after=op.after,
             deadline=max(0.0, waiting.deadline - now),
@@ -279,6 +277,15 @@ class Requests:
         waiting.passed_on = waiting.passed_on or op.verb != "read"
         self.local.forward(home, message, self._last_forward, waiting.deadline - now)
         return None
+
+    def _own_id(self, token: Any, now: float) -> str:
+        """An id for an update whose client gave none. A session that was not used for a while might have expired."""
+        if now - self._own_used > min(self.config.session_ttl, CROWDED_TTL) / 2:
+            self._own_session += 1
+        self._own_used = now
+        self._last_id += 1
+        self.local.own_ids[token] = self._last_id
+        return f"{self.local.component}{self._secret}.{self._own_session}:{self._last_id}"
 
     def on_forwarded(self, number: int, reply: Reply | None, now: float) -> None:
         """The home's answer to a request that was passed on; None when none came."""
@@ -288,7 +295,6 @@ class Requests:
         if reply is None or (isinstance(reply, Error) and reply.code in (OTHER_VIEW, CHANGING, errors.FENCED)):
             reply = too_late(waiting) if now >= waiting.deadline else self._park(waiting, now)
         if reply is not None:
-            self._forget_own_id(waiting)
             self._expose_answered(reply, now)
             self.local.answer(waiting.token, reply)
 
@@ -320,7 +326,6 @@ class Requests:
             waiting.deadline = min(now, waiting.deadline)
         forwarded, self._forwarded = self._forwarded, {}
         for waiting, _ in forwarded.values():
-            self._forget_own_id(waiting)
             self.local.answer(waiting.token, too_late(waiting))
 
     def give_up_late(self, now: float) -> None:
@@ -329,7 +334,6 @@ class Requests:
             if now >= waiting.deadline or (minority and now - self._since[token] >= NO_QUORUM_AFTER):
                 del self.waiting[token], self._since[token]
                 self._restless.pop(token, None)
-                self._forget_own_id(waiting)
                 self.local.answer(token, too_late(waiting))
 
     def run_waiting(self, now: float, everything: bool = False) -> None:
@@ -361,11 +365,6 @@ class Requests:
             if not line:
                 del self._lacking[stream]
 
-    def _forget_own_id(self, waiting: Waiting) -> None:
-        """The client of an update that was passed on is answered: nobody asks for this id again."""
-        if waiting.own_id is not None:
-            self._own_ids.pop(waiting.own_id, None)
-
     def run_resumed(self, now: float) -> None:
         while self.locks.resumed:
             resumed, self.locks.resumed = self.locks.resumed, []
@@ -384,8 +383,7 @@ class Requests:
         self._restless.clear()
         self._lacking.clear()
         self._forwarded.clear()
-        self._own_ids.clear()
-        self._last_id = 0
+        self.local.own_ids.clear()
 
     @property
     def in_hand(self) -> int:

@@ -1,4 +1,4 @@
-"""Executing an operator in a process of its own, which is killed at its time-out (see `dida.isolated`)."""
+"""Executing an operator in a process of its own, which is killed at its time-out (see `dida.protocols.isolated`)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from twisted.python.failure import Failure
 from dida import wire
 from dida.chain_messages import Execute
 from dida.errors import DidaError
-from dida.isolated import TO_WORKER
 from dida.protocols.frontend import RunStorage
+from dida.protocols.isolated import TO_WORKER
 from dida.versions import Version
 
 MAX_SAID = 4 * 1024 * 1024
@@ -39,7 +39,7 @@ class Isolated(ProcessProtocol):
         reactor.spawnProcess(
             self,
             sys.executable,
-            [sys.executable, "-m", "dida.isolated", folder],
+            [sys.executable, "-m", "dida.protocols.isolated", folder],
             env={**os.environ, "PYTHONPATH": path},
             childFDs={0: "w", 1: 2, 2: 2, TO_WORKER: "r"},
         )

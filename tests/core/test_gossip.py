@@ -403,7 +403,7 @@ def test_the_whole_state_in_one_copy() -> None:
     for part in parts:
         copy.take(msgspec.json.decode(msgspec.json.encode(part)), part.get("held", []), 0.0)
         assert joiner.store.newest("gone") is not None
-    joiner.take_over(copy)
+    joiner.take_over(copy, 0.0)
     assert state(joiner) == before
     assert joiner.log.have == have
     assert joiner.log.size == 0

@@ -897,7 +897,7 @@ def test_a_process_ends_with_its_worker(tmp_path: Path, body: str) -> None:
     """An operator in a process of its own does not outlive its worker, whatever it does, and leaves no traceback."""
     (tmp_path / "ops.py").write_text(HEAD + PLAIN.format(name="Op", body=f"self.storage.write('begun', ''); {body}"))
     (hears, told), (heard, says) = os.pipe(), os.pipe()
-    arguments = [sys.executable, "-m", "dida.isolated", str(tmp_path)]
+    arguments = [sys.executable, "-m", "dida.protocols.isolated", str(tmp_path)]
     command = f"import os; os.dup2({says}, 3); os.execv({sys.executable!r}, {arguments})"
     meta = {"run": "r1", "scheduler": "localhost:1"}
     task = {"operator": "Op", "meta": meta, "input": "", "previous_output": "", "deadline": 5.0}
