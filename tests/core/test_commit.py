@@ -12,7 +12,8 @@ from dida import executed as executed_module
 from dida import locks as locks_module
 from dida import wire
 from dida.messages import Error, No, Ok, Read, Reply, UpdateIf, Write
-from dida.peer_messages import Decide
+from dida.peer_messages import Decide, Ended, Range, Record, Release
+from dida.ring import Ring
 from tests.simnet import Hand
 
 KEY_AT = 2
@@ -313,6 +314,58 @@ def test_what_waits_for_a_silent_home_goes_to_the_next_one() -> None:
         hand.act(1, hand.replicas[1].on_forwarded(letter.send.token, fenced, hand.now))
     assert hand.run(6.0, lambda: again in hand.replies)
     assert hand.replies[again].words[0].startswith("3.")
+
+
+def test_ids_that_a_replica_gives_are_given_up_with_the_answer() -> None:
+    """Also when the home dies and this replica takes its place: the answers of its updates do not pile up."""
+    hand = Hand(3)
+    moves = next(key for key in map(str, range(1000)) if hand.home(key) == 3 and Ring(["1", "2"]).owner(key) == "1")
+    stays = next(key for key in map(str, range(1000)) if hand.home(key) == 2 and Ring(["1", "2"]).owner(key) == "2")
+    for key in (moves, stays):
+        hand.answer(1, Write(key, "0"))
+    assert hand.run(1.0, hand.quiet)
+    asked = hand.ask(1, UpdateIf(moves, "0", "1"))
+    hand.crash(3)
+    assert hand.run(5.0, lambda: asked in hand.replies)
+    for number in range(20):
+        assert isinstance(hand.answer(1, UpdateIf(stays, str(number), str(number + 1))), Ok)
+    assert hand.run(1.0, hand.quiet)
+    assert not hand.replicas[1].local.own_ids
+    assert hand.replicas[1].replication.executed.size <= 2
+
+
+def test_ids_that_a_replica_gives_do_not_expire() -> None:
+    """However seldom clients come without ids: their updates are executed."""
+    hand, key = cluster(session_ttl=2.0)
+    for old, new in ("ab", "bc", "cd"):
+        assert isinstance(hand.answer(1, UpdateIf(key, old, new)), Ok)
+        hand.run(3.0)
+
+
+def test_a_refusal_is_remembered_where_its_value_is_held_back() -> None:
+    """A member that has logged the value, and does not show it yet, knows the `no` all the same, however long the
+    value is."""
+    for value in ("w", "w" * 5000):
+        hand, key = cluster()
+        replication = hand.replicas[1].replication
+        record = Record("3:1", 1, {"2:1!": 9}, key, 5, 3, value)
+        replication.accept([Range("3:1", 0, (record,))], hand.now)
+        assert replication.held
+        said = value if len(value) < 1000 else None
+        ended = Ended(1, key, "c:1", True, record.version, said, {})
+        release = Release(**hand.replicas[2].local.stamp(), keys=(ended,))
+        hand.act(1, hand.replicas[1].on_peer("release", release, hand.now))
+        assert replication.executed.answer("c:1") == No(("5.3", value), {"after": {}})
+
+
+def test_what_is_refused_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates that are refused because too many answers are kept take no memory themselves."""
+    hand, _ = cluster()
+    monkeypatch.setattr(executed_module, "MAX_IDS", 0)
+    for number in range(10):
+        home = hand.home(str(number))
+        assert code(hand.answer(home, update(str(number), "a", f"b{number}"))) == "unavailable"
+        assert not hand.replicas[home].commit._queues
 
 
 def test_a_later_lock_takes_the_place_of_an_earlier_one() -> None:

@@ -155,6 +155,18 @@ def test_ids_that_differ_are_different(one: str, other: str) -> None:
     assert not executed.expired(other)
 
 
+def test_far_jumps_of_the_lowest_number() -> None:
+    """What a session no longer asks for is forgotten, however far its lowest number jumps."""
+    executed = Executed()
+    for number in range(1000):
+        executed.note(f"s:{10**9 + number}", 0, Ok(("1.1",)), 0.0)
+    for number in range(1000):
+        executed.note(f"s:{10**10}", number * 10**5, Ok(("1.1",)), 0.0)
+    assert executed.size == 1001
+    executed.note(f"s:{10**10}", 10**10, Ok(("1.1",)), 0.0)
+    assert executed.size == 1
+
+
 @given(st.text(max_size=3).filter(bool) | st.sampled_from(["s:1", "\0s:1", "\0\0s:0:0"]))
 def test_an_id_is_its_session_and_number(id: str) -> None:
     """What an id is split into is put together again to the same."""

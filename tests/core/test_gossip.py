@@ -355,6 +355,25 @@ def test_a_fetch_is_not_repeated_at_once() -> None:
     assert len(sent(made)) == 1
 
 
+def test_what_comes_up_during_a_fetch_is_fetched_with_its_answer() -> None:
+    """A client that waits for more than the answer under way has in it need not wait for another reason to ask."""
+    hand = Hand(3, gossip_delay=60.0)
+
+    def seen(value: str) -> Timestamp:
+        reply = hand.replies[hand.ask(2, Write("k", value))]
+        return dict(reply.object["after"])
+
+    waiting = [hand.ask(1, Read("k", after=seen("a")))]
+    for value in "bcd":
+        hand.deliver(*hand.under_way("fetch", answers=False))
+        waiting.append(hand.ask(1, Read("k", after=seen(value))))
+        hand.deliver(*hand.under_way("fetch", answers=True))
+        assert [token in hand.replies for token in waiting] == [True] * (len(waiting) - 1) + [False]
+        assert hand.under_way("fetch")
+    hand.pass_on("fetch")
+    assert waiting[-1] in hand.replies
+
+
 # --- truncation and the whole state -------------------------------------------------------------
 
 
