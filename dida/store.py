@@ -6,7 +6,7 @@ order), so that putting is associative, commutative and idempotent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -17,6 +17,9 @@ from dida.versions import Version
 
 PAGE = 512 * 1024
 """Characters of keys and values in one page, about; a single record may be larger."""
+
+MANY = 64
+"""Versions of one key from which on another one is put in place."""
 
 
 class Entry(Struct, gc=False):
@@ -44,11 +47,15 @@ class Entry(Struct, gc=False):
 
 
 class Store:
-    """Key to entries, newest first, at most `max_versions` of them."""
+    """Key to entries, newest first, at most `max_versions` of them.
+
+    They are a tuple, which a dump shares; more than `MANY` are a list, which takes another one at once.
+    """
 
     def __init__(self, max_versions: int = 10) -> None:
         self.max_versions = max_versions
-        self._records: dict[str, tuple[Entry, ...]] = {}
+        self._records: dict[str, tuple[Entry, ...] | list[Entry]] = {}
+        self._long: dict[str, list[Entry]] = {}
         self._keys: SortedList[str] = SortedList()
 
     def __len__(self) -> int:
@@ -64,7 +71,7 @@ class Store:
     def find(self, key: str, version: Version) -> Entry | None:
         return next((entry for entry in self._records.get(key, ()) if entry.version == version), None)
 
-    def versions(self, key: str) -> tuple[Entry, ...]:
+    def versions(self, key: str) -> Sequence[Entry]:
         return self._records.get(key, ())
 
     def put(self, key: str, entry: Entry) -> bool:
@@ -83,7 +90,13 @@ class Store:
             return False
         if at >= self.max_versions:
             return False
-        self._records[key] = (*entries[:at], entry, *entries[at : self.max_versions - 1])
+        if len(entries) < MANY:
+            self._records[key] = (*entries[:at], entry, *entries[at : self.max_versions - 1])
+            return True
+        if key not in self._long:
+            self._long[key] = self._records[key] = list(entries)
+        self._long[key].insert(at, entry)
+        del self._long[key][self.max_versions :]
         return True
 
     def page(self, start: str, limit: int) -> tuple[dict[str, list[list[str]]], str | None]:
@@ -102,6 +115,7 @@ class Store:
         """Everything as it is now, for a node that joins, a key in as many pieces as its versions need; what is put
         meanwhile is not in it."""
         records = self._records.copy()
+        records.update((key, tuple(entries)) for key, entries in self._long.items())
         return (
             [key, [[e.number, e.replica, e.value, e.id] for e in some]]
             for key, entries in records.items()
@@ -115,6 +129,6 @@ class Store:
                 self.put(key, Entry(number, replica, value, id, None))
 
 
-def said(entries: tuple[Entry, ...]) -> list[list[str]]:
+def said(entries: Sequence[Entry]) -> list[list[str]]:
     """Versions as they are told: `[[VERSION, VALUE], …]`, newest first."""
     return [[str(entry.version), entry.value] for entry in entries]

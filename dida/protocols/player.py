@@ -278,6 +278,9 @@ class Player:
         except DidaError as problem:
             self._trials.ended(begun, "failed", plain(problem))
             raise
+        except CancelledError:
+            self.counts.runs += 1  # it may have begun
+            raise
         self.counts.runs += 1
         begun.run = reply.words[0]
         self._begin(begun.line, self._result(begun, command))

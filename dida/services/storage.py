@@ -58,7 +58,7 @@ class Options(NodeOptions):
     optParameters = [
         ["replica", None, None, "the replica's number", number(0, 2**31 - 1, "replica")],
         ["gossip-delay", None, 0, "delay of gossip and of the LOCK round of its updateIfs, in ms", milliseconds],
-        ["max-versions", None, 10, "versions kept of a record", number(1, 10_000, "versions")],
+        ["max-versions", None, 10, "versions kept of a record", number(1, 1_000_000, "versions")],
         [
             "replication-factor",
             None,

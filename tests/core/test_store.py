@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,20 @@ def test_merging_two_stores(some: list[tuple[str, Version]], others: list[tuple[
     back = store_of(others)
     back.load(list(store_of(some).dump()))
     assert shown(merged) == shown(back) == shown(store_of([*some, *others]))
+
+
+def test_many_versions_of_one_key() -> None:
+    """However many versions are kept, and in whatever order they come: the newest, newest first, and a dump of them."""
+    numbers = list(range(1, 301))
+    Random(1).shuffle(numbers)
+    store = store_of([("k", Version(n, 1)) for n in numbers], 200)
+    dumped = store.dump()
+    assert not store.put("k", entry("k", Version(300, 1)))
+    assert not store.put("k", entry("k", Version(100, 1)))
+    assert [e.number for e in store.versions("k")] == list(range(300, 100, -1))
+    assert store.put("k", entry("k", Version(301, 1)))
+    assert [number for _, entries in dumped for number, *_ in entries] == list(range(300, 100, -1))
+    assert len(store.versions("k")) == 200
 
 
 def test_a_dump_is_of_one_moment() -> None:
@@ -131,4 +146,4 @@ def test_an_unknown_key_or_version() -> None:
     assert store.newest("l") is None
     assert store.find("k", Version(2, 1)) is None
     assert store.find("l", Version(1, 1)) is None
-    assert store.versions("l") == ()
+    assert not store.versions("l")
