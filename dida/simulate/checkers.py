@@ -204,8 +204,8 @@ Context = dict[str, Version]
 def sessions(history: Iterable[Event], lost: Collection[Shown] = (), forks: bool = False) -> list[str]:
     """The session guarantees and causality. What a session saw of lost versions counts until it heard of the loss;
     what it learned of them through others does not count. Where two sides of a partition go on (`forks`), who hears
-    of a loss goes over to the other side, and begins anew; and lost versions do not count: who goes over while the
-    network is cut may have nothing in its timestamp any more that would tell."""
+    of a loss goes over to the other side, and begins anew; and lost versions neither count nor are judged: who goes
+    over while the network is cut may have nothing in its timestamp any more that would tell."""
     wrong: list[str] = []
     kept: dict[str, Context] = defaultdict(dict)
     fragile: dict[str, Context] = defaultdict(dict)
@@ -228,6 +228,8 @@ def sessions(history: Iterable[Event], lost: Collection[Shown] = (), forks: bool
         shown = event.shown
         if event.outcome not in (OK, NO) or event.wanted is not None:
             continue
+        if forks and shown in lost:
+            continue
         for seen in (context.get(key), fragile[event.session].get(key)):
             if seen is None:
                 continue
@@ -237,9 +239,9 @@ def sessions(history: Iterable[Event], lost: Collection[Shown] = (), forks: bool
                 wrong.append(f"{event} is no newer than what was seen")
         if shown is None:
             continue
-        if shown in lost and not forks:
+        if shown in lost:
             _raise(fragile[event.session], {key: shown.version})
-        elif shown not in lost:
+        else:
             _raise(context, {key: shown.version})
         if not (event.changes and event.outcome == OK):
             _raise(context, causes.get(shown.value, {}))

@@ -411,6 +411,14 @@ def test_a_loss_clears_no_more_than_it_must() -> None:
     assert keeps_sessions(history, forks=True) == []
 
 
+def test_what_a_side_of_a_partition_did_and_lost_is_not_judged() -> None:
+    """Who goes over to the side that loses may be asked for nothing there; on the side that stays all counts."""
+    seen, there = did("a", R, "k", 0, "x", v(2)), did("a", W, "k", 1, "y", v(1))
+    assert keeps_sessions([seen, there], {Shown("k", v(1), "y")}, forks=True) == []
+    assert keeps_sessions([seen, there], {Shown("k", v(1), "y")}) != []
+    assert keeps_sessions([seen, there], forks=True) != []
+
+
 # --- single answers, and what is stored ------------------------------------------------------------
 
 
