@@ -82,7 +82,8 @@ class Joining:
             self._probed = now
             stamp, heard = self.local.stamp(), tuple(m for m, _ in self.waiting.values())
             for url in self._addresses():
-                message = Join(**stamp, member=self.local.me, heard=heard, loaded=self.loaded, told=self._told)
+                me, loaded, (_, giver, copy) = self.local.me, self.loaded, self._transfer
+                message = Join(**stamp, member=me, heard=heard, loaded=loaded, giver=giver, copy=copy, told=self._told)
                 self.local.out.append(Send(url, "", message, self.local.config.call_timeout))
 
     def probe(self, now: float) -> None:
@@ -146,7 +147,8 @@ class Joining:
             joiner = self.joiners[member.replica] = Joiner(member, now, "")
         joiner.heard = now
         # only who gave the state has kept the updates since: another leader gives it anew
-        joiner.loaded = message.loaded if member.component in self.replication.table else ""
+        this_copy = (message.giver, message.copy) == (self.local.component, joiner.copy)
+        joiner.loaded = message.loaded if this_copy and member.component in self.replication.table else ""
         return Ok((), {"heard": list(view.members), "view": view.name})
 
     def _same_number(self, member: Member, old: Member, view: str) -> Reply:
@@ -217,6 +219,7 @@ class Joining:
         if message.part == 0 and (transfer[:2] != self._transfer[:2] or transfer > self._transfer):
             self._copy, self._parts = self.replication.empty_copy(), 0
             self._transfer = transfer
+            self.loaded = ""  # what an earlier copy lacks is no longer kept for this node
         if self._copy is None or message.part != self._parts or transfer != self._transfer:
             return Error("bad-request", (f"part {message.part} came, {self._parts} is next",))
         self._copy.take(message.state, held, now)

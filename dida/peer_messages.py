@@ -240,6 +240,10 @@ class Join(PeerMessage):
     heard: tuple[Member, ...] = ()
     loaded: str = ""
     """Name of the view whose state the sender has taken over; empty when it has none."""
+    giver: str = ""
+    """Who gave it that state."""
+    copy: Counter = 0
+    """Which of the giver's copies it was."""
     told: str = ""
     """Name of the view that it heard of last: it was there, outside of it, when that was in force."""
 

@@ -93,6 +93,34 @@ def test_parts_of_two_copies_are_not_mixed() -> None:
     assert replica.replication.log.have == {"1:1": 2}
 
 
+def test_who_has_an_earlier_copy_is_given_the_later_one() -> None:
+    """What a node that joins says of an earlier copy, while it is given another one, does not take it in: what is new
+    since the earlier one is no longer kept for it."""
+    hand = Hand(2)
+    hand.crash(2)
+    assert hand.run(5.0, lambda: not hand.replicas[1].local.others())
+    hand.start(2)
+    joiner, giver = hand.replicas[2].local.me, hand.replicas[1]
+    asked = {**giver.local.stamp(), "view": "", "sender": joiner.component, "member": joiner}
+    hand.act(1, giver.on_peer("first", Join(**asked), hand.now))
+    hand.tick(1)
+    assert giver.joining.joiners[2].copy == 1
+    for _ in range(50):
+        hand.tick(1)  # it hears nothing of the joiner for long, and keeps nothing for it
+    assert not giver.joining.joiners
+    hand.letters.clear()
+    hand.answer(1, Write("key", "new"))
+    hand.act(1, giver.on_peer("again", Join(**asked), hand.now))
+    hand.tick(1)
+    assert giver.joining.joiners[2].copy == 2
+    late = Join(**asked, loaded=giver.local.view_name, giver=giver.local.component, copy=1)
+    hand.act(1, giver.on_peer("late", late, hand.now))
+    assert giver.joining.joiners[2].loaded == ""
+    hand.letters.clear()
+    assert hand.run(5.0, lambda: len(giver.local.others()) == 1 and hand.replicas[2].local.serving)
+    assert hand.stored(2, "key") == ["new"]
+
+
 def test_nothing_is_decided_while_the_view_changes() -> None:
     """What a home learns while it leads a change does not let it decide: the next view begins alike for all."""
     hand = Hand(4, gossip_delay=3.0)
