@@ -52,6 +52,8 @@ class Joining:
     named: tuple[StorageAddress, ...]
     loaded: str = ""
     """The view whose state this node was given, while it is in none."""
+    _given: tuple[str, int] = ("", 0)
+    """By whom, and which of its copies: what the giver keeps goes with that one."""
     waiting: dict[int, tuple[Member, float]] = Factory(dict)
     """While without a view: other nodes without one, and when they were heard."""
     joiners: dict[int, Joiner] = Factory(dict)
@@ -82,7 +84,7 @@ class Joining:
             self._probed = now
             stamp, heard = self.local.stamp(), tuple(m for m, _ in self.waiting.values())
             for url in self._addresses():
-                me, loaded, (_, giver, copy) = self.local.me, self.loaded, self._transfer
+                me, loaded, (giver, copy) = self.local.me, self.loaded, self._given
                 message = Join(**stamp, member=me, heard=heard, loaded=loaded, giver=giver, copy=copy, told=self._told)
                 self.local.out.append(Send(url, "", message, self.local.config.call_timeout))
 
@@ -219,14 +221,13 @@ class Joining:
         if message.part == 0 and (transfer[:2] != self._transfer[:2] or transfer > self._transfer):
             self._copy, self._parts = self.replication.empty_copy(), 0
             self._transfer = transfer
-            self.loaded = ""  # what an earlier copy lacks is no longer kept for this node
         if self._copy is None or message.part != self._parts or transfer != self._transfer:
             return Error("bad-request", (f"part {message.part} came, {self._parts} is next",))
         self._copy.take(message.state, held, now)
         self._parts += 1
         if message.last:
             self.replication.take_over(self._copy, now)
-            self.loaded = message.view
+            self.loaded, self._given = message.view, (message.sender, message.copy)
             self._copy = None  # no part of it is taken any more
         return Ok()
 
