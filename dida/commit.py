@@ -274,8 +274,9 @@ class Commit:
             self._finish(txn, self._session_expired(txn), now)
             return
         newest = replication.store.newest(op.key)
+        mine = newest.version if newest is not None else None
         for peer, version in txn.grants.items():
-            if version is not None and (newest is None or newest.version < version):
+            if version is not None and (mine is None or mine < version):
                 replication.fetch(txn.seen[peer], now)
                 return
         if not covers(replication.value_ts, op.after):
@@ -394,13 +395,13 @@ class Commit:
         if txn.state == QUEUED:
             return
         self.locks.unlock(txn.op.key, self.local.component, txn.number)
-        op, no = txn.op, isinstance(answer, No)
-        found = Version.parse(answer.words[0]) if no and answer.words else None
+        words = answer.words if isinstance(answer, No) else None
+        after = after_of(answer) if words is not None else {}
+        if words and len(words[1]) > SHORT:
+            words = words[:1]
         peers = {m.component for m in self.local.others()}
         if peers:
-            value = answer.words[1] if found is not None and len(answer.words[1]) <= SHORT else None
-            ended = Ended(txn.number, op.key, op.id, no, found, value, after_of(answer) if no else {})
-            self._releases[txn.number] = (ended, peers, set())
+            self._releases[txn.number] = (Ended(txn.number, txn.op.key, txn.op.id, words, after), peers, set())
             self.wants_flush = True
 
     def _send_releases(self, member: Member) -> None:

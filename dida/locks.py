@@ -16,7 +16,9 @@ from dida.gossip import Replication
 from dida.messages import No, Ok, Reply
 from dida.operations import Waiting, refused, too_late
 from dida.outputs import Local
-from dida.peer_messages import Ended, Lock, Release, Wanted, component_of
+from dida.peer_messages import Lock, Release, Wanted, component_of
+from dida.timestamps import Timestamp
+from dida.versions import Version
 
 MAX_QUEUE = 1000
 """Operations that may wait at one key: transactions at its home, plain writes at each member."""
@@ -70,20 +72,19 @@ class Locks:
     def on_release(self, message: Release, now: float) -> Reply:
         """Unlock: no updates come. A `no` is remembered, so that a retry elsewhere hears it, too."""
         for ended in message.keys:
-            if ended.refused and ended.id is not None:
-                self._note_refusal(ended, ended.id, now)
+            if ended.answer is not None and ended.id is not None:
+                self._note_refusal(ended.id, ended.key, ended.answer, ended.after, now)
             self.unlock(ended.key, message.sender, ended.txn)
         return Ok()
 
-    def _note_refusal(self, ended: Ended, id: str, now: float) -> None:
-        """Remember a `no`, with the value as it is here; where it is gone by now, the home remembers it alone."""
-        words: tuple[str, ...] = ()
-        if ended.found is not None:
-            value = ended.value if ended.value is not None else self.replication.value_of(ended.key, ended.found)
+    def _note_refusal(self, id: str, key: str, words: tuple[str, ...], after: Timestamp, now: float) -> None:
+        """Remember a `no`, a long value as it is here; where that is gone by now, the home remembers it alone."""
+        if len(words) == 1:
+            value = self.replication.value_of(key, Version.parse(words[0]))
             if value is None:
                 return
-            words = (str(ended.found), value)
-        self.replication.executed.note(id, 0, not_applied(words, ended.after), now)
+            words = (*words, value)
+        self.replication.executed.note(id, 0, not_applied(words, after), now)
 
     def unlock(self, key: str, home: str, txn: int) -> None:
         lock = self.keys.get(key)

@@ -97,11 +97,6 @@ class View(Struct, frozen=True):
         return next((m for m in self.members if m.component == component), None)
 
 
-LONGEST_LINE = 2**30 + 2**26
-"""Bytes of a line that a storage node takes from another: more than the largest --max-line, for a record of such a
-line is gossiped with what else belongs to it."""
-
-
 @frozen
 class Peer(Request):
     usage: ClassVar[str] = "peer URL WORD"
@@ -132,12 +127,9 @@ class Ended(Struct, frozen=True, array_like=True):
     txn: Counter
     key: str
     id: UpdateId | None = None
-    refused: bool = False
-    """Whether the client gets a `no`."""
-    found: Version | None = None
-    """The version that it tells, which all members hold; None: there is no such record."""
-    value: str | None = None
-    """Its value; None: it is long, take your own copy."""
+    answer: tuple[str, ...] | None = None
+    """The words of the `no` that the client gets, without a value that is long: all members hold it. None when nothing
+    was decided."""
     after: Timestamp = {}
     """The state that the `no` was said from."""
 

@@ -69,7 +69,8 @@ class Store:
         return entries[0] if entries else None
 
     def find(self, key: str, version: Version) -> Entry | None:
-        return next((entry for entry in self._records.get(key, ()) if entry.version == version), None)
+        number, replica = version.number, version.replica
+        return next((e for e in self._records.get(key, ()) if e.number == number and e.replica == replica), None)
 
     def versions(self, key: str) -> Sequence[Entry]:
         return self._records.get(key, ())

@@ -27,6 +27,10 @@ from dida.versions import Version
 
 MAX_LINE = 2**20
 """The default limit of a line in bytes, line end not counted."""
+HIGHEST_LIMIT = 2**30
+"""What the limit may be set to, at most."""
+LONGEST_LINE = HIGHEST_LIMIT + 2**26
+"""The limit where a node takes what another one has made of such lines: a record and what belongs to it, or a page."""
 MAX_TAG = 64
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\{.*|[^ \t"\[][^ \t"]*', re.DOTALL)
@@ -203,6 +207,8 @@ _ERASE = "\x08\x7f"
 def as_meant(line: bytes) -> bytes:
     """A line as a terminal sends it that does not edit lines by itself: characters that were taken back are gone."""
     text = _TELNET.sub(b"", line).decode(errors="surrogateescape")
+    if not any(erase in text for erase in _ERASE):
+        return text.encode(errors="surrogateescape")
     kept: list[str] = []
     for character in text:
         if character not in _ERASE:

@@ -48,7 +48,7 @@ def until(what: str, condition: Callable[[], _T], seconds: float = START_TIME) -
     end = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks
     return result
 
 

@@ -1,4 +1,4 @@
-"""One execution of an operator in a process of its own: `python -m dida.isolated FOLDER`, started by a worker.
+"""One execution of an operator in a process of its own: a worker starts `python -m dida.protocols.isolated FOLDER`.
 
 It is told what to execute by a line of JSON on standard input, and says what comes of it on descriptor 3. A call
 of the storage is a line there, and its answer one on standard input: the worker has the connections, and the ids

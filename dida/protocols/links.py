@@ -26,8 +26,6 @@ from dida.errors import DidaError, Unavailable
 from dida.messages import Error, Reply, Request
 from dida.protocols.writing import Writer
 
-MAX_REPLY = 2**30 + 2**26
-"""The longest reply taken, in bytes: that to the largest --max-line, and a page of records beside it."""
 MAX_WAITING = 100_000
 """Requests of one connection that may wait for their replies before more are refused."""
 CONNECT_TIMEOUT = 3.0
@@ -52,7 +50,7 @@ class Unreachable(Unavailable):
 class LineClient(Protocol):
     """The asking side of one connection: `ask` as often as you like, replies come as they come."""
 
-    def __init__(self, clock: IReactorTime, max_line: int = MAX_REPLY) -> None:
+    def __init__(self, clock: IReactorTime, max_line: int = wire.LONGEST_LINE) -> None:
         self.clock = clock
         self._buffer = wire.LineBuffer(max_line)
         self._waiting: dict[int, Taker] = {}

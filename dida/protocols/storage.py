@@ -7,10 +7,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from dida import wire
 from dida.addresses import Address
 from dida.errors import BadRequest, Unavailable
 from dida.messages import NODE, Ok, Reply, Request, Slow, form_of, vocabulary
-from dida.peer_messages import INTRODUCTIONS, LONGEST_LINE, PEER, Peer, PeerMessage
+from dida.peer_messages import INTRODUCTIONS, PEER, Peer, PeerMessage
 from dida.protocols.introductions import Introduction
 from dida.protocols.lines import Answer, LineServer, NodeCommands
 from dida.replica import Replica
@@ -39,7 +40,9 @@ class StorageCommands(NodeCommands):
             address = Address.parse(request.url)
             introduction = Introduction(str(address), lambda: self.vouched(address, request.word))
             connection.introduction = introduction
-            introduction.proof().addCallback(lambda proved: connection.take_lines_of(LONGEST_LINE) if proved else None)
+            introduction.proof().addCallback(
+                lambda proved: connection.take_lines_of(wire.LONGEST_LINE) if proved else None
+            )
             return Ok()
         known = connection.introduction
         if known is None:

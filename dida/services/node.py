@@ -148,7 +148,7 @@ class NodeOptions(Options):
     optParameters = [
         ["id", None, None, "the node's id: any word", coerced(node_id)],
         ["url", None, None, "where it listens: http://HOST:PORT", coerced(Address.parse)],
-        ["max-line", None, wire.MAX_LINE, "longest line taken, in bytes", number(1024, 2**30, "bytes")],
+        ["max-line", None, wire.MAX_LINE, "longest line taken, in bytes", number(1024, wire.HIGHEST_LIMIT, "bytes")],
     ]
     optFlags = [["debug", None, "log what goes on, line by line"]]
 

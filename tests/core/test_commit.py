@@ -351,8 +351,7 @@ def test_a_refusal_is_remembered_where_its_value_is_held_back() -> None:
         record = Record("3:1", 1, {"2:1!": 9}, key, 5, 3, value)
         replication.accept([Range("3:1", 0, (record,))], hand.now)
         assert replication.held
-        said = value if len(value) < 1000 else None
-        ended = Ended(1, key, "c:1", True, record.version, said, {})
+        ended = Ended(1, key, "c:1", ("5.3", value) if len(value) < 1000 else ("5.3",), {})
         release = Release(**hand.replicas[2].local.stamp(), keys=(ended,))
         hand.act(1, hand.replicas[1].on_peer("release", release, hand.now))
         assert replication.executed.answer("c:1") == No(("5.3", value), {"after": {}})

@@ -29,6 +29,7 @@ from tests.fakes import FakeCluster, Port, refused, the_reactor, until
 
 reactor = the_reactor()
 STOCK = str(Path(__file__).parent.parent.parent / "operators")
+# It takes long: what is tested.
 NAP = """
 import time
 

@@ -46,6 +46,7 @@ from tests.fakes import FakeCluster, Port, refused, the_reactor, until
 
 reactor = the_reactor()
 
+# An operator that sleeps is one that takes long, in its thread: what is tested. No test waits for time itself.
 HEAD = "import time\nfrom twisted.internet.task import deferLater\n"
 PLAIN = """
 class {name}:
