@@ -165,6 +165,9 @@ def test_far_jumps_of_the_lowest_number() -> None:
     assert executed.size == 1001
     executed.note(f"s:{10**10}", 10**10, Ok(("1.1",)), 0.0)
     assert executed.size == 1
+    assert 0 < executed.bytes < 200
+    executed.forget("s")
+    assert (executed.size, executed.bytes) == (0, 0)
 
 
 @given(st.text(max_size=3).filter(bool) | st.sampled_from(["s:1", "\0s:1", "\0\0s:0:0"]))

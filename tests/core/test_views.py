@@ -93,6 +93,17 @@ def test_parts_of_two_copies_are_not_mixed() -> None:
     assert replica.replication.log.have == {"1:1": 2}
 
 
+def test_who_is_refused_again_and_again_fills_no_log() -> None:
+    """A node with a replica number that is taken asks ten times a second: both say once what is wrong."""
+    hand = Hand(2)
+    member = Member("2:9", 2, "other", hand.url(3))
+    hand.replicas[3] = Replica(hand.config, member, hand.named[:1], hand.now)
+    hand.run(2.0)
+    assert [note for note in hand.notes if "wants replica number 2" in note] != []
+    for what in ("wants replica number 2", "refuses this node"):
+        assert sum(what in note for note in hand.notes) == 1
+
+
 def test_who_has_an_earlier_copy_is_given_the_later_one() -> None:
     """What a node that joins says of an earlier copy, while it is given another one, does not take it in: what is new
     since the earlier one is no longer kept for it."""
