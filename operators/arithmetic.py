@@ -10,8 +10,8 @@ from dida.interfaces import IOperator, IStorage
 class AddOperator:
     """Adds one to the integer at key `input`, after a look at the key that is one further.
 
-    Reads `input` and `input + 1`, writes `input` with its value plus one, returns that value;
-    `int_conversion_failed`, and nothing written, when the value (or the input) is no integer.
+    Reads `input` and `input + 1`; its output is the value of `input` plus one, or `int_conversion_failed`
+    when that value (or the input) is no integer. Writes its output at key `input` in both cases.
     """
 
     def configure_storage(self, storage: IStorage) -> None:
@@ -21,12 +21,13 @@ class AddOperator:
         record = self.storage.read(input)
         try:
             neighbour = str(int(input) + 1)
-            value = str(int(record.value) + 1)
+            output = str(int(record.value) + 1)
         except ValueError:
-            return "int_conversion_failed"
-        self.storage.read(neighbour)
-        self.storage.write(input, value)
-        return value
+            output = "int_conversion_failed"
+        else:
+            self.storage.read(neighbour)
+        self.storage.write(input, output)
+        return output
 
 
 @implementer(IOperator)

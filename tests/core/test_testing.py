@@ -67,8 +67,10 @@ def test_a_chain_of_stock_operators() -> None:
     ]
     told = [f"{touch.how} {touch.key} {touch.version}" for touch in run.steps[0].records]
     assert told == ["read 23 1.1", "read 24 1.1", "written 23 2.1"]
-    assert run.storage.values == {"23": "success", "24": "one_ahead_of_23"}
-    assert [value for _, value in run.storage.versions("23")] == ["success", "12", "11"]
+    told = [f"{touch.how} {touch.key} {touch.version}" for touch in run.steps[2].records]
+    assert told == ["read 23 3.1", "written 23 4.1"], "it writes its output in both cases"
+    assert run.storage.values == {"23": "int_conversion_failed", "24": "one_ahead_of_23"}
+    assert [value for _, value in run.storage.versions("23")] == ["int_conversion_failed", "success", "12", "11"]
 
 
 def test_runs_share_a_storage() -> None:

@@ -160,7 +160,12 @@ async def test_the_baseline_application(system: System) -> None:
     assert all(step["ms"] > 0 for step in steps)
     assert result.object["ms"] > 0
     assert result.object["after"]
-    assert [value for _, value in system.storage.group.records["23"]] == ["success", "12", "11"]
+    assert [value for _, value in system.storage.group.records["23"]] == [
+        "int_conversion_failed",
+        "success",
+        "12",
+        "11",
+    ]
 
 
 @pytest_twisted.ensureDeferred

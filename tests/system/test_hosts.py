@@ -240,11 +240,14 @@ def test_a_host_is_cut_off(three: ThreeHosts) -> None:
 def test_a_pcs_is_killed(three: ThreeHosts) -> None:
     """A PCS that is killed is told of, its nodes go on, and so does the script; a new one takes its nodes up, and tells
     of the one that has ended meanwhile."""
-    three.play(NODES + "client 23 add_update_add\nwait 6000\nclient 13 add_update_add\nexpect 13 success\nwait 8000\n")
+    three.play(
+        NODES
+        + "client 23 add_update_add\nwait 6000\nclient 13 add_update_add\nexpect 13 int_conversion_failed\nwait 8000\n"
+    )
     three.said("run      ")
     three.kill_pcs(3)
     three.said("the PCS at 10.77.0.3:10000 does not answer any more")
-    three.said("expected 13 success")
+    three.said("expected 13 int_conversion_failed")
     assert set(three.listening()) == set(PORTS)
     with three.hosts.connect(3, PORTS["w3"]) as worker:
         worker.send("crash")
