@@ -111,8 +111,6 @@ class _Checked:
                 raise no_client(which)
             case script.Show() | script.ListRuns():
                 self._need("scheduler")
-            case script.Debug():
-                self._need("worker")
 
     def _start(self, command: NodeCommand) -> None:
         problem = clash(command, self.there.values())

@@ -14,6 +14,7 @@ from dida.chain import Application
 from dida.errors import UserError
 from dida.files import parse_data, parse_inputs
 from dida.script import COMMANDS
+from dida.words import Word, as_string, quoted, words_of
 
 COMMAND = "COMMAND"
 MAX_FILES = 500
@@ -62,16 +63,20 @@ def complete(text: str, known: Callable[[str, str, str], Iterable[str]]) -> Comp
 
     `known` gives the words for a command, what is expected at that place, and what is there of it.
     """
-    before = text.split()
-    last = "" if not before or text[-1:].isspace() else before.pop()
+    words = words_of(text)
+    ended = not words or (text[-1:].isspace() and not words[-1].problem)
+    typed = Word(len(text), "", "") if ended else words.pop()
+    last, before = typed.text, [word.text for word in words]
     place, flags = expected(before)
     if place == COMMAND:
         found = [name for name in _NAMES if name.lower().startswith(last.lower())]
     else:
-        words = [*known(before[0].lower(), place, last)] if place else []
-        words += flags if last or not place else ()
-        found = sorted({word for word in words if word.startswith(last)})
-    return Completion(len(text) - len(last), tuple(found))
+        offers = [*known(before[0].lower(), place, last)] if place else []
+        offers += flags if last or not place else ()
+        found = sorted({word for word in offers if word.startswith(last)})
+    if typed.written.startswith('"') or any(quoted(word) != word for word in found):
+        found = [as_string(word) for word in found]
+    return Completion(typed.start, tuple(found))
 
 
 def usable_files(place: str, last: str, folders: Sequence[str]) -> list[str]:

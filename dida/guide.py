@@ -15,7 +15,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "scheduler": ("scheduler sc1 http://localhost:2000",),
     "storage": ("storage s1 http://localhost:5001 100", "storage s2 localhost:5002 0"),
     "worker": ("worker w1 http://localhost:4001 0",),
-    "client": ("client 13 add_update_add",),
+    "client": ("client 13 add_update_add", 'client "hello world" my_app'),
     "map": ("map add_update_add inputs.txt",),
     "show": ("show r7",),
     "cancel": ("cancel r7",),
@@ -48,6 +48,7 @@ DETAILS: dict[str, str] = {
     "map": "A hundred runs go on at a time. Their failures are told with the line of the input, the rest is summed up.",
     "show": "The beginning of a run's id is enough. Of a run that goes on the story comes when it has ended.",
     "cancel": "The beginning of a run's id is enough. What was executing is given up, and nothing more of it is begun.",
+    "debug": "Workers that are named later report, too.",
     "populate": "The file has lines `key,value`; it is sought as applications are.",
     "status": "A table: who sees how many nodes, who is presumed dead, in which view, how many of its updates others"
     " still lack (lag), what it did. --json prints all that the nodes say, on one line.",

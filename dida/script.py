@@ -1,8 +1,8 @@
 """The puppetmaster's commands: one class a command, one command a line.
 
-Words are separated by any run of blanks. A byte-order mark, CRLF, blank lines, a missing final newline
-and comments (`#` at the start of a line or after a blank) are all fine. The files that commands name are
-read by `dida.files`, applications by `dida.chain`.
+Words are those of `dida.words`. A byte-order mark, CRLF, blank lines, a missing final newline and comments (`#` at
+the start of a line or after a blank) are all fine. The files that commands name are read by `dida.files`,
+applications by `dida.chain`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from attrs import frozen
 from dida.addresses import Address
 from dida.errors import UserError
 from dida.files import MAX_SIZE, SHOWN, decoded_lines, shown
+from dida.words import Word, words_of
 
 SCRIPT = "script"
 """What a script is called whose file is not known."""
@@ -38,8 +39,8 @@ class Command:
 
 
 def _id(word: str) -> str:
-    if len(word) > MAX_ID or "=" in word or not word.isprintable():
-        raise UserError(f"{shown(word)} is no node id: write up to {MAX_ID} characters, none of them '='")
+    if not 0 < len(word) <= MAX_ID or "=" in word or " " in word or not word.isprintable():
+        raise UserError(f"{shown(word)} is no node id: write one word of up to {MAX_ID} characters, without '='")
     return word
 
 
@@ -106,20 +107,20 @@ class Scheduler(NodeCommand):
 
 @frozen
 class Storage(NodeCommand):
-    usage: ClassVar[str] = "storage ID URL GOSSIP_DELAY"
+    usage: ClassVar[str] = "storage ID URL [GOSSIP_DELAY]"
     about: ClassVar[str] = "start a storage node; the delay is in milliseconds"
     role: ClassVar[str] = "storage"
     parsers = (_id, _address, _milliseconds)
-    gossip_delay: int
+    gossip_delay: int = 0
 
 
 @frozen
 class Worker(NodeCommand):
-    usage: ClassVar[str] = "worker ID URL GOSSIP_DELAY"
+    usage: ClassVar[str] = "worker ID URL [GOSSIP_DELAY]"
     about: ClassVar[str] = "start a worker; the delay is in milliseconds"
     role: ClassVar[str] = "worker"
     parsers = (_id, _address, _milliseconds)
-    gossip_delay: int
+    gossip_delay: int = 0
 
 
 @frozen
@@ -317,15 +318,8 @@ COMMANDS: tuple[type[Command], ...] = (
 _BY_NAME = {kind.usage.split()[0].lower(): kind for kind in COMMANDS}
 _ELSEWHERE = {"exit": "quit", "kill": "crash", "sleep": "wait", "run": "client", "load": "populate"}
 """What other consoles call a command."""
-
-
-def _words(text: str) -> list[str]:
-    words: list[str] = []
-    for word in text.split():
-        if word.startswith("#"):
-            break
-        words.append(word)
-    return words
+_ALSO = {"wait_interval": "wait"}
+"""What scripts in the wild call a command."""
 
 
 def _near(name: str) -> list[str]:
@@ -336,7 +330,7 @@ def _near(name: str) -> list[str]:
 
 
 def _kind(name: str) -> type[Command]:
-    kind = _BY_NAME.get(name.lower())
+    kind = _BY_NAME.get(_ALSO.get(name.lower(), name.lower()))
     if kind is None:
         near = " or ".join(_BY_NAME[each].usage.split()[0] for each in _near(name.lower()))
         hint = f"did you mean {near}?" if near else "help lists the commands"
@@ -346,10 +340,15 @@ def _kind(name: str) -> type[Command]:
 
 def parse_command(text: str) -> Command | None:
     """The command that a line is; None for a blank or a comment. UserError says what to write."""
-    words = _words(text)
+    return _parsed(words_of(text))
+
+
+def _parsed(words: Sequence[Word]) -> Command | None:
     if not words:
         return None
-    name, *given = words
+    if words[-1].problem:
+        raise UserError(words[-1].problem)
+    name, *given = [word.text for word in words]
     kind = _kind(name)
     given.sort(key=lambda word: word == JSON and JSON in kind.usage)  # it may stand anywhere
     fields = attrs.fields(kind)
@@ -381,11 +380,13 @@ class Line:
 
 def parse_line(text: str, number: int = 0, file: str = SCRIPT) -> Line | None:
     """One line; None for a blank or a comment."""
+    words = words_of(text)
+    told = " ".join(word.written for word in words)
     try:
-        command = parse_command(text)
+        command = _parsed(words)
     except UserError as problem:
-        return Line(number, " ".join(_words(text)), None, str(problem), file)
-    return None if command is None else Line(number, " ".join(_words(text)), command, file=file)
+        return Line(number, told, None, str(problem), file)
+    return None if command is None else Line(number, told, command, file=file)
 
 
 def parse_script(data: bytes, file: str = SCRIPT) -> tuple[Line, ...]:
@@ -404,12 +405,12 @@ def parse_script(data: bytes, file: str = SCRIPT) -> tuple[Line, ...]:
 
 
 def first_members(lines: Iterable[Line]) -> tuple[NodeCommand, ...]:
-    """The nodes of the script's leading block: those named before the first command of another kind."""
+    """The nodes of the script's leading block: those named before the first command of another kind, `debug` aside."""
     members: list[NodeCommand] = []
     for line in lines:
         if isinstance(line.command, NodeCommand):
             members.append(line.command)
-        elif line.command is not None:
+        elif line.command is not None and not isinstance(line.command, Debug):
             break
     return tuple(members)
 

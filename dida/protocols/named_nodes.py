@@ -47,6 +47,8 @@ class Node:
     """Why it failed, or how it ended."""
     pid: int = 0
     paused: bool = False
+    reports_to: str = ""
+    """Where a worker was told to report its outputs."""
     pcs: Pcs | None = None
     pcs_sought: Deferred[Pcs] | None = None
     answered: Once = field(factory=Once)

@@ -31,7 +31,7 @@ from dida.palette import BAD, GOOD, ODD, Page
 from dida.protocols.batch import Batch
 from dida.protocols.data_files import populate
 from dida.protocols.frontend import FrontEnd
-from dida.protocols.named_nodes import Node
+from dida.protocols.named_nodes import READY, Node
 from dida.protocols.questions import Question, Questions
 from dida.protocols.system import System, plain
 from dida.protocols.trials import ClientRun, Trials
@@ -39,6 +39,7 @@ from dida.script import Line
 from dida.story import Outcome, story
 from dida.tables import WIDTH, counted, numbered, printable, run_line
 from dida.timestamps import Timestamp
+from dida.words import quoted
 
 RESULT_TIME = 30.0
 """Seconds that one question for a run's result stays open."""
@@ -254,7 +255,7 @@ class Player:
                 case script.Show(run):
                     return partial(self._show, line, run)
                 case script.Debug():
-                    return self._debug
+                    return partial(self._debug, self._switch_debug_on())
                 case _:
                     return self._trials.work(line)
         except UserError as problem:
@@ -296,7 +297,7 @@ class Player:
         if state == "done":
             self.counts.done += 1
             shown = wire.shaped(reply.object, Outcome)
-            told = run_line(run, command.input, command.file, text, shown.steps, shown.ms, self.page.width)
+            told = run_line(run, quoted(command.input), command.file, text, shown.steps, shown.ms, self.page.width)
             self.say(self.page.paint.word(GOOD, told))
         else:
             self.fail(line, f"run {run} failed: {text}")
@@ -382,8 +383,17 @@ class Player:
         await self.system.crash(id)
         self.say(self.page.paint.word(ODD, f"crashed  {node.id:<6} {node.role:<10} {node.address}"))
 
-    async def _debug(self) -> None:
-        told = await self.system.debug(self.listen_for_debug)
+    def _switch_debug_on(self) -> list[str]:
+        """Workers that are named from now on report once they are ready; the ids of those that are to be told."""
+        self.system.debug_to = self.listen_for_debug
+        return [worker.id for worker in self.system.named("worker")]
+
+    async def _debug(self, ids: Sequence[str]) -> None:
+        workers = [node for id in ids if (node := self.system.nodes[id]).state == READY]
+        if not workers:
+            self.say("debug on: workers started from now on report, too")
+            return
+        told = await self.system.debug(workers)
         self.say(f"debug    {counted(len(told), 'worker')} told to report outputs to {', '.join(sorted(set(told)))}")
 
 

@@ -363,13 +363,14 @@ class System:
             start = page.next
         return records
 
-    async def debug(self, to: Callable[[str], str]) -> list[str]:
-        """From now on the workers report their outputs where `to` says; where those report that were told now."""
-        self.debug_to = to
-        return [await self._debug(worker) for worker in self.ready("worker")]
+    async def debug(self, workers: Iterable[Node]) -> list[str]:
+        """Let these workers report their outputs where `debug_to` says, as those do that become ready later; where."""
+        return [await self._debug(worker) for worker in workers]
 
     async def _debug(self, worker: Node) -> str:
         assert self.debug_to is not None and worker.pcs is not None
-        to = self.debug_to(worker.pcs.seen_from)
-        await self.tell(worker, WorkerDebug("on", to=to))
-        return to
+        if not worker.reports_to:
+            to = self.debug_to(worker.pcs.seen_from)
+            await self.tell(worker, WorkerDebug("on", to=to))
+            worker.reports_to = to
+        return worker.reports_to

@@ -12,7 +12,7 @@ from dida.completion import complete, expected, usable_files
 def known(command: str, place: str, last: str) -> list[str]:
     if place == "ID":
         return ["s1", "s2", "sc"] if command == "crash" else ["s1", "s2"]
-    return {"APP_FILE": ["add", "app"], "DATA_FILE": ["four"]}.get(place, [])
+    return {"APP_FILE": ["add", "app"], "DATA_FILE": ["four"], "FILE_OF_INPUTS": ["my inputs", "mine"]}.get(place, [])
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,13 @@ def known(command: str, place: str, last: str) -> list[str]:
         ("populate ", 9, ("four",)),
         ("help cl", 5, ("client",)),
         ("nonsense ", 9, ()),
+        ('client "hello world" a', 21, ("add", "app")),
+        ('client "13" "ap', 12, ('"app"',)),
+        ('client "hello ', 7, ()),
+        ("map add my", 8, ('"my inputs"',)),
+        ("map add mi", 8, ("mine",)),
+        ("map add m", 8, ('"mine"', '"my inputs"')),
+        ('map add "my in', 8, ('"my inputs"',)),
     ],
 )
 def test_complete(text: str, start: int, words: tuple[str, ...]) -> None:
@@ -50,7 +57,8 @@ def test_every_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "common"), [("", ""), ("sta", "status"), ("list", "list"), ("crash s", "s"), ("x", "")]
+    ("text", "common"),
+    [("", ""), ("sta", "status"), ("list", "list"), ("crash s", "s"), ("x", ""), ("map add m", '"m')],
 )
 def test_common(text: str, common: str) -> None:
     """What all offers begin with."""

@@ -27,6 +27,16 @@ from dida.script import first_members, in_order, parse_command, parse_script
         ("listServer s1", script.ListServer("s1")),
         ("listglobal", script.ListGlobal()),
         ("debug", script.Debug()),
+        ('client "hello world" "my app"', script.Client("hello world", "my app")),
+        ('"client" "" app', script.Client("", "app")),
+        ('populate "my data" # the four records', script.Populate("my data")),
+        ('expect "my key" "a  b"', script.Expect("my key", "a  b")),
+        ('expect k a "b  c"', script.Expect("k", "a b  c")),
+        ('expect-run LAST done "a b"', script.ExpectRun(0, "done", "a b")),
+        ('map "my app" "my inputs"', script.Map("my app", "my inputs")),
+        ("storage s1 localhost:5001", script.Storage("s1", Address("localhost", 5001), 0)),
+        ("worker w1 localhost:4001", script.Worker("w1", Address("localhost", 4001), 0)),
+        ("wait_interval 5000", script.Wait(5000)),
         ("crash 1", script.Crash("1")),
         ("wait 1000", script.Wait(1000)),
         ("", None),
@@ -58,6 +68,11 @@ def test_forms(text: str, command: script.Command | None) -> None:
         ("storage s1 localhost 5", "'localhost' is no URL: write http://HOST:PORT"),
         ("storage s1 localhost:70000 5", "'localhost:70000' has no such port: take one from 1 to 65535"),
         ("worker w=1 localhost:4001 5", "'w=1' is no node id"),
+        ('worker "w 1" localhost:4001 5', "'w 1' is no node id: write one word of up to 100 characters, without '='"),
+        ('crash ""', "'' is no node id"),
+        ('client "hello world app', "the string that begins at column 8 is not closed"),
+        ('listServer s1 "', "the string that begins at column 15 is not closed"),
+        ("wai", "unknown command 'wai': did you mean wait?"),
         ("scheduler sc1 localhost:2000 soon", "'soon' follows the scheduler's URL"),
     ],
 )
@@ -80,6 +95,8 @@ def test_script_syntax() -> None:
     ]
     assert [bool(line.problem) for line in lines] == [False, False, True, False]
     assert str(lines[1]) == "script line 4: wait 5"
+    (quoted,) = parse_script(b'client   "hello  world"  app # note')
+    assert str(quoted) == 'script line 1: client "hello  world" app'
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])

@@ -561,12 +561,13 @@ def documented_errors() -> list[tuple[str, str]]:
     return [(line.strip(" `"), problem.strip()) for line, problem in rows]
 
 
-@pytest.mark.parametrize(("line", "problem"), [*documented_errors(), ("debug", "there is no debug port here")])
+@pytest.mark.parametrize(("line", "problem"), documented_errors())
 @pytest_twisted.ensureDeferred
 async def test_mistakes(scene: Scene, line: str, problem: str) -> None:
     """Every documented error is told as documented, with its line; the others are played."""
     await scene.play(NODES + line + "\nclient 13 app\n")
     (said,) = [text for text in scene.said if text.startswith("script line")]
+    line = " ".join(line.split())
     pattern = ".*".join(map(re.escape, f"script line 5: {line}: {problem}".split("…")))
     assert re.fullmatch(pattern, said), said
     assert scene.failed == [5]
@@ -788,6 +789,56 @@ async def test_debug(scene: Scene) -> None:
     assert "debug    1 worker told to report outputs to 127.0.0.1:10001" in scene.said
     asked = [(id, request) for id, request in scene.table.told if isinstance(request, WorkerDebug)]
     assert asked == [(id, WorkerDebug("on", to="127.0.0.1:10001")) for id in ("w1", "w2")]
+
+
+ON = "debug on: workers started from now on report, too"
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("debug\n" + NODES, [ON]),
+        ("debug\ndebug\n" + NODES, [ON, ON]),
+        ("storage s1 {s1}\nstorage s2 {s2}\ndebug\nworker w1 localhost:4001\nscheduler sc {sc}\n", [ON]),
+        (NODES.replace("scheduler", "debug\nworker w2 localhost:4002 0\nscheduler"), ["debug    1 worker told"]),
+        (NODES + "crash w1\ndebug\n" + "worker w3 localhost:4003\n", [ON]),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_debug_anywhere(scene: Scene, script: str, said: list[str]) -> None:
+    """debug may stand before the first worker, or between two: each worker that lives is told once, and how many
+    were told at once depends on the script alone."""
+    scene.player.listen_for_debug = lambda host: f"{host}:10001"
+    assert check(scene.lines(script), scene.player.folders, []) == []
+    await scene.play(script)
+    told = [line for line in scene.said if line.startswith("debug")]
+    assert [line.partition(" to report")[0] for line in told] == said
+    assert scene.failed == []
+    asked = [id for id, request in scene.table.told if isinstance(request, WorkerDebug)]
+    living = {id for id in scene.table.rows if id[0] == "w"} - {*scene.table.crashed}
+    assert len(asked) == len(set(asked))
+    assert living <= set(asked)
+    assert {len(start.storage) for start in scene.table.started} == {2, 0}, "the storage nodes know each other"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_debug_port_that_can_t_be_opened(scene: Scene) -> None:
+    """The line that needs it says why."""
+    await scene.play(NODES + "debug\n")
+    assert scene.said[-1] == "script line 5: debug: there is no debug port here"
+    assert scene.failed == [5]
+
+
+@pytest_twisted.ensureDeferred
+async def test_words_with_blanks(scene: Scene, tmp_path: Path) -> None:
+    """An input, and a file's name, may have blanks in them, as JSON strings."""
+    (tmp_path / "my app").write_text("operator AddOperator 0\n")
+    script = NODES + 'client "hello world" app\nclient "" "my app"\n'
+    assert check(scene.lines(script), scene.player.folders, []) == []
+    await scene.play(script)
+    assert scene.failed == []
+    assert [run.input for run in scene.scheduler.runs] == ["hello world", ""]
+    assert any('"hello world" app -> 24' in line for line in scene.said)
 
 
 def test_debug_port() -> None:

@@ -1,0 +1,67 @@
+"""The words of a console's line: separated by blanks, or JSON strings, as on the line protocol.
+
+A word that begins with a double quote is a JSON string, so that it may have blanks in it, or be empty. All other
+words are taken as they stand. A word that begins with `#` begins a comment.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from attrs import frozen
+
+_STRING = r'"(?:[^"\\]|\\.)*"(?!\S)'
+_WORD = re.compile(rf'{_STRING}|".*|\S+', re.DOTALL)
+_NEEDS_QUOTES = re.compile(r'["#]|.*\s|\Z', re.DOTALL)
+
+
+@frozen
+class Word:
+    """A word of a line."""
+
+    start: int
+    """Where it begins."""
+    written: str
+    """As it stands there."""
+    text: str
+    """What it says: of a JSON string its content."""
+    problem: str = ""
+    """What is wrong with it."""
+
+
+def words_of(line: str) -> list[Word]:
+    """The words of a line, up to a comment. None but the last one can have a problem."""
+    words: list[Word] = []
+    for found in _WORD.finditer(line):
+        written = found[0]
+        if written[0] == "#":
+            break
+        word = _string(found.start(), written) if written[0] == '"' else Word(found.start(), written, written)
+        words.append(word)
+        if word.problem:
+            break
+    return words
+
+
+def _string(start: int, written: str) -> Word:
+    where = f"the string that begins at column {start + 1}"
+    if not re.fullmatch(_STRING, written, re.DOTALL):
+        problem = f"{where} is not closed by a double quote before a blank"
+        return Word(start, written.rstrip(), written[1:], problem)
+    try:
+        return Word(start, written, msgspec.json.decode(written, type=str))
+    except (msgspec.DecodeError, UnicodeError) as refused:
+        what = str(refused).removeprefix("JSON is malformed: ").partition(" (byte")[0]
+        hint = r": write \\ for a backslash" if "escape" in what else ""
+        return Word(start, written, written[1:-1], f"{where} is no JSON string, {what}{hint}")
+
+
+def quoted(word: str) -> str:
+    """The word as it is written on a line: bare where it can be, else as a JSON string."""
+    return as_string(word) if _NEEDS_QUOTES.match(word) else word
+
+
+def as_string(word: str) -> str:
+    """The word as a JSON string."""
+    return msgspec.json.encode(word).decode()
