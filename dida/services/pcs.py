@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
@@ -117,6 +117,12 @@ class Processes(Service):
         except OSError as problem:
             # The table is as it was: the node is entered once it has a process.
             raise Unavailable(f"can't start {request.id}: {os.strerror(problem.errno or 0).lower()}") from None
+        try:
+            self._write_table([node])
+        except OSError as problem:
+            node.end("KILL")  # the PCS after this one would not know of it
+            what = f"the table of nodes {self._kept} can't be written: {os.strerror(problem.errno or 0).lower()}"
+            raise Unavailable(f"can't start {request.id}: {what}") from None
         self._nodes.pop(request.id, None)
         self._enter(node)
         self._changed()
@@ -255,14 +261,18 @@ class Processes(Service):
     def _keep_table(self) -> None:
         if self.keep and not self.running:
             return  # it is the next PCS's
-        living = [KeptEntry(node.entry, node.birth) for node in self._nodes.values() if node.alive]
-        new = self._kept + ".new"
         try:
-            with open(new, "wb") as file:
-                file.write(msgspec.json.encode(living))
-            os.replace(new, self._kept)
+            self._write_table()
         except OSError as problem:
             _log.error("can't write {file}: {problem}", file=self._kept, problem=problem.strerror)
+
+    def _write_table(self, more: Sequence[NodeProcess] = ()) -> None:
+        """The living, and `more`; OSError when they can't be written: then the table is the one before."""
+        living = [KeptEntry(node.entry, node.birth) for node in (*self._nodes.values(), *more) if node.alive]
+        new = self._kept + ".new"
+        with open(new, "wb") as file:
+            file.write(msgspec.json.encode(living))
+        os.replace(new, self._kept)
 
     def _take_up(self) -> None:
         """The nodes of an earlier PCS: those that still run are this one's now, of the others the end is known."""

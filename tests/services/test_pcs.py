@@ -196,6 +196,37 @@ async def test_refusals(processes: Processes) -> None:
     assert "4 nodes run here" in str(full.value)
 
 
+@pytest.mark.parametrize("trouble", ["no space", "a folder", "no folder"])
+@pytest_twisted.ensureDeferred
+async def test_a_table_that_can_t_be_written(
+    processes: Processes, tmp_path: Path, trouble: str, logged_errors: list[Any]
+) -> None:
+    """A node is not started when the table on disk can't have it: the next PCS would not know of it. Nothing is
+    changed by that, and it goes well again once the table can be written."""
+    processes.start(a_start("w1"))
+    await row(processes, "w1", lambda entry: entry.state == "ready")
+    await processes.crash("w1")
+    before = (tmp_path / "pcs.nodes").read_bytes()
+    new = tmp_path / "pcs.nodes.new"
+    if trouble == "no space":
+        new.symlink_to("/dev/full")
+    elif trouble == "a folder":
+        new.mkdir()
+    else:
+        new.symlink_to(tmp_path / "nowhere" / "file")
+    with pytest.raises(Unavailable) as caught:
+        processes.start(a_start("w1"))
+    reason = {"no space": "no space left on device", "a folder": "is a directory", "no folder": "no such file"}[trouble]
+    assert f"can't start w1: the table of nodes {tmp_path}/pcs.nodes can't be written: {reason}" in str(caught.value)
+    (entry,) = processes.entries()
+    assert (entry.state, entry.ended) == ("ended", "signal SIGKILL")
+    assert (tmp_path / "pcs.nodes").read_bytes() == before
+    new.rmdir() if trouble == "a folder" else new.unlink()
+    processes.start(a_start("w1"))
+    await row(processes, "w1", lambda entry: entry.state == "ready")
+    assert logged_errors == []
+
+
 @pytest_twisted.ensureDeferred
 async def test_output(processes: Processes, tmp_path: Path) -> None:
     """All output is read, in order; the newest lines are kept; the console gets it with the id in front, and how the
