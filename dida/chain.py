@@ -44,9 +44,18 @@ class Meta:
     after: Timestamp = field(factory=dict)
     """The run's front-end timestamp."""
 
-    def copy(self) -> Meta:
+    def of_step(self, position: int) -> StepMeta:
         """For an operator, which may do to it what it likes."""
-        return Meta(self.run, self.scheduler, self.storage, self.view, dict(self.versions), dict(self.after))
+        mine = dict(self.versions), dict(self.after)
+        return StepMeta(self.run, self.scheduler, self.storage, self.view, *mine, position)
+
+
+@define
+class StepMeta(Meta):
+    """The meta record as an operator gets it."""
+
+    position: int = 0
+    """The operator's place in the chain, from 0."""
 
 
 @frozen

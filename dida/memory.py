@@ -13,7 +13,6 @@ from zope.interface import implementer
 
 from dida.addresses import Address, StorageAddress
 from dida.chain import Meta, Touch
-from dida.errors import BadRequest
 from dida.frontend import (
     ListOperation,
     Operation,
@@ -30,6 +29,7 @@ from dida.redo import first_reads
 from dida.replica import Replica
 from dida.replicas import Replicas
 from dida.sessions import Seen, StepIds, UpdateIds
+from dida.texts import plain, plain_version
 from dida.versions import Version
 
 ADDRESS = StorageAddress(1, "memory", Address("memory", 1))
@@ -52,7 +52,7 @@ class View:
 
     def read(self, key: str, version: Version | None = None) -> Record:
         """The record, newest or of that version."""
-        _check(key)
+        (key,), version = plain(key), plain_version(version)
         known = self._seen.known(key, version)
         if known is not None:
             return known
@@ -61,14 +61,14 @@ class View:
 
     def write(self, key: str, value: str) -> Version:
         """Write a new version."""
-        _check(key, value)
+        key, value = plain(key, value)
         node = self._node
         ends = node.now + self.deadline
         return node.carry_out(WriteOperation(node.replicas, self._seen, key, ends, value, ids=self._ids))
 
     def update_if_value_is(self, key: str, old: str, new: str) -> Version | None:
         """Compare and swap; None when the value was not `old`."""
-        _check(key, old, new)
+        key, old, new = plain(key, old, new)
         node = self._node
         ends = node.now + self.deadline
         return node.carry_out(UpdateIfOperation(node.replicas, self._seen, key, ends, old, new, ids=self._ids))
@@ -161,9 +161,3 @@ class _Node:
         for output in outputs:
             if isinstance(output, Answer):
                 self._answer = output
-
-
-def _check(*texts: object) -> None:
-    for text in texts:
-        if not isinstance(text, str):
-            raise BadRequest(f"keys and values are strings, not {type(text).__name__}")

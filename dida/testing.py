@@ -19,13 +19,14 @@ from typing import Any, TypeVar
 from attrs import evolve, frozen
 from zope.interface import implementer
 
-from dida.chain import MAX_OUTPUT, Assignment, Meta, Step, steps
+from dida.chain import Assignment, Meta, Step, steps
 from dida.chain_messages import Execute
 from dida.interfaces import IStorage, Record
 from dida.loading import OperatorFolder
 from dida.memory import MemoryStorage, StepView
 from dida.redo import of_applied, rewound
 from dida.sessions import StepIds
+from dida.texts import NotAnOutput, output_of
 from dida.versions import Version
 
 __all__ = ["Crash", "Execution", "MemoryStorage", "every_crash", "execute_chain", "run_chain"]
@@ -182,14 +183,13 @@ async def _output(request: Execute, kind: type[Any], storage: _Mortal) -> str:
     operator = kind()
     asynchronous = inspect.iscoroutinefunction(kind.process_record)
     operator.configure_storage(_Awaited(storage) if asynchronous else storage)
-    output = operator.process_record(request.meta.copy(), request.input, request.previous_output)
+    output = operator.process_record(request.meta.of_step(request.next), request.input, request.previous_output)
     if asynchronous:
         output = await output
-    if not isinstance(output, str):
-        raise TypeError(f"{kind.__name__} returned {type(output).__name__}, not a string")
-    if len(output.encode()) > MAX_OUTPUT:
-        raise ValueError(f"{kind.__name__} returned more than the {MAX_OUTPUT} bytes of an output")
-    return output
+    try:
+        return output_of(output)
+    except NotAnOutput as problem:
+        raise NotAnOutput(f"{kind.__name__} {problem}") from None
 
 
 def _kind(operator: type[Any] | str, folder: str) -> type[Any]:

@@ -41,7 +41,7 @@ _BARE = re.compile(r'[^#\s"\{\[\x00-\x1f\x7f-\x9f][^\s"\{\[\x00-\x1f\x7f-\x9f]*'
 _SPELLED = re.compile(r"[\u0080-\u009f\u2028\u2029\x7f]")
 _TAGGED = re.compile(r"[ \t]*#([^\s\x00-\x1f\x7f-\x9f]{1,64})(?=[ \t]|\Z)")
 
-_SURROGATES = "half a surrogate pair: text that can't be said in UTF-8"
+SURROGATES = "half a surrogate pair: text that can't be said in UTF-8"
 _WORDLESS = re.compile(rb"(?:#([\x21-\x7e]{1,64}) )?([a-z]+) (?=\{)")
 """A verb with an object and no words, as nodes say it to each other."""
 
@@ -313,7 +313,7 @@ def encode_object(members: Mapping[str, Any]) -> bytes:
     try:
         return _json(members)
     except UnicodeEncodeError:
-        raise BadRequest(_SURROGATES) from None
+        raise BadRequest(SURROGATES) from None
 
 
 def _line(tag: str | None, first: str, words: Sequence[str], members: Mapping[str, Any]) -> bytes:
@@ -321,7 +321,7 @@ def _line(tag: str | None, first: str, words: Sequence[str], members: Mapping[st
         text = " ".join([first, *map(quote, words)]) if words else first
         line = (text if tag is None else f"#{tag} {text}").encode()
     except UnicodeEncodeError:
-        raise BadRequest(_SURROGATES) from None
+        raise BadRequest(SURROGATES) from None
     return b"%b %b" % (line, encode_object(members)) if members else line
 
 

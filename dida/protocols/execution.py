@@ -7,7 +7,6 @@ read behind the words "AddOperator at position 0 on w1".
 from __future__ import annotations
 
 import inspect
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,8 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from dida.chain import MAX_OUTPUT, Touch
+from dida import wire
+from dida.chain import Touch
 from dida.chain_messages import Execute
 from dida.errors import DidaError
 from dida.loading import OperatorFolder
@@ -24,13 +24,12 @@ from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
 from dida.protocols.isolation import Isolated
 from dida.protocols.threads import Late, Threads
 from dida.sessions import StepIds
+from dida.texts import NotAnOutput, Raised, output_of, raised, shown
 from dida.timestamps import Timestamp
 
 MAX_PAUSE = 3600.0
 """Seconds between two tries, at most."""
 MAX_RETRIES = 1000
-MAX_TEXT = 500
-"""Characters of an exception's text that are told."""
 
 _log = Logger()
 
@@ -151,7 +150,7 @@ class Operators:
         def call() -> Any:
             operator = kind()
             operator.configure_storage(shown)
-            return operator.process_record(request.meta.copy(), request.input, request.previous_output)
+            return operator.process_record(request.meta.of_step(request.next), request.input, request.previous_output)
 
         if terms.isolation == "process":
             work = Deferred.fromCoroutine(self._in_process(request, storage, limit, left))
@@ -168,12 +167,15 @@ class Operators:
         if problem is not None:
             if self.given_up(request.meta.run):
                 raise CancelledError
-            raise StepFailed(_told(problem, request))
+            raise StepFailed(_reason(raised(problem), request))
         if isinstance(output, Late):
             raise StepFailed(self._lateness(output, terms.own_thread(asynchronous), terms, limit, left))
         if storage.unanswered:
             raise StepFailed(f"returned before {storage.unanswered} of its storage calls were answered: await them")
-        return _checked(output)
+        try:
+            return output_of(output)
+        except NotAnOutput as wrong:
+            raise StepFailed(str(wrong)) from None
 
     async def find(self, name: str, left: float) -> type[Any]:
         """The class of that name. Raises StepFailed."""
@@ -232,7 +234,7 @@ class Operators:
         if "failed" in said:
             raise StepFailed(said["failed"])
         if "raised" in said:
-            raise StepFailed(_described(said["raised"], said["kind"], said["trace"], request))
+            raise StepFailed(_reason(wire.shaped(said["raised"], Raised), request))
         return said["output"]
 
     def _lateness(self, late: Late, thread: bool, terms: Terms, limit: float, left: float) -> str:
@@ -251,13 +253,13 @@ def terms_of(kind: type[Any], timeout: float) -> Terms:
     backoff = getattr(kind, "backoff", 0.0)
     isolation = getattr(kind, "isolation", "thread")
     if own is not None and not (_is_number(own) and 0 < own <= 86_400):
-        raise StepFailed(f"has timeout = {own!r}: give it a number of seconds, more than 0")
+        raise StepFailed(f"has timeout = {shown(own)}: give it a number of seconds, more than 0")
     if not (isinstance(retries, int) and not isinstance(retries, bool) and 0 <= retries <= MAX_RETRIES):
-        raise StepFailed(f"has retries = {retries!r}: give it a whole number from 0 to {MAX_RETRIES}")
+        raise StepFailed(f"has retries = {shown(retries)}: give it a whole number from 0 to {MAX_RETRIES}")
     if not (_is_number(backoff) and 0 <= backoff <= MAX_PAUSE):
-        raise StepFailed(f"has backoff = {backoff!r}: give it a number of seconds from 0 to {MAX_PAUSE:g}")
+        raise StepFailed(f"has backoff = {shown(backoff)}: give it a number of seconds from 0 to {MAX_PAUSE:g}")
     if isolation not in ("thread", "process"):
-        raise StepFailed(f'has isolation = {isolation!r}: give it "process", or leave it away')
+        raise StepFailed(f'has isolation = {shown(isolation)}: give it "process", or leave it away')
     return Terms(float(own) if own is not None else timeout, own is not None, retries, float(backoff), isolation)
 
 
@@ -270,43 +272,15 @@ def _end(result: Any) -> tuple[Any, BaseException | None]:
     return (None, result.value) if isinstance(result, Failure) else (result, None)
 
 
-def _told(problem: BaseException, request: Execute) -> str:
+def _reason(problem: Raised, request: Execute) -> str:
     """What an operator raised, in one line; the traceback goes to the log."""
-    try:
-        text = str(problem)
-    except BaseException:  # noqa: BLE001 - even its text is the author's code
-        text = "(without text)"
-    trace = "".join(traceback.format_exception(problem, limit=-20))
-    return _described(text, "" if isinstance(problem, DidaError) else type(problem).__name__, trace, request)
-
-
-def _described(text: str, kind: str, trace: str, request: Execute) -> str:
-    """An exception in one line: its text, and its class's name unless it is a DidaError."""
-    text = " ".join(text.split())[:MAX_TEXT].encode(errors="replace").decode()
-    if not kind:
-        return f"failed: {text}"
     step = request.assignment
-    _log.warn(
-        "run {run}: {operator} at position {position} raised:\n{trace}",
-        run=request.meta.run,
-        operator=step.operator,
-        position=step.position,
-        trace=trace.rstrip(),
-    )
-    return f"raised {kind}: {text}" if text else f"raised {kind}"
-
-
-def _checked(output: object) -> str:
-    """The output, when it is one."""
-    if not isinstance(output, str):
-        hint = ": write async def process_record" if isinstance(output, Deferred) or inspect.isawaitable(output) else ""
-        if inspect.iscoroutine(output):
-            output.close()
-        raise StepFailed(f"returned {type(output).__name__}, not a string{hint}")
-    try:
-        size = len(output.encode()) if len(output) * 4 > MAX_OUTPUT or not output.isascii() else len(output)
-    except UnicodeEncodeError:
-        raise StepFailed("returned text that can't be said in UTF-8 (half a surrogate pair)") from None
-    if size > MAX_OUTPUT:
-        raise StepFailed(f"returned {size} bytes, more than the {MAX_OUTPUT} of an output: write it into the storage")
-    return str(output)
+    if problem.kind:
+        _log.warn(
+            "run {run}: {operator} at position {position} raised:\n{trace}",
+            run=request.meta.run,
+            operator=step.operator,
+            position=step.position,
+            trace=problem.trace,
+        )
+    return problem.reason

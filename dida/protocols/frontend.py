@@ -47,6 +47,7 @@ from dida.protocols.threads import blocking
 from dida.redo import first_reads
 from dida.replicas import Replicas
 from dida.sessions import Seen, StepIds, UpdateIds
+from dida.texts import plain, plain_version
 from dida.timestamps import Timestamp
 from dida.versions import Version
 
@@ -54,8 +55,6 @@ WATCH_SECONDS = 5.0
 """How long one `watch` waits for a change; a node that does not answer it costs no more than that."""
 MARGIN = 2.0
 """Seconds that a blocking call waits beyond its deadline for the word that it has passed."""
-ENVELOPE = 4096
-"""Bytes of a line left for what is neither key nor value."""
 
 _log = Logger()
 _T = TypeVar("_T")
@@ -126,7 +125,7 @@ class FrontEnd:
 
     async def read_as(self, seen: Seen, key: str, version: Version | None, seconds: float) -> Record:
         """`read` for a client that has seen `seen`."""
-        self._check(key)
+        (key,), version = self._plain(key), plain_version(version)
         known = seen.known(key, version)
         if known is not None:
             return known
@@ -134,7 +133,7 @@ class FrontEnd:
 
     async def write_as(self, seen: Seen, key: str, value: str, seconds: float, ids: StepIds | None = None) -> Version:
         """`write` for a client that has seen `seen`."""
-        self._check(key, value)
+        key, value = self._plain(key, value)
         ends = self._ends(seconds)
         return await self._carry_out(WriteOperation(self.replicas, seen, key, ends, value, ids=ids or self.ids))
 
@@ -142,7 +141,7 @@ class FrontEnd:
         self, seen: Seen, key: str, old: str, new: str, seconds: float, ids: StepIds | None = None
     ) -> Version | None:
         """`update_if_value_is` for a client that has seen `seen`."""
-        self._check(key, old, new)
+        key, old, new = self._plain(key, old, new)
         operation = UpdateIfOperation(self.replicas, seen, key, self._ends(seconds), old, new, ids=ids or self.ids)
         return await self._carry_out(operation)
 
@@ -154,17 +153,9 @@ class FrontEnd:
     def _ends(self, seconds: float) -> float:
         return cast(float, self.reactor.seconds()) + seconds
 
-    def _check(self, *texts: str) -> None:
-        """Refuse what no storage node would take, before its connection is lost by it."""
-        size = ENVELOPE
-        for text in texts:
-            if not isinstance(text, str):
-                raise BadRequest(f"keys and values are strings, not {type(text).__name__}")
-            size += 2 * len(text)
-        if size > self.max_line:
-            size = ENVELOPE + sum(len(wire.quote(text).encode("utf-8", "surrogatepass")) for text in texts)
-        if size > self.max_line:
-            raise DidaError(errors.LINE_TOO_LONG, f"{size} bytes are more than a line may have ({self.max_line})")
+    def _plain(self, *texts: str) -> tuple[str, ...]:
+        """What no storage node would take is refused before its connection is lost by it."""
+        return plain(*texts, max_line=self.max_line)
 
     async def _carry_out(self, operation: Operation[_T]) -> _T:
         try:

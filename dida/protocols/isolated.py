@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-import traceback
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -19,10 +18,11 @@ from typing import Any
 import msgspec
 
 from dida import wire
-from dida.chain import MAX_OUTPUT, Meta
-from dida.errors import BadRequest, DidaError
+from dida.chain import StepMeta
+from dida.errors import DidaError
 from dida.interfaces import Record
 from dida.loading import OperatorFolder
+from dida.texts import MAX_REASON, NotAnOutput, output_of, plain, plain_version, raised, told
 from dida.versions import Version
 
 TO_WORKER = 3
@@ -65,23 +65,21 @@ class Storage:
 
     def read(self, key: str, version: Version | None = None) -> Record:
         """The record, newest or of that version."""
+        (key,), version = plain(key), plain_version(version)
         value, found = self._call("read", key, None if version is None else str(version))
         return Record(key, value, Version.parse(found))
 
     def write(self, key: str, value: str) -> Version:
         """Write a new version."""
-        (written,) = self._call("write", key, value)
+        (written,) = self._call("write", *plain(key, value))
         return Version.parse(written)
 
     def update_if_value_is(self, key: str, old: str, new: str) -> Version | None:
         """Compare and swap; None when the value was not `old`."""
-        (written,) = self._call("update_if_value_is", key, old, new)
+        (written,) = self._call("update_if_value_is", *plain(key, old, new))
         return None if written is None else Version.parse(written)
 
     def _call(self, name: str, *arguments: Any) -> list[Any]:
-        for each in arguments:
-            if not isinstance(each, str | None):
-                raise BadRequest(f"keys and values are strings, not {type(each).__name__}")
         self._worker.say(call=name, arguments=arguments)
         answer = self._worker.hear()
         if "error" in answer:
@@ -93,11 +91,11 @@ class Storage:
 def execute(folder: str, worker: _Worker) -> None:
     """Execute what the worker tells, and tell it what came of it."""
     task = worker.hear()
-    meta = wire.shaped(task["meta"], Meta)
+    meta = wire.shaped(task["meta"], StepMeta)
     try:
         kind = OperatorFolder(folder).find(task["operator"])
     except DidaError as problem:
-        worker.say(failed=f"could not be loaded: {problem}")
+        worker.say(failed=told(f"could not be loaded: {problem}", MAX_REASON))
         return
     if inspect.iscoroutinefunction(kind.process_record):
         worker.say(failed='has isolation = "process", which is for a plain process_record: write def, not async def')
@@ -107,27 +105,12 @@ def execute(folder: str, worker: _Worker) -> None:
         operator.configure_storage(Storage(worker, task["deadline"]))
         output = operator.process_record(meta, task["input"], task["previous_output"])
     except BaseException as problem:  # noqa: BLE001 - SystemExit, too, is something to tell
-        lines = traceback.format_exception(problem, limit=-20)
-        known = isinstance(problem, DidaError)
-        try:
-            text = str(problem)
-        except Exception:  # noqa: BLE001 - even its text is the author's code
-            text = "(without text)"
-        text = text[:2000].encode(errors="replace").decode()
-        worker.say(raised=text, kind="" if known else type(problem).__name__, trace="".join(lines)[-8000:])
-        return
-    if not isinstance(output, str):
-        worker.say(failed=f"returned {type(output).__name__}, not a string")
+        worker.say(raised=wire.unshaped(raised(problem)))
         return
     try:
-        size = len(output.encode())
-        if size > MAX_OUTPUT:
-            text = f"returned {size} bytes, more than the {MAX_OUTPUT} of an output: write it into the storage"
-            worker.say(failed=text)
-        else:
-            worker.say(output=output)
-    except UnicodeEncodeError:
-        worker.say(failed="returned text that can't be said in UTF-8 (half a surrogate pair)")
+        worker.say(output=output_of(output))
+    except NotAnOutput as problem:
+        worker.say(failed=str(problem))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Isolated(ProcessProtocol):
         request = self._request
         self._say(
             operator=request.assignment.operator,
-            meta=wire.unshaped(request.meta),
+            meta=wire.unshaped(request.meta.of_step(request.next)),
             input=request.input,
             previous_output=request.previous_output,
             deadline=self._storage.deadline,

@@ -49,6 +49,7 @@ from dida.protocols.peers import Peers
 from dida.protocols.reports import CHOOSE_AFTER, Reports
 from dida.sessions import Seen, StepIds
 from dida.steps import Steps
+from dida.texts import MAX_REASON, told
 
 MAX_STEPS = 10_000
 """Steps that a worker has at once, those that wait for a thread included, when it is not told otherwise."""
@@ -359,13 +360,13 @@ class WorkerNode(NodeCommands):
     def _failed(self, scheduler: Address, request: Execute, at: Assignment, why: str, bare: bool = False) -> None:
         """Report that the run can't go on; `bare`: without what was executed before, which the scheduler knows."""
         self.counts["failed"] += 1
-        reason = f"{at.operator} at position {at.position} {why}"
+        reason = told(f"{at.operator} at position {at.position} {why}", MAX_REASON)
         failed = Failed(
             run=request.meta.run,
             position=at.position,
             operator=at.operator,
             worker=at.worker,
-            reason=reason[:4000],
+            reason=reason,
             chain=() if bare else request.chain[: request.next],
             after={} if bare else request.meta.after,
             round=request.round,

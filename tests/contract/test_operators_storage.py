@@ -11,18 +11,23 @@ from typing import Any
 import pytest
 import pytest_twisted
 from attrs import define
+from twisted.internet.process import ProcessReader, ProcessWriter
 from twisted.internet.threads import deferToThread
 
 from dida.addresses import StorageAddress
 from dida.chain import Meta
+from dida.chain_messages import Ended
 from dida.errors import DidaError
 from dida.interfaces import Record
 from dida.memory import MemoryStorage, StepView
 from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
 from dida.sessions import StepIds
+from dida.testing import run_chain
+from dida.texts import raised
 from dida.versions import Version
 from tests.clusters import StorageCluster
-from tests.fakes import the_reactor
+from tests.fakes import the_reactor, until
+from tests.protocols.test_worker import Stage
 
 KEPT = 5
 """Versions that are kept of a record."""
@@ -223,3 +228,158 @@ async def test_on_storage_nodes(promise: Callable[[Place], None], key: str, clus
         await deferToThread(promise, Place(BlockingStorage(reactor, front_end), step, key))
     finally:
         front_end.stop()
+
+
+# --- the promises to an operator, in whichever way it is executed --------------------------------------------------
+
+PROBE = """
+from enum import Enum
+
+from dida.errors import DidaError
+
+
+class Colour(str, Enum):
+    RED = "red"
+    GREEN = "green"
+
+
+class Loud(str):
+    def __str__(self):
+        return "LOUD"
+
+    __repr__ = __format__ = __str__
+
+
+class Base:
+    def configure_storage(self, storage):
+        self.storage = storage
+
+
+class Converts(Base):
+    async def process_record(self, meta, input, previous_output):
+        s = self.storage
+        await s.write(Colour.RED, Colour.RED)
+        told = [(await s.read("red")).value, (await s.read(Colour.RED)).key]
+        told.append(str(await s.update_if_value_is(Loud("red"), Colour.RED, Colour.GREEN)))
+        told.append(str(await s.update_if_value_is("red", Loud("green"), Loud("soft"))))
+        told.append((await s.read("red", Version.parse("2.1"))).value)
+        told.append((await s.read("red")).value)
+        return " ".join(map(str.__str__, [type(told[1]).__name__, *told]))
+
+
+class Returns(Base):
+    async def process_record(self, meta, input, previous_output):
+        return Loud("returned") if previous_output else Colour.GREEN
+
+
+class Refuses(Base):
+    async def process_record(self, meta, input, previous_output):
+        s, told = self.storage, []
+        for bad in (13, None, b"red", object(), "\\udc00", "x" * 2_000_000):
+            for call, words in (
+                (s.read, (bad,)),
+                (s.write, (bad, "v")),
+                (s.write, ("k", bad)),
+                (s.update_if_value_is, ("k", bad, "v")),
+                (s.update_if_value_is, ("k", "v", bad)),
+            ):
+                try:
+                    await call(*words)
+                except DidaError as problem:
+                    told.append(str(problem))
+        try:
+            await s.read("k", "1.1")
+        except DidaError as problem:
+            told.append(str(problem))
+        return "\\n".join(dict.fromkeys(told)) + f"\\n{len(told)}"
+
+
+class Position(Base):
+    async def process_record(self, meta, input, previous_output):
+        return f"{previous_output}{meta.position}"
+
+
+class Surrogate(Base):
+    async def process_record(self, meta, input, previous_output):
+        raise ValueError("half \\udc00 of it")
+
+
+class Number(Base):
+    async def process_record(self, meta, input, previous_output):
+        return 13
+
+
+class HalfAPair(Base):
+    async def process_record(self, meta, input, previous_output):
+        return "\\udc00"
+
+
+class Long(Base):
+    async def process_record(self, meta, input, previous_output):
+        return Loud("é" * 300_000)
+""".replace("from dida.errors", "from dida.versions import Version\nfrom dida.errors")
+OUTPUTS = {
+    "Converts": ["str red red 2.1 3.1 green soft"],
+    "Returns Returns": ["green", "returned"],
+    "Position Position Position": ["0", "01", "012"],
+    "Refuses": [
+        """\
+bad-request: keys and values are strings, not int
+bad-request: keys and values are strings, not NoneType
+bad-request: keys and values are strings, not bytes
+bad-request: keys and values are strings, not object
+bad-request: half a surrogate pair: text that can't be said in UTF-8
+line-too-long: 2004096 bytes are more than a line may have (1048576)
+line-too-long: 2004097 bytes are more than a line may have (1048576)
+line-too-long: 2004098 bytes are more than a line may have (1048576)
+bad-request: a version is what a read or write gave, not str: Version.parse makes one
+31"""
+    ],
+}
+REASONS = {
+    "Surrogate": "raised ValueError: half ? of it",
+    "Number": "returned int, not a string",
+    "HalfAPair": "returned text that can't be said in UTF-8 (half a surrogate pair)",
+    "Long": "returned 600000 bytes, more than the 524288 of an output: write it into the storage",
+}
+PLAIN = PROBE.replace("async def", "def").replace("await ", "")
+WAYS = {
+    "thread": PLAIN,
+    "async": PROBE,
+    "process": PLAIN.replace("class Base:\n", 'class Base:\n    isolation = "process"\n\n'),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_executed_by_a_worker(way: str, tmp_path: Path) -> None:
+    """In each way of execution strings are taken by their characters, what is none is refused in the same words,
+    and `meta.position` is the step's."""
+    stage = Stage(tmp_path)
+    try:
+        stage.start("w1", timeout=50.0)
+        stage.put(WAYS[way])
+        for chain, outputs in OUTPUTS.items():
+            ended = await stage.outcome(stage.request(*(f"{name}@w1" for name in chain.split()), left=55.0))
+            assert isinstance(ended, Ended), ended
+            assert [step.output for step in ended.chain] == outputs
+        for name, reason in REASONS.items():
+            assert await stage.reason(f"{name}@w1", left=55.0) == f"{name} at position 0 on w1 {reason}"
+        pipes = (ProcessReader, ProcessWriter)
+        await until(lambda: not any(isinstance(each, pipes) for each in the_reactor().getReaders()))
+    finally:
+        stage.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_executed_by_a_test(way: str, tmp_path: Path) -> None:
+    """The same with the tools for the tests of operators."""
+    (tmp_path / "ops.py").write_text(WAYS[way])
+    for chain, outputs in OUTPUTS.items():
+        run = run_chain(chain.split(), folder=str(tmp_path))
+        assert [step.output for step in run.steps] == outputs
+    for name, reason in REASONS.items():
+        with pytest.raises((TypeError, ValueError)) as caught:
+            run_chain(name, folder=str(tmp_path))
+        told = raised(caught.value)
+        assert reason in (told.reason, told.text.removeprefix(f"{name} "))

@@ -310,6 +310,26 @@ async def test_operators_that_fail(stage: Stage, body: str, form: str, reason: s
     await until(lambda: stage.told.ended)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise ValueError('x' * 5_000_000)",
+        "raise ValueError('a') from ValueError('x' * 5_000_000)",
+        "from dida.errors import DidaError; raise DidaError('odd', 'x' * 5_000_000)",
+        "raise type('x' * 5_000_000, (Exception,), {})",
+        "pass\nraise ValueError('x' * 5_000_000)",
+        "pass\n    retries = 'x' * 5_000_000",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_exceptions_with_much_to_say(stage: Stage, warnings: list[str], body: str) -> None:
+    """However long the text of what an operator raises is, the reason and the log are short."""
+    stage.operator(body)
+    assert 35 < len(await stage.reason()) <= 4000
+    assert sum(map(len, warnings)) < 20_000
+    assert warnings
+
+
 @pytest.mark.parametrize("kind", [ZeroDivisionError, GeneratorExit])
 @pytest_twisted.ensureDeferred
 async def test_a_bug_of_the_worker(

@@ -1,0 +1,131 @@
+"""Strings as operators and scripts give them, as the storage and the wire take them: one conversion, one place.
+
+A `str` subclass (a member of an enum, a numpy string, …) is taken by its characters, whatever it prints as.
+What is no string, or can't be said in UTF-8, is refused. Whoever takes a string from an operator, in whichever
+way that is executed, takes it through here. Also here: what an operator raised, bounded and fit to be told.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+
+from attrs import frozen
+
+from dida import errors, wire
+from dida.chain import MAX_OUTPUT
+from dida.errors import BadRequest, DidaError
+from dida.versions import Version
+
+ENVELOPE = 4096
+"""Bytes of a line left for what is neither key nor value."""
+MAX_TEXT = 500
+"""Characters of an exception's text that are told."""
+MAX_TRACE = 8000
+"""Characters of a traceback that are kept, most of them of its beginning."""
+MAX_FRAMES = 20
+MAX_REASON = 4000
+"""Characters of the reason why a run failed."""
+
+
+class NotAnOutput(TypeError):
+    """What an operator returned is no output; the text, to be read behind the operator's name, says why."""
+
+
+def plain(*values: object, max_line: int = wire.MAX_LINE) -> tuple[str, ...]:
+    """Keys and values by their characters; DidaErrors bad-request, line-too-long when they don't fit on a line."""
+    texts = []
+    size = ENVELOPE
+    for value in values:
+        if not isinstance(value, str):
+            raise BadRequest(f"keys and values are strings, not {type(value).__name__}")
+        text = str.__str__(value)
+        if not text.isascii():
+            _check(text)
+        texts.append(text)
+        size += 2 * len(text)
+    if size > max_line:
+        size = ENVELOPE + sum(len(wire.quote(text).encode()) for text in texts)
+    if size > max_line:
+        raise DidaError(errors.LINE_TOO_LONG, f"{size} bytes are more than a line may have ({max_line})")
+    return tuple(texts)
+
+
+def plain_version(version: object) -> Version | None:
+    """The version that a read wants, if it wants one; bad-request when it is something else."""
+    if version is None or isinstance(version, Version):
+        return version
+    raise BadRequest(f"a version is what a read or write gave, not {type(version).__name__}: Version.parse makes one")
+
+
+def output_of(returned: object) -> str:
+    """An operator's output by its characters. Raises NotAnOutput."""
+    if not isinstance(returned, str):
+        hint = ": write async def process_record" if inspect.isawaitable(returned) else ""
+        if inspect.iscoroutine(returned):
+            returned.close()
+        raise NotAnOutput(f"returned {type(returned).__name__}, not a string{hint}")
+    text = str.__str__(returned)
+    try:
+        size = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        raise NotAnOutput("returned text that can't be said in UTF-8 (half a surrogate pair)") from None
+    if size > MAX_OUTPUT:
+        raise NotAnOutput(f"returned {size} bytes, more than the {MAX_OUTPUT} of an output: write it into the storage")
+    return text
+
+
+def told(text: str, limit: int) -> str:
+    """At most so many characters of it, its end among them, without what can't be said in UTF-8."""
+    if len(text) > limit:
+        gap = f" … {len(text) - limit:,} characters more … "
+        end = limit // 4
+        text = text[: max(0, limit - end - len(gap))] + gap + text[-end:]
+    return text.encode(errors="replace").decode()
+
+
+def shown(value: object) -> str:
+    """A value in a line, whatever it is."""
+    try:
+        return told(repr(value), 100)
+    except BaseException:  # noqa: BLE001 - it is the author's code
+        return f"a {type(value).__name__}"
+
+
+@frozen
+class Raised:
+    """What an operator raised."""
+
+    kind: str
+    """The class's name; empty for a DidaError, whose text says all."""
+    text: str
+    trace: str
+
+    @property
+    def reason(self) -> str:
+        """In one line, to be read behind the operator's name."""
+        if not self.kind:
+            return f"failed: {self.text}"
+        return f"raised {self.kind}: {self.text}" if self.text else f"raised {self.kind}"
+
+
+def raised(problem: BaseException) -> Raised:
+    """An exception, whatever it and its text are like."""
+    try:
+        text = str.__str__(str(problem))
+        text = " ".join(text[: 2 * MAX_TEXT].split())[:MAX_TEXT]
+    except BaseException:  # noqa: BLE001 - even its text is the author's code
+        text = "(without text)"
+    try:
+        trace = "".join(traceback.format_exception(problem, limit=-MAX_FRAMES)).rstrip()
+    except BaseException:  # noqa: BLE001 - likewise
+        trace = f"{type(problem).__name__} (without traceback)"
+    kind = "" if isinstance(problem, DidaError) else type(problem).__name__
+    return Raised(told(kind, MAX_TEXT), told(text, MAX_TEXT), told(trace, MAX_TRACE))
+
+
+def _check(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(wire.SURROGATES) from None
