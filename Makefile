@@ -6,7 +6,7 @@ READY := .venv/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check format lock clean simulate bugs torture soak endurance chains hosts runs makespan bench evaluate
+.PHONY: help demo test long check format lock clean simulate bugs torture soak clocks endurance chains hosts runs makespan bench evaluate
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -21,6 +21,7 @@ help:
 	$(say) "bugs" "how many seeds the simulator needs to find each deliberate bug"
 	$(say) "torture" "real storage nodes under crashes, pauses and joins for a minute, then the checkers"
 	$(say) "soak" "1.1 million writes with a member killed: logs and memory stay bounded"
+	$(say) "clocks" "a whole system under load, the clocks of some or all nodes stepped by an hour, for five minutes"
 	$(say) "endurance" "ten minutes of busy cores and short pauses, a minute of a stopped node: nobody is taken for dead"
 	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, hosts"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
@@ -60,6 +61,10 @@ torture: $(READY)
 
 soak: $(READY)
 	@$(BIN)/python -m tests.system.soak
+
+SECONDS_OF_STEPS ?= 300
+clocks: $(READY)
+	@$(BIN)/python -m tests.system.stepping --seconds $(SECONDS_OF_STEPS)
 
 endurance: $(READY)
 	@DIDA_LONG=1 $(BIN)/pytest tests/system/test_failures.py -k "busy or silent" --timeout 900

@@ -15,8 +15,6 @@ from dida.messages import Counter, Name, Request, Seconds, Timestamp
 Operators = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=MAX_OPERATORS)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 Round = Annotated[int, msgspec.Meta(ge=0, le=1000)]
-Clock = Annotated[float, msgspec.Meta(ge=0)]
-"""Seconds since 1970; 0: not known."""
 Reason = Annotated[str, msgspec.Meta(max_length=4000)]
 
 
@@ -36,8 +34,8 @@ class Execute(Request):
     chain: tuple[Assignment, ...]
     left: Seconds
     """Seconds that the run still has; nothing is executed past them."""
-    started: Clock = 0.0
-    """When the run began, on its scheduler's clock: for the scheduler after it."""
+    limit: Seconds = 0.0
+    """Seconds that the run was given, for a scheduler that adopts it; 0: not known."""
     since: Timestamp = field(factory=dict)
     """What the client had seen before the run."""
     round: Round = 0
@@ -63,6 +61,10 @@ class Execute(Request):
     def previous_output(self) -> str:
         """What the operator before returned; the empty string for the first."""
         return self.chain[self.next - 1].output if self.next else ""
+
+    def later(self, seconds: float) -> Execute:
+        """The request when so many seconds have passed."""
+        return attrs.evolve(self, left=max(0.0, self.left - seconds))
 
     def with_step(self, **changes: Any) -> Execute:
         """The request with changes to its next step."""
@@ -184,12 +186,12 @@ class Ended(Request):
     """The last operator was executed; `chain` has all outputs."""
 
     usage: ClassVar[str] = "ended"
-    about: ClassVar[str] = "from the last worker: {run, chain, after, at}"
+    about: ClassVar[str] = "from the last worker: {run, chain, after, ago}"
     run: Name
     chain: tuple[Assignment, ...]
     after: Timestamp = field(factory=dict)
-    at: Clock = 0.0
-    """When, on the worker's clock: it may be told much later, to another scheduler."""
+    ago: Seconds = 0.0
+    """How many seconds ago: it may be told much later, to another scheduler."""
 
 
 @frozen(kw_only=True)
@@ -197,7 +199,7 @@ class Failed(Request):
     """The run can't go on; `chain` is what was executed before."""
 
     usage: ClassVar[str] = "failed"
-    about: ClassVar[str] = "from a worker: {run, position, operator, worker, reason, chain, after, at}"
+    about: ClassVar[str] = "from a worker: {run, position, operator, worker, reason, chain, after, ago}"
     run: Name
     position: Position
     operator: Name
@@ -208,8 +210,8 @@ class Failed(Request):
     round: Round = 0
     attempt: Counter = 0
     """Which execution of the step it was; 0: whichever."""
-    at: Clock = 0.0
-    """When, on the worker's clock: it may be told much later, to another scheduler."""
+    ago: Seconds = 0.0
+    """How many seconds ago: it may be told much later, to another scheduler."""
 
 
 @frozen
@@ -226,8 +228,10 @@ class Adopt(Request):
     """A run that a scheduler before this one has started."""
 
     usage: ClassVar[str] = "adopt"
-    about: ClassVar[str] = "from a worker: the request of a run that the scheduler does not know"
+    about: ClassVar[str] = "from a worker: the request of a run that the scheduler does not know; {ago}"
     request: Execute
+    ago: Seconds = 0.0
+    """How many seconds ago the run had got so far, and had as long left as the request says."""
 
 
 SCHEDULER = (

@@ -96,8 +96,9 @@ class Runs:
         self._keep(run)
         return run
 
-    def on_adopt(self, request: Execute, now: float) -> RunRecord | None:
-        """A worker has this request. When its run is not known, another life of the scheduler has started it.
+    def on_adopt(self, request: Execute, now: float, ago: float = 0.0) -> RunRecord | None:
+        """A worker had this request so many seconds ago. When its run is not known, another life of the scheduler has
+        started it.
 
         None for a run that this life has started, and dropped since.
         """
@@ -108,13 +109,14 @@ class Runs:
         if id.endswith(f"-{self.life}") or (len(self._all) >= self.keep and not self._ended):
             return None
         self.adopted += 1
-        began = min(now, request.started) or now - max(0.0, self.deadline - request.left)
+        then = now - ago
+        began = then - max(0.0, (request.limit or self.deadline) - request.left)
         run = RunRecord(
             id=id,
             input=request.input,
             chain=list(request.chain),
             started=began,
-            ends=max(now + DOUBT, min(now + request.left, began + self.deadline)),
+            ends=max(now + DOUBT, min(then + request.left, began + self.deadline)),
             progress=now,
             since=dict(request.since),
             after=dict(request.meta.after),
@@ -173,7 +175,7 @@ class Runs:
             size=len(chain),
             chain=chain,
             left=max(0.0, run.ends - now),
-            started=run.started,
+            limit=run.ends - run.started,
             since=run.since,
             round=run.round,
             again=run.again,
@@ -306,9 +308,9 @@ class Runs:
     # --- ending ---------------------------------------------------------------------------------
 
     def on_ended(
-        self, id: str, chain: Collection[Assignment], after: Mapping[str, int], now: float, at: float = 0.0
+        self, id: str, chain: Collection[Assignment], after: Mapping[str, int], now: float, ago: float = 0.0
     ) -> RunRecord | None:
-        """The last operator was executed, `at` its worker's time. None when the run had ended already."""
+        """The last operator was executed, so many seconds ago. None when the run had ended already."""
         run = self[id]
         if run.state != GOING_ON:
             return None
@@ -318,7 +320,7 @@ class Runs:
         run.steps = steps(chain, run.why)
         run.after = dict(after)
         self.done += 1
-        return self._end(run, DONE, now, at)
+        return self._end(run, DONE, now, ago)
 
     def on_failed(
         self,
@@ -330,7 +332,7 @@ class Runs:
         after: Mapping[str, int] | None = None,
         round: int = 0,
         attempt: int = 0,
-        at: float = 0.0,
+        ago: float = 0.0,
     ) -> RunRecord | None:
         """The run can't go on. None when it had ended already, or goes on elsewhere."""
         run = self[id]
@@ -346,7 +348,7 @@ class Runs:
         if after is not None:
             run.after = dict(after)
         self.failed += 1
-        return self._end(run, FAILED, now, at)
+        return self._end(run, FAILED, now, ago)
 
     def tick(self, now: float) -> list[RunRecord]:
         """Fail the runs that are past their deadline."""
@@ -387,9 +389,8 @@ class Runs:
             self.policy.on_turn(run.turn, worker)
             run.turn = worker
 
-    def _end(self, run: RunRecord, state: str, now: float, at: float) -> RunRecord:
-        if run.adopted and at:  # which may be told long after that
-            now = min(now, max(at, run.started))
+    def _end(self, run: RunRecord, state: str, now: float, ago: float) -> RunRecord:
+        now = max(now - ago, run.started)
         for each in run.chain:
             if each.position not in run.confirmed:
                 self.policy.on_confirm(each.worker)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.nodes import NodeProcess, free_port, until
@@ -11,8 +11,10 @@ from tests.nodes import NodeProcess, free_port, until
 class StorageCluster:
     """`count` storage nodes that name each other; nodes by replica number."""
 
-    def __init__(self, folder: Path, count: int, *options: str) -> None:
+    def __init__(self, folder: Path, count: int, *options: str, more: Mapping[str, str] | None = None) -> None:
+        """`more` are variables of the nodes' environment."""
         self._folder = folder
+        self._more = more
         self._options = options
         self.ports = {number: free_port() for number in range(1, count + 1)}
         self.nodes: dict[int, NodeProcess] = {}
@@ -33,7 +35,8 @@ class StorageCluster:
         names = ["--id", f"s{number}", "--replica", str(number), "--url", url]
         folder = self._folder / f"s{number}-{len(list(self._folder.glob(f's{number}-*')))}"
         folder.mkdir()
-        node = NodeProcess("dida-storage", *names, *self.members, *self._options, *options, folder=folder, port=port)
+        words = (*names, *self.members, *self._options, *options)
+        node = NodeProcess("dida-storage", *words, folder=folder, port=port, more=self._more)
         self.nodes[number] = node
         return node.wait_ready() if ready else node
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,15 +52,23 @@ def until(what: str, condition: Callable[[], _T], seconds: float = START_TIME) -
     return result
 
 
-def environment() -> dict[str, str]:
-    """For a process that runs this source tree, from whatever folder."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """For a process that runs this source tree, from whatever folder; `more` counts before the rest."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **(more or {})}
 
 
 class NodeProcess:
     """`twistd -n COMMAND OPTION…` as a process of its own, its output in a file."""
 
-    def __init__(self, command: str, *options: str, folder: Path, port: int | None = None) -> None:
+    def __init__(
+        self,
+        command: str,
+        *options: str,
+        folder: Path,
+        port: int | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        """`more` are variables of its environment."""
         self.port = port
         self.paused = False
         self._paused_at = float("-inf")
@@ -69,7 +77,7 @@ class NodeProcess:
             self.process = subprocess.Popen(
                 [*TWISTD, "-n", command, *options],
                 cwd=folder,
-                env=environment(),
+                env=environment(more),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -15,6 +15,10 @@ SOURCES = sorted([*ROOT.glob("dida/**/*.py"), *ROOT.glob("operators/*.py"), *ROO
 CORE_MAY_USE = {"attrs", "mmh3", "msgspec", "sortedcontainers", "zope"}
 CORE_MAY_NOT_USE = {"asyncio", "datetime", "logging", "secrets", "select", "socket", "subprocess", "threading", "uuid"}
 CLOCKS = {"time", "datetime"}
+CLOCK = "dida.protocols.clock"
+"""The one module that knows the machine's clocks."""
+TIME_OF_DAY = {"dida.protocols.worker"}
+"""Who asks for the time of day, for people: when a step was begun."""
 
 
 def name_of(path: Path) -> str:
@@ -87,7 +91,7 @@ def test_nobody_installs_a_reactor_by_importing(path: Path) -> None:
         assert "reactor" not in (module.rpartition(".")[2], name) or not module.startswith("twisted.internet")
 
 
-@each_module
+@pytest.mark.parametrize("path", [path for path in SOURCES if name_of(path) != CLOCK], ids=name_of)
 def test_clock_and_chance_come_in(path: Path) -> None:
     """Nobody asks the machine for the time, or its common random numbers, behind the reactor's back."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -101,6 +105,23 @@ def test_clock_and_chance_come_in(path: Path) -> None:
             assert called[0] != "random" or called[1] in ("Random", "SystemRandom"), ".".join(called)
     for module, name in imports(ast.parse(path.read_text())):
         assert module not in CLOCKS, f"from {module} import {name}"
+        assert (module, name) != ("twisted.python.runtime", "seconds"), "the time of day under another name"
+        assert (module, name) != (CLOCK, "time_of_day") or name_of(path) in TIME_OF_DAY, "what is it for?"
+
+
+def test_the_time_of_day_is_read_in_one_function() -> None:
+    """The module with the clocks asks for the time of day in `time_of_day` alone."""
+    source = ast.parse((ROOT / "dida/protocols/clock.py").read_text())
+    functions = [node for node in source.body if isinstance(node, ast.FunctionDef)]
+    found = {
+        function.name: {
+            node.attr
+            for node in ast.walk(function)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time"
+        }
+        for function in functions
+    }
+    assert found == {"steady": {"clock_gettime"}, "time_of_day": {"time"}}
 
 
 @pytest.mark.parametrize("folder", ["twisted", "twisted/plugins"])

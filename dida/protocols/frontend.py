@@ -42,6 +42,7 @@ from dida.frontend import (
 )
 from dida.interfaces import IStorage, Record
 from dida.messages import DEFAULT_DEADLINE, Error, Watch
+from dida.protocols.clock import steady
 from dida.protocols.links import Link, Unreachable
 from dida.protocols.threads import blocking
 from dida.redo import first_reads
@@ -64,7 +65,8 @@ _T = TypeVar("_T")
 class FrontEnd:
     """The storage as one client sees it. `deadline` is how many seconds an operation may take.
 
-    Connects when it is used; `start` also begins to watch who lives, `stop` ends it all.
+    Connects when it is used; `start` also begins to watch who lives, `stop` ends it all. The reactor counts by a clock
+    that never steps from then on (`dida.protocols.clock.steady`): a deadline holds whatever becomes of the time of day.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class FrontEnd:
         session: str = "",
         max_line: int = wire.MAX_LINE,
     ) -> None:
-        self.reactor = reactor
+        self.reactor = steady(reactor)
         self.deadline = deadline
         self.max_line = max_line
         self.replicas = Replicas(storage)

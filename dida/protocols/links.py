@@ -24,6 +24,7 @@ from zope.interface import implementer
 from dida import errors, wire
 from dida.errors import DidaError, Unavailable
 from dida.messages import Error, Reply, Request
+from dida.protocols.clock import steady
 from dida.protocols.writing import Writer
 
 MAX_WAITING = 100_000
@@ -259,7 +260,7 @@ class Link:
     """
 
     def __init__(self, reactor: Any, host: str, port: int) -> None:
-        self.clock: IReactorTime = reactor
+        self.clock: IReactorTime = steady(reactor)
         self.address = f"{host}:{port}"
         self.client: LineClient | None = None
         self.greeting: Request | None = None

@@ -43,6 +43,10 @@ AT_ONCE = 500
 """Reports without an answer."""
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between two attempts to reach a scheduler; the last one repeats."""
+AT_THE_MOMENT = 0.001
+"""Seconds up to which an outcome need not be told to be older."""
+MAX_AGO = 86_400.0
+"""Seconds that it is told to be old at most."""
 
 _log = Logger()
 
@@ -55,6 +59,8 @@ class Report:
     to: _Scheduler
     message: Request
     request: Execute
+    at: float
+    """When it was first told, on this worker's clock."""
 
     @property
     def bytes(self) -> int:
@@ -104,10 +110,12 @@ class Reports:
                 scheduler.sending.cancel()
         self._schedulers.clear()
 
-    def tell(self, address: Address, message: Request, request: Execute, soon: bool = True) -> None:
+    def tell(
+        self, address: Address, message: Request, request: Execute, soon: bool = True, at: float | None = None
+    ) -> None:
         """Have the scheduler told; `request` is the run's, for one that does not know the run.
 
-        Without `soon` it may wait for the end of the turn.
+        Without `soon` it may wait for the end of the turn. `at` is when it was so, if that is not now.
         """
         scheduler = self._schedulers.get(address)
         if scheduler is None:
@@ -117,7 +125,8 @@ class Reports:
             del self._waiting[oldest]
             oldest.to.unsent.pop(oldest, None)
             self.undelivered += 1
-        report = Report(next(self._numbers), scheduler, message, request)
+        at = self._reactor.seconds() if at is None else at
+        report = Report(next(self._numbers), scheduler, message, request, at)
         self._waiting[report] = scheduler.unsent[report] = None
         if scheduler.failures and (scheduler.sending is not None or scheduler.in_flight):
             return  # it follows those that are asked again
@@ -130,7 +139,7 @@ class Reports:
         """A scheduler is there: it is told the outcomes that were told to one before it, with another `life`."""
         for run, (to, told) in list(self._outcomes.items()) if life else ():
             if to == scheduler and not run.endswith(f"-{life}"):
-                self.tell(scheduler, told.message, told.request)
+                self.tell(scheduler, told.message, told.request, at=told.at)
 
     def _keep(self, to: Address, told: Report) -> None:
         run = told.request.meta.run
@@ -167,8 +176,19 @@ class Reports:
         for report in list(islice(scheduler.unsent, AT_ONCE - scheduler.in_flight)):
             del scheduler.unsent[report]
             scheduler.in_flight += 1
-            told = self._ask(scheduler, report.message).addCallback(self._answered, report)
+            told = self._ask(scheduler, self._dated(report)).addCallback(self._answered, report)
             told.addCallbacks(self._told, self._untold, callbackArgs=(report,), errbackArgs=(report,))
+
+    def _ago(self, report: Report) -> float:
+        now: float = self._reactor.seconds()
+        return min(max(0.0, now - report.at), MAX_AGO)
+
+    def _dated(self, report: Report) -> Request:
+        """The message; an outcome says how long ago it was, which is the same on every machine."""
+        ago = self._ago(report)
+        if ago <= AT_THE_MOMENT or not isinstance(report.message, Ended | Failed):
+            return report.message
+        return attrs.evolve(report.message, ago=round(ago, 3))
 
     def _ask(self, scheduler: _Scheduler, message: Request) -> Deferred[Reply]:
         to = scheduler.address
@@ -176,9 +196,9 @@ class Reports:
 
     def _answered(self, reply: Reply, report: Report) -> Reply | Deferred[Reply]:
         if isinstance(reply, Error) and reply.code == errors.NO_SUCH_RUN:
-            adopted = self._ask(report.to, Adopt(request=report.request))
+            adopted = self._ask(report.to, Adopt(request=report.request, ago=round(self._ago(report), 3)))
             return adopted.addCallback(
-                lambda reply: reply if isinstance(reply, Error) else self._ask(report.to, report.message)
+                lambda reply: reply if isinstance(reply, Error) else self._ask(report.to, self._dated(report))
             )
         return reply
 

@@ -237,11 +237,11 @@ class SchedulerNode(NodeCommands):
         return Ok()
 
     def cmd_adopt(self, request: Adopt) -> Answer:
-        self.runs.on_adopt(request.request, self._now())
+        self.runs.on_adopt(request.request, self._now(), request.ago)
         return Ok()
 
     def cmd_ended(self, request: Ended) -> Answer:
-        run = self.runs.on_ended(request.run, request.chain, request.after, self._now(), request.at)
+        run = self.runs.on_ended(request.run, request.chain, request.after, self._now(), request.ago)
         return self._told(run)
 
     def cmd_failed(self, request: Failed) -> Answer:
@@ -254,7 +254,7 @@ class SchedulerNode(NodeCommands):
             request.after,
             request.round,
             request.attempt,
-            request.at,
+            request.ago,
         )
         return self._told(run)
 

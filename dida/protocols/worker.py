@@ -39,6 +39,7 @@ from dida.chain_messages import (
 )
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.messages import NODE, Ok, Request, Slow, Status, vocabulary
+from dida.protocols.clock import time_of_day
 from dida.protocols.collector import Collector
 from dida.protocols.departure import Departure
 from dida.protocols.execution import Operators, Outcome, StepFailed, StepLost
@@ -211,15 +212,17 @@ class WorkerNode(NodeCommands):
             self._spawn(self._pass_on(following, scheduler), following)
 
     async def _pass_on(self, request: Execute, scheduler: Address) -> None:
+        began = self._reactor.seconds()
         try:
             await self._hand_over.send(scheduler, request)
         except NotHandedOn as problem:
             text = f"did not get the request that {self.me.id} handed on: {problem}"
-            self._failed(scheduler, request, request.assignment, text)
+            late = request.later(self._reactor.seconds() - began)
+            self._failed(scheduler, late, request.assignment, text)
 
     async def _execute(self, request: Execute, scheduler: Address) -> Execute | None:
         """Execute the step. What is to be handed on then, if the run has not ended."""
-        began = self._reactor.seconds()
+        began, start = self._reactor.seconds(), time_of_day()
         try:
             tried, outcome = await self._try(request)
             took = self._reactor.seconds() - began
@@ -227,7 +230,7 @@ class WorkerNode(NodeCommands):
                 worker=self.me.id,
                 output=outcome.output,
                 ms=round(took * 1000, 3),
-                start=round(began, 3),
+                start=round(start, 3),
                 records=outcome.records,
                 after=dict(tried.meta.after),
             )
@@ -236,16 +239,17 @@ class WorkerNode(NodeCommands):
                 self.collector.show(request, outcome.output)
             if done.next + 1 == done.size:
                 await self._secure(done, request.left - took)
-                self._conclude(scheduler, done)
+                self._conclude(scheduler, done.later(self._reactor.seconds() - began))
                 return None
         except StepLost as lost:
             return self._go_back(request, scheduler, lost, self._reactor.seconds() - began)
         except StepFailed as problem:
             if not self._given_up(request.meta.run):
-                self._failed(scheduler, request, request.assignment, f"on {self.me.id} {problem}")
+                late = request.later(self._reactor.seconds() - began)
+                self._failed(scheduler, late, request.assignment, f"on {self.me.id} {problem}")
             return None
         step = done.assignment
-        following = attrs.evolve(done, next=done.next + 1, apart=False, left=max(0.0, request.left - took))
+        following = attrs.evolve(done.later(took), next=done.next + 1, apart=False)
         told = Completed(
             run=done.meta.run,
             position=step.position,
@@ -262,7 +266,8 @@ class WorkerNode(NodeCommands):
         if self.gossip_delay:
             await deferLater(self._reactor, self.gossip_delay)
         if took >= CHOOSE_AFTER or self.gossip_delay:
-            following = attrs.evolve(following, left=max(0.0, request.left - (self._reactor.seconds() - began)))
+            left = request.later(self._reactor.seconds() - began).left
+            following = attrs.evolve(following, left=left)
         if why := self._too_long(following, following.chain):
             self._failed(scheduler, following, following.assignment, f"did not get the request: {why}")
             return None
@@ -316,7 +321,7 @@ class WorkerNode(NodeCommands):
     def _go_back(self, request: Execute, scheduler: Address, lost: StepLost, took: float) -> Execute | None:
         """The request from the step on by which what was lost has entered the run."""
         position = redo.step_to_redo(request, lost.lost)
-        request = request.with_step(records=lost.records or request.assignment.records)
+        request = request.later(took).with_step(records=lost.records or request.assignment.records)
         if position is None or request.round >= redo.MAX_ROUNDS:
             named = redo.lost_records(request.chain, lost.lost)
             which = f" ({named})" if named else ""
@@ -333,7 +338,7 @@ class WorkerNode(NodeCommands):
             attrs.evolve(step, attempt=step.attempt + 1) if position <= step.position <= request.next else step
             for step in back.chain
         )
-        back = attrs.evolve(back, chain=chain, round=request.round + 1, left=max(0.0, request.left - took))
+        back = attrs.evolve(back, chain=chain, round=request.round + 1)
         reason = f"{request.assignment.operator} at position {request.next} heard of lost updates"
         told = Returned(run=back.meta.run, position=position, round=back.round, reason=reason)
         self.reports.tell(scheduler, told, back)
@@ -342,8 +347,7 @@ class WorkerNode(NodeCommands):
 
     def _conclude(self, scheduler: Address, request: Execute) -> None:
         """Report the end of the run."""
-        at = round(self._reactor.seconds(), 3)
-        ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after, at=at)
+        ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after)
         if why := self._too_long(ended, request.chain):
             raise StepFailed(f"was executed, but the outcome of its run has {why}")
         self.reports.tell(scheduler, ended, request)
@@ -371,7 +375,6 @@ class WorkerNode(NodeCommands):
             after={} if bare else request.meta.after,
             round=request.round,
             attempt=at.attempt,
-            at=round(self._reactor.seconds(), 3),
         )
         if self._too_long(failed, failed.chain):
             failed = attrs.evolve(failed, chain=())

@@ -17,6 +17,7 @@ from twisted.python import usage
 from dida import wire
 from dida.addresses import Address, StorageAddress, node_id
 from dida.errors import UserError
+from dida.protocols.clock import steady
 from dida.protocols.lines import LineServerFactory, Node
 
 _T = TypeVar("_T")
@@ -205,14 +206,14 @@ class Listening(Service):
 
 
 def default_reactor(reactor: Any) -> Any:
-    """`reactor`, or the one that twistd installed; then the process is this node's alone."""
+    """`reactor`, or the one that twistd installed; then the process is this node's alone, and its clock never steps."""
     if reactor is None:
         from twisted.internet import reactor as installed
 
         gc.freeze()  # what was imported stays: no collection goes through it any more
         gc.set_threshold(YOUNG)
         gc.enable()  # where dida.services.launch has kept it from the imports
-        return installed
+        return steady(installed)
     return reactor
 
 

@@ -168,24 +168,36 @@ def test_a_longer_chain_of_a_run_that_is_known() -> None:
 
 
 def test_an_adopted_run_began_before() -> None:
-    """The scheduler that takes a run over counts from its beginning, and keeps its deadline."""
-    runs, other = table(), Runs(LeastActive(), "y", 10.0)
+    """The scheduler that takes a run over counts from its beginning, and keeps its deadline, by durations alone: its
+    clock and that of the scheduler before it have nothing to do with each other."""
+    runs, other = table(), Runs(LeastActive(), "y", 60.0)
     run = start(runs, 1000.0)
     request = runs.request(run, "localhost:2000", (), 0, 1001.0)
-    adopted = other.on_adopt(request, 1004.0)
+    adopted = other.on_adopt(request, 54.0, ago=3.0)
     assert adopted is not None
-    assert (adopted.started, adopted.ends) == (1000.0, 1010.0)
-    other.on_ended(run.id, run.chain, {}, 1007.5)
+    assert (adopted.started, adopted.ends) == (50.0, 60.0)
+    other.on_ended(run.id, run.chain, {}, 57.5)
     assert adopted.ms == 7500.0
     late = Runs(LeastActive(), "y", 10.0)
-    told = late.on_adopt(request, 2000.0)
+    told = late.on_adopt(request, 2000.0, ago=999.0)
     assert told is not None
     assert late.tick(2000.2) == [], "its outcome may be the next word"
-    late.on_ended(run.id, run.chain, {}, 2000.3, at=1003.0)
+    late.on_ended(run.id, run.chain, {}, 2000.5, ago=997.5)
     assert told.ms == 3000.0, "what it took, not when that was told"
-    unsaid = Runs(LeastActive(), "z", 10.0).on_adopt(attrs.evolve(request, started=0.0), 1006.0)
+    unsaid = Runs(LeastActive(), "z", 10.0).on_adopt(attrs.evolve(request, limit=0.0), 1006.0)
     assert unsaid is not None
     assert (unsaid.started, unsaid.ends) == (1005.0, 1015.0), "what its worker knows: it had 9 s left"
+
+
+def test_a_run_that_ended_before_that_was_told() -> None:
+    """An outcome counts from when it was, also for the scheduler that has started the run."""
+    runs = table()
+    run = start(runs, 1.0)
+    runs.on_ended(run.id, run.chain, {}, 7.0, ago=4.0)
+    assert run.ms == 2000.0
+    failed = start(runs, 1.0)
+    runs.on_failed(failed.id, "why", 7.0, ago=100.0)
+    assert failed.ms == 0.0, "it can't have ended before it began"
 
 
 def test_the_next_worker_is_chosen_when_its_turn_has_come() -> None:

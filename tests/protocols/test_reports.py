@@ -68,6 +68,26 @@ def scheduler() -> Scheduler:
     return Scheduler()
 
 
+def test_an_outcome_says_how_long_ago_it_was(scheduler: Scheduler) -> None:
+    """A duration, counted anew each time that it is told, and with the request of a run that is to be adopted."""
+    scheduler.reports.tell(HERE, Ended(run="r1", chain=(STEP,)), RUN)
+    assert [message for message, _ in scheduler.asked] == [Ended(run="r1", chain=(STEP,))]
+    scheduler.clock.advance(5.0)
+    scheduler.answer(Unavailable("gone"))
+    scheduler.clock.advance(0.05)
+    assert [message for message, _ in scheduler.asked] == [Ended(run="r1", chain=(STEP,), ago=5.05)]
+    scheduler.answer(Error(errors.NO_SUCH_RUN))
+    assert [message for message, _ in scheduler.asked] == [Adopt(request=RUN, ago=5.05)]
+    scheduler.clock.advance(100_000.0)
+    scheduler.answer()
+    last = [Ended(run="r1", chain=(STEP,), ago=86_400.0)]
+    assert [message for message, _ in scheduler.asked] == last, "no more than can be said"
+    scheduler.answer()
+    scheduler.clock.advance(1.0)
+    scheduler.reports.tell_outcomes(HERE, "life")
+    assert [message for message, _ in scheduler.asked] == last, "from when it was, not from when it was taken"
+
+
 def test_what_can_wait_goes_with_the_turn(scheduler: Scheduler) -> None:
     """It is sent when the turn is over, or before something that can't wait."""
     scheduler.tell(1, 2, soon=False)

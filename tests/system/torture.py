@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -156,10 +157,19 @@ class Client:
 class Torture:
     """The cluster, its clients, and what is done to it."""
 
-    def __init__(self, folder: Path, seconds: float, nodes: int, clients: int, seed: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seconds: float,
+        nodes: int,
+        clients: int,
+        seed: int,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        """`more` are variables of the nodes' environment."""
         self.rng = Random(seed)
         self.seconds = seconds
-        self.cluster = StorageCluster(folder, nodes, "--max-versions", "1000000")
+        self.cluster = StorageCluster(folder, nodes, "--max-versions", "1000000", more=more)
         self.stop = threading.Event()
         self.clients = [Client(f"c{n}", self.cluster, Random(f"{seed}/{n}"), self.stop) for n in range(clients)]
         self.faults: Counter[str] = Counter()
@@ -178,7 +188,18 @@ class Torture:
         threads = [threading.Thread(target=client.run, daemon=True) for client in self.clients]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + self.seconds
+        self._disturb(time.monotonic() + self.seconds)
+        self._settle()
+        self.stop.set()
+        for thread in threads:
+            thread.join(60)
+            if thread.is_alive():
+                self.wrong.append("a client hangs")
+        self._judge()
+        return self.wrong
+
+    def _disturb(self, end: float) -> None:
+        """Faults, until the time `end`."""
         plan = [1.0, 5.0, 30.0] if self.seconds >= 60 else [1.0]
         while time.monotonic() < end:
             time.sleep(self.rng.uniform(0.5, 2.0))
@@ -191,14 +212,6 @@ class Torture:
                 self._pause(self.rng.choice([0.2, 1.0, 3.0]))
             elif len(self.cluster.nodes) < 7:
                 self._join()
-        self._settle()
-        self.stop.set()
-        for thread in threads:
-            thread.join(60)
-            if thread.is_alive():
-                self.wrong.append("a client hangs")
-        self._judge()
-        return self.wrong
 
     def _living(self) -> list[int]:
         """Nodes that serve now; others are down, paused, or on their way back."""
@@ -259,6 +272,7 @@ class Torture:
         history = [event for client in self.clients for event in client.history]
         for client in self.clients:
             self.wrong += client.wrong
+        listed = {key: listed[key] for key in CAS_KEYS + MIXED_KEYS}
         stored = {key: [(Version.parse(v), value) for v, value in versions] for key, versions in listed.items()}
         lost = {
             event.shown
