@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.clocks import HOUR, Clocks
 from tests.clusters import StorageCluster
-from tests.nodes import until
+from tests.nodes import ROOT, TWISTD, environment, free_port, until
 from tests.system.stepping import Stepping
 
 pytestmark = pytest.mark.system
@@ -24,6 +26,51 @@ def test_a_system_whose_clocks_are_stepped(tmp_path: Path) -> None:
         stepping.end()
     assert stepping.faults.total() == 3
     assert stepping.runs > 6
+
+
+SCRIPT = """\
+storage s1 localhost:{} 0
+worker w1 localhost:{} 0
+scheduler sc localhost:{}
+populate data
+client 1 application
+wait 600
+client 1 application
+wait 600
+"""
+
+
+def _shows(output: Path, text: str) -> bool:
+    return text in output.read_text()
+
+
+def test_the_puppetmaster_whose_clock_is_stepped(tmp_path: Path) -> None:
+    """An hour back before its first `wait`, an hour forward before the second: the script ends as it should, and so
+    do the nodes, the PCS and the runs, whose clocks go with it."""
+    (tmp_path / "data").write_text("1,41\n")
+    (tmp_path / "application").write_text("operator IncrementOperator 0\n")
+    (tmp_path / "script").write_text(SCRIPT.format(free_port(), free_port(), free_port()))
+    clocks = Clocks(tmp_path / "clocks", ["puppetmaster", "dida-pcs", "s1", "w1", "sc"])
+    output = tmp_path / "output"
+    ports = ("--pcs", f"http://localhost:{free_port()}", "--operators", str(ROOT / "operators"))
+    with (tmp_path / "script").open("rb") as script, output.open("wb") as out:
+        console = subprocess.Popen(
+            [*TWISTD, "-n", "puppetmaster", *ports, "--deadline", "20"],
+            cwd=tmp_path,
+            env=environment(clocks.environment),
+            stdin=script,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        for value, hours in (("42", -HOUR), ("43", HOUR)):
+            until("a run ends", partial(_shows, output, f" {value} "))
+            clocks.step(hours)
+        assert console.wait(20) == 0, output.read_text()
+    finally:
+        console.terminate()
+        console.wait(20)
+    assert "stopped  3 nodes" in output.read_text()
 
 
 def test_the_storage_an_hour_back(tmp_path: Path) -> None:
