@@ -12,7 +12,7 @@ Availability Using Lazy Replication" (1992). This module neither commits nor kno
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from heapq import heappop, heappush
 from itertools import chain
 from typing import Any
@@ -117,6 +117,13 @@ class Replication:
             else:
                 left.append((record, others, token, deadline))
         self._concerns = left
+
+    def give_up(self, tokens: Set[Any], now: float) -> None:
+        """Nobody waits any more for the answers to these writes."""
+        self._concerns = [
+            (record, others, token, now if token in tokens else deadline)
+            for record, others, token, deadline in self._concerns
+        ]
 
     def concerned(self) -> list[Any]:
         """The tokens of writes that still wait for other members."""

@@ -7,6 +7,7 @@ with its deadline. `dida.services.storage` runs a Replica over sockets, the simu
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, ClassVar
 
 from attrs import evolve
@@ -121,6 +122,13 @@ class Replica:
             for session in request.session:
                 self.replication.executed.forget(session)
             self.local.answer(token, Ok())
+        return self._end_turn(now)
+
+    def give_up(self, tokens: Set[Any], now: float) -> list[Output]:
+        """The clients that asked under these tokens are gone. What waits for them ends with the next tick."""
+        for token in tokens:
+            self._watching.pop(token, None)
+        self.requests.give_up(tokens, now)
         return self._end_turn(now)
 
     def plain_write(self, key: str, value: str, now: float) -> tuple[Ok, list[Output]] | None:

@@ -6,7 +6,7 @@ all else whenever something has changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from heapq import heappop, heappush
 from typing import Any
 
@@ -335,6 +335,17 @@ class Requests:
                 del self.waiting[token], self._since[token]
                 self._restless.pop(token, None)
                 self.local.answer(token, too_late(waiting))
+
+    def give_up(self, tokens: Set[Any], now: float) -> None:
+        """Nobody waits for these answers any more: what was not begun by now is not begun."""
+        for waiting in (*self.waiting.values(), *self.commit.waiting(), *self.locks.waiting()):
+            if waiting.token in tokens:
+                waiting.deadline = min(now, waiting.deadline)
+        for number, (waiting, _) in list(self._forwarded.items()):
+            if waiting.token in tokens:
+                del self._forwarded[number]
+                self.local.answer(waiting.token, too_late(waiting))
+        self.replication.give_up(tokens, now)
 
     def run_waiting(self, now: float, everything: bool = False) -> None:
         """Try those again that may have what they have waited for; all of them in another view, and now and then: what

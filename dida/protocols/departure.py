@@ -69,11 +69,15 @@ class Departure:
             for scheduler in self._schedulers:
                 self._spawn(self._take_leave(scheduler))
 
+        def waits_no_more(result: Any) -> Any:
+            if answer in self._waiting:
+                self._waiting.remove(answer)
+            return result
+
         def not_yet(result: object, seconds: float) -> Reply:
-            self._waiting.remove(answer)
             return Ok(("draining",), {"active": self._in_hand()})
 
-        return answer.addTimeout(request.deadline, self._reactor, not_yet)
+        return answer.addBoth(waits_no_more).addTimeout(request.deadline, self._reactor, not_yet)
 
     def on_idle(self) -> None:
         """Nothing is going on at the worker."""

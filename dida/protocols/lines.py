@@ -8,6 +8,10 @@ write.
 What bounds it: the line, the requests in flight per connection, and the transport's own buffer, whose
 fullness stops the reading (a client that does not read its answers is not read from, either). Lines
 that had been read by then wait, at most one read's worth.
+
+What speaks another protocol (`dida.foreign`) is cut off. A client that has closed its sending side may still read, or
+be gone, which looks the same: it gets the answers that come, and is given up when none has come for `PATIENCE` seconds.
+While nothing is read from a connection, its end is looked for.
 """
 
 from __future__ import annotations
@@ -26,13 +30,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dida import errors, wire
+from dida import errors, foreign, wire
 from dida.errors import DidaError
 from dida.messages import NODE, Crash, Error, Help, Ok, Ping, Quit, Reply, Request, form_of, vocabulary
 from dida.protocols.deadlines import Deadlines
 from dida.protocols.introductions import Introduction
 from dida.protocols.links import LineClient as LineClient
 from dida.protocols.links import Link as Link
+from dida.protocols.tuning import has_ended, tune
 from dida.protocols.writing import Writer
 
 MAX_IN_FLIGHT = 1000
@@ -41,6 +46,18 @@ MAX_OUTPUT = 2**16
 """Bytes of answers collected before they are handed to the transport."""
 LINGER = 5.0
 """Seconds for a client to read the last answer before its connection is cut."""
+PATIENCE = 9.0
+"""Seconds without an answer after which a client that has closed its sending side counts as gone."""
+LOOK_INTERVAL = 0.5
+"""Seconds between two looks whether those clients have closed it from which nothing is read now."""
+UNREAD = 60.0
+"""Seconds for a client to take the answers that are still to be sent when its connection is closed."""
+HOLD = 0.2
+"""Seconds for what stands behind the request line of HTTP to come."""
+TELL_INTERVAL = 60.0
+"""Seconds between two lines of the log about one address that speaks another protocol."""
+MAX_TOLD = 1000
+"""Addresses that are told of in that time."""
 GRACE = 1.0
 """Seconds past its deadline after which an unanswered request is answered by the connection itself."""
 
@@ -79,7 +96,10 @@ class LineServer(TwistedProtocol):
         self._lines: deque[bytes] = deque()
         self._quick = node.quick
         self._serving = False
-        self._in_flight = 0
+        self._begun: bytes | None = b""
+        """How the connection begins, as long as it may turn out to be another protocol's; None: it is not."""
+        self._waiting: dict[Deferred[Reply], bool] = {}
+        """Requests without an answer, and whether each is only to be held open."""
         self._turn_taken = False
         self._output: list[bytes] = []
         self._output_size = 0
@@ -88,33 +108,67 @@ class LineServer(TwistedProtocol):
         self._read_closed = False
         self._closing = False
         self._hung_up = False
-        self._lost = False
+        self._given_up = False
         self._linger: IDelayedCall | None = None
-        self._held: list[Deferred[Reply]] = []
+        self._hold: IDelayedCall | None = None
+        self._patience: IDelayedCall | None = None
 
     # --- bytes in -------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        transport = cast(Any, self.transport)
-        if hasattr(transport, "setTcpNoDelay"):
-            transport.setTcpNoDelay(True)
-        self._writer = Writer(transport, self)
+        tune(self.transport)
+        self._writer = Writer(self.transport, self)
         self.factory.connections.add(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._lost = True
-        self._let_go()
-        self.factory.connections.discard(self)
-        for call in (self._linger, self._resumption):
+        self.factory.forget(self)
+        self._give_up()
+        for call in (self._linger, self._resumption, self._hold, self._patience):
             if call is not None and call.active():
                 call.cancel()
-        self._lines.clear()
         self._output.clear()
 
     def dataReceived(self, data: bytes) -> None:
-        if not self._closing:
-            self._lines.extend(self._buffer.take(data))
+        if self._closing:
+            return
+        self._lines.extend(self._buffer.take(data))
+        if self._begun is None or self._is_ours(data):
             self._serve()
+        else:
+            self._flush()
+
+    def _is_ours(self, data: bytes) -> bool:
+        """Whether the first line may be served; if not, more bytes, or the end of a moment, will tell."""
+        assert self._begun is not None
+        self._begun = (self._begun + data[:4])[:4]
+        theirs = foreign.opening(self._begun)
+        if theirs is None:
+            return False
+        if not theirs and self._lines and foreign.is_request(self._lines[0]):
+            if foreign.is_foreign(self._lines[0], self.node.vocabulary):
+                theirs = True
+            elif len(self._lines) == 1 and not self._buffer.overlong:
+                self._hold = self._hold or self.clock.callLater(HOLD, self._begin)
+                return False
+            else:
+                theirs = len(self._lines) > 1 and foreign.is_header(self._lines[1])
+        if theirs:
+            self._cut()
+        elif self._lines or self._buffer.overlong:
+            self._begun = None
+        return not theirs
+
+    def _begin(self) -> None:
+        """Nothing has come that would say that it is another protocol."""
+        if self._begun is not None:
+            self._begun = None
+            self._serve()
+
+    def _cut(self) -> None:
+        """This is another protocol: no answer, and whatever follows is not looked at."""
+        self._closing = True
+        self.factory.tell_of_foreign(cast(Any, self.transport).getPeer())
+        self._give_up()
 
     def _serve(self) -> None:
         """Serve the lines that are here, as long as nothing stops it, and put out what is answered."""
@@ -146,6 +200,9 @@ class LineServer(TwistedProtocol):
         try:
             tag, request = wire.decode(line, self.node.vocabulary)
         except DidaError as problem:
+            if foreign.is_foreign(line, self.node.vocabulary):
+                self._cut()
+                return
             tag = wire.tag_of(line)
             self._answer(_encoded(reply_to(Failure(problem)), tag))
             return
@@ -183,11 +240,9 @@ class LineServer(TwistedProtocol):
 
     def _await(self, tag: str | None, request: Request, answer: Deferred[Reply]) -> None:
         """Answer when `answer` fires, at the latest a little after the request's deadline."""
-        self._in_flight += 1
+        self._waiting[answer] = request.held
         if tag is None:
             self._turn_taken = True
-        if request.held:
-            self._held = [each for each in self._held if not each.called] + [answer]
 
         late = False
 
@@ -200,25 +255,27 @@ class LineServer(TwistedProtocol):
 
         def done(result: Reply | Failure) -> None:
             self.factory.deadlines.cancel(deadline)
-            if late and isinstance(result, Failure) and result.check(CancelledError):
+            if isinstance(result, Failure) and result.check(CancelledError) and (late or self._given_up):
                 reply: Reply = Error(errors.UNKNOWN_OUTCOME, ("no answer within the deadline",))
             else:
                 reply = reply_to(result) if isinstance(result, Failure) else result
-            self._in_flight -= 1
+            self._waiting.pop(answer, None)
             if tag is None:
                 self._turn_taken = False
-            if self._lost:
+            if self._given_up:
                 return
             self._answer(_encoded(reply, tag))
+            if self._patience is not None and self._patience.active():
+                self._patience.reset(PATIENCE)
             if tag is None:
                 self._go_on("order")
-            if self._in_flight < MAX_IN_FLIGHT // 2:
+            if len(self._waiting) < MAX_IN_FLIGHT // 2:
                 self._go_on("in-flight")
             if not self._serving:
                 self._flush()
 
         answer.addBoth(done)
-        if self._in_flight >= MAX_IN_FLIGHT:
+        if len(self._waiting) >= MAX_IN_FLIGHT:
             self._stop("in-flight")
 
     def _answer(self, line: bytes) -> None:
@@ -235,7 +292,7 @@ class LineServer(TwistedProtocol):
     def _flush(self) -> None:
         if self._output:
             self._write_output()
-        if (self._closing or self._read_closed) and not (self._in_flight or self._lines or self._resumption):
+        if (self._closing or self._read_closed) and not (self._waiting or self._lines or self._resumption):
             self._hang_up()
 
     def _help_text(self) -> bytes:
@@ -251,6 +308,7 @@ class LineServer(TwistedProtocol):
         transport = cast(Any, self.transport)
         if not self._hung_up:
             self._hung_up = True
+            self._linger = self.clock.callLater(UNREAD, transport.abortConnection)
             transport.unregisterProducer()
             if not self._read_closed:
                 self._stopped_by.clear()
@@ -261,18 +319,36 @@ class LineServer(TwistedProtocol):
 
     def readConnectionLost(self) -> None:
         self._read_closed = True
-        self._let_go()
+        for answer, held in list(self._waiting.items()):
+            if held:
+                answer.cancel()
+        self.on_end()
+        self._begin()
         self._flush()
 
-    def _let_go(self) -> None:
-        """Nobody holds open any more what was held open here."""
-        held, self._held = self._held, []
-        for answer in held:
+    def on_end(self) -> None:
+        """The client has closed its sending side. Whether it is there to read answers nobody knows."""
+        if self._patience is None:
+            self._patience = self.clock.callLater(PATIENCE, self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        if self._waiting or self._lines or self._stopped_by:
+            self._give_up()
+            self._read_closed = True
+            self._flush()
+
+    def _give_up(self) -> None:
+        """Nothing that waits here is of use to anybody any more."""
+        self._given_up = True
+        self._lines.clear()
+        for answer in list(self._waiting):
             answer.cancel()
+        self._waiting.clear()
 
     def writeConnectionLost(self) -> None:
         """The last answer is on its way; a client that has not hung up a while later is cut off."""
-        self._linger = self.clock.callLater(LINGER, cast(Any, self.transport).abortConnection)
+        if self._linger is not None and self._linger.active():
+            self._linger.reset(LINGER)
 
     # --- flow control ---------------------------------------------------------------------------
 
@@ -288,13 +364,16 @@ class LineServer(TwistedProtocol):
     def _stop(self, why: str) -> None:
         if not self._stopped_by:
             cast(Any, self.transport).pauseProducing()
+            self.factory.look_after(self)
         self._stopped_by.add(why)
 
     def _go_on(self, why: str) -> None:
         if why in self._stopped_by:
             self._stopped_by.discard(why)
-            if not self._stopped_by and self._resumption is None and not self._lost:
-                self._resumption = self.clock.callLater(0, self._resume)
+            if not self._stopped_by:
+                self.factory.stopped.pop(self, None)
+                if self._resumption is None and not self._given_up:
+                    self._resumption = self.clock.callLater(0, self._resume)
 
     def _resume(self) -> None:
         """Serve what had been read already, then read on."""
@@ -333,6 +412,43 @@ class LineServerFactory(Factory):
         self.deadlines = Deadlines(clock)
         """Of the requests that wait for their answers."""
         self.commands: dict[type[Request], Callable[[Any], Answer]] = {}
+        self.stopped: dict[LineServer, None] = {}
+        """Connections from which nothing is read now, so that the reactor does not see their end."""
+        self._looking: IDelayedCall | None = None
+        self._told: dict[str, float] = {}
+        """Addresses that speak other protocols, and when the log last told of each."""
+
+    def look_after(self, connection: LineServer) -> None:
+        """Look now and then whether the client has closed its side, until it is read from again."""
+        self.stopped[connection] = None
+        if self._looking is None:
+            self._looking = self.clock.callLater(LOOK_INTERVAL, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        for connection in list(self.stopped):
+            if has_ended(connection.transport):
+                connection.on_end()
+            self.look_after(connection)
+
+    def forget(self, connection: LineServer) -> None:
+        """It is lost."""
+        self.connections.discard(connection)
+        self.stopped.pop(connection, None)
+        if self._looking is not None and not self.connections:
+            self._looking.cancel()
+            self._looking = None
+
+    def tell_of_foreign(self, peer: Any) -> None:
+        """Say in the log that somebody speaks another protocol; of one address not again and again."""
+        host, now = str(getattr(peer, "host", peer)), self.clock.seconds()
+        if now - self._told.get(host, -TELL_INTERVAL) < TELL_INTERVAL:
+            return
+        if len(self._told) >= MAX_TOLD:
+            self._told = {each: when for each, when in self._told.items() if now - when < TELL_INTERVAL}
+        if len(self._told) < MAX_TOLD:
+            self._told[host] = now
+            _log.warn("closed a connection from {host}: it speaks another protocol, such as HTTP or TLS", host=host)
 
     def buildProtocol(self, addr: object) -> LineServer:  # type: ignore[override]
         protocol = LineServer(self.node, self.clock, self.max_line)

@@ -25,6 +25,7 @@ from dida import errors, wire
 from dida.errors import DidaError, Unavailable
 from dida.messages import Error, Reply, Request
 from dida.protocols.clock import steady
+from dida.protocols.tuning import tune
 from dida.protocols.writing import Writer
 
 MAX_WAITING = 100_000
@@ -68,10 +69,8 @@ class LineClient(Protocol):
 
     def connectionMade(self) -> None:
         self._open = True
-        transport = cast(Any, self.transport)
-        if hasattr(transport, "setTcpNoDelay"):
-            transport.setTcpNoDelay(True)
-        self._writer = Writer(transport)
+        tune(self.transport)
+        self._writer = Writer(self.transport)
         self.on_made(self)
 
     def ask(self, request: Request, timeout: float) -> Deferred[Reply]:

@@ -146,10 +146,10 @@ class PcsCommands(NodeCommands):
     def cmd_crash(self, request: Crash | CrashNode) -> Answer:
         if isinstance(request, Crash) or request.id is None:
             return super().cmd_crash(Crash())
-        return self.table.crash(request.id).addCallback(_done)
+        return _when_done(self.table.crash(request.id))
 
     def cmd_stop(self, request: Stop) -> Answer:
-        return self.table.stop(request.id).addCallback(_done)
+        return _when_done(self.table.stop(request.id))
 
     def cmd_pause(self, request: Pause) -> Answer:
         self.table.pause(request.id)
@@ -176,6 +176,23 @@ class PcsCommands(NodeCommands):
 
 def _done(result: None) -> Reply:
     return ok()
+
+
+def _when_done(work: Deferred[None]) -> Deferred[Reply]:
+    """`ok` when it is done. It goes on, to its end, when nobody waits for that any more."""
+    answer: Deferred[Reply] = Deferred()
+
+    def done(result: Failure | None) -> Failure | None:
+        if answer.called:
+            return result
+        if isinstance(result, Failure):
+            answer.errback(result)
+        else:
+            answer.callback(ok())
+        return None
+
+    work.addBoth(done)
+    return answer
 
 
 # --- the asking side ------------------------------------------------------------------------------

@@ -130,11 +130,11 @@ class SchedulerNode(NodeCommands):
         self._waiting_runs[waiting] = None
         waiting.addTimeout(request.deadline * 0.9, self._reactor, lambda result, seconds: None)
 
-        def go_on(result: None) -> Reply:
+        def waits_no_more(result: Any) -> Any:
             self._waiting_runs.pop(waiting, None)
-            return self._start_run(request)
+            return result
 
-        return waiting.addCallback(go_on)
+        return waiting.addBoth(waits_no_more).addCallback(lambda result: self._start_run(request))
 
     def cmd_result(self, request: Result) -> Answer:
         run = self.runs[request.run]

@@ -161,12 +161,16 @@ class Processes(Service):
         watcher: Deferred[int] = Deferred()
         self._watchers.append(watcher)
 
-        def late() -> None:
-            self._watchers.remove(watcher)
-            watcher.callback(self._number)
+        timer = self.reactor.callLater(deadline, lambda: watcher.callback(self._number))
 
-        timer = self.reactor.callLater(deadline, late)
-        return watcher.addCallback(lambda found: timer.cancel() or found if timer.active() else found)
+        def waits_no_more(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+            return result
+
+        return watcher.addBoth(waits_no_more)
 
     def crash(self, id: str) -> Deferred[None]:
         return self._living(id).end("KILL")

@@ -147,6 +147,8 @@ class StorageService(NodeService, StorageCommands):
         self._asked = Peers(reactor)
         self._after: Timestamp = {}
         self._after_said = b' {"after":{}}'
+        self._gone: set[_Token] = set()
+        """Of clients that are gone, and wait for nothing any more."""
         self._failpoints = failpoints.Failpoints(options["failpoint"])
         component = f"{int(options['replica'])}:{_base36(incarnation)}"
         me = Member(component, int(options["replica"]), options["id"], str(options.address))
@@ -168,7 +170,10 @@ class StorageService(NodeService, StorageCommands):
     # --- in -------------------------------------------------------------------------------------
 
     def ask(self, request: Request) -> LineAnswer:
-        return self._answered(lambda token: self.replica.on_request(token, request, self._reactor.seconds()))
+        def ask(token: _Token) -> list[Output]:
+            return self.replica.on_request(token, request, self._reactor.seconds())
+
+        return self._answered(ask, self._gone.add)
 
     def quick(self, line: bytes) -> bytes | None:
         """`read KEY` and `write KEY VALUE` with plain words: what most clients say most of the time.
@@ -235,15 +240,25 @@ class StorageService(NodeService, StorageCommands):
                 os.kill(os.getpid(), _SIGNALS[action])
         return action
 
-    def _answered(self, turn: Callable[[_Token], list[Output]]) -> LineAnswer:
+    def _answered(
+        self, turn: Callable[[_Token], list[Output]], on_gone: Callable[[_Token], None] = lambda token: None
+    ) -> LineAnswer:
         token = _Token()
         self._turn(lambda: turn(token))
         if token.reply is not None:
             return token.reply
-        token.deferred = Deferred()
+
+        def gone(answer: Deferred[Reply]) -> None:
+            token.deferred = None
+            on_gone(token)
+
+        token.deferred = Deferred(gone)
         return token.deferred
 
     def _tick(self) -> None:
+        if self._gone:
+            gone, self._gone = self._gone, set()
+            self._turn(lambda: self.replica.give_up(gone, self._reactor.seconds()))
         self._turn(lambda: self.replica.tick(self._reactor.seconds()))
 
     def _turn(self, turn: Callable[[], list[Output]]) -> None:

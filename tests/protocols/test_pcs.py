@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from dida.control_messages import NodeEntry, Start
@@ -94,6 +95,20 @@ def test_verbs(server: Server, line: str, answer: str) -> None:
     """Every verb is answered as it says in its usage; what can't be done is one error line."""
     server.say("start worker w1 localhost:4001")
     assert server.say(line) == [answer]
+
+
+@pytest.mark.parametrize("verb", ["stop", "crash"])
+def test_a_node_that_is_to_end_ends_without_its_client(
+    server: Server, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Who asked for a node's end and went away does not stop it half-way: the SIGKILL that is to follow is sent."""
+    going_on: Deferred[None] = Deferred()
+    monkeypatch.setattr(server.table, verb, lambda id: going_on)
+    assert server.say(f"{verb} w1") == []
+    server.connection.connectionLost()
+    assert not going_on.called
+    going_on.callback(None)
+    assert server.wire.lines() == []
 
 
 def test_what_is_relayed_has_the_deadline_of_tell(server: Server) -> None:

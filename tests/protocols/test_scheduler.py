@@ -16,6 +16,7 @@ from dida.chain_messages import SCHEDULER, WORKER, Drain, Execute, ReportTo
 from dida.errors import DidaError
 from dida.loading import OperatorFolder
 from dida.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
+from dida.protocols import lines
 from dida.protocols.execution import Operators
 from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
@@ -606,3 +607,27 @@ async def test_the_storage_may_forget_what_has_ended(system: System) -> None:
     await until(lambda: system.storage.group.forgotten)
     assert system.storage.group.forgotten == told
     assert reading.object["run"] not in told
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_gone_is_not_waited_for(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits for a worker is not begun, and a result not kept open, for a client that has gone away."""
+    monkeypatch.setattr(lines, "PATIENCE", 0.02)
+    scheduler = system.start(0)
+    link = system.link_to("sc1")
+    asked = link.ask(wire.decode(b'run 13 AddOperator {"deadline": 3600}', VERBS)[1], 15.0)
+    await until(lambda: scheduler._waiting_runs)
+    link.stop()
+    asked.addErrback(lambda failure: failure.trap(DidaError))
+    await until(lambda: not scheduler._waiting_runs)
+    system.node("w1", Silent())
+    assert await system.ask(f"worker w1 {system.ports['w1'].address}") == Ok()
+    await until(lambda: scheduler.workers.reachable)
+    assert scheduler.runs.started == 0
+    run = (await system.ask("run 13 AddOperator")).words[0]
+    link = system.link_to("sc1")
+    asked = link.ask(wire.decode(f'result {run} {{"timeout": 3600}}'.encode(), VERBS)[1], 15.0)
+    await until(lambda: scheduler._waiting_results.get(run))
+    link.stop()
+    asked.addErrback(lambda failure: failure.trap(DidaError))
+    await until(lambda: not scheduler._waiting_results[run])

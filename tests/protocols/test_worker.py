@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.process import ProcessReader, ProcessWriter
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
@@ -24,6 +24,7 @@ from dida.chain_messages import (
     Adopt,
     CancelStep,
     Completed,
+    Drain,
     Ended,
     Execute,
     Failed,
@@ -940,3 +941,15 @@ def test_a_process_ends_with_its_worker(tmp_path: Path, body: str) -> None:
         finally:
             process.kill()
     assert process.returncode == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_drains_whose_clients_are_gone(stage: Stage) -> None:
+    """Who asked a worker to leave and went away is not kept waiting for; the worker leaves all the same."""
+    departure = stage.workers["w1"].departure
+    for _ in range(10):
+        answer = departure.begin(Drain(deadline=3600))
+        answer.cancel()
+        answer.addErrback(lambda failure: failure.trap(CancelledError))
+    assert departure._waiting == []
+    assert departure.begun

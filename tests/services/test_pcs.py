@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.logger import formatEvent
 
 from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments
@@ -266,6 +267,18 @@ async def test_watch_ends(processes: Processes) -> None:
     """A watch is answered at its deadline, too, with the same number."""
     number = await processes.watch(None, 10)
     assert await processes.watch(number, 0.01) == number
+
+
+def test_a_watch_whose_client_is_gone(tmp_path: Path) -> None:
+    """Watches that are given up make room for others at once, and leave no timer behind."""
+    clock = Clock()
+    table = Processes(clock, str(tmp_path), most=4, keep=False)
+    table.running = True
+    for _ in range(200):
+        watch = table.watch(1, 3600)
+        watch.cancel()
+        watch.addErrback(lambda failure: failure.trap(CancelledError))
+    assert clock.getDelayedCalls() == []
 
 
 @pytest_twisted.ensureDeferred
