@@ -6,7 +6,7 @@ Where a PCS process comes from when there is none on this machine is not decided
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -30,8 +30,13 @@ class Machines:
     def __init__(self, reactor: Any, pcs: Iterable[Address], owner: str) -> None:
         self.reactor = reactor
         self.owner = owner
-        self.start_pcs: Callable[[Address], Awaitable[None]] | None = None
-        """Starts a PCS on this machine; UserError says why it could not be."""
+        self.start_pcs: Callable[[Address, str], Awaitable[Address]] | None = None
+        """Starts a PCS on this machine, at that address unless it is taken: by whom is said, or found out. Where it is;
+        UserError says why it could not be."""
+        self.name = owner
+        """Of the puppetmaster: what PCSs are called to serve that it has started for itself."""
+        self.on_found: Callable[[Address, Mapping[str, Any]], None] = lambda address, status: None
+        """A PCS was there before; what its status says."""
         self.on_table: Callable[[Pcs], None] = lambda pcs: None
         self.on_back: Callable[[Pcs], None] = lambda pcs: None
         self.on_trouble: Callable[[str], None] = lambda text: None
@@ -64,7 +69,7 @@ class Machines:
         """Find the PCS, and answer all that ask for it meanwhile."""
         found: Pcs | Failure
         try:
-            await self._meet(address, key)
+            address = await self._meet(address, key)
         except DidaError:
             found = Failure()
         else:
@@ -82,8 +87,8 @@ class Machines:
         pcs.watch()
         return pcs
 
-    async def _meet(self, address: Address, key: str) -> None:
-        """See to it that a PCS is there."""
+    async def _meet(self, address: Address, key: str) -> Address:
+        """See to it that a PCS is there; where."""
         pcs = Pcs(self.reactor, address)
         try:
             reply = await pcs.ask(Status(deadline=PING_TIMEOUT))
@@ -91,13 +96,19 @@ class Machines:
             if key != HERE or self.start_pcs is None:
                 text = f"the PCS at {address} does not answer: start it there with twistd dida-pcs"
                 raise UserError(text) from problem
-            await self.start_pcs(address)
-            return
+            return await self.start_pcs(address, "")
         finally:
             await pcs.close()
         if reply.object.get("role") != "pcs":
             role = reply.object.get("role", "something else")
             raise UserError(f"at {address} there is a {role}, no PCS: name another one with --pcs URL")
+        if reply.object.get("serves") not in ("", None, self.name):
+            taken = f"the PCS at {address} serves another puppetmaster"
+            if key != HERE or self.start_pcs is None:
+                raise UserError(f"{taken}: start one for all there with twistd dida-pcs, at another port")
+            return await self.start_pcs(address, taken)
+        self.on_found(address, reply.object)
+        return address
 
     def tell(self, nodes: list[Elsewhere]) -> None:
         """Each PCS knows the nodes that the others have started. Told once for all that happens in one turn."""

@@ -69,6 +69,11 @@ RELAYED = vocabulary(Ping, Status, Slow, WorkerDebug, ListRecords, Read, Home, V
 class Table(Protocol):
     """The PCS's nodes as the verbs see them; `dida.services.pcs.Processes` is one. All raise DidaError."""
 
+    logs: str
+    """The folder of the nodes' output."""
+    operators: str | None
+    """The workers' operators folder; None: their own default."""
+
     @property
     def elsewhere(self) -> list[Elsewhere]:
         """The nodes that other PCSs have started, as far as this one was told."""
@@ -112,9 +117,11 @@ class PcsCommands(NodeCommands):
 
     vocabulary: Mapping[str, type[Request]] = PCS
 
-    def __init__(self, id: str, table: Table) -> None:
+    def __init__(self, id: str, table: Table, serves: str = "") -> None:
         self.id = id
         self.table = table
+        self.serves = serves
+        """The puppetmaster that has started it for itself; empty: it is everybody's."""
 
     def cmd_status(self, request: Status) -> Answer:
         entries = self.table.entries()
@@ -125,6 +132,9 @@ class PcsCommands(NodeCommands):
             ready=True,
             alive=[entry.id for entry in entries if entry.state != "ended"],
             dead=[entry.id for entry in entries if entry.state == "ended"],
+            serves=self.serves,
+            logs=self.table.logs,
+            operators=self.table.operators,
         )
 
     def cmd_debug(self, request: Debug) -> Answer:

@@ -1,9 +1,14 @@
-"""The PCS that the puppetmaster starts when there is none on its machine: a process that ends with it."""
+"""The PCS that the puppetmaster starts when there is none for it on its machine: a process that ends with it.
+
+It serves this puppetmaster alone. Where its port is taken, by the PCS of another puppetmaster mostly, it gets a
+free one.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -11,7 +16,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from dida.addresses import Address
+from dida.addresses import HERE, Address
 from dida.errors import DidaError, UserError
 from dida.messages import Status
 from dida.protocols.pcs import Pcs
@@ -20,30 +25,116 @@ from dida.services.processes import how_it_ended, listens
 
 PCS_DEADLINE = 15.0
 """Seconds for a PCS that was started here to listen."""
+PORTS_TRIED = 3
+"""Free ports that it may lose to somebody faster before that is an error."""
 PROBE_INTERVAL = 0.03
 PROBE_TIMEOUT = 2.0
 STOP_DEADLINE = 8.0
 """Seconds for the PCS to end its nodes and itself before it is killed."""
 
 
-class OwnPcs(ProcessProtocol):
-    """The PCS process that was started here."""
+class OwnPcs:
+    """The PCS of this puppetmaster, `name`: its processes, one after the other. What happens goes to `say`."""
 
-    def __init__(self, reactor: Any, address: Address, logs: str, keep: bool, operators: str | None) -> None:
+    def __init__(
+        self, reactor: Any, name: str, logs: str, keep: bool, operators: str | None, say: Callable[[str], None]
+    ) -> None:
+        self.reactor = reactor
+        self.name = name
+        self.logs = logs
+        self.keep = keep
+        self.operators = operators
+        self._say = say
+        self._process: PcsProcess | None = None
+        self._stopping = False
+
+    @property
+    def address(self) -> Address | None:
+        """Where it is; None as long as there is none."""
+        return None if self._process is None else self._process.address
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return 0 if self._process is None else int(cast(Any, self._process.transport).pid)
+
+    async def start(self, wanted: Address, taken: str) -> Address:
+        """Start it at that address, or, where that is taken (`taken` says by whom, if it is known), at a free port."""
+        if not taken:
+            try:
+                return await self._start_at(wanted, "pcs.log", "")
+            except UserError:
+                if not await listens(self.reactor, wanted, PROBE_TIMEOUT):
+                    raise
+                taken = f"{wanted} is taken"
+        for _ in range(PORTS_TRIED - 1):
+            try:
+                return await self._start_at_a_free_port(taken)
+            except UserError:
+                pass  # somebody was faster there, or the next attempt tells what is wrong
+        return await self._start_at_a_free_port(taken)
+
+    async def _start_at_a_free_port(self, taken: str) -> Address:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = int(found.getsockname()[1])
+        return await self._start_at(Address(HERE, port), f"pcs-{port}.log", f": {taken}")
+
+    async def _start_at(self, address: Address, log: str, why: str) -> Address:
+        if self._stopping:
+            raise UserError("the puppetmaster is ending")
+        words = [f"--logs={self.logs}", f"--serves={self.name}", "--quiet"]
+        words += [] if self.operators is None else [f"--operators={self.operators}"]
+        process = self._process = PcsProcess(
+            self.reactor, address, self.name, os.path.join(self.logs, log), self.keep, words
+        )
+        process.on_end = self._on_end
+        try:
+            await process.until_ready()
+        except UserError:
+            await process.stop()
+            raise
+        self._say(f"pcs      started at {address}{why}")
+        if process.nodes_log_in not in ("", self.logs):
+            self._say(f"         its nodes log in {process.nodes_log_in}")
+        return address
+
+    def _on_end(self, how: str) -> None:
+        """The next one takes up the nodes of the one that is gone."""
+        if not self._stopping and self._process is not None:
+            self._say(f"pcs      has ended ({how}): another one is started")
+            log = os.path.basename(self._process.log)
+            again = Deferred.fromCoroutine(self._start_at(self._process.address, log, ""))
+            again.addErrback(lambda failure: self._say(str(failure.value)))
+
+    def end_watch(self) -> None:
+        """From now on none is started any more."""
+        self._stopping = True
+
+    async def stop(self) -> None:
+        """End it, and with it all nodes that it has started."""
+        if self._process is not None:
+            await self._process.stop()
+
+
+class PcsProcess(ProcessProtocol):
+    """A PCS process that was started for the puppetmaster `name`, and logs in the file `log`."""
+
+    def __init__(self, reactor: Any, address: Address, name: str, log: str, keep: bool, options: Sequence[str]) -> None:
         self.reactor = reactor
         self.address = address
-        self.log = os.path.join(logs, "pcs.log")
+        self.name = name
+        self.nodes_log_in = ""
+        """The folder of its nodes' logs, once it is ready."""
+        self.log = log
         self.running = False
         self._gone: Deferred[None] = Deferred()
         self.on_end: Callable[[str], None] = lambda how: None
         """Called when it ends after it was ready."""
         self._was_ready = False
-        words = ["dida-pcs", f"--url=http://{address}", f"--logs={logs}", "--quiet"]
-        words += [] if keep else ["--attached"]
-        words += [] if operators is None else [f"--operators={operators}"]
-        arguments = command_line(*words)
-        with open(self.log, "ab") as log, open(os.devnull, "rb") as nothing:
-            files: dict[int, Any] = {0: nothing.fileno() if keep else "w", 1: log.fileno(), 2: log.fileno()}
+        arguments = command_line("dida-pcs", f"--url=http://{address}", *options, *([] if keep else ["--attached"]))
+        with open(self.log, "ab") as output, open(os.devnull, "rb") as nothing:
+            files: dict[int, Any] = {0: nothing.fileno() if keep else "w", 1: output.fileno(), 2: output.fileno()}
             reactor.spawnProcess(self, arguments[0], arguments, env=None, childFDs=files)
         self.running = True
 
@@ -60,9 +151,12 @@ class OwnPcs(ProcessProtocol):
     async def _answers(self) -> bool:
         pcs = Pcs(self.reactor, self.address)
         try:
-            return (await pcs.ask(Status(deadline=1))).object.get("role") == "pcs"
+            status = (await pcs.ask(Status(deadline=1))).object
         except DidaError:
             return False
+        else:
+            self.nodes_log_in = str(status.get("logs", ""))
+            return status.get("serves") == self.name  # else another one was faster there
         finally:
             await pcs.close()
 
@@ -81,7 +175,7 @@ class OwnPcs(ProcessProtocol):
             self.on_end(how_it_ended(reason))
 
     async def stop(self) -> None:
-        """End it, and with it all nodes that it has started."""
+        """End it."""
         if self.running:
             cast(Any, self.transport).signalProcess("TERM")
             kill = self.reactor.callLater(STOP_DEADLINE, cast(Any, self.transport).signalProcess, "KILL")

@@ -37,6 +37,7 @@ from dida.messages import Reply, Request
 from dida.protocols.links import Link
 from dida.protocols.pcs import PcsCommands
 from dida.services.launch import command_line
+from dida.services.log_folder import LogFolder
 from dida.services.node import NodeOptions, NodeService, coerced, default_reactor, fail, listening, number
 from dida.services.node_process import KeptEntry, NodeProcess
 from dida.services.processes import LineWriter
@@ -66,6 +67,8 @@ class Processes(Service):
         self.keep = keep
         self.operators = operators
         self.console: LineWriter | None = None
+        self.folder: LogFolder | None = None
+        """What keeps other PCSs out of `logs`, or leads to another folder."""
         self.command_line: Callable[..., list[str]] = command_line
         self._kept = os.path.join(self.logs, kept)
         self._nodes: dict[str, NodeProcess] = {}
@@ -81,6 +84,13 @@ class Processes(Service):
 
     def startService(self) -> None:
         super().startService()
+        if self.folder is not None:
+            try:
+                self.folder.take()
+            except OSError as problem:
+                _log.error("other PCSs are not kept out of {logs}: {problem}", logs=self.logs, problem=str(problem))
+            self.logs = self.folder.path
+        _log.info("the nodes' output goes to {logs}", logs=self.logs)
         self._take_up()
         self._reading.start(READ_INTERVAL, now=False)
 
@@ -98,6 +108,8 @@ class Processes(Service):
     def _after_nodes(self, result: Any) -> None:
         if self._reading.running:
             self._reading.stop()
+        if self.folder is not None:
+            self.folder.release()
         if self.console is not None:
             self.console.close(SHOWN_LAST)
 
@@ -329,6 +341,7 @@ class Options(NodeOptions):
         ["logs", None, "logs", "folder of the files with the nodes' output"],
         ["max-nodes", None, 64, "most nodes that may run at once", number(1, 10_000, "nodes")],
         ["operators", None, None, "the workers' operators folder (default: their own default)"],
+        ["serves", None, "", "the puppetmaster that starts this PCS for itself; others leave it alone"],
     ]
     optFlags = [
         ["keep", None, "leave the nodes running when the PCS ends"],
@@ -352,15 +365,16 @@ def makeService(options: Options, reactor: Any = None) -> NodeService:
             fail(options.command, f"--operators {operators}: no such folder")
         operators = os.path.abspath(operators)
     service = NodeService("dida-pcs")
-    kept = f"{options['id'].replace(os.sep, '_')}-{options.address.port}.nodes"
+    kept = os.path.join(os.path.abspath(logs), f"{options['id'].replace(os.sep, '_')}-{options.address.port}.nodes")
     processes = Processes(reactor, logs, int(options["max-nodes"]), bool(options["keep"]), operators, kept)
     if not options["quiet"]:
         processes.console = LineWriter(sys.stdout.buffer)
     processes.setServiceParent(service)
-    listening(PcsCommands(options["id"], processes), options, reactor).setServiceParent(service)
+    processes.folder = LogFolder(logs, f"pcs-{options.address.port}")
+    commands = PcsCommands(options["id"], processes, options["serves"])
+    listening(commands, options, reactor).setServiceParent(service)
     if options["attached"]:
         _attach(reactor)
-    _log.info("the nodes' output goes to {logs}", logs=processes.logs)
     return service
 
 

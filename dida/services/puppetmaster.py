@@ -12,13 +12,13 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from random import SystemRandom
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue, QueueOverflow
-from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.stdio import StandardIO
 from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger, textFileLogObserver
@@ -26,18 +26,18 @@ from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from dida import script
-from dida.addresses import HERE, LOOPBACK, Address
+from dida.addresses import Address
 from dida.checking import check
 from dida.completion import usable_files
 from dida.editing import EditedLine
 from dida.errors import UserError
 from dida.palette import BAD, FAINT, GOOD, ODD, STRONG
 from dida.protocols.console import EditedConsole
-from dida.protocols.lines import LineServerFactory
 from dida.protocols.named_nodes import STARTING
 from dida.protocols.player import Player
-from dida.protocols.puppetmaster import Console, DebugCommands, KeyReader, ScriptConsole, TypedConsole
+from dida.protocols.puppetmaster import Console, KeyReader, ScriptConsole, TypedConsole
 from dida.protocols.system import System
+from dida.services.debug_ports import DebugPorts
 from dida.services.node import NodeService, default_reactor, fail, installed_folder, number
 from dida.services.node import Options as CommonOptions
 from dida.services.own_pcs import OwnPcs
@@ -46,6 +46,7 @@ from dida.tables import counted, progress_line
 
 OUTPUT_DEADLINE = 2.0
 """Seconds for a slow reader of the last lines."""
+DEFAULT_LOGS = "logs"
 PROGRESS_INTERVAL = 0.2
 """Seconds between two looks at what is being waited for."""
 
@@ -67,7 +68,7 @@ class Options(CommonOptions):
             number(0.1, 86_400, "seconds", float),
         ],
         ["debug-port", None, 10_001, "where workers report in debug mode", number(1, 65_535, "a port")],
-        ["logs", None, "logs", "folder of the log files"],
+        ["logs", None, DEFAULT_LOGS, "folder of the log files"],
         ["history", None, "~/.dida_history", "file of the lines that were typed on a terminal"],
         ["operators", None, None, "operators folder of the workers started here (default: their own default)"],
     ]
@@ -105,13 +106,19 @@ class PuppetMaster(NodeService):
         self.options = options
         self.status = 0
         self.logs = os.path.abspath(options["logs"])
-        owner = "" if options["keep"] else f"puppetmaster-{SystemRandom().getrandbits(48):x}"
-        self.system = System(reactor, options["pcs"], options["deadline"], owner)
-        self.system.machines.start_pcs = self._start_pcs
+        name = f"puppetmaster-{SystemRandom().getrandbits(48):x}"
+        self.system = System(reactor, options["pcs"], options["deadline"], "" if options["keep"] else name)
+        self._own_pcs = OwnPcs(
+            reactor, name, self.logs, options["keep"], options["operators"], lambda text: self._say_aside(text)
+        )
+        self.system.machines.name = name
+        self.system.machines.start_pcs = self._own_pcs.start
+        self.system.machines.on_found = self._on_found
         self.page = page_of(1, os.environ)
         folders = options["files"] or [installed_folder("pmscripts")]
         self.player = Player(self.system, self._say, folders, self.page)
-        self.player.listen_for_debug = self._listen_for_debug
+        self._debug_ports = DebugPorts(reactor, int(options["debug-port"]), self._say)
+        self.player.listen_for_debug = self._debug_ports.listen
         self._history = HistoryFile(options["history"], self._say)
         self._terminal: TerminalMode | None = None
         self._folders = folders
@@ -123,9 +130,6 @@ class PuppetMaster(NodeService):
         self._keys: DeferredQueue[None] = DeferredQueue()
         self.log_file: Any = None
         self._streams: list[tuple[int, bool]] = []
-        self._own_pcs: OwnPcs | None = None
-        self._debug_ports: dict[str, Any] = {}
-        """Where workers report, by this machine's address for them."""
         self._stopping = False
         self._playing: Deferred[None] | None = None
         self._current: Deferred[None] | None = None
@@ -172,6 +176,7 @@ class PuppetMaster(NodeService):
             self._terminal.restore()
         await self.player.close()
         self.system.end_watch()
+        self._own_pcs.end_watch()
         if self._playing is not None:
             self._playing.cancel()
         running = [node for node in self.system.named() if node.there and node.pid]
@@ -181,8 +186,7 @@ class PuppetMaster(NodeService):
                 self._say(self.page.paint.word(FAINT, f"kept     {nodes} and the PCS; {self._how_to_end()}"))
         else:
             left = await self.system.stop_nodes()
-            if self._own_pcs is not None:
-                await self._own_pcs.stop()
+            await self._own_pcs.stop()
             if len(running) > len(left):
                 self._say(self.page.paint.word(FAINT, f"stopped  {counted(len(running) - len(left), 'node')}"))
             if left:
@@ -190,8 +194,7 @@ class PuppetMaster(NodeService):
                 told = f"left     {ids}: the PCS there does not answer; it ends them once it is back"
                 self._say(self.page.paint.word(ODD, told))
         await self.system.close()
-        for port in self._debug_ports.values():
-            await port.stopListening()
+        await self._debug_ports.close()
         await cast("Deferred[Any]", super().stopService())
         await self._put_out_all()
 
@@ -205,9 +208,9 @@ class PuppetMaster(NodeService):
             os.close(stream)
 
     def _how_to_end(self) -> str:
-        if self._own_pcs is None:
+        if self._own_pcs.address is None:
             return "the PCS's line `stop` ends them"
-        return f"they end with it: kill {cast(Any, self._own_pcs.transport).pid}"
+        return f"they end with it: kill {self._own_pcs.pid}"
 
     def _end(self, failed: bool) -> None:
         """End the process, with exit status 1 if anything failed."""
@@ -254,6 +257,9 @@ class PuppetMaster(NodeService):
     def _say(self, text: str) -> None:
         if self.console.transport is not None:
             self.console.say(text)
+
+    def _say_aside(self, text: str) -> None:
+        self._say(self.page.paint.word(FAINT, text))
 
     def _show_bar(self, text: str) -> None:
         """How far a `map` is; an empty text: it is over."""
@@ -379,37 +385,13 @@ class PuppetMaster(NodeService):
             StandardIO, KeyReader(lambda: self._keys.put(None)), terminal, reactor=self.reactor
         )
 
-    # --- what the player needs ------------------------------------------------------------------
-
-    async def _start_pcs(self, address: Address) -> None:
-        if self._stopping:
-            raise UserError("the puppetmaster is ending")
-        self._own_pcs = OwnPcs(self.reactor, address, self.logs, self.options["keep"], self.options["operators"])
-        self._own_pcs.on_end = self._on_pcs_end
-        await self._own_pcs.until_ready()
-        self._say(self.page.paint.word(FAINT, f"pcs      started at {address}"))
-
-    def _on_pcs_end(self, how: str) -> None:
-        """The next one takes up the nodes of the one that is gone."""
-        if not self._stopping and self._own_pcs is not None:
-            self._say(f"pcs      has ended ({how}): another one is started")
-            again = Deferred.fromCoroutine(self._start_pcs(self._own_pcs.address))
-            again.addErrback(lambda failure: self._say(str(failure.value)))
-
-    def _listen_for_debug(self, host: str) -> str:
-        address = Address(HERE if host in LOOPBACK else host, int(self.options["debug-port"]))
-        if address.host not in self._debug_ports:
-            factory = LineServerFactory(DebugCommands(self._say), self.reactor)
-            interface = "127.0.0.1" if address.host == HERE else host
-            try:
-                port = self.reactor.listenTCP(address.port, factory, interface=interface)
-            except CannotListenError as problem:
-                reason = os.strerror(getattr(problem.socketError, "errno", 0)).lower()
-                raise UserError(
-                    f"can't listen on {address} for debug output: {reason}: take another --debug-port"
-                ) from None
-            self._debug_ports[address.host] = port
-        return str(address)
+    def _on_found(self, address: Address, status: Mapping[str, Any]) -> None:
+        """A PCS that was there before has options of its own."""
+        for option in ("operators", "logs"):
+            given, own = self.options[option], status.get(option)
+            if given not in (None, DEFAULT_LOGS) and os.path.abspath(given) != own:
+                has = own or "the workers' default"
+                self._say(f"note: --{option} has no effect on nodes: the PCS at {address} was there before, with {has}")
 
 
 def script_name() -> str:

@@ -19,6 +19,8 @@ class FakeTable:
     """What `dida.protocols.pcs.Table` says. `ready_at_once`: a node that is started is ready."""
 
     def __init__(self) -> None:
+        self.logs = "logs"
+        self.operators: str | None = None
         self.rows: dict[str, NodeEntry] = {}
         self.started: list[Start] = []
         self.told: list[tuple[str, Request]] = []

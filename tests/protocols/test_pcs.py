@@ -62,13 +62,14 @@ def test_tables(server: Server) -> None:
     assert table.startswith('ok {"number":4,"nodes":[{' + ROW)
     assert server.say("watch 4") == []
     me = f'"id":"pcs","role":"pcs","pid":{os.getpid()}'
-    assert server.say("#1 status") == [f'#1 ok {{{me},"ready":true,"alive":["w1"],"dead":["w2"]}}']
+    rest = '"serves":"","logs":"logs","operators":null'
+    assert server.say("#1 status") == [f'#1 ok {{{me},"ready":true,"alive":["w1"],"dead":["w2"],{rest}}}']
     assert server.say("status") == [], "an untagged request waits for its turn"
     server.table.change("w1", state="ended", ended="exit status 0")
     server.clock.advance(0)
     watched, status = server.wire.lines()
     assert watched.startswith('ok {"number":5,')
-    assert status == f'ok {{{me},"ready":true,"alive":[],"dead":["w1","w2"]}}'
+    assert status == f'ok {{{me},"ready":true,"alive":[],"dead":["w1","w2"],{rest}}}'
 
 
 @pytest.mark.parametrize(

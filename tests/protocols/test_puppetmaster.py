@@ -20,10 +20,11 @@ from dida.addresses import Address
 from dida.chain_messages import WorkerDebug
 from dida.checking import check
 from dida.control_messages import Start
-from dida.errors import BadRequest
+from dida.errors import BadRequest, UserError
 from dida.messages import Error, Ok, Slow
 from dida.palette import Page, Palette
 from dida.protocols.lines import LineServerFactory, ok
+from dida.protocols.machines import Machines
 from dida.protocols.pcs import PcsCommands
 from dida.protocols.player import Player
 from dida.protocols.puppetmaster import DebugCommands, KeyReader, ScriptConsole, TypedConsole
@@ -180,6 +181,39 @@ async def test_start_again(scene: Scene) -> None:
     assert scene.failed == []
     assert [(start.id, start.replica) for start in scene.table.started] == [("s1", 1), ("s2", 2), ("s1", 1)]
     assert [line.split()[0] for line in scene.said[-3:]] == ["crashed", "ready", "populate"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pcs_of_another_puppetmaster(scene: Scene) -> None:
+    """A PCS that another puppetmaster has started for itself is left alone: one of one's own is started. One that
+    serves all is taken, and what its status says is told."""
+    other = Port(scene.reactor, PcsCommands("pcs", FakeTable(), serves="puppetmaster-1"))
+    seen: list[Any] = []
+
+    async def start(wanted: Address, taken: str) -> Address:
+        seen.append((wanted, taken))
+        return scene.pcs.address
+
+    machines = Machines(scene.reactor, [other.address], "puppetmaster-2")
+    machines.start_pcs = start
+    machines.on_found = lambda address, status: seen.append((address, status["serves"]))
+    assert (await machines.pcs_of(Address("localhost", 4001))).address == scene.pcs.address
+    assert seen == [(other.address, f"the PCS at {other.address} serves another puppetmaster")]
+    await machines.close()
+
+    for name, is_taken in (("puppetmaster-1", True), ("puppetmaster-2", False)):
+        machines = Machines(scene.reactor, [other.address], name)
+        machines.on_found = lambda address, status: seen.append((address, status["serves"]))
+        if is_taken:
+            assert (await machines.pcs_of(Address("localhost", 4001))).address == other.address
+            assert seen[-1] == (other.address, "puppetmaster-1")
+        else:
+            with pytest.raises(UserError) as caught:
+                await machines.pcs_of(Address("localhost", 4001))
+            assert "serves another puppetmaster: start one for all there with twistd dida-pcs" in str(caught.value)
+        await machines.close()
+    scene.table.tell()
+    await other.close()
 
 
 @pytest_twisted.ensureDeferred

@@ -17,6 +17,7 @@ from dida.errors import UserError
 from dida.messages import Ok, Ping
 from dida.protocols.links import Link
 from dida.protocols.puppetmaster import ScriptConsole
+from dida.services.debug_ports import DebugPorts
 from dida.services.puppetmaster import Options, PuppetMaster, makeService
 from tests.fakes import the_reactor
 from tests.nodes import free_port
@@ -102,15 +103,31 @@ def test_log_goes_to_a_file(tmp_path: Path) -> None:
     assert told.getComponent(ILogObserver) is None
 
 
-def test_debug_port_taken() -> None:
-    """A debug port that is taken is one line that says what to do."""
+@pytest_twisted.ensureDeferred
+async def test_debug_port_taken() -> None:
+    """Where the debug port is taken there is another one, and it is said which; the second time it is the same."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        service = make("--debug-port", str(taken.getsockname()[1]))
-        with pytest.raises(UserError) as caught:
-            service.player.listen_for_debug("127.0.0.1")
-    assert "address already in use: take another --debug-port" in str(caught.value)
+        port = taken.getsockname()[1]
+        said: list[str] = []
+        ports = DebugPorts(the_reactor(), port, said.append)
+        told = Address.parse(ports.listen("127.0.0.1"))
+        assert ports.listen("localhost") == str(told)
+    assert told.port != port
+    assert said == [f"debug    localhost:{port} is taken: outputs are collected at {told}"]
+    link = Link(the_reactor(), told.host, told.port)
+    assert await link.ask(Ping(), 5.0) == Ok()
+    await link.stop()
+    await ports.close()
+
+
+def test_debug_port_that_can_t_be() -> None:
+    """A port that can't be opened for another reason is one line."""
+    ports = DebugPorts(the_reactor(), 10_001, print)
+    with pytest.raises(UserError) as caught:
+        ports.listen("192.0.2.1")
+    assert str(caught.value) == ("can't listen on 192.0.2.1:10001 for debug output: cannot assign requested address")
 
 
 @pytest_twisted.ensureDeferred

@@ -33,6 +33,7 @@ class Console:
         self.debug = free_port()
         self.ports: dict[str, int] = {}
         self.process: subprocess.Popen[bytes] | None = None
+        self.script_file = folder / "script"
         self.output_file = folder / "console.output"
 
     def text(self, script: str) -> str:
@@ -49,7 +50,7 @@ class Console:
 
     def start(self, script: str, *options: str) -> subprocess.Popen[bytes]:
         """Play a script from a file."""
-        path = self.folder / "script"
+        path = self.script_file
         path.write_text(self.text(script))
         with path.open("rb") as source, self.output_file.open("wb") as output:
             self.process = subprocess.Popen(

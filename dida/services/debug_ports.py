@@ -1,0 +1,55 @@
+"""Where workers report in debug mode: a port on this machine for each of its addresses that they may use."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.error import CannotListenError
+
+from dida.addresses import HERE, LOOPBACK, Address
+from dida.errors import UserError
+from dida.protocols.lines import LineServerFactory
+from dida.protocols.puppetmaster import DebugCommands
+
+
+class DebugPorts:
+    """The debug ports, opened when they are asked for. What workers report goes to `say`, line by line."""
+
+    def __init__(self, reactor: Any, port: int, say: Callable[[str], None]) -> None:
+        self.reactor = reactor
+        self._port = port
+        self._say = say
+        self._open: dict[str, Any] = {}
+        """By this machine's address for the workers."""
+
+    def listen(self, host: str) -> str:
+        """Open the port on that address of this machine; its URL. UserError says why it can't be."""
+        address = Address(HERE if host in LOOPBACK else host, self._port)
+        if address.host not in self._open:
+            try:
+                self._open[address.host] = self._opened(address)
+            except CannotListenError as problem:
+                reason = os.strerror(getattr(problem.socketError, "errno", 0)).lower()
+                raise UserError(f"can't listen on {address} for debug output: {reason}") from None
+        return str(Address(address.host, self._open[address.host].getHost().port))
+
+    def _opened(self, address: Address) -> Any:
+        """The port that is wanted; a free one where that is taken, by another puppetmaster mostly."""
+        factory = LineServerFactory(DebugCommands(self._say), self.reactor)
+        interface = "127.0.0.1" if address.host == HERE else address.host
+        try:
+            return self.reactor.listenTCP(address.port, factory, interface=interface)
+        except CannotListenError as problem:
+            if getattr(problem.socketError, "errno", 0) != errno.EADDRINUSE:
+                raise
+        port = self.reactor.listenTCP(0, factory, interface=interface)
+        self._say(f"debug    {address} is taken: outputs are collected at {address.host}:{port.getHost().port}")
+        return port
+
+    async def close(self) -> None:
+        """Close them all."""
+        for port in self._open.values():
+            await port.stopListening()
