@@ -125,7 +125,7 @@ class Detection:
         for member in told:
             if member is not None:
                 self.replication.confirm(member.component, message.have)
-        have = {"have": self.replication.log.have}
+        have = {"have": self.replication.log.have, **self.local.completeness()}
         if self._hub is None:
             return Ok((), have)
         own = {"exposed": self.local.exposed, "oldest": self.local.oldest}
@@ -151,6 +151,9 @@ class Detection:
             self._lease[peer] = max(sent, self._lease.get(peer, -FOREVER))
             if self._hub is not None and self._hub.component == peer:
                 self._granted = max(self._granted, sent + min(alive.lease, self.local.config.lease))
+            if not self.local.complete:
+                answered = not self.follows and all(m.component in self._lease for m in self.local.others())
+                self.local.complete = alive.complete or answered
             self.replication.confirm(peer, alive.have)
             self.replication.changed = True
 

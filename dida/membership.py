@@ -6,6 +6,12 @@ begins the new view. A leader that dies midway is followed by the next with a hi
 the highest it has promised. Who lives is found out by `dida.detection`, who comes in gets the state by
 `dida.joining`.
 
+With `majority` a view is changed by more than half of its members, of those that become members of the next. As long
+as it is not known to be **complete** (each of its members has entered it, and answered a heartbeat there) more than
+half of the view before must be among them, too, and so on back to the last complete one: a view carries those lists.
+Otherwise a member that never entered a view could make another one out of the view before, and both would serve. For
+the same reason a node gives way to a view of higher rank that it can't enter only when that one is complete.
+
 A node that was paused, or cut off, asks before it answers, hears that it was removed, and comes back as a new
 component with fresh state.
 
@@ -22,7 +28,18 @@ from dida.gossip import Replication
 from dida.joining import Joining
 from dida.messages import Error, Ok, Reply
 from dida.outputs import CHANGING, Local
-from dida.peer_messages import Alive, Fetch, Flush, Install, Level, Member, Range, View, component_of
+from dida.peer_messages import (
+    Alive,
+    Fetch,
+    Flush,
+    Install,
+    Level,
+    Member,
+    Range,
+    View,
+    component_of,
+    more_than_half,
+)
 from dida.timestamps import Timestamp, covers, merge_into, merged
 
 
@@ -36,6 +53,8 @@ class _Ballot:
     have: dict[str, Timestamp] = Factory(dict)
     base: Timestamp | None = None
     asked: dict[str, float] = Factory(dict)
+    lost: bool = False
+    """It never comes to its end: one of its members has gone to another view."""
 
 
 @define
@@ -65,6 +84,8 @@ class Membership:
     halted: dict[str, float] = Factory(dict)
     """Members that said they are in a change of the view, and since when."""
     _ballot: _Ballot | None = None
+    _bound: set[str] = Factory(set)
+    """With `majority`: leaders whose changes of the view in force this node has promised to follow."""
 
     def __attrs_post_init__(self) -> None:
         self.detection = Detection(self.local, self.replication)
@@ -119,7 +140,7 @@ class Membership:
         dead = self.detection.dead(now)
         ready = [j.member for j in self.joining.joiners.values() if j.loaded == view.name]
         stay = [m for m in view.members if m.component not in dead]
-        if self.local.config.majority and 2 * len(stay) <= len(view.members):
+        if self.local.config.majority and not more_than_half(stay, view.lists(self.local.complete)):
             return None
         halts = [*self.halted.values(), *([self.changing_since] if self.changing_since is not None else [])]
         stuck = any(now - since > self.local.config.call_timeout for since in halts)
@@ -134,7 +155,7 @@ class Membership:
         if now - self.joining.view_met < 2 * self.local.config.ping_timeout:
             return None
         fresh = {r: m for r, (m, at) in self.joining.waiting.items() if now - at < 1.0}
-        wanted = {named.replica for named in self.named if str(named.address) != self.local.me.url}
+        wanted = self._others_named
         late = now - max(self.started, self.joining.view_met) >= self.local.config.start_deadline
         if not (late or (self.lives == 0 and wanted <= set(fresh) and not self.joining.loaded)):
             return None
@@ -145,9 +166,21 @@ class Membership:
         )
         if members[0].component != self.local.component:
             return None
-        if self.local.config.majority and 2 * len(members) <= len(wanted) + 1:
+        if self.local.config.majority and not more_than_half(members, self._lists()):
             return None
         return tuple(members)
+
+    @property
+    def _others_named(self) -> set[int]:
+        return {named.replica for named in self.named if str(named.address) != self.local.me.url}
+
+    def _lists(self) -> tuple[tuple[str, ...], ...]:
+        """Of which more than half must be among those that make the next view, with `majority`."""
+        if not self.local.config.majority:
+            return ()
+        if self.local.view is None:
+            return (tuple(map(str, sorted({self.local.me.replica, *self._others_named}))),)
+        return self.local.view.lists(self.local.complete)
 
     def _lead(self, now: float) -> None:
         wanted = self._wanted(now)
@@ -175,6 +208,8 @@ class Membership:
 
     def _push_on(self, ballot: _Ballot, now: float) -> None:
         """Send what the ballot needs next, to those who have not answered."""
+        if ballot.lost:
+            return
         again = self.local.config.call_timeout / 4
         others = [m for m in ballot.members if m.component != self.local.component]
         if ballot.base is None:
@@ -209,7 +244,7 @@ class Membership:
                 ranges = log.since(ballot.have[peer], ballot.base)
                 self.local.send(member, Level(**self.local.stamp(), number=ballot.number, ranges=ranges))
         if complete and all(covers(have, ballot.base) for have in ballot.have.values()):
-            view = View(ballot.number, self.local.component, ballot.members, self._state_of)
+            view = View(ballot.number, self.local.component, ballot.members, self._state_of, self._lists())
             stamp = self.local.stamp()
             self._ballot = None
             for member in others:
@@ -256,8 +291,10 @@ class Membership:
         if (message.number, message.sender) != self.promised:
             self.promised = (message.number, message.sender)
             self._ballot = None
+        if self.local.view is not None and self.local.config.majority:
+            self._bound.add(message.sender)
         self._stop(now)
-        return Ok((), {"have": self.replication.log.have})
+        return Ok((), {"have": self.replication.log.have, **self.local.completeness()})
 
     def on_changing(self, peer: str, number: int, now: float) -> None:
         """A member is in a change of the view; where it follows a higher ballot, the next one here is higher still."""
@@ -274,22 +311,40 @@ class Membership:
         self.replication.accept(message.ranges, now)
         return Ok((), {"have": self.replication.log.have})
 
-    def on_install(self, view: View, base: Timestamp, now: float) -> Reply:
+    def on_install(self, sender: str, view: View, base: Timestamp, now: float) -> Reply:
         """The new view begins here; or, when this node is not in it, it ends here."""
         mine = self.local.view
         if mine is not None and mine.name == view.name:
             return Ok()
         if mine is not None and mine.rank > view.rank:
             return self.local.other_view()
-        if view.member(self.local.component) is None:
-            if mine is not None:
-                self.fence(view, now)
-            return self.local.other_view()
-        if not self._continued_by(view, base):
-            self.fence(view, now)
-            return self.local.other_view()
+        self._bound.discard(sender)  # who leads a change, and says that another view is to begin, has given it up
+        if self._enters(view, base, now):
+            return Ok()
+        if mine is not None or view.member(self.local.component) is not None:
+            self._give_way(sender, view, base, False, now)
+        return self.local.other_view()
+
+    def _enters(self, view: View, base: Timestamp, now: float) -> bool:
+        """Enter the view, if this node is one of its members, and has the state."""
+        if view.member(self.local.component) is None or not self._continued_by(view, base):
+            return False
         self._enter(view, base, now)
-        return Ok()
+        return True
+
+    def _give_way(self, peer: str, view: View, base: Timestamp, complete: bool, now: float) -> None:
+        """There is a view of higher rank, `peer` is in it, and this node can't enter it: its own life ends.
+
+        With `majority` not before it is known that all its members have entered that view: it may still come to
+        nothing, and then what this node has, and its vote, are needed.
+        """
+        if complete or self.local.view is None or not self.local.config.majority:
+            self.fence(view, now)
+        elif self._ballot is not None and any(m.component == peer for m in self._ballot.members):
+            self._ballot.lost = True
+            for member in self._ballot.members:  # they may go over to it
+                if member.component != self.local.component and view.member(member.component) is not None:
+                    self.local.send(member, Install(**self.local.stamp(), installs=view, base=base))
 
     @property
     def _state_of(self) -> str:
@@ -302,9 +357,13 @@ class Membership:
 
         `base` alone does not tell: two sides that went on apart may say the same of what they have once the dead have
         left the timestamps.
+
+        Who has promised to change the view in which it is does not go over to that other view: each of the two might
+        then need it.
         """
         mine = self.local.view
-        alike = view.previous == self._state_of or (mine is not None and view.previous == mine.previous)
+        sister = mine is not None and view.previous == mine.previous and not self._bound
+        alike = sister or view.previous == self._state_of
         return alike and self.replication.stands_at(base)
 
     def _enter(self, view: View, base: Timestamp, now: float) -> None:
@@ -331,6 +390,7 @@ class Membership:
         self.detection.enter(now)
         self.joining.enter()
         self.halted.clear()
+        self._bound.clear()
         self._ballot = None
         follows_another = self.promised > (view.number, view.leader)
         self.promised = max(self.promised, (view.number, view.leader))
@@ -344,24 +404,22 @@ class Membership:
 
     # --- other views ----------------------------------------------------------------------------
 
-    def on_other_view(self, peer: str, view: View | None, base: Timestamp, now: float) -> None:
+    def on_other_view(self, peer: str, view: View | None, base: Timestamp, complete: bool, now: float) -> None:
         """A peer is in another view: follow it, help it, or find out that this node was removed."""
         mine = self.local.view
         if view is None or mine is None:
             if view is not None:
                 self.joining.on_joined(view.members, view.name, now)
                 if view.member(self.local.component) is not None:
-                    self.on_install(view, base, now)
+                    self.on_install("", view, base, now)
             elif mine is not None and peer:
                 self._install_at(peer)
             return
         if view.name == mine.name:
             return
         if view.rank > mine.rank:
-            if view.member(self.local.component) is not None and self._continued_by(view, base):
-                self._enter(view, base, now)
-            else:
-                self.fence(view, now)
+            if not self._enters(view, base, now):
+                self._give_way(peer, view, base, complete, now)
         elif peer:
             self._install_at(peer)
 
@@ -397,6 +455,7 @@ class Membership:
         self.promised = (0, "")
         self.started = now
         self._ballot = None
+        self._bound.clear()
         self.detection.forget()
         self.joining.forget()
         self.halted.clear()

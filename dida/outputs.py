@@ -99,6 +99,9 @@ class Local:
     """The state that the view began with, at all of its members."""
     serving: bool = False
     """Whether the view is in force: not while it is being changed."""
+    complete: bool = False
+    """Whether all members are known to have entered the view: each has answered a heartbeat in it. It was told so, or
+    has heard them all."""
     exposed: int = 0
     """Own commits that are acknowledged by all."""
     oldest: int = 0
@@ -130,6 +133,7 @@ class Local:
         self.view = view
         self.base = dict(base)
         self.view_name = view.name if view is not None else ""
+        self.complete = view is not None and len(view.members) == 1
         self.told = {}
         members = view.members if view is not None else ()
         self._members = {m.component: m for m in members}
@@ -150,7 +154,13 @@ class Local:
 
     def other_view(self) -> Reply:
         """What a peer hears whose view is not this node's."""
-        return Error(OTHER_VIEW, (), {"view": self.view, "base": self.base} if self.view is not None else {})
+        if self.view is None:
+            return Error(OTHER_VIEW)
+        return Error(OTHER_VIEW, (), {"view": self.view, "base": self.base, **self.completeness()})
+
+    def completeness(self) -> dict[str, Any]:
+        """What answers to peers say of the view where it matters: that all its members have entered it."""
+        return {"complete": True} if self.complete and self.config.majority else {}
 
     def stamp(self) -> dict[str, Any]:
         """What every message to a peer carries."""

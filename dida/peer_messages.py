@@ -9,6 +9,7 @@ still being acknowledged, and "all members hold the commits up to n" is one comp
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Annotated, Any, ClassVar
 
 from attrs import field, frozen
@@ -83,18 +84,33 @@ class View(Struct, frozen=True):
     members: tuple[Member, ...]
     previous: str = ""
     """Name of the view that it changes: its state goes on from there. Empty of the first one."""
+    before: tuple[tuple[str, ...], ...] = ()
+    """With `majority`, the components of the views before it, the newest first, back to the last one that is known to
+    be complete. Before the first view there are the named nodes, by their replica numbers: any life of each counts."""
 
     @property
     def name(self) -> str:
         return f"{self.number}@{self.leader}"
 
     @property
-    def rank(self) -> tuple[int, int, str]:
-        """Of two views that exclude each other the lower rank gives way."""
-        return (self.number, len(self.members), self.leader)
+    def rank(self) -> tuple[int, str]:
+        """Of two views that exclude each other the lower rank gives way: as of two ballots, whatever their size."""
+        return (self.number, self.leader)
+
+    def lists(self, complete: bool) -> tuple[tuple[str, ...], ...]:
+        """The lists of which more than half must agree to change this view: its own, and as long as it is not known
+        that all its members have entered it (`complete`), those of the views before."""
+        own = tuple(m.component for m in self.members)
+        return (own, *(() if complete else (each for each in self.before if each != own)))
 
     def member(self, component: str) -> Member | None:
         return next((m for m in self.members if m.component == component), None)
+
+
+def more_than_half(stay: Iterable[Member], lists: Iterable[Collection[str]]) -> bool:
+    """Whether more than half of each list are among `stay`, by component or by replica number."""
+    there = {word for m in stay for word in (m.component, str(m.replica))}
+    return all(2 * len(there.intersection(each)) > len(each) for each in lists)
 
 
 @frozen
@@ -282,6 +298,8 @@ class Has:
     """What the answering node has in its log."""
 
     have: Timestamp
+    complete: bool = False
+    """Whether it knows that all members have entered the view."""
 
 
 @frozen
@@ -293,6 +311,8 @@ class Alive:
     oldest: Counter = 0
     lease: float = 0.0
     """Seconds that its own lease has left: those of the asking node, when this is the hub of a large view."""
+    complete: bool = False
+    """Whether it knows that all members have entered the view."""
 
 
 @frozen
@@ -345,6 +365,8 @@ class OtherView:
 
     view: View | None = None
     base: Timestamp = field(factory=dict)
+    complete: bool = False
+    """Whether it knows that all members have entered that view."""
 
 
 @frozen
@@ -352,6 +374,8 @@ class Promised:
     """The highest number of a change of the view that a node has promised to follow."""
 
     promised: Counter = 0
+    complete: bool = False
+    """Whether it knows that all members have entered the view that is being changed."""
 
 
 INTRODUCTIONS = (Peer, Vouch)

@@ -146,7 +146,7 @@ class Replica:
             return self._end_turn(now)
         same_view = self.local.view is not None and message.view == self.local.view_name
         member = self.local.member(message.sender)
-        if member is not None:
+        if member is not None and (same_view or not self.config.majority):
             self.detection.hear(message.sender, now)
         reply: Reply | None
         match message:
@@ -158,7 +158,7 @@ class Replica:
                 held = wire.shaped(message.state.get("held", []), list[Record])
                 reply = self.joining.on_load(message, tuple(held), now)
             case Install():
-                reply = self.membership.on_install(message.installs, message.base, now)
+                reply = self.membership.on_install(message.sender, message.installs, message.base, now)
             case Flush() if same_view or self.local.view is None:
                 reply = self.membership.on_flush(message, now)
             case Level() if same_view or self.local.view is None:
@@ -168,7 +168,7 @@ class Replica:
             case Fetch():
                 reply = self.replication.on_fetch(message, now)
             case _ if not self.local.serving:
-                reply = Error(CHANGING)
+                reply = Error(CHANGING, (), self.local.completeness())
             case _:
                 reply = self._in_view(token, message, now)
         if reply is not None:
@@ -208,7 +208,8 @@ class Replica:
         assert isinstance(message, PeerMessage)
         if message.sender != self.local.component:
             return []  # this node was fenced since: another life's business
-        if reply is not None and self.local.member(peer) is not None:
+        elsewhere = isinstance(reply, Error) and reply.code == OTHER_VIEW and self.config.majority
+        if reply is not None and self.local.member(peer) is not None and not elsewhere:
             self.detection.hear(peer, now)
         try:
             self._take_answer(url, peer, message, reply, now)
@@ -221,11 +222,13 @@ class Replica:
             if reply.code == OTHER_VIEW:
                 other = wire.shaped(reply.object, OtherView)
                 helped = "" if isinstance(message, Install) else peer
-                self.membership.on_other_view(helped, other.view, other.base, now)
+                self.membership.on_other_view(helped, other.view, other.base, other.complete, now)
                 if self.membership.fenced is not None:
                     return
             elif reply.code == CHANGING:
-                self.membership.on_changing(peer, wire.shaped(reply.object, Promised).promised, now)
+                halted = wire.shaped(reply.object, Promised)
+                self._note_complete(message, halted.complete)
+                self.membership.on_changing(peer, halted.promised, now)
             elif isinstance(message, Join) and reply.code != errors.UNAVAILABLE:
                 self.local.note_once(f"{url} refuses this node: {' '.join(reply.words)}")
                 self.joining.on_joined((), str(reply.object.get("view", "")), now)
@@ -251,8 +254,9 @@ class Replica:
             case Load():
                 self.joining.on_loaded(peer, message, ok is not None, now)
             case Flush():
-                have = wire.shaped(ok.object, Has).have if ok is not None else None
-                self.membership.on_flushed(peer, message, have, now)
+                has = wire.shaped(ok.object, Has) if ok is not None else None
+                self._note_complete(message, has is not None and has.complete)
+                self.membership.on_flushed(peer, message, has.have if has is not None else None, now)
             case Level():
                 have = wire.shaped(ok.object, Has).have if ok is not None else None
                 self.membership.on_levelled(peer, message, have, now)
@@ -274,6 +278,11 @@ class Replica:
                 self.local.told[peer] = NOT_REACHED
             case Release():
                 self.commit.on_released(peer, message, ok is not None)
+
+    def _note_complete(self, message: PeerMessage, complete: bool) -> None:
+        """A member says, in answer to a message of the view, whether all have entered that."""
+        if complete and message.view == self.local.view_name:
+            self.local.complete = True
 
     def on_forwarded(self, token: Any, reply: Reply | None, now: float) -> list[Output]:
         """The home's answer to a request that was passed on; None when none came."""

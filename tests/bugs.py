@@ -29,10 +29,10 @@ from dida.joining import Joining
 from dida.locks import Locks
 from dida.log import Log
 from dida.membership import Membership
-from dida.messages import Error
+from dida.messages import Error, Ok
 from dida.operations import operation
 from dida.outputs import Config
-from dida.peer_messages import component_of, is_commit
+from dida.peer_messages import Install, View, component_of, is_commit
 from dida.replica import Replica
 from dida.requests import Requests
 from dida.simulate import network
@@ -206,9 +206,9 @@ def _level_with_the_leader(self: Membership, ballot: Any, others: Any, again: fl
 LEVEL = Membership._level
 
 
-def _install_without_levelling(self: Membership, view: Any, base: Any, now: float) -> Any:
+def _install_without_levelling(self: Membership, sender: str, view: Any, base: Any, now: float) -> Any:
     self.replication.log.have = dict(base)
-    return ON_INSTALL(self, view, base, now)
+    return ON_INSTALL(self, sender, view, base, now)
 
 
 ON_INSTALL = Membership.on_install
@@ -375,6 +375,33 @@ def _cuts_are_not_given(self: Joining, message: Any, held: Any, now: float) -> A
     )
 
 
+def _half_of_the_view_alone(self: View, complete: bool) -> Any:
+    return (tuple(m.component for m in self.members),)
+
+
+def _complete_when_installed(self: Replica, url: str, peer: str, message: Any, reply: Any, now: float) -> None:
+    TAKE_ANSWER(self, url, peer, message, reply, now)
+    if isinstance(message, Install) and isinstance(reply, Ok) and message.installs.name == self.local.view_name:
+        ENTERED.setdefault((self.local.component, self.local.view_name), {self.local.component}).add(peer)
+        entered = ENTERED[self.local.component, self.local.view_name]
+        assert self.local.view is not None
+        self.local.complete |= all(m.component in entered for m in self.local.view.members)
+
+
+TAKE_ANSWER = Replica._take_answer
+ENTERED: dict[tuple[str, str], set[str]] = {}
+
+
+def _nobody_is_bound(self: Membership, message: Any, now: float) -> Any:
+    reply = ON_FLUSH(self, message, now)
+    self._bound.clear()
+    return reply
+
+
+def _by_size(self: View) -> Any:
+    return self.number, len(self.members), self.leader
+
+
 def _same_component(node: Any) -> str:
     return f"{node.number}:1"
 
@@ -449,6 +476,10 @@ BUGS = (
     Bug("a joiner does not know the expired sessions", ((Executed, "load", _expired_names_are_not_given),)),
     Bug("an expired session's retry is executed", ((Executed, "expired", lambda self, id: False),)),
     Bug("a write answered before its concern is met", ((Replication, "concern", _answered_at_once),)),
+    Bug("more than half of the view alone changes it", ((View, "lists", _half_of_the_view_alone),)),
+    Bug("complete when all have installed it", ((Replica, "_take_answer", _complete_when_installed),)),
+    Bug("promised to change a view, and gone to another", ((Membership, "on_flush", _nobody_is_bound),)),
+    Bug("views compare by their size", ((View, "rank", property(_by_size)),)),
 )
 
 
@@ -470,12 +501,14 @@ def main() -> int:
     """The table of all bugs."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--jobs", type=int, default=os.cpu_count())
+    options.add_argument("--like", default="", help="only those with this in their names")
     given = options.parse_args()
+    chosen = [number for number, bug in enumerate(BUGS) if given.like in bug.name]
     out: Callable[[str], Any] = sys.stdout.write
     missed = 0
     out(f"| {'deliberate bug':45} | seeds | what the simulator says |\n| --- | ---: | --- |\n")
     with ProcessPoolExecutor(given.jobs) as pool:
-        for number, found in pool.map(_measure, range(len(BUGS))):
+        for number, found in pool.map(_measure, chosen):
             seeds, says = found if found is not None else ("-", f"NOT FOUND in {MOST}")
             missed += found is None
             out(f"| {BUGS[number].name:45} | {seeds:5} | {says[:110]} |\n")

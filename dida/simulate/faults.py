@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
+from dida.peer_messages import more_than_half
 from dida.simulate.network import Cluster, Node, name_of
 from dida.simulate.plan import NEVER, Armed, Plan
 
@@ -13,6 +14,8 @@ DEAD_FOR = (0.0, 0.03, 0.2, 1.0, 3.0)
 """Seconds until a node that crashed is started again; 0: before anybody noticed."""
 PAUSED_FOR = (0.1, 0.3, 0.7, 2.0, 3.5)
 """Seconds of a pause: shorter and longer than the lease."""
+TURNING = ("install.send", "level.answered", "flush.receive")
+"""Where members change sides: before the new view is sent, before it is made, when the old one is stopped."""
 SHORT_CLOG = 0.2
 """Seconds that links may stop without making a suspect: all that is bearable where sides must not part."""
 
@@ -28,6 +31,10 @@ class Faults:
         self.happened: Counter[str] = Counter()
         self.hits: Counter[str] = Counter()
         self._armed: dict[str, list[Armed]] = {}
+        self._sides: tuple[list[str], list[str]] = ([], [])
+        """The urls on each side of a partition whose members may change sides."""
+        self._turns = 0
+        """How many of them still will."""
         for armed in plan.armed:
             self._armed.setdefault(armed.name, []).append(armed)
         cluster.failpoint = self._failpoint
@@ -41,6 +48,7 @@ class Faults:
             (plan.pause, self._pause_one),
             (plan.clog, self._clog),
             (plan.cut, self._cut),
+            (plan.turn, self._part),
         ):
             if mean < NEVER:
                 self._again(mean, fault)
@@ -50,6 +58,7 @@ class Faults:
         cluster = self.cluster
         cluster.say("--- no more faults ---")
         self.active = False
+        self._turns = 0
         cluster.cut.clear()
         for node in cluster.nodes.values():
             if node.replica is None:
@@ -99,7 +108,7 @@ class Faults:
         if newest is None:
             return False
         living = [
-            n
+            n.replica.local
             for n in self.cluster.nodes.values()
             if n is not node
             and n.replica is not None
@@ -107,7 +116,10 @@ class Faults:
             and n.replica.local.serving
             and n.replica.local.view_name == newest.name
         ]
-        return len(living) >= (len(newest.members) // 2 + 1 if self.plan.majority else 1)
+        if not self.plan.majority:
+            return bool(living)
+        complete = any(local.complete for local in living)
+        return more_than_half((local.me for local in living), newest.lists(complete))
 
     # --- links ----------------------------------------------------------------------------------
 
@@ -130,7 +142,41 @@ class Faults:
                     cluster.cut[(b, a)] = True
         cluster.at(rng.uniform(0.3, 2.5), self._join)
 
+    def _part(self) -> None:
+        """A partition into two sides, of which members go over to the other one while a view is being installed."""
+        cluster, rng = self.cluster, self.rng
+        if cluster.cut:
+            return
+        urls = list(cluster.nodes)
+        rng.shuffle(urls)
+        size = rng.randint(1, len(urls) - 1)
+        self._sides = urls[:size], urls[size:]
+        self._turns = rng.randint(1, 3)
+        self.happened["partitions with turns"] += 1
+        self._cut_sides()
+        cluster.at(rng.uniform(1.0, 4.0), self._join)
+
+    def _cut_sides(self) -> None:
+        one, other = self._sides
+        self.cluster.say(f"SIDES {_names(one)} | {_names(other)}")
+        self.cluster.cut.clear()
+        for a in one:
+            for b in other:
+                self.cluster.cut[(a, b)] = self.cluster.cut[(b, a)] = True
+
+    def _turn(self, node: Node) -> None:
+        """One of those on the node's side goes over to the other: what is on its way to it does not arrive."""
+        one, other = self._sides if node.url in self._sides[0] else reversed(self._sides)
+        if len(one) > 1:
+            self._turns -= 1
+            self.happened["turns"] += 1
+            url = self.rng.choice([url for url in one if url != node.url])
+            one.remove(url)
+            other.append(url)
+            self._cut_sides()
+
     def _join(self) -> None:
+        self._turns = 0
         if self.cluster.cut:
             self.cluster.say("the network is whole again")
             self.cluster.cut.clear()
@@ -169,6 +215,8 @@ class Faults:
         if not self.active:
             return None
         self.hits[name] += 1
+        if self._turns and name in TURNING and self.rng.random() < 0.5:
+            self._turn(node)
         action = None
         for armed in self._armed.get(name, ()):
             if armed.at == self.hits[name]:

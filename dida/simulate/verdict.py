@@ -43,12 +43,15 @@ def invariants(cluster: Cluster, node: Node) -> None:
             assert floor is None or oldest >= floor, f"{node.name}: {key} {oldest} is back, which was discarded"
             node.floors[key] = oldest
     mine = replica.local.component
-    answers = replica.local.serving and cluster.time(node) < replica.detection.lease_until()
+    answers, mine_view = _answers(cluster, node), replica.local.view_name
     for other in cluster.nodes.values():
         theirs = other.replica
         if theirs is None or theirs is replica:
             continue
         if theirs.local.view_name != replica.local.view_name:
+            assert not (answers and replica.config.majority and _answers(cluster, other)), (
+                f"{node.name} and {other.name} may answer, in the views {mine_view} and {theirs.local.view_name}"
+            )
             assert not (answers and _went_on(theirs.local, replica.local)), (
                 f"{node.name} may answer, though {other.name} serves in view {theirs.local.view_name} without it"
             )
@@ -63,6 +66,12 @@ def invariants(cluster: Cluster, node: Node) -> None:
         assert logged >= replica.local.exposed, (
             f"{node.name} shows {mine}! {replica.local.exposed}, {other.name} lacks it"
         )
+
+
+def _answers(cluster: Cluster, node: Node) -> bool:
+    """Whether the node would answer a client now."""
+    replica = node.replica
+    return replica is not None and replica.local.serving and cluster.time(node) < replica.detection.lease_until()
 
 
 def _went_on(other: Local, mine: Local) -> bool:
