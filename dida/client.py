@@ -19,7 +19,7 @@ from typing import Any
 from dida.addresses import Address, StorageAddress
 from dida.errors import UserError
 from dida.frontend import Page
-from dida.messages import DEFAULT_DEADLINE
+from dida.messages import DEFAULT_DEADLINE, Concern
 from dida.protocols.frontend import BlockingStorage, FrontEnd
 from dida.protocols.threads import blocking
 from dida.timestamps import Timestamp
@@ -36,6 +36,11 @@ class Client(BlockingStorage):
         super().__init__(reactor, front_end)
         self._front_end = front_end
         blocking(reactor, self.deadline, front_end.start)
+
+    def write(self, key: str, value: str, concern: Concern = 1) -> Version:
+        """Write a new version. `concern`: so many replicas have it then, or "all" that live."""
+        version: Version = self._wait(self._front_end.write, key, value, concern)
+        return version
 
     def records(self, start: str = "", limit: int = 1000) -> Page:
         """Records from the key `start` on, as one replica (of each group) has them."""

@@ -282,7 +282,7 @@ class Commit:
         if not covers(replication.value_ts, op.after):
             replication.fetch(op.after, now)
             return
-        if op.verb == "write" and self._too_few:
+        if op.verb == "write" and self.local.cannot_meet(op.concern):
             self._finish(txn, unknown_outcome(), now)
             return
         if op.verb == "write" or (op.verb == "updateif" and newest is not None and newest.value == op.old):
@@ -298,31 +298,24 @@ class Commit:
             txn.answer = Ok((newest.value, str(newest.version)), {"after": replication.value_ts})
         txn.holding = newest.ts or {}
         txn.become(HOLDING)
-        for member in self.local.others():
-            if not covers(replication.table[member.component], txn.holding):
-                replication.push(member.component, txn.holding)
+        replication.hasten(txn.holding)
 
     def _finish_known(self, txn: _Transaction, known: Reply, now: float) -> None:
         """The update was executed before. A write is answered again when as many hold it as its concern wants: all."""
-        if txn.op.verb != "write" or self.local.config.write_concern == 1:
+        if txn.op.verb != "write" or all(self.local.holders_wanted(w.op.concern) == 1 for w in txn.waiters):
             self._finish(txn, known, now)
-        elif self._too_few:
-            self._finish(txn, unknown_outcome(), now)
         else:
             after = after_of(known)
             live = {s: n for s, n in after.items() if self.local.member(component_of(s)) is not None}
             txn.answer, txn.holding = known, live
             txn.become(HOLDING)
             self.replication.fetch(live, now)
+            self.replication.hasten(live)
             self._advance(txn, now)
 
     def _session_expired(self, txn: _Transaction) -> Error:
         """A retry from long ago: its update was executed, and its answer is forgotten."""
         return Error(errors.SESSION_EXPIRED, (txn.op.id or "",))
-
-    @property
-    def _too_few(self) -> bool:
-        return self.local.config.write_concern > len(self.local.others()) + 1
 
     def _decide(self, txn: _Transaction, newest: Entry | None, now: float) -> None:
         assert self.local.serving, "nothing is decided while the view changes"
@@ -368,7 +361,7 @@ class Commit:
     def _finish(self, txn: _Transaction, answer: Reply, now: float) -> None:
         """Tell the clients; release the key where no update does it; go on with the next."""
         for waiting in txn.waiters:
-            self.local.answer(waiting.token, answer)
+            self.local.answer(waiting.token, self._by_concern(waiting, answer))
         self._drop(txn)
         if txn.record is None:
             if txn.op.id is not None and isinstance(answer, No):
@@ -384,6 +377,12 @@ class Commit:
                 del self._queues[txn.op.key]
         else:
             queue.remove(txn)
+
+    def _by_concern(self, waiting: Waiting, answer: Reply) -> Reply:
+        """The answer, which all members hold; not when more than all were to hold it."""
+        if isinstance(answer, Ok) and waiting.op.verb == "write" and self.local.cannot_meet(waiting.op.concern):
+            return unknown_outcome()
+        return answer
 
     def _drop(self, txn: _Transaction) -> None:
         self._running.pop(txn.number, None)
@@ -516,9 +515,8 @@ class Commit:
         for queue in self._queues.values():
             for txn in queue:
                 if txn.record is not None:
-                    unsure = txn.op.verb == "write" and self._too_few
                     for waiting in txn.waiters:
-                        self.local.answer(waiting.token, unknown_outcome() if unsure else write_answer(txn.record))
+                        self.local.answer(waiting.token, self._by_concern(waiting, write_answer(txn.record)))
                     txn.waiters = []
 
     def give_back(self) -> list[Waiting]:

@@ -7,6 +7,7 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from dida.errors import UserError
 
@@ -36,12 +37,20 @@ def decoded_lines(data: bytes) -> Iterator[tuple[int, str, str]]:
             yield number, raw.decode(errors="replace"), f"not UTF-8 at byte {problem.start + 1}: save it as UTF-8"
 
 
-def parse_data(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
-    """The (key, value) pairs of a data file: `key,value` a line, split at the first comma.
+class Row(NamedTuple):
+    """A line of a data file: its number, from 1, and the record that it names."""
+
+    line: int
+    key: str
+    value: str
+
+
+def parse_data(data: bytes, name: str) -> tuple[Row, ...]:
+    """The rows of a data file: `key,value` a line, split at the first comma.
 
     Blanks around the line are dropped, blank lines skipped. UserError names file and line.
     """
-    pairs: list[tuple[str, str]] = []
+    rows: list[Row] = []
     for number, text, problem in decoded_lines(data):
         if problem:
             raise UserError(f"{name} line {number}: {problem}")
@@ -50,8 +59,8 @@ def parse_data(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
         key, comma, value = text.partition(",")
         if not comma:
             raise UserError(f"{name} line {number}: no comma in {shown(text.strip())}: write key,value")
-        pairs.append((key.strip(), value.strip()))
-    return tuple(pairs)
+        rows.append(Row(number, key.strip(), value.strip()))
+    return tuple(rows)
 
 
 def parse_inputs(data: bytes, name: str) -> tuple[tuple[int, str], ...]:

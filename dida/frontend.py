@@ -21,7 +21,7 @@ from dida import errors
 from dida.addresses import StorageAddress
 from dida.errors import DidaError, Unavailable
 from dida.interfaces import Record
-from dida.messages import Error, ListRecords, No, Ok, Read, Reply, Request, UpdateIf, Versions, Write
+from dida.messages import Concern, Error, ListRecords, No, Ok, Read, Reply, Request, UpdateIf, Versions, Write
 from dida.replicas import SUSPICION, Replicas
 from dida.sessions import Seen, StepIds, UpdateIds
 from dida.versions import Version
@@ -278,12 +278,15 @@ class WriteOperation(_Update[Version]):
     """`write KEY VALUE`"""
 
     value: str
+    concern: Concern = 1
 
     def _patience(self, left: float) -> float:
-        return 3.0  # it may have to wait for an updateif of the same key
+        # it may have to wait for an updateif of the same key, or for a silent member to be removed
+        return 3.0 if self.concern == 1 else max(3.0, left / 2)
 
     def _request(self, deadline: float) -> Request:
-        return Write(self.key, self.value, after=self.seen.after, deadline=deadline, **self._id())
+        common = {"after": self.seen.after, "deadline": deadline, **self._id()}
+        return Write(self.key, self.value, concern=self.concern, **common)
 
     def _result(self, reply: Ok | No) -> Version:
         version = Version.parse(reply.words[0])

@@ -23,7 +23,7 @@ from dida.batches import batches
 from dida.errors import UNKNOWN_OUTCOME
 from dida.executed import Executed, answered
 from dida.log import Log, bytes_of
-from dida.messages import Error, Ok
+from dida.messages import Concern, Error, Ok
 from dida.outputs import Local
 from dida.peer_messages import Fetch, Gossip, Range, Record, commit_stream, component_of, is_commit
 from dida.store import Entry, Store
@@ -64,7 +64,11 @@ class Replication:
     """Stream of a removed component to how much of it survived; the newest ones."""
     _lines: dict[str, list[tuple[int, Place]]] = field(factory=dict)
     """Stream to the held-back records that wait for so many of it."""
-    _concerns: list[tuple[Record, int, Any, float]] = field(factory=list)
+    _concerns: list[tuple[Record, Concern, Any, float]] = field(factory=list)
+    _hurried: Timestamp = field(factory=dict)
+    """What an answer waits for until members have it: it is sent at once."""
+    confirmed: bool = False
+    """A member has more than when the concerns were looked at last."""
     _gossiping: set[str] = field(factory=set)
     _due: dict[str, float] = field(factory=dict)
     _fetching: dict[str, float] = field(factory=dict)
@@ -98,24 +102,29 @@ class Replication:
         self.value_ts = merged(self.value_ts, ts)
         self.changed = True
 
-    def concern(self, record: Record, others: int, token: Any, deadline: float) -> None:
-        """Answer the write under `token` when that many other members have logged it."""
-        self._concerns.append((record, others, token, deadline))
-        for member in self.local.others():
-            self.push(member.component)
+    def concern(self, record: Record, concern: Concern, token: Any, deadline: float) -> None:
+        """Answer the write under `token` when as many members have it, with what it depends on, as it is to have."""
+        self._concerns.append((record, concern, token, deadline))
+        self.confirmed = True
+        self.hasten(record.ts)
 
     def check_concerns(self, now: float, may_answer: bool) -> None:
-        """Answer the writes that enough members have, if this node may; late ones may have taken effect."""
+        """Answer the writes that enough members have, if this node may; late ones may have taken effect.
+
+        Who counts is who is a member then: one that was removed does not, one that has joined since does.
+        """
+        self.confirmed = False
         if not self._concerns:
             return
         left = []
-        for record, others, token, deadline in self._concerns:
-            if may_answer and self.holders(record.stream, record.seq) >= others:
+        for waiting in self._concerns:
+            record, concern, token, deadline = waiting
+            if may_answer and self.holders(record) >= self.local.holders_wanted(concern) - 1:
                 self.local.answer(token, write_answer(record))
             elif now >= deadline:
                 self.local.answer(token, Error(UNKNOWN_OUTCOME, ("too few members confirmed the write in time",)))
             else:
-                left.append((record, others, token, deadline))
+                left.append(waiting)
         self._concerns = left
 
     def give_up(self, tokens: Set[Any], now: float) -> None:
@@ -209,7 +218,7 @@ class Replication:
         known = self.table.get(component)
         if known is not None and not covers(known, have):
             self.table[component] = merged(known, have)
-            self.changed = True
+            self.changed = self.confirmed = True
 
     def held_by_all(self, ts: Mapping[str, int]) -> bool:
         """Whether every member has logged what `ts` says."""
@@ -225,9 +234,17 @@ class Replication:
         """The coordinators of commits that wait here to be exposed."""
         return {component_of(stream) for stream, _ in self.held if is_commit(stream)}
 
-    def holders(self, stream: str, seq: int) -> int:
-        """How many other members have logged that record."""
-        return sum(self.table[m.component].get(stream, 0) >= seq for m in self.local.others())
+    def holders(self, record: Record) -> int:
+        """How many other members have logged that record, and what it depends on of those who live."""
+        stream, seq = record.stream, record.seq
+        found = [known for m in self.local.others() if (known := self.table[m.component]).get(stream, 0) >= seq]
+        if record.prev:
+            prev = {s: n for s, n in record.prev.items() if self._lives(component_of(s))}
+            return sum(covers(known, prev) for known in found)
+        return len(found)
+
+    def _lives(self, component: str) -> bool:
+        return self.local.member(component) is not None
 
     def truncate(self) -> None:
         """Cut off what is applied here and confirmed by every member (and by those that join)."""
@@ -244,8 +261,11 @@ class Replication:
     def tick(self, now: float) -> None:
         """Send what is due; forget what has been sent to everybody."""
         delay = self.local.config.gossip_delay
+        if self._hurried and self.held_by_all(self._hurried):
+            self._hurried = {}
         for member in self.local.others():
             peer = member.component
+            self._hurry(peer)
             if not self._lacks(peer):
                 self._due.pop(peer, None)
             elif peer not in self._due:
@@ -268,17 +288,31 @@ class Replication:
         lacking = {id: sum(max(0, n - ts.get(s, 0)) for s, n in own.items()) for id, ts in known.items()}
         return {id: number for id, number in lacking.items() if number}
 
-    def push(self, peer: str, wanted: Mapping[str, int] | None = None) -> None:
-        """Gossip to `peer` now: the own streams, or what `wanted` names; one message at a time."""
-        if wanted is None:
-            if peer in self._gossiping:
-                return
-            self._gossiping.add(peer)
-            wanted = {s: n for s, n in self.log.have.items() if component_of(s) == self.local.component}
+    def push(self, peer: str) -> None:
+        """Gossip to `peer` now: the own streams, and what an answer waits for; one message at a time."""
+        if peer in self._gossiping:
+            return
+        self._gossiping.add(peer)
+        own = {s: n for s, n in self.log.have.items() if component_of(s) == self.local.component}
         member = self.local.member(peer)
         assert member is not None
-        ranges = self.log.since(self.table[peer], wanted)
+        ranges = self.log.since(self.table[peer], merged(self._hurried, own))
         self.local.send(member, Gossip(**self.local.stamp(), ranges=ranges, have=self.log.have))
+
+    def hasten(self, ts: Mapping[str, int]) -> None:
+        """An answer waits until members have this: send it at once, whatever the gossip delay, until they have it."""
+        live = {s: n for s, n in ts.items() if self._lives(component_of(s))}
+        if not covers(self._hurried, live):
+            self._hurried = merged(self._hurried, live)
+        for member in self.local.others():
+            self._hurry(member.component)
+
+    def _hurry(self, peer: str) -> None:
+        """Send what answers wait for, if there is any that `peer` has not confirmed and that is here."""
+        if self._hurried and peer not in self._gossiping:
+            known, have = self.table[peer], self.log.have
+            if any(known.get(s, 0) < min(n, have.get(s, 0)) for s, n in self._hurried.items()):
+                self.push(peer)
 
     def on_gossip(self, message: Gossip, now: float) -> Ok:
         """Ranges that continue the log are taken; the answer says what is here now."""
@@ -297,6 +331,7 @@ class Replication:
             self._due.pop(peer, None)
         elif self.table[peer] is not before and now >= self._due.get(peer, now + 1):
             self.push(peer)  # more than fits a message is due
+        self._hurry(peer)
 
     # --- fetching -------------------------------------------------------------------------------
 
@@ -387,6 +422,8 @@ class Replication:
             for component in sorted(alive)
             if component != self.local.component
         }
+        self._hurried = {s: n for s, n in self._hurried.items() if s in kept}
+        self.confirmed = True
         self._gossiping.clear()
         self._due.clear()
         self._fetching.clear()

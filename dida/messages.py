@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import takewhile
-from typing import Annotated, Any, ClassVar, cast, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, cast, get_type_hints
 
 import attrs
 from attrs import field, frozen
@@ -30,6 +30,8 @@ StreamName = Annotated[str, Meta(min_length=1, max_length=64)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 UpdateId = Annotated[str, Meta(min_length=1, max_length=200)]
 Timestamp = dict[StreamName, Counter]
+Concern = Annotated[int, Meta(ge=1, le=1000)] | Literal["all"]
+"""How many members have a write when it is answered: so many, or all that live."""
 
 
 @frozen
@@ -209,6 +211,8 @@ class Write(Dependent):
     """False: the client promises that it sends this id for the first time (saves asking the others)."""
     lowest: Counter = field(default=0, kw_only=True)
     """The lowest N of the session that the client still may ask for again."""
+    concern: Concern = field(default=1, kw_only=True)
+    """How many members have it when it is answered, `--write-concern` at least."""
 
 
 @frozen

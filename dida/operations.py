@@ -8,7 +8,7 @@ from attrs import Factory, define, frozen
 
 from dida import errors
 from dida.errors import BadRequest
-from dida.messages import Error, Home, ListRecords, Read, Request, UpdateIf, Versions, Write, form_of
+from dida.messages import Concern, Error, Home, ListRecords, Read, Request, UpdateIf, Versions, Write, form_of
 from dida.peer_messages import Forward
 from dida.timestamps import Timestamp
 from dida.versions import Version
@@ -29,6 +29,7 @@ class Operation:
     id: str | None = None
     lowest: int = 0
     retry: bool = False
+    concern: Concern = 1
     after: Timestamp = Factory(dict)
     forwarded: bool = False
     question: Question | None = None
@@ -58,7 +59,7 @@ def operation(request: Request) -> Operation | None:
                 after=request.after,
             )
         case Write():
-            return _update(request, "write", request.value)
+            return _update(request, "write", request.value, concern=request.concern)
         case UpdateIf():
             return _update(request, "updateif", request.new, request.old)
         case ListRecords():
@@ -68,7 +69,7 @@ def operation(request: Request) -> Operation | None:
     return None
 
 
-def _update(request: Write | UpdateIf, verb: str, value: str, old: str = "") -> Operation:
+def _update(request: Write | UpdateIf, verb: str, value: str, old: str = "", concern: Concern = 1) -> Operation:
     return Operation(
         verb=verb,
         key=request.key,
@@ -77,6 +78,7 @@ def _update(request: Write | UpdateIf, verb: str, value: str, old: str = "") -> 
         id=request.id,
         lowest=request.lowest,
         retry=request.retry,
+        concern=concern,
         after=request.after,
     )
 
@@ -94,6 +96,7 @@ def forwarded(message: Forward) -> Operation:
         id=message.id,
         lowest=message.lowest,
         retry=message.retry or message.verb == "write",
+        concern=message.concern,
         after=message.after,
         forwarded=True,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import Factory, define, frozen
 
-from dida.messages import Error, Reply, Request
+from dida.messages import Concern, Error, Reply, Request
 from dida.peer_messages import COMMITS, Member, View
 from dida.ring import Ring
 from dida.timestamps import Timestamp
@@ -151,6 +151,16 @@ class Local:
     def home(self, key: str) -> Member:
         """The member that coordinates the commits of `key`."""
         return self._by_number[self.ring.owner(key)]
+
+    def holders_wanted(self, concern: Concern) -> int:
+        """How many members, this one included, must have a write of that concern before it is answered."""
+        least = len(self._members) if concern == "all" else concern
+        return max(least, self.config.write_concern)
+
+    def cannot_meet(self, concern: Concern) -> str:
+        """Why a write of that concern can't be done now; empty when it can."""
+        wanted, there = self.holders_wanted(concern), len(self._members)
+        return f"write concern {wanted} needs more members than the {there} alive" if wanted > there else ""
 
     def other_view(self) -> Reply:
         """What a peer hears whose view is not this node's."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar
 from attrs import field, frozen
 from msgspec import Meta, Struct
 
-from dida.messages import Counter, Name, Request, Timestamp, UpdateId
+from dida.messages import Concern, Counter, Name, Request, Timestamp, UpdateId
 from dida.versions import MAX_REPLICA, Version
 
 COMMITS = "!"
@@ -217,6 +217,7 @@ class Forward(PeerMessage):
     id: UpdateId | None = None
     lowest: Counter = 0
     retry: bool = False
+    concern: Concern = 1
     after: Timestamp = field(factory=dict)
 
 

@@ -346,7 +346,8 @@ class Replica:
                 if not self.replication.changed:
                     break
             self.replication.changed = False
-            self._check_concerns(now)
+            if self.replication.confirmed:
+                self._check_concerns(now)
             self.requests.run_waiting(now, everything=entered)
         if self._watching:
             for token, (name, _) in list(self._watching.items()):

@@ -132,7 +132,7 @@ class Requests:
         if op.id is not None:
             known = self.replication.executed.answer(op.id)
             if known is not None:
-                if op.verb == "write" and self.config.write_concern > 1:
+                if op.verb == "write" and self.local.holders_wanted(op.concern) > 1:
                     return self._at_home(waiting, now)  # executed, but maybe not yet where its concern wants it
                 return known
             if self.replication.executed.expired(op.id):
@@ -215,15 +215,13 @@ class Requests:
             return refused(waiting, "too many updates are not confirmed by all members: try again later")
         if op.id is not None and replication.executed.full:
             return refused(waiting, TOO_MANY_ANSWERS)
-        concern = self.config.write_concern
-        if concern > len(self.local.others()) + 1:
-            text = f"write concern {concern} needs more members than the {len(self.local.others()) + 1} alive"
-            return refused(waiting, text)
+        if why := self.local.cannot_meet(op.concern):
+            return refused(waiting, why)
         self.counts["writes"] += 1
         record = self._next_record(op.key, op.value, op.after, op.id, op.lowest)
         reply = replication.execute(record, now)
-        if concern > 1:
-            replication.concern(record, concern - 1, waiting.token, waiting.deadline)
+        if self.local.holders_wanted(op.concern) > 1:
+            replication.concern(record, op.concern, waiting.token, waiting.deadline)
             return None
         return reply
 
@@ -271,6 +269,7 @@ class Requests:
             id=op.id,
             lowest=next(iter(self.local.own_ids.values())) if waiting.token in self.local.own_ids else op.lowest,
             retry=op.retry or waiting.passed_on,
+            concern=op.concern,
             after=op.after,
             deadline=max(0.0, waiting.deadline - now),
         )

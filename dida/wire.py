@@ -275,6 +275,8 @@ def _path(problem: Exception, form: Form) -> str:
     attribute = where.rpartition("$")[2].strip("`.")
     member = next((name for name, own, _ in form.members if own == attribute), attribute)
     name = member.upper() if member in form.words else member
+    if text.startswith("Invalid enum value"):
+        text = f"{text.rpartition(' ')[2]} is no choice: say a number or all"
     return f"{name}: {_lower(text)}" if name else _lower(text)
 
 

@@ -31,7 +31,7 @@ from dida.log import Log
 from dida.membership import Membership
 from dida.messages import Error, Ok
 from dida.operations import operation
-from dida.outputs import Config
+from dida.outputs import Config, Local
 from dida.peer_messages import Install, View, component_of, is_commit
 from dida.replica import Replica
 from dida.requests import Requests
@@ -133,9 +133,9 @@ def _answers_before_applying(self: Replication, ranges: Any, now: float) -> None
 ACCEPT_ALL = Replication.accept
 
 
-def _table_says_what_was_sent(self: Replication, peer: str, wanted: Any = None) -> None:
-    PUSH(self, peer, wanted)
-    self.table[peer] = merged(self.table[peer], wanted if wanted is not None else self.log.have)
+def _table_says_what_was_sent(self: Replication, peer: str) -> None:
+    PUSH(self, peer)
+    self.table[peer] = merged(self.table[peer], self.log.have)
 
 
 PUSH = Replication.push
@@ -338,11 +338,19 @@ def _what_anybody_has(self: Replication) -> Any:
     return merged(self.log.have, *self.table.values())
 
 
-def _answered_at_once(self: Replication, record: Any, others: int, token: Any, deadline: float) -> None:
-    CONCERN(self, record, 0, token, deadline)
+def _who_was_sent_it_counts(self: Replication, record: Any) -> int:
+    return min(len(self.local.others()), HOLDERS(self, record) + len(self._gossiping))
 
 
-CONCERN = Replication.concern
+HOLDERS = Replication.holders
+
+
+def _all_but_one_are_all(self: Local, concern: Any) -> int:
+    wanted = HOLDERS_WANTED(self, concern)
+    return max(1, wanted - 1) if concern == "all" else wanted
+
+
+HOLDERS_WANTED = Local.holders_wanted
 
 
 def _expired_names_are_not_given(self: Executed, dumped: Any, expired: Any, now: float) -> None:
@@ -475,7 +483,9 @@ BUGS = (
     Bug("a joiner does not know what was cut", ((Joining, "on_load", _cuts_are_not_given),)),
     Bug("a joiner does not know the expired sessions", ((Executed, "load", _expired_names_are_not_given),)),
     Bug("an expired session's retry is executed", ((Executed, "expired", lambda self, id: False),)),
-    Bug("a write answered before its concern is met", ((Replication, "concern", _answered_at_once),)),
+    Bug("a write answered before its concern is met", ((Replication, "holders", lambda self, record: 99),)),
+    Bug("a write for all: who was sent it counts", ((Replication, "holders", _who_was_sent_it_counts),)),
+    Bug("a write for all: as if one were removed", ((Local, "holders_wanted", _all_but_one_are_all),)),
     Bug("more than half of the view alone changes it", ((View, "lists", _half_of_the_view_alone),)),
     Bug("complete when all have installed it", ((Replica, "_take_answer", _complete_when_installed),)),
     Bug("promised to change a view, and gone to another", ((Membership, "on_flush", _nobody_is_bound),)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from functools import cache
-from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
 import msgspec
@@ -72,6 +72,8 @@ def _of_type(hint: Any, limits: msgspec.Meta | None = None) -> Strategy:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _of_type(arguments[0], next((a for a in arguments[1:] if isinstance(a, msgspec.Meta)), None))
+    if origin is Literal:
+        return st.sampled_from(arguments)
     if origin in (Union, types.UnionType):
         return st.one_of([_of_type(each) for each in arguments])
     least, most = limits.min_length or 0, limits.max_length

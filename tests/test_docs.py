@@ -16,7 +16,7 @@ import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 import msgspec
@@ -107,6 +107,8 @@ def spelled(hint: Any) -> str:
         return bounded(arguments[0], arguments[1])
     if origin in (Union, types.UnionType):
         return " or ".join("null" if each is type(None) else said(each) for each in arguments)
+    if origin is Literal:
+        return " or ".join(f'"{each}"' for each in arguments)
     if origin is dict:
         return "object" if arguments[1] is Any else f"object of {said(arguments[0])} to {said(arguments[1])}"
     if origin in (tuple, list):

@@ -1,47 +1,91 @@
-"""Writing the records of a data file into the storage, some at a time."""
+"""`populate`: the records of a data file into the storage, many at a time, each at all living replicas of its group."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredList
 
-from dida.errors import LOST_UPDATE, DidaError, UserError
+from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, UNKNOWN_OUTCOME, DidaError, UserError
+from dida.files import Row
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.system import plain
+from dida.tables import numbered, printable
 
-AT_ONCE = 64
+AT_ONCE = 256
 """Records that are written at a time."""
+TOLD = 20
+"""Lines of the file of which it is said what is wrong with each; the others are named."""
+NAMED = 500
+"""Characters of the names of those."""
+OUT_OF_REACH = (UNAVAILABLE, UNKNOWN_OUTCOME, TIMED_OUT)
+"""What ends the write of one record after all its time, and would end the others' alike."""
 
 
-async def populate(front_end: FrontEnd, path: str, pairs: Sequence[tuple[str, str]]) -> None:
-    """Write the pairs, those of one key in their order. UserError names the key that could not be written."""
-    batch: dict[str, str] = {}
-    for key, value in pairs:
-        if key in batch or len(batch) == AT_ONCE:
-            await _write(front_end, path, batch)
-        batch[key] = value
-    await _write(front_end, path, batch)
+async def populate(front_end: FrontEnd, path: str, rows: Sequence[Row]) -> None:
+    """Write the rows, those of one key in their order. UserError names file and lines that did not get there.
 
-
-async def _write(front_end: FrontEnd, path: str, batch: dict[str, str]) -> None:
-    writes = [Deferred.fromCoroutine(_write_record(front_end, key, value)) for key, value in batch.items()]
-    written = await DeferredList(writes, consumeErrors=True)
-    for key, (success, result) in zip(batch, written, strict=True):
+    A record counts when all living replicas of its group have it, so that no crash behind it loses it. When one could
+    not be written in its time, no further ones are begun.
+    """
+    work = _Populate(front_end, _by_key(rows))
+    lanes = [Deferred.fromCoroutine(work.lane()) for _ in range(min(AT_ONCE, len(rows)))]
+    for success, result in await DeferredList(lanes, consumeErrors=True):
         if not success:
-            problem = cast(Any, result).value
-            if not isinstance(problem, DidaError):
-                raise problem
-            raise UserError(f"{path}: key {key} could not be written: {plain(problem)}")
-    batch.clear()
+            raise cast(Any, result).value
+    missing = [row for row in rows if row.line not in work.written]
+    if missing:
+        raise UserError(_told(path, rows, missing, work.problems))
 
 
-async def _write_record(front_end: FrontEnd, key: str, value: str) -> None:
-    try:
-        await front_end.write(key, value)
-    except DidaError as problem:
-        if problem.code != LOST_UPDATE:
-            raise
-        # What was written before is lost with a crashed node, which is told once; this record depends on none of it.
-        await front_end.write(key, value)
+@define
+class _Populate:
+    front_end: FrontEnd
+    rest: Iterator[list[Row]]
+    written: set[int] = Factory(set)
+    problems: dict[int, str] = Factory(dict)
+    """Line to why its record is not there."""
+    given_up: bool = False
+
+    async def lane(self) -> None:
+        """Write the rows of one key, then those of the next that nobody has taken."""
+        for rows in self.rest:
+            for row in rows:
+                if self.given_up:
+                    return
+                try:
+                    await self._write(row)
+                    self.written.add(row.line)
+                except DidaError as problem:
+                    self.problems[row.line] = plain(problem)
+                    self.given_up = self.given_up or problem.code in OUT_OF_REACH
+
+    async def _write(self, row: Row) -> None:
+        try:
+            await self.front_end.write(row.key, row.value, "all")
+        except DidaError as problem:
+            if problem.code != LOST_UPDATE:
+                raise
+            # What was written before is lost with a crashed node, which is told once; this record needs none of it.
+            await self.front_end.write(row.key, row.value, "all")
+
+
+def _by_key(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.key, []).append(row)
+    return iter(found.values())
+
+
+def _told(path: str, rows: Sequence[Row], missing: Sequence[Row], problems: dict[int, str]) -> str:
+    """Which lines did not get there, and why."""
+    text = [f"{len(missing)} of {len(rows)} records are not known to be at every living replica of their group"]
+    told = [row for row in missing if row.line in problems][:TOLD]
+    text += [f"{path} line {row.line}: key {printable(row.key)}: {problems[row.line]}" for row in told]
+    others = [row.line for row in missing if row not in told]
+    if others:
+        named = numbered("line", others)
+        text.append(f"{path}: nor {named if len(named) <= NAMED else named[:NAMED] + '…'}")
+    return "\n".join(text)

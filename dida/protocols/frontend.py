@@ -41,7 +41,7 @@ from dida.frontend import (
     joined,
 )
 from dida.interfaces import IStorage, Record
-from dida.messages import DEFAULT_DEADLINE, Error, Watch
+from dida.messages import DEFAULT_DEADLINE, Concern, Error, Watch
 from dida.protocols.clock import steady
 from dida.protocols.links import Link, Unreachable
 from dida.protocols.threads import blocking
@@ -96,9 +96,9 @@ class FrontEnd:
         """The record, newest or of that version."""
         return Deferred.fromCoroutine(self.read_as(self.seen, key, version, self.deadline))
 
-    def write(self, key: str, value: str) -> Deferred[Version]:
-        """Write a new version."""
-        return Deferred.fromCoroutine(self.write_as(self.seen, key, value, self.deadline))
+    def write(self, key: str, value: str, concern: Concern = 1) -> Deferred[Version]:
+        """Write a new version. `concern`: so many replicas have it then, or "all" that live."""
+        return Deferred.fromCoroutine(self.write_as(self.seen, key, value, self.deadline, concern=concern))
 
     def update_if_value_is(self, key: str, old: str, new: str) -> Deferred[Version | None]:
         """Compare and swap; None when the value was not `old`."""
@@ -133,11 +133,14 @@ class FrontEnd:
             return known
         return await self._carry_out(ReadOperation(self.replicas, seen, key, self._ends(seconds), version))
 
-    async def write_as(self, seen: Seen, key: str, value: str, seconds: float, ids: StepIds | None = None) -> Version:
+    async def write_as(
+        self, seen: Seen, key: str, value: str, seconds: float, ids: StepIds | None = None, concern: Concern = 1
+    ) -> Version:
         """`write` for a client that has seen `seen`."""
         key, value = self._plain(key, value)
         ends = self._ends(seconds)
-        return await self._carry_out(WriteOperation(self.replicas, seen, key, ends, value, ids=ids or self.ids))
+        operation = WriteOperation(self.replicas, seen, key, ends, value, concern, ids=ids or self.ids)
+        return await self._carry_out(operation)
 
     async def update_if_as(
         self, seen: Seen, key: str, old: str, new: str, seconds: float, ids: StepIds | None = None

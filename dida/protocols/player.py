@@ -25,7 +25,7 @@ from dida.addresses import StorageAddress
 from dida.chain import Application
 from dida.chain_messages import Result, Run
 from dida.errors import NO_SUCH_RUN, TIMED_OUT, UNAVAILABLE, DidaError, UserError
-from dida.files import parse_data, parse_inputs, read_file
+from dida.files import Row, parse_data, parse_inputs, read_file
 from dida.messages import Ok
 from dida.palette import BAD, GOOD, ODD, Page
 from dida.protocols.batch import Batch
@@ -364,12 +364,12 @@ class Player:
                     raise
             await deferLater(self.reactor, RETRY_INTERVAL)
 
-    async def _populate(self, path: str, pairs: Sequence[tuple[str, str]]) -> None:
+    async def _populate(self, path: str, rows: Sequence[Row]) -> None:
         began = self.reactor.seconds()
         front_end = self._storage_client()
-        await populate(front_end, path, pairs)
+        await populate(front_end, path, rows)
         ms = (self.reactor.seconds() - began) * 1000
-        self.say(f"populate {os.path.basename(path)}: {counted(len(pairs), 'record')} written, {ms:.0f} ms")
+        self.say(f"populate {os.path.basename(path)}: {counted(len(rows), 'record')} written, {ms:.0f} ms")
 
     def _storage_client(self) -> FrontEnd:
         members = [StorageAddress(node.replica, node.id, node.address) for node in self.system.ready("storage")]

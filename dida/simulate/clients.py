@@ -153,7 +153,7 @@ class Clients:
         event = session.event = Event(session.name, "read", key, self.cluster.now)
         roll, old, value = rng.random(), session.values.get(key), f"{session.name}.{session.count}"
         if mixed and roll < 0.35:
-            event.verb, event.value = "write", value
+            event.verb, event.value, event.everywhere = "write", value, session.count % 3 == 0
         elif old is not None and roll < (0.6 if mixed else 0.65):
             event.verb, event.value, event.old = "updateif", value, old
         elif roll < 0.85 and not mixed or roll < 0.7:
@@ -175,7 +175,7 @@ class Clients:
             }
         assert event.value is not None
         if event.old is None:
-            return Write(event.key, event.value, **common)
+            return Write(event.key, event.value, concern="all" if event.everywhere else 1, **common)
         return UpdateIf(event.key, event.old, event.value, **common)
 
     def _try(self, session: Session) -> None:
@@ -334,8 +334,18 @@ class Clients:
         died = sum(since >= event.invoked for since in self.cluster.ended.values())  # and may have had it
         if len(holders) + died < self.plan.write_concern and event.verb == "write":
             self._report(f"{event}: acknowledged, but only {' '.join(holders)} has it")
+        if event.everywhere:
+            self._check_everywhere(event, holders, node)
         if event.verb == "write":
             self.holders[Shown(event.key, version, value)] = holders
+
+    def _check_everywhere(self, event: Event, holders: list[str], node: Node) -> None:
+        """Whoever of the members lives at this moment may be the one that is left: it has the write."""
+        view = node.replica.local.view if node.replica is not None else None
+        living = {other.component for other in self.cluster.nodes.values() if other.replica is not None}
+        for member in view.members if view is not None else ():
+            if member.component in living and member.component not in holders:
+                self._report(f"{event}: acknowledged as held by all, but {member.id} lacks it")
 
     def _take(self, session: Session, token: Any, reply: Reply) -> None:
         event = session.event

@@ -40,6 +40,8 @@ class Event:
     value: str | None = None
     old: str | None = None
     latest: bool = False
+    everywhere: bool = False
+    """Whether it is a write that is answered when all living members have it."""
     returned: float = FOREVER
     outcome: str = UNKNOWN
     version: Version | None = None
@@ -68,6 +70,7 @@ class Event:
 
     def __str__(self) -> str:
         words = [self.verb, self.key, self.old, self.value if self.changes else None]
+        words += ["everywhere"] if self.everywhere else []
         words += ["latest"] if self.latest else [str(self.wanted)] if self.wanted is not None else []
         shown = self.shown
         answer = self.outcome if shown is None else f"{self.outcome} {shown.version} {shown.value}"

@@ -154,7 +154,11 @@ def test_late_scheduler(script: bytes, order: list[int]) -> None:
 
 def test_data_file() -> None:
     """Only the first comma splits; blank lines are skipped; empty values are values."""
-    assert parse_data(b"13,1\r\n\r\n14,one, two \nempty,", "data") == (("13", "1"), ("14", "one, two"), ("empty", ""))
+    assert parse_data(b"13,1\r\n\r\n14,one, two \nempty,", "data") == (
+        (1, "13", "1"),
+        (3, "14", "one, two"),
+        (4, "empty", ""),
+    )
 
 
 @pytest.mark.parametrize(
