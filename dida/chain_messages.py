@@ -15,6 +15,9 @@ from dida.messages import Counter, Name, Request, Seconds, Timestamp
 Operators = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=MAX_OPERATORS)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 Round = Annotated[int, msgspec.Meta(ge=0, le=1000)]
+ClientId = Annotated[str, msgspec.Meta(max_length=200)]
+"""What a client has called something; empty: nothing."""
+LifeName = Annotated[str, msgspec.Meta(max_length=64)]
 Reason = Annotated[str, msgspec.Meta(max_length=4000)]
 
 
@@ -44,6 +47,12 @@ class Execute(Request):
     """Whether this step, or one after it, may have been executed before, here or elsewhere."""
     apart: bool = False
     """Whether this step may be what a worker has died of: a plain operator is executed in a process of its own."""
+    life: LifeName = ""
+    """The life of the scheduler that has started the run; empty: what the run's id ends in."""
+    id: ClientId = ""
+    """The id that the client gave the run, if it gave one."""
+    application: ClientId = ""
+    """The name of the application, if the client told it."""
 
     def __attrs_post_init__(self) -> None:
         if not self.next < self.size == len(self.chain):
@@ -66,6 +75,10 @@ class Execute(Request):
         """The request when so many seconds have passed."""
         return attrs.evolve(self, left=max(0.0, self.left - seconds))
 
+    def began_in(self, life: str) -> bool:
+        """Whether that life of a scheduler has started the run."""
+        return life == (self.life or self.meta.run.rpartition("-")[2])
+
     def with_step(self, **changes: Any) -> Execute:
         """The request with changes to its next step."""
         changed = attrs.evolve(self.assignment, **changes)
@@ -78,10 +91,15 @@ class Execute(Request):
 @frozen
 class Run(Request):
     usage: ClassVar[str] = "run INPUT OPERATOR…"
-    about: ClassVar[str] = "start a chain: ok RUN; {after: TS}: from what the client has seen"
+    about: ClassVar[str] = "start a chain: ok RUN; {after: TS, id: S, application: NAME}; a repeated id starts nothing"
     input: str
     operator: Operators
     after: Timestamp = field(factory=dict, kw_only=True)
+    id: Name | None = field(default=None, kw_only=True)
+    """The client's id for the run."""
+    retry: bool = field(default=True, kw_only=True)
+    """False: the client promises that it sends this id for the first time (saves asking workers and storage nodes)."""
+    application: ClientId = field(default="", kw_only=True)
 
 
 @frozen

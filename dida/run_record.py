@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 from attrs import define, field
@@ -50,6 +50,12 @@ class RunRecord:
     """Position to round, of what is known to be executed."""
     lost: dict[int, int] = field(factory=dict)
     """Position to how often a worker was lost with the step."""
+    client_id: str = ""
+    """The id that its client gave it."""
+    application: str = ""
+    """What its client called the application."""
+    life: str = ""
+    """The life of the scheduler that has started it."""
     adopted: bool = False
     """Whether another life of the scheduler has started it."""
     apart: int | None = None
@@ -72,7 +78,13 @@ class RunRecord:
     def bytes(self) -> int:
         """About how much memory its outcome takes."""
         told = sum(len(step.output) + len(step.why) + 300 + 300 * len(step.records) for step in self.steps)
-        return len(self.input) + len(self.reason) + 1000 + 600 * len(self.chain) + told
+        named = len(self.client_id) + len(self.application)
+        return len(self.input) + len(self.reason) + named + 1000 + 600 * len(self.chain) + told
+
+    def is_of(self, input: str, operators: Sequence[str], application: str) -> bool:
+        """Whether that is what the run was started for."""
+        same = (self.input, self.application, len(self.chain)) == (input, application, len(operators))
+        return same and all(step.operator == name for step, name in zip(self.chain, operators, strict=True))
 
     @property
     def updated(self) -> bool:
@@ -116,6 +128,12 @@ def _told(step: Step) -> dict[str, object]:
     return members
 
 
+def _named(run: RunRecord) -> dict[str, object]:
+    """What its client has called it."""
+    names = {"id": run.client_id, "application": run.application}
+    return {member: name for member, name in names.items() if name}
+
+
 def summary(run: RunRecord) -> dict[str, object]:
     """A run as `runs` lists it: in short, however long its input and chain are."""
     return {
@@ -137,6 +155,7 @@ def outcome(run: RunRecord) -> dict[str, object]:
         "ms": run.ms,
         "after": run.after,
         "rounds": run.round,
+        **_named(run),
     }
     if run.failed_at is not None:
         failed = run.chain[run.failed_at]

@@ -17,6 +17,7 @@ from dida.chain import Assignment, Meta, steps
 from dida.chain_messages import Execute
 from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
 from dida.redo import versions_after
+from dida.run_ids import RunIds, computed
 from dida.run_record import DONE, DOUBT, FAILED, GOING_ON, GRACE, RunRecord
 from dida.scheduling import LeastActive
 
@@ -44,6 +45,7 @@ class Runs:
         self.reassigned = 0
         """Steps that were given to another worker."""
         self.life = suffix
+        self.ids = RunIds()
         self._all: dict[str, RunRecord] = {}
         self._going_on: dict[str, RunRecord] = {}
         self._ended: dict[str, RunRecord] = {}
@@ -52,7 +54,7 @@ class Runs:
 
     def __getitem__(self, id: str) -> RunRecord:
         """The run; DidaError no-such-run when it is not known (any more). `r7` is enough for one of this life."""
-        run = self._all.get(id) or self._all.get(f"{id}-{self.life}")
+        run = self._all.get(id) or self._all.get(f"{id}-{self.life}") or self.ids.in_short(id)
         if run is None:
             raise DidaError(NO_SUCH_RUN, id)
         return run
@@ -69,9 +71,21 @@ class Runs:
     # --- beginning ------------------------------------------------------------------------------
 
     def on_run(
-        self, input: str, operators: Sequence[str], after: Mapping[str, int], workers: Places, now: float
+        self,
+        input: str,
+        operators: Sequence[str],
+        after: Mapping[str, int],
+        workers: Places,
+        now: float,
+        client_id: str = "",
+        application: str = "",
+        again: bool = False,
     ) -> RunRecord:
-        """A new run, its whole route assigned. `workers` are those that can be reached, and where."""
+        """A new run, its whole route assigned. `workers` are those that can be reached, and where.
+
+        One that has a client's id must not be known by it (`RunIds.known`). `again`: another life of the scheduler
+        may have started it.
+        """
         if len(self._all) >= self.keep and not self._ended:
             raise Unavailable(f"{self.keep} runs are going on already: try again later, or raise --keep-runs")
         why = {}
@@ -83,7 +97,7 @@ class Runs:
             chain.append(Assignment(operator, position, worker, *workers[worker]))
         self.started += 1
         run = RunRecord(
-            id=f"r{self.started}-{self.life}",
+            id=computed(client_id, input, operators, application) if client_id else f"r{self.started}-{self.life}",
             input=input,
             chain=chain,
             started=now,
@@ -92,6 +106,10 @@ class Runs:
             since=dict(after),
             after=dict(after),
             why=why,
+            again=again,
+            client_id=client_id,
+            application=application,
+            life=self.life,
         )
         self._keep(run)
         return run
@@ -106,9 +124,13 @@ class Runs:
         if id in self._all:
             self._follow(self._all[id], request, now)
             return self._all[id]
-        if id.endswith(f"-{self.life}") or (len(self._all) >= self.keep and not self._ended):
+        if request.began_in(self.life) or self.ids.forgotten(id) or (len(self._all) >= self.keep and not self._ended):
             return None
         self.adopted += 1
+        operators = [step.operator for step in request.chain]
+        named = request.id
+        if named and computed(request.id, request.input, operators, request.application) != id:
+            named = ""
         then = now - ago
         began = then - max(0.0, (request.limit or self.deadline) - request.left)
         run = RunRecord(
@@ -122,6 +144,9 @@ class Runs:
             after=dict(request.meta.after),
             round=request.round,
             again=True,
+            client_id=named,
+            application=request.application,
+            life=request.life,
             adopted=True,
             confirmed=dict.fromkeys(range(request.next), request.round),
         )
@@ -152,10 +177,12 @@ class Runs:
 
     def _keep(self, run: RunRecord) -> None:
         self._all[run.id] = self._going_on[run.id] = run
+        self.ids.keep(run)
         self._turn(run)
         while self._ended and (len(self._all) > self.keep or self._bytes > MAX_BYTES):
             oldest = self._ended.pop(next(iter(self._ended)))
             del self._all[oldest.id]
+            self.ids.drop(oldest)
             self._bytes -= oldest.bytes
             self.dropped += 1
 
@@ -180,6 +207,9 @@ class Runs:
             round=run.round,
             again=run.again,
             apart=run.apart == step.position,
+            life=run.life,
+            id=run.client_id,
+            application=run.application,
         )
 
     def on_completed(

@@ -1,7 +1,8 @@
 """Which steps a worker has in hand or had, so that a request that comes twice is not executed twice.
 
 A request is recognised by its run and position. It counts as new when it comes from a later round (the run
-went back, because updates were lost), or when it is a later attempt and the earlier one is not in hand any more.
+went back, because updates were lost), or when it is a later attempt and the earlier one is not in hand any more; also
+when a client has had the run started again by another life of the scheduler, which knew nothing of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ MAX_KNOWN = 50_000
 
 @define(eq=False)
 class _Known:
+    scheduler: str
+    life: str
     round: int
     attempt: int
     request: Execute | None
@@ -25,6 +28,8 @@ class _Known:
 
     def covers(self, request: Execute) -> bool:
         """Whether that request needs no further execution."""
+        if request.life != self.life:
+            return self.request is not None and request.meta.scheduler == self.scheduler
         if request.round != self.round:
             return request.round < self.round
         return self.request is not None or request.assignment.attempt <= self.attempt
@@ -54,7 +59,8 @@ class Steps:
             self._known[key] = known
             self.duplicates += 1
             return False
-        self._known[key] = _Known(request.round, request.assignment.attempt, request)
+        scheduler, attempt = request.meta.scheduler, request.assignment.attempt
+        self._known[key] = _Known(scheduler, request.life, request.round, attempt, request)
         self.in_hand += 1
         if len(self._known) > MAX_KNOWN:
             oldest = next(iter(self._known))

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -78,6 +78,9 @@ class _Scheduler:
     failures: int = 0
     sending: IDelayedCall | None = None
     """When what is unsent is sent."""
+    awaited: set[Report] = field(factory=set)
+    """What somebody waits for to be told."""
+    waiting: list[Deferred[None]] = field(factory=list)
 
 
 class Reports:
@@ -106,6 +109,7 @@ class Reports:
         self._waiting.clear()
         for scheduler in self._schedulers.values():
             scheduler.unsent.clear()
+            scheduler.awaited.clear()
             if scheduler.sending is not None:
                 scheduler.sending.cancel()
         self._schedulers.clear()
@@ -124,6 +128,7 @@ class Reports:
             oldest = next(iter(self._waiting))
             del self._waiting[oldest]
             oldest.to.unsent.pop(oldest, None)
+            self._forget(oldest)
             self.undelivered += 1
         at = self._reactor.seconds() if at is None else at
         report = Report(next(self._numbers), scheduler, message, request, at)
@@ -137,9 +142,24 @@ class Reports:
 
     def tell_outcomes(self, scheduler: Address, life: str) -> None:
         """A scheduler is there: it is told the outcomes that were told to one before it, with another `life`."""
-        for run, (to, told) in list(self._outcomes.items()) if life else ():
-            if to == scheduler and not run.endswith(f"-{life}"):
+        for to, told in list(self._outcomes.values()) if life else ():
+            if to == scheduler and not told.request.began_in(life):
                 self.tell(scheduler, told.message, told.request, at=told.at)
+
+    def when_told(self, address: Address) -> Deferred[None]:
+        """Fires when that scheduler, which is there, has been told all that now waits to be told to it."""
+        scheduler = self._schedulers.get(address)
+        if scheduler is None:
+            return succeed(None)
+        scheduler.awaited = {report for report in self._waiting if report.to is scheduler}
+        if not scheduler.awaited:
+            return succeed(None)
+        told: Deferred[None] = Deferred()
+        scheduler.waiting = [each for each in scheduler.waiting if not each.called] + [told]
+        if scheduler.failures and scheduler.sending is not None:
+            scheduler.sending.cancel()
+            self._send_again(scheduler)
+        return told
 
     def _keep(self, to: Address, told: Report) -> None:
         run = told.request.meta.run
@@ -218,9 +238,21 @@ class Reports:
                 scheduler.sending = None
         if scheduler.sending is None:
             self._send(scheduler)
-        if self._waiting.pop(report, report) is None and not self._waiting:
+        waited = self._waiting.pop(report, report) is None
+        self._forget(report)
+        if waited and not self._waiting:
             self._schedulers.clear()
             self._on_idle()
+
+    def _forget(self, report: Report) -> None:
+        """It was told, or given up; maybe somebody has waited for that."""
+        scheduler = report.to
+        scheduler.awaited.discard(report)
+        if not scheduler.awaited:
+            waiting, scheduler.waiting = scheduler.waiting, []
+            for each in waiting:
+                if not each.called:
+                    each.callback(None)
 
     def _untold(self, failure: Failure, report: Report) -> None:
         """It has not: once more, in the order that they had, after a pause."""

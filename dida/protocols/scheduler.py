@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from dida import errors, wire
 from dida.addresses import Address, NodeAddress, StorageAddress, node_id
-from dida.chain import Assignment, is_class_name
+from dida.chain import Assignment
 from dida.chain_messages import (
     SCHEDULER,
     AddStorage,
@@ -40,6 +40,7 @@ from dida.chain_messages import Runs as ListRuns
 from dida.chain_messages import Workers as ListWorkers
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, vocabulary
+from dida.protocols.admission import Admission
 from dida.protocols.deadlines import Deadline, Deadlines
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HOP_TIMEOUT, TRANSIENT, why_not
@@ -81,17 +82,17 @@ class SchedulerNode(NodeCommands):
         self.front_end.on_change = self._storage_changed
         self.workers = Workers(reactor, ReportTo(str(me.address), life=runs.life), runs.policy, start_deadline)
         self.workers.ready = not workers
-        self.workers.on_change = self._start_waiting
         self._reactor = reactor
         self._storage: tuple[str, ...] = ()
         self._storage_changed()
         self._declared = workers
-        self._waiting_runs: dict[Deferred[None], None] = {}
         self._sending: set[str] = set()
         """Runs whose request is on its way to a worker."""
         self._waiting_results: dict[str, dict[Deferred[Reply], Deadline]] = {}
         self._deadlines = Deadlines(reactor)
-        """Of those who wait for results."""
+        """Of those who wait for results, or for what a run is to begin with."""
+        self._admission = Admission(reactor, self._deadlines, runs, self.workers, max_line, self._begin)
+        self.workers.on_change = self._admission.on_workers
         self._forgettable: list[str] = []
         """Runs that have ended since the storage was told last."""
         self._ticking = LoopingCall(self._tick)
@@ -113,34 +114,33 @@ class SchedulerNode(NodeCommands):
         for run in list(self._waiting_results):
             for answer in self._who_waits(run):
                 answer.errback(stopped)
-        for waiting in list(self._waiting_runs):
-            waiting.errback(stopped)
+        self._admission.close(stopped)
 
     # --- verbs for clients ----------------------------------------------------------------------
 
     def cmd_run(self, request: Run) -> Answer:
-        for name in request.operator:
-            if not is_class_name(name):
-                raise BadRequest(f"{name!r} is no class name of an operator; expected: {Run.usage}")
-        if self.workers.reachable and self.ready:
-            return self._start_run(request)
-        if len(self._waiting_runs) >= self.runs.keep:
-            raise Unavailable("too many runs wait for a worker")
-        waiting: Deferred[None] = Deferred()
-        self._waiting_runs[waiting] = None
-        waiting.addTimeout(request.deadline * 0.9, self._reactor, lambda result, seconds: None)
-
-        def waits_no_more(result: Any) -> Any:
-            self._waiting_runs.pop(waiting, None)
-            return result
-
-        return waiting.addBoth(waits_no_more).addCallback(lambda result: self._start_run(request))
+        return self._admission.admit(request)
 
     def cmd_result(self, request: Result) -> Answer:
-        run = self.runs[request.run]
+        return self._about(request, self._result_of)
+
+    def _about(self, request: Result | Cancel, answer: Callable[[RunRecord, float], Answer]) -> Answer:
+        """The answer to a question about a run, which is given the seconds that are left for it."""
+        ends = self._now() + request.deadline
+        run = self._admission.find(request.run, request.deadline)
+        if isinstance(run, RunRecord):
+            return answer(run, request.deadline)
+
+        async def later() -> Any:
+            reply = answer(await run, max(0.0, ends - self._now()))
+            return await reply if isinstance(reply, Deferred) else reply
+
+        return Deferred.fromCoroutine(later())
+
+    def _result_of(self, run: RunRecord, seconds: float) -> Answer:
         if run.state != GOING_ON:
             return _result(run)
-        if not request.deadline:
+        if not seconds:
             raise _still_going_on(run)
         waiting = self._waiting_results.setdefault(run.id, {})
 
@@ -153,11 +153,13 @@ class SchedulerNode(NodeCommands):
                 self._deadlines.cancel(waiting.pop(answer))
 
         answer: Deferred[Reply] = Deferred(given_up)
-        waiting[answer] = self._deadlines.add(request.deadline, too_late)
+        waiting[answer] = self._deadlines.add(seconds, too_late)
         return answer
 
     def cmd_cancel(self, request: Cancel) -> Answer:
-        run = self.runs[request.run]
+        return self._about(request, self._cancelled)
+
+    def _cancelled(self, run: RunRecord, seconds: float) -> Reply:
         step = run.current
         if run.state != GOING_ON:
             return Ok(("ended",))
@@ -237,7 +239,9 @@ class SchedulerNode(NodeCommands):
         return Ok()
 
     def cmd_adopt(self, request: Adopt) -> Answer:
-        self.runs.on_adopt(request.request, self._now(), request.ago)
+        run = self.runs.on_adopt(request.request, self._now(), request.ago)
+        if run is not None:
+            self._admission.on_adopted(run)
         return Ok()
 
     def cmd_ended(self, request: Ended) -> Answer:
@@ -265,19 +269,12 @@ class SchedulerNode(NodeCommands):
 
     # --- runs -----------------------------------------------------------------------------------
 
-    def _start_run(self, request: Run) -> Reply:
-        if not self.workers.reachable:
-            raise Unavailable("no worker can be reached: start one, and name it with --worker or the verb worker")
-        if len(request.input) + 300 * len(request.operator) > self.max_line // 8:
-            size = len(wire.encode(request)) + 400 * len(request.operator) + 1000
-            if size > self.max_line:
-                raise DidaError(errors.LINE_TOO_LONG, "the input is too long to travel along a chain: send less")
-        run = self.runs.on_run(request.input, request.operator, request.after, self.workers.reachable, self._now())
+    def _begin(self, run: RunRecord) -> None:
+        """A run was started."""
         self._send(run)
         if self.debug:
             route = " ".join(f"{each.operator}@{each.worker}" for each in run.chain)
             _log.info("run {run}: input {input!r}, {route}", run=run.id, input=run.input, route=route)
-        return ok(run.id)
 
     def _send(self, run: RunRecord) -> None:
         """Send the request of a run to the worker of its current step; another one when that does not take it."""
@@ -359,13 +356,6 @@ class SchedulerNode(NodeCommands):
             some, self._forgettable = self._forgettable[:FORGOTTEN], self._forgettable[FORGOTTEN:]
             for member in self.front_end.replicas.living:
                 self.front_end.link(member).ask(Forget(tuple(some)), HOP_TIMEOUT).addErrback(_expected)
-
-    def _start_waiting(self) -> None:
-        """Start the runs that waited for a worker, now that there is one."""
-        if self._waiting_runs and self.workers.reachable and self.ready:
-            waiting, self._waiting_runs = self._waiting_runs, {}
-            for each in waiting:
-                each.callback(None)
 
     def _tick(self) -> None:
         now = self._now()

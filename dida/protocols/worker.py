@@ -152,7 +152,7 @@ class WorkerNode(NodeCommands):
             self.reports.tell(scheduler, Adopt(request=each), each)
         self.reports.tell_outcomes(scheduler, request.life)
         self.departure.know(scheduler)
-        return ok(self.me.id)
+        return self.reports.when_told(scheduler).addCallback(lambda told: ok(self.me.id))
 
     def cmd_drain(self, request: Drain) -> Answer:
         answer = self.departure.begin(request)

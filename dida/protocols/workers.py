@@ -26,6 +26,10 @@ PING_EVERY = 1.0
 PING_TIMEOUT = 3.0
 """Seconds for a worker to answer before it gets no more operators."""
 MAX_WORKERS = 1000
+REPORT_PATIENCE = 5.0
+"""Seconds from its declaration for a worker to tell what schedulers before this one have started."""
+REGISTRATION_TIME = 1.5
+"""Seconds after the scheduler's start for workers to come that it was not told of: they try once a second."""
 
 _log = Logger()
 
@@ -41,6 +45,8 @@ class Worker:
     """When."""
     reached: bool = False
     """Whether it was ever connected."""
+    told: bool = False
+    """Whether it has told what it knows of the runs of schedulers before this one, or can't know any."""
     silent: bool = False
     """Whether it owes the answer to a ping."""
     stranger: bool = False
@@ -86,15 +92,19 @@ class Workers:
         """Those that get operators, and where they are."""
         self.ready = True
         """Whether every declared worker was reached, or has been waited for in vain."""
+        self.heard = False
+        """Whether all have told, or had the time to tell, what they know of the runs of schedulers before this one."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when others may get operators than before."""
         self._reactor = reactor
         self._report = report
         self._policy = policy
         self._all: dict[str, Worker] = {}
+        self._began = self._now()
 
     def start(self, declared: Sequence[NodeAddress]) -> None:
         """Connect to those that the scheduler was started with."""
+        self._began = self._now()
         for worker in declared:
             self.add(worker.id, worker.address)
 
@@ -150,6 +160,7 @@ class Workers:
             worker.lost = self._now()
         link.on_up = lambda: self._up(worker)
         link.on_down = lambda: self._down(worker)
+        link.on_refused = lambda tried: self._has_told(worker)
         self._policy.on_worker(id)
         self.look()
         link.start()
@@ -172,8 +183,15 @@ class Workers:
         """Work out who gets operators."""
         oldest = self._now() - self.start_deadline
         self.ready = all(worker.reached or worker.declared < oldest for worker in self)
+        self.heard = self.heard or self._all_have_told()
         self.reachable = {worker.id: (worker.address.host, worker.address.port) for worker in self if worker.reachable}
         self.on_change()
+
+    def _all_have_told(self) -> bool:
+        now = self._now()
+        patience = min(REPORT_PATIENCE, self.start_deadline)
+        come = now >= self._began + min(REGISTRATION_TIME, self.start_deadline)
+        return come and all(worker.told or worker.declared + patience <= now for worker in self)
 
     def tick(self) -> None:
         """Ping those whose time has come."""
@@ -201,11 +219,24 @@ class Workers:
         worker.reached = True
         worker.silent = worker.leaving = worker.stranger = False
         worker.name = ""
-        worker.link.ask(self._report, HOP_TIMEOUT).addCallbacks(self._known, _expected, callbackArgs=(worker,))
+        asked = worker.link.ask(self._report, HOP_TIMEOUT)
+        asked.addCallbacks(self._known, self._not_known, callbackArgs=(worker,), errbackArgs=(worker,))
         self.look()
 
+    def _not_known(self, failure: Failure, worker: Worker) -> None:
+        _expected(failure)
+        if cast(DidaError, failure.value).code == errors.TIMED_OUT:  # else it is asked on the next connection
+            self._has_told(worker)
+
+    def _has_told(self, worker: Worker) -> None:
+        """It has nothing more to tell of the past; where nobody listens there is nobody who knows anything."""
+        if not worker.told:
+            worker.told = True
+            self.look()
+
     def _known(self, reply: Reply, worker: Worker) -> None:
-        """It has said who it is, or that it does not know what only a worker knows."""
+        """It has said who it is and told what it knows, or that it does not know what only a worker knows."""
+        worker.told = True
         if isinstance(reply, Ok) and reply.words:
             worker.name = reply.words[0]
         elif isinstance(reply, Error) and reply.code == errors.UNKNOWN_VERB:
@@ -214,7 +245,7 @@ class Workers:
             _log.warn(
                 "{address}, given as {id}, is no worker: it gets no operators", address=worker.address, id=worker.id
             )
-            self.look()
+        self.look()
 
     def _down(self, worker: Worker) -> None:
         if worker.id in self.reachable or worker.silent or worker.leaving:

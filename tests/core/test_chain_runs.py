@@ -9,6 +9,7 @@ from dida.errors import DidaError, Unavailable
 from dida.run_record import DONE, FAILED, RunRecord, outcome, summary
 from dida.runs import SUSPECTS, Runs
 from dida.scheduling import LeastActive
+from dida.steps import Steps
 
 WORKERS = {"w1": ("localhost", 4001), "w2": ("localhost", 4002)}
 
@@ -354,3 +355,45 @@ def test_loads_are_right_whatever_happens(events: list[tuple[str, int, int, int]
                     step.worker == worker and step.position not in run.confirmed for run in going for step in run.chain
                 )
                 assert load.executing == sum(run.current is not None and run.current.worker == worker for run in going)
+
+
+def test_the_id_of_a_client_travels() -> None:
+    """What a worker tells of a run has its client's id, which counts when the run's own id is made of it."""
+    runs, other = table(), Runs(LeastActive(), "y")
+    run = runs.on_run("13", ["A", "B"], {}, WORKERS, 0.0, client_id="me:1", application="shop", again=True)
+    request = runs.request(run, "localhost:2000", (), 0, 1.0)
+    assert (request.again, request.began_in("x"), request.began_in("y")) == (True, True, False)
+    adopted = other.on_adopt(request, 1.0)
+    assert adopted is not None
+    assert other.ids.known("me:1", "13", ["A", "B"], "shop") == run.id == adopted.id
+    assert other.request(adopted, "localhost:2000", (), 0, 1.0).began_in("x")
+    forged = attrs.evolve(request, id="you:1")
+    third = Runs(LeastActive(), "z")
+    assert third.on_adopt(forged, 1.0) is not None
+    assert third.ids.known("you:1", "13", ["A", "B"], "shop") is None
+
+
+def test_a_dropped_run_stays_dropped() -> None:
+    """A run of a client's id that is not kept any more is not adopted again by what a worker tells late."""
+    runs = table(keep=1)
+    run = runs.on_run("13", ["A"], {}, WORKERS, 0.0, client_id="me:1")
+    request = attrs.evolve(runs.request(run, "localhost:2000", (), 0, 1.0), life="another")
+    runs.on_ended(run.id, run.chain, {}, 1.0)
+    start(runs)
+    assert runs.ids.known("me:1", "13", ["A"], "") == run.id
+    assert runs.on_adopt(request, 2.0) is None
+
+
+def test_a_step_of_another_life() -> None:
+    """A worker executes a step that it had for another life of the scheduler, unless it has it in hand."""
+    runs, steps = table(), Steps()
+    run = runs.on_run("13", ["A"], {}, WORKERS, 0.0, client_id="me:1")
+    first = runs.request(run, "localhost:2000", (), 0, 1.0)
+    second = attrs.evolve(first, life="next")
+    assert steps.begin(first)
+    assert not steps.begin(second), "who has it in hand tells the scheduler at that address"
+    steps.end(first)
+    assert not steps.begin(first)
+    assert steps.begin(second)
+    steps.end(second)
+    assert (steps.in_hand, steps.duplicates) == (0, 2)

@@ -1,149 +1,31 @@
 """The scheduler on real connections, with real workers and fake storage nodes."""
 
-import shutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 
 from dida import wire
-from dida.addresses import Address, NodeAddress
-from dida.chain_messages import SCHEDULER, WORKER, Drain, Execute, ReportTo
+from dida.addresses import NodeAddress
+from dida.chain_messages import Drain
 from dida.errors import DidaError
-from dida.loading import OperatorFolder
-from dida.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
+from dida.messages import Error, Ok, Reply
 from dida.protocols import lines
-from dida.protocols.execution import Operators
-from dida.protocols.lines import Answer, NodeCommands
-from dida.protocols.links import Link
 from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.worker import WorkerNode
 from dida.protocols.workers import Workers
 from dida.run_record import RunRecord
 from dida.runs import Runs
 from dida.scheduling import LeastActive
-from tests.fakes import FakeCluster, Port, refused, the_reactor, until
+from tests.fakes import Port, refused, the_reactor, until
+from tests.schedulers import VERBS, Silent, System
 
 reactor = the_reactor()
-STOCK = str(Path(__file__).parent.parent.parent / "operators")
-# It takes long: what is tested.
-NAP = """
-import time
-
-class NapOperator:
-    def configure_storage(self, storage):
-        pass
-
-    def process_record(self, meta, input, previous_output):
-        time.sleep(0.5)
-        return previous_output
-"""
 EXECUTE = (
     'execute {"meta": {"run": "r9", "scheduler": "localhost:1"}, "input": "", "next": 0, "size": 1, "left": 1, "chain":'
     ' [{"operator": "A", "position": 0, "worker": "w1", "host": "localhost", "port": 1}]}'
 )
-VERBS = vocabulary(*NODE, *SCHEDULER)
-
-
-class Silent(NodeCommands):
-    """A worker that acknowledges requests and never executes them; `paused` it answers nothing at all."""
-
-    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, *WORKER)
-
-    def __init__(self) -> None:
-        self.paused = False
-        self.requests: list[Execute] = []
-
-    def cmd_ping(self, request: Ping) -> Answer:
-        return None if self.paused else Ok()
-
-    def cmd_report(self, request: ReportTo) -> Answer:
-        return Ok()
-
-    def cmd_execute(self, request: Execute) -> Answer:
-        self.requests.append(request)
-        return Ok()
-
-
-class System:
-    """A scheduler, workers with the stock operators, storage nodes."""
-
-    def __init__(self, folder: Path) -> None:
-        shutil.copytree(STOCK, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "nap.py").write_text(NAP)
-        self.folder = str(folder)
-        self.storage = FakeCluster(reactor, 2)
-        self.nodes: list[Any] = []
-        self.ports: dict[str, Port] = {}
-        self._links: list[Link] = []
-
-    def start(self, workers: int = 2, declared: tuple[NodeAddress, ...] = (), **options: Any) -> SchedulerNode:
-        addresses = [self.worker(f"w{number + 1}") for number in range(workers)]
-        runs = Runs(LeastActive(), "test", options.pop("deadline", 20.0), options.pop("keep", 100))
-        here = refused()
-        scheduler = SchedulerNode(
-            reactor, NodeAddress("sc1", here), runs, (*addresses, *declared), self.storage.addresses, **options
-        )
-        self.ports["sc1"] = Port(reactor, scheduler, here.port)
-        scheduler.start()
-        self.nodes.append(scheduler)
-        self.link = Link(reactor, here.host, here.port)
-        self._links.append(self.link)
-        return scheduler
-
-    def worker(self, id: str, port: int = 0) -> NodeAddress:
-        operators = Operators(reactor, OperatorFolder(self.folder), 4, 5.0)
-        worker = WorkerNode(reactor, NodeAddress(id, Address("127.0.0.1", 1)), operators)
-        return self.node(id, worker, port)
-
-    def node(self, id: str, node: Any, port: int = 0) -> NodeAddress:
-        self.ports[id] = Port(reactor, node, port)
-        if isinstance(node, WorkerNode):
-            node.start()
-            self.nodes.append(node)
-        return NodeAddress(id, self.ports[id].address)
-
-    def ask(self, line: str) -> Deferred[Reply]:
-        """The scheduler's reply to a line."""
-        request = wire.decode(line.encode(), VERBS)[1]
-        return self.link.ask(request, 15.0)
-
-    async def run(self, line: str) -> Ok:
-        """The result of a run."""
-        reply = await self.ask(f"run {line}")
-        assert isinstance(reply, Ok), reply
-        result = await self.ask(f"result {reply.words[0]}")
-        assert isinstance(result, Ok), result
-        return result
-
-    def link_to(self, id: str) -> Link:
-        """A connection to a node."""
-        address = self.ports[id].address
-        self._links.append(Link(reactor, address.host, address.port))
-        return self._links[-1]
-
-    def close(self) -> None:
-        for link in self._links:
-            link.stop()
-        for node in self.nodes:
-            node.stop()
-        for port in self.ports.values():
-            port.close()
-        self.storage.close()
-
-
-@pytest.fixture
-def system(tmp_path: Path) -> Iterator[System]:
-    """The system, started by the test."""
-    made = System(tmp_path)
-    for key, value in (("13", "1"), ("14", "one_ahead_of_13"), ("23", "11"), ("24", "one_ahead_of_23")):
-        made.storage.group.put(key, value)
-    yield made
-    made.close()
 
 
 @pytest_twisted.ensureDeferred
@@ -616,10 +498,10 @@ async def test_who_is_gone_is_not_waited_for(system: System, monkeypatch: pytest
     scheduler = system.start(0)
     link = system.link_to("sc1")
     asked = link.ask(wire.decode(b'run 13 AddOperator {"deadline": 3600}', VERBS)[1], 15.0)
-    await until(lambda: scheduler._waiting_runs)
+    await until(lambda: scheduler._admission._for_worker)
     link.stop()
     asked.addErrback(lambda failure: failure.trap(DidaError))
-    await until(lambda: not scheduler._waiting_runs)
+    await until(lambda: not scheduler._admission._for_worker)
     system.node("w1", Silent())
     assert await system.ask(f"worker w1 {system.ports['w1'].address}") == Ok()
     await until(lambda: scheduler.workers.reachable)

@@ -1,0 +1,151 @@
+"""The beginning of runs: what a line `run` waits for, and whether it starts a run at all.
+
+In this order: a client's id that is known gets its first answer; one that is not waits until the workers have told
+this life of the scheduler what those before it have started; then the line waits for a worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from dida import errors, wire
+from dida.chain import is_class_name
+from dida.chain_messages import Run
+from dida.errors import BadRequest, DidaError, Unavailable
+from dida.messages import Reply
+from dida.protocols.deadlines import Deadlines
+from dida.protocols.lines import Answer, ok
+from dida.protocols.waiting import WaitingRoom
+from dida.protocols.workers import Workers
+from dida.run_ids import computed
+from dida.run_record import RunRecord
+from dida.runs import Runs
+
+PART = 0.9
+"""Of a request's deadline, for what it waits for; the rest is for its answer."""
+MAX_QUESTIONS = 10_000
+"""Questions about runs that wait for the workers' reports."""
+LEAST_PATIENCE = 0.8
+"""Seconds for which a question about a run is kept in any case when the workers have not told yet what they know."""
+
+
+class Admission:
+    """Begins the runs of one scheduler. `begin` sends a run that was started to its first worker."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        deadlines: Deadlines,
+        runs: Runs,
+        workers: Workers,
+        max_line: int,
+        begin: Callable[[RunRecord], None],
+    ) -> None:
+        self._reactor = reactor
+        self._runs = runs
+        self._workers = workers
+        self._max_line = max_line
+        self._begin = begin
+        self._for_worker = WaitingRoom(deadlines, runs.keep, "too many runs wait for a worker")
+        self._for_reports = WaitingRoom(deadlines, MAX_QUESTIONS, "too many questions wait for the workers' reports")
+
+    def admit(self, request: Run) -> Answer:
+        """Start the run, now or when it can be; a line whose id is known starts nothing."""
+        for name in request.operator:
+            if not is_class_name(name):
+                raise BadRequest(f"{name!r} is no class name of an operator; expected: {Run.usage}")
+        if self._known(request) is not None or (self._has_heard(request) and self._has_worker):
+            return self._start(request)
+        return Deferred.fromCoroutine(self._start_later(request, self._now() + request.deadline * PART))
+
+    def find(self, run: str, seconds: float) -> RunRecord | Deferred[RunRecord]:
+        """The run. One that is not known is waited for, as long as workers may tell of it; DidaError no-such-run."""
+        try:
+            return self._runs[run]
+        except DidaError:
+            if self._workers.heard:
+                raise
+        return Deferred.fromCoroutine(self._find(run, self._now() + max(seconds * PART, LEAST_PATIENCE)))
+
+    def on_adopted(self, run: RunRecord) -> None:
+        """A worker has told of that run."""
+        self._for_reports.call(run.id)
+
+    def on_workers(self) -> None:
+        """Other workers can be reached than before, or have told what they know."""
+        if self._workers.heard:
+            self._for_reports.call_all()
+        if self._has_worker:
+            self._for_worker.call_all()
+
+    def close(self, problem: DidaError) -> None:
+        """Who waits is told why there is nothing to wait for."""
+        self._for_reports.close(problem)
+        self._for_worker.close(problem)
+
+    # --- one line -------------------------------------------------------------------------------
+
+    def _known(self, request: Run) -> str | None:
+        """The run that the same line has started; id-in-use when another line has its id."""
+        if request.id is None:
+            return None
+        return self._runs.ids.known(request.id, request.input, request.operator, request.application)
+
+    def _has_heard(self, request: Run) -> bool:
+        """Whether nobody can tell any more that the line was heard before."""
+        return self._workers.heard or request.id is None or not request.retry
+
+    @property
+    def _has_worker(self) -> bool:
+        return bool(self._workers.reachable) and self._workers.ready
+
+    async def _start_later(self, request: Run, ends: float) -> Reply:
+        if request.id is not None:
+            name = computed(request.id, request.input, request.operator, request.application)
+            while not self._has_heard(request) and self._known(request) is None:
+                if self._now() >= ends:
+                    text = "the workers have not told yet which runs they know: ask again, with the same id"
+                    raise Unavailable(text)
+                await self._for_reports.wait(name, ends - self._now())
+        if not self._has_worker and self._known(request) is None:
+            await self._for_worker.wait("", ends - self._now())
+        return self._start(request)
+
+    async def _find(self, run: str, ends: float) -> RunRecord:
+        while True:
+            try:
+                return self._runs[run]
+            except DidaError:
+                if self._workers.heard or self._now() >= ends:
+                    raise
+            await self._for_reports.wait(run, ends - self._now())
+
+    def _start(self, request: Run) -> Reply:
+        known = self._known(request)  # it may have been started meanwhile
+        if known is not None:
+            return ok(known)
+        if not self._workers.reachable:
+            raise Unavailable("no worker can be reached: start one, and name it with --worker or the verb worker")
+        if len(request.input) + 300 * len(request.operator) > self._max_line // 8:
+            size = len(wire.encode(request)) + 400 * len(request.operator) + 1000
+            if size > self._max_line:
+                raise DidaError(errors.LINE_TOO_LONG, "the input is too long to travel along a chain: send less")
+        run = self._runs.on_run(
+            request.input,
+            request.operator,
+            request.after,
+            self._workers.reachable,
+            self._now(),
+            client_id=request.id or "",
+            application=request.application,
+            again=request.id is not None and request.retry,
+        )
+        self._begin(run)
+        return ok(run.id)
+
+    def _now(self) -> float:
+        now: float = self._reactor.seconds()
+        return now
