@@ -30,6 +30,7 @@ class Execute(Request):
 
     usage: ClassVar[str] = "execute"
     about: ClassVar[str] = "execute the next operator of {meta, input, next, size, chain, left}"
+    between_nodes: ClassVar[bool] = True
     meta: Meta
     input: str
     next: Position
@@ -163,6 +164,7 @@ class Completed(Request):
 
     usage: ClassVar[str] = "completed"
     about: ClassVar[str] = "from a worker: {run, position, operator, worker, ms, and what else a step has, choose}"
+    between_nodes: ClassVar[bool] = True
     run: Name
     position: Position
     operator: Name
@@ -181,6 +183,7 @@ class Returned(Request):
 
     usage: ClassVar[str] = "returned"
     about: ClassVar[str] = "from a worker: {run, position, round, reason}"
+    between_nodes: ClassVar[bool] = True
     run: Name
     position: Position
     round: Round
@@ -193,6 +196,7 @@ class Reassign(Request):
 
     usage: ClassVar[str] = "reassign"
     about: ClassVar[str] = "from a worker: ok WORKER {host, port} for {run, position, round, avoid}"
+    between_nodes: ClassVar[bool] = True
     run: Name
     position: Position
     round: Round = 0
@@ -205,6 +209,7 @@ class Ended(Request):
 
     usage: ClassVar[str] = "ended"
     about: ClassVar[str] = "from the last worker: {run, chain, after, ago}"
+    between_nodes: ClassVar[bool] = True
     run: Name
     chain: tuple[Assignment, ...]
     after: Timestamp = field(factory=dict)
@@ -218,6 +223,7 @@ class Failed(Request):
 
     usage: ClassVar[str] = "failed"
     about: ClassVar[str] = "from a worker: {run, position, operator, worker, reason, chain, after, ago}"
+    between_nodes: ClassVar[bool] = True
     run: Name
     position: Position
     operator: Name
@@ -238,6 +244,7 @@ class Leaving(Request):
 
     usage: ClassVar[str] = "leaving WORKER"
     about: ClassVar[str] = "from a worker that is drained: no more operators for it"
+    between_nodes: ClassVar[bool] = True
     worker: Name
 
 
@@ -247,6 +254,7 @@ class Adopt(Request):
 
     usage: ClassVar[str] = "adopt"
     about: ClassVar[str] = "from a worker: the request of a run that the scheduler does not know; {ago}"
+    between_nodes: ClassVar[bool] = True
     request: Execute
     ago: Seconds = 0.0
     """How many seconds ago the run had got so far, and had as long left as the request says."""
@@ -277,6 +285,7 @@ SCHEDULER = (
 class CancelStep(Request):
     usage: ClassVar[str] = "cancel RUN"
     about: ClassVar[str] = "give up what is in hand of that run, and begin nothing more of it"
+    between_nodes: ClassVar[bool] = True
     run: Name
 
 
@@ -291,6 +300,7 @@ class Drain(Request):
 @frozen
 class ReportTo(Request):
     usage: ClassVar[str] = "report URL"
+    between_nodes: ClassVar[bool] = True
     about: ClassVar[str] = (
         "from a scheduler that is there (again): it wants to know of its runs; {life: their ids' end}"
     )
@@ -323,6 +333,7 @@ class Output(Request):
 
     usage: ClassVar[str] = "output"
     about: ClassVar[str] = "from a worker in debug mode: {run, position, operator, worker, output, meta}"
+    between_nodes: ClassVar[bool] = True
     run: Name
     position: Position
     operator: Name

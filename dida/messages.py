@@ -72,6 +72,8 @@ class Request:
     """Whether it matters who is at the other end of the connection: the node is told of it."""
     held: ClassVar[bool] = False
     """Whether its answer is cancelled when the client hangs up: what counts is that it is open."""
+    between_nodes: ClassVar[bool] = False
+    """Whether nodes alone say it: members that this version does not know are of a later one, and no typing error."""
     deadline: Seconds = DEFAULT_DEADLINE
 
 
@@ -89,6 +91,8 @@ class Form:
     """A line of at most so many words is the class called with them: any string will do for each."""
     members: tuple[tuple[str, str, Any], ...]
     """(name on the wire, name of the field, default) of all other fields."""
+    names: frozenset[str]
+    """Of the members, on the wire."""
 
 
 def _form_of(kind: type[Request]) -> Form:
@@ -104,6 +108,7 @@ def _form_of(kind: type[Request]) -> Form:
     plain = takewhile(lambda pair: pair[0] == (pair[1], str), zip(arguments, words, strict=False))
     wanting = any(default is attrs.NOTHING for name, default in defaults.items() if name not in words)
     rest = bool(given) and given[-1].strip("[]").endswith("…")
+    members = tuple((name.rstrip("_"), name, value) for name, value in defaults.items() if name not in words)
     return Form(
         verb=verb,
         usage=kind.usage,
@@ -112,7 +117,8 @@ def _form_of(kind: type[Request]) -> Form:
         required=sum(not word.startswith("[") for word in given),
         rest=rest,
         plain=-1 if rest or wanting else len(list(plain)),
-        members=tuple((name.rstrip("_"), name, value) for name, value in defaults.items() if name not in words),
+        members=members,
+        names=frozenset(name for name, _, _ in members),
     )
 
 

@@ -118,6 +118,7 @@ class Peer(Request):
     usage: ClassVar[str] = "peer URL WORD"
     about: ClassVar[str] = "storage nodes: here speaks the node at URL, which vouches for WORD"
     of_connection: ClassVar[bool] = True
+    between_nodes: ClassVar[bool] = True
     url: Name
     word: Name
 
@@ -126,6 +127,7 @@ class Peer(Request):
 class Vouch(Request):
     usage: ClassVar[str] = "vouch WORD"
     about: ClassVar[str] = "storage nodes: is WORD yours"
+    between_nodes: ClassVar[bool] = True
     word: Name
 
 
@@ -155,6 +157,7 @@ class PeerMessage(Request):
     """From one storage node to another."""
 
     of_connection: ClassVar[bool] = True
+    between_nodes: ClassVar[bool] = True
     cluster: str = ""
     view: str = ""
     """Name of the sender's view; empty when it has none."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar, cast
 
+import attrs
 import msgspec
 
 from dida.errors import BadRequest, UnknownVerb
@@ -32,6 +33,10 @@ HIGHEST_LIMIT = 2**30
 LONGEST_LINE = HIGHEST_LIMIT + 2**26
 """The limit where a node takes what another one has made of such lines: a record and what belongs to it, or a page."""
 MAX_TAG = 64
+MAX_IGNORED = 100
+"""Names of ignored members that one reply tells."""
+MAX_NAME = 100
+"""Characters of each."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\{.*|[^ \t"\[][^ \t"]*', re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
@@ -218,8 +223,14 @@ def as_meant(line: bytes) -> bytes:
     return "".join(kept).encode(errors="surrogateescape")
 
 
-def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | None, Request]:
-    """The request that a line is, and its tag. Raises BadRequest or UnknownVerb; `tag_of` the line."""
+def decode(
+    line: bytes, vocabulary: Mapping[str, type[Request]], ignored: list[str] | None = None
+) -> tuple[str | None, Request]:
+    """The request that a line is, and its tag. Raises BadRequest or UnknownVerb; `tag_of` the line.
+
+    Members of the object that such a request does not have are ignored; those of a client's line are put into
+    `ignored`, so that the reply can name them (`with_ignored`).
+    """
     match = _WORDLESS.match(line)
     if match is not None:
         kind = vocabulary.get(match[2].decode())
@@ -242,6 +253,12 @@ def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | 
     given = len(words) - 1
     if given < form.required or (given > len(form.words) and not form.rest):
         raise BadRequest(f"expected: {form.usage}; got {given} word{'' if given == 1 else 's'} after {words[0]}")
+    if not members.keys() <= form.names:
+        unknown = [name for name in members if name not in form.names and name not in form.words[given:]]
+        for name in unknown:
+            del members[name]
+        if ignored is not None and not kind.between_nodes:
+            ignored += [name[:MAX_NAME] for name in unknown[:MAX_IGNORED]]
     try:
         if not members and given <= form.plain:
             return tag, kind(*words[1:])
@@ -261,7 +278,7 @@ def decode(line: bytes, vocabulary: Mapping[str, type[Request]]) -> tuple[str | 
 def _decoder_of(kind: type[Request]) -> msgspec.json.Decoder[Request] | None:
     """What makes a request of a line's object in one step, where the line has nothing but the verb and the object."""
     form = form_of(kind)
-    if form.words or any(name != attribute for name, attribute, _ in form.members):
+    if form.words or not kind.between_nodes or any(name != attribute for name, attribute, _ in form.members):
         return None
     return msgspec.json.Decoder(kind, strict=False, dec_hook=_read)
 
@@ -296,6 +313,11 @@ def encode(request: Request, tag: str | None = None) -> bytes:
         name: value for name, attribute, default in form.members if (value := getattr(request, attribute)) != default
     }
     return _line(tag, form.verb, words, members)
+
+
+def with_ignored(reply: Reply, ignored: Sequence[str]) -> Reply:
+    """The reply, with the names of what was ignored of the line that it answers."""
+    return attrs.evolve(reply, object={**reply.object, "ignored": list(ignored)}) if ignored else reply
 
 
 def encode_reply(reply: Reply, tag: str | None = None) -> bytes:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -197,14 +197,15 @@ class LineServer(TwistedProtocol):
 
     def _serve_line(self, line: bytes) -> None:
         commands = self.factory.commands
+        ignored: list[str] = []
         try:
-            tag, request = wire.decode(line, self.node.vocabulary)
+            tag, request = wire.decode(line, self.node.vocabulary, ignored)
         except DidaError as problem:
             if foreign.is_foreign(line, self.node.vocabulary):
                 self._cut()
                 return
             tag = wire.tag_of(line)
-            self._answer(_encoded(reply_to(Failure(problem)), tag))
+            self._answer(_encoded(wire.with_ignored(reply_to(Failure(problem)), ignored), tag))
             return
         kind = type(request)
         if tag is None and kind is Help:
@@ -219,9 +220,9 @@ class LineServer(TwistedProtocol):
         except Exception:  # noqa: BLE001 - whatever a request ends in, the connection goes on
             answer = reply_to(Failure())
         if isinstance(answer, Deferred):
-            self._await(tag, request, answer)
+            self._await(tag, request, answer, ignored)
         elif answer is not None:
-            self._answer(_encoded(answer, tag))
+            self._answer(_encoded(wire.with_ignored(answer, ignored), tag))
         if kind is Quit:
             self._closing = True
             self._lines.clear()
@@ -238,7 +239,7 @@ class LineServer(TwistedProtocol):
 
     # --- answers out ----------------------------------------------------------------------------
 
-    def _await(self, tag: str | None, request: Request, answer: Deferred[Reply]) -> None:
+    def _await(self, tag: str | None, request: Request, answer: Deferred[Reply], ignored: Sequence[str]) -> None:
         """Answer when `answer` fires, at the latest a little after the request's deadline."""
         self._waiting[answer] = request.held
         if tag is None:
@@ -264,7 +265,7 @@ class LineServer(TwistedProtocol):
                 self._turn_taken = False
             if self._given_up:
                 return
-            self._answer(_encoded(reply, tag))
+            self._answer(_encoded(wire.with_ignored(reply, ignored), tag))
             if self._patience is not None and self._patience.active():
                 self._patience.reset(PATIENCE)
             if tag is None:

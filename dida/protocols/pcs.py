@@ -180,8 +180,10 @@ class PcsCommands(NodeCommands):
         return ok(lines=self.table.output(request.id, request.lines))
 
     def cmd_tell(self, request: Tell) -> Answer:
-        _, relayed = wire.decode(request.line.encode("utf-8", "surrogatepass"), RELAYED)
-        return self.table.ask(request.id, evolve(relayed, deadline=min(relayed.deadline, request.deadline)))
+        ignored: list[str] = []
+        _, relayed = wire.decode(request.line.encode("utf-8", "surrogatepass"), RELAYED, ignored)
+        reply = self.table.ask(request.id, evolve(relayed, deadline=min(relayed.deadline, request.deadline)))
+        return reply.addCallback(wire.with_ignored, ignored)
 
 
 def _done(result: None) -> Reply:

@@ -136,6 +136,28 @@ def test_help_is_for_people(server: Server) -> None:
     assert answer.startswith('#1 ok {"help":"help","ping":"ping",')
 
 
+def test_what_was_ignored_of_a_line_is_named(server: Server) -> None:
+    """A reply names the members that the verb does not have, whatever it is, and whenever it comes."""
+    assert server.say(
+        '#1 write a 1 {"sate": 1}',
+        'read b {"afer": {}}',
+        '#2 ping {"x": 1, "y": {}, "deadline": 1}',
+        'updateif error 1 2 {"x": 1}',
+        '#3 nonsense {"x": 1}',
+        'read {"x": 1}',
+    ) == [
+        'ok b {"after":{"1":1},"ignored":["afer"]}',
+        '#2 ok {"ignored":["x","y"]}',
+        'error unavailable "try again" {"seconds":1,"ignored":["x"]}',
+        "#3 error unknown-verb nonsense",
+        'error bad-request "expected: read KEY [VERSION]; got 0 words after read"',
+    ]
+    server.desk.waiting["a"].callback(ok("a"))
+    assert server.answers() == ['#1 ok a {"ignored":["sate"]}']
+    assert server.say('help {"x": 1}')[-1] == "ok"
+    assert server.say('quit {"x": 1}') == ['ok {"ignored":["x"]}']
+
+
 # --- what goes wrong --------------------------------------------------------
 
 

@@ -84,6 +84,7 @@ def test_tables(server: Server) -> None:
             "tell w1 status",
             'ok {"id":"w1","role":"worker","ready":true,"alive":["s1","s2"],"dead":["s3"],"runs":0,"reads":4}',
         ),
+        ('tell w1 "debug on {\\"ot\\":\\"localhost:10001\\"}"', 'ok {"ignored":["ot"]}'),
         ('tell w1 "debug on {\\"to\\":\\"localhost:10001\\"}"', "ok"),
         ("crash nobody", 'error no-such-node nobody "was never started here"'),
         ("tell w1 crash", "error unknown-verb crash"),
