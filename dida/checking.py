@@ -7,6 +7,7 @@ refuses in the same words.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from difflib import get_close_matches
 
 from attrs import define, field
 
@@ -14,10 +15,11 @@ from dida import script
 from dida.addresses import HERE
 from dida.chain import Application
 from dida.errors import UserError
-from dida.files import parse_data, parse_inputs, read_file
+from dida.files import parse_data, parse_inputs, read_file, shown
 from dida.script import Line, NodeCommand, Scheduler
 
 CRASHED = "crashed by command"
+STOPPED = "stopped by command"
 
 
 def clash(command: NodeCommand, there: Iterable[NodeCommand]) -> str | None:
@@ -53,6 +55,13 @@ def no_pcs(host: str) -> UserError:
     return UserError(f"no PCS is known for {host}: start twistd dida-pcs there, and name it with --pcs URL")
 
 
+def no_operator(name: str, there: Collection[str]) -> UserError:
+    """No file of the operators folder has that class."""
+    near = get_close_matches(name, there, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(there)) or 'none'}"
+    return UserError(f"no worker has an operator {shown(name)}: {hint}")
+
+
 def no_client(number: int) -> UserError:
     """The run that is expected was not begun by a command before."""
     if number:
@@ -66,8 +75,11 @@ class _Checked:
 
     folders: Sequence[str]
     machines: Collection[str]
+    operators: Collection[str] | None = None
+    """What the workers have; None: not known."""
     there: dict[str, NodeCommand] = field(factory=dict)
-    gone: set[str] = field(factory=set)
+    gone: dict[str, str] = field(factory=dict)
+    """Nodes that are not there any more, and why."""
     clients: int = 0
 
     def take(self, command: script.Command | None) -> None:
@@ -75,10 +87,10 @@ class _Checked:
         match command:
             case NodeCommand():
                 self._start(command)
-            case script.Crash(id):
+            case script.Crash(id) | script.Stop(id):
                 self._node(id)
                 del self.there[id]
-                self.gone.add(id)
+                self.gone[id] = STOPPED if isinstance(command, script.Stop) else CRASHED
             case script.Restart(id):
                 if id not in self.gone:
                     self._node(id)
@@ -92,20 +104,20 @@ class _Checked:
                     raise no_records(id, role)
             case script.Client():
                 self.clients += 1
-                path, data = read_file(command.file, self.folders)
-                Application.parse(data, path)
-                self._need("storage", "worker", "scheduler")
+                self._run(self._application(command.file))
+            case script.Run():
+                self.clients += 1
+                self._run(Application(command.operators))
             case script.Map(file, inputs):
-                path, data = read_file(file, self.folders)
-                Application.parse(data, path)
+                application = self._application(file)
                 path, data = read_file(inputs, self.folders)
                 parse_inputs(data, path)
-                self._need("storage", "worker", "scheduler")
+                self._run(application)
             case script.Populate(file):
                 path, data = read_file(file, self.folders)
                 parse_data(data, path)
                 self._need("storage")
-            case script.Expect() | script.ListGlobal():
+            case script.Expect() | script.ListGlobal() | script.Read() | script.Write() | script.UpdateIf():
                 self._need("storage")
             case script.ExpectRun(which) if which > self.clients or not self.clients:
                 raise no_client(which)
@@ -118,15 +130,26 @@ class _Checked:
             raise UserError(problem)
         if command.address.machine not in self.machines:
             raise no_pcs(command.address.host)
-        self.gone.discard(command.id)
+        self.gone.pop(command.id, None)
         self.there[command.id] = command
 
     def _node(self, id: str) -> NodeCommand:
         if id in self.gone:
-            raise gone(id, CRASHED)
+            raise gone(id, self.gone[id])
         if id not in self.there:
             raise unknown(id, list(self.there))
         return self.there[id]
+
+    def _application(self, file: str) -> Application:
+        path, data = read_file(file, self.folders)
+        return Application.parse(data, path)
+
+    def _run(self, application: Application) -> None:
+        if self.operators is not None:
+            for name in application.operators:
+                if name not in self.operators:
+                    raise no_operator(name, self.operators)
+        self._need("storage", "worker", "scheduler")
 
     def _need(self, *roles: str) -> None:
         for role in roles:
@@ -144,9 +167,19 @@ def no_records(id: str, role: str) -> UserError:
     return UserError(f"{id} is a {role}: only storage nodes have records")
 
 
-def check(lines: Iterable[Line], folders: Sequence[str], machines: Iterable[str]) -> list[tuple[Line, str]]:
-    """The lines that can't go well, and why. `machines`: the hosts that have a PCS, beside this one."""
-    checked = _Checked(folders, {HERE, *machines})
+def check(
+    lines: Iterable[Line],
+    folders: Sequence[str],
+    machines: Iterable[str],
+    operators: Collection[str] | None = None,
+    there: Iterable[NodeCommand] = (),
+) -> list[tuple[Line, str]]:
+    """The lines that can't go well, and why.
+
+    `machines`: the hosts that have a PCS, beside this one; `operators`: what the workers have, if that is known;
+    `there`: nodes that run already.
+    """
+    checked = _Checked(folders, {HERE, *machines}, operators, {command.id: command for command in there})
     wrong = []
     for line in lines:
         try:

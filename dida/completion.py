@@ -54,7 +54,9 @@ def expected(before: Sequence[str]) -> tuple[str, tuple[str, ...]]:
             words = [place for place in places if not place.startswith("--")]
             given = sum(not word.startswith("--") for word in before[1:])
             flags = tuple(place for place in places if place.startswith("--") and place not in before)
-            return words[given] if given < len(words) else "", flags
+            if given < len(words):
+                return words[given], flags
+            return words[-1] if words and words[-1].endswith("…") else "", flags
     return "", ()
 
 

@@ -15,8 +15,10 @@ import attrs
 from attrs import frozen
 
 from dida.addresses import Address
+from dida.chain import is_class_name
 from dida.errors import UserError
 from dida.files import MAX_SIZE, SHOWN, decoded_lines, shown
+from dida.versions import Version
 from dida.words import Word, words_of
 
 SCRIPT = "script"
@@ -76,6 +78,21 @@ def _outcome(word: str) -> str:
     return word.lower()
 
 
+def _version(word: str) -> Version:
+    try:
+        return Version.parse(word)
+    except ValueError as problem:
+        raise UserError(str(problem)) from None
+
+
+def _operators(words: str) -> tuple[str, ...]:
+    names = tuple(words.split())
+    for name in names:
+        if not is_class_name(name):
+            raise UserError(f"{shown(name)} is no class name: write it as in the operator's file")
+    return names
+
+
 def _json(word: str) -> bool:
     if word != JSON:
         raise UserError(f"{shown(word)} is too much: nothing but {JSON} may stand there")
@@ -130,6 +147,16 @@ class Client(Command):
     parsers = (str, str)
     input: str
     file: str
+
+
+@frozen
+class Run(Command):
+    usage: ClassVar[str] = "run INPUT OPERATOR…"
+    about: ClassVar[str] = "run these operators one after the other, with no application file"
+    parsers = (str, _operators)
+    rest = True
+    input: str
+    operators: tuple[str, ...]
 
 
 @frozen
@@ -246,6 +273,42 @@ class Restart(Command):
 
 
 @frozen
+class Stop(Command):
+    usage: ClassVar[str] = "stop ID"
+    about: ClassVar[str] = "end that node in order"
+    parsers = (_id,)
+    id: str
+
+
+@frozen
+class Read(Command):
+    usage: ClassVar[str] = "read KEY [VERSION]"
+    about: ClassVar[str] = "a record: its newest version, or that one"
+    parsers = (str, _version)
+    key: str
+    version: Version | None = None
+
+
+@frozen
+class Write(Command):
+    usage: ClassVar[str] = "write KEY VALUE"
+    about: ClassVar[str] = "write a new version of a record"
+    parsers = (str, str)
+    key: str
+    value: str
+
+
+@frozen
+class UpdateIf(Command):
+    usage: ClassVar[str] = "updateif KEY OLD NEW"
+    about: ClassVar[str] = "write NEW if the record's value is OLD"
+    parsers = (str, str, str)
+    key: str
+    old: str
+    new: str
+
+
+@frozen
 class Expect(Command):
     usage: ClassVar[str] = "expect KEY VALUE…"
     about: ClassVar[str] = "wait until the record has that value; failed if it does not come"
@@ -295,6 +358,7 @@ COMMANDS: tuple[type[Command], ...] = (
     Storage,
     Worker,
     Client,
+    Run,
     Map,
     Show,
     Cancel,
@@ -303,8 +367,12 @@ COMMANDS: tuple[type[Command], ...] = (
     ListServer,
     ListGlobal,
     ListRuns,
+    Read,
+    Write,
+    UpdateIf,
     Debug,
     Crash,
+    Stop,
     Pause,
     Resume,
     Slow,
@@ -316,7 +384,15 @@ COMMANDS: tuple[type[Command], ...] = (
     Quit,
 )
 _BY_NAME = {kind.usage.split()[0].lower(): kind for kind in COMMANDS}
-_ELSEWHERE = {"exit": "quit", "kill": "crash", "sleep": "wait", "run": "client", "load": "populate"}
+_ELSEWHERE = {
+    "exit": "quit",
+    "kill": "crash",
+    "sleep": "wait",
+    "load": "populate",
+    "get": "read",
+    "put": "write",
+    "set": "write",
+}
 """What other consoles call a command."""
 _ALSO = {"wait_interval": "wait"}
 """What scripts in the wild call a command."""
@@ -416,8 +492,8 @@ def first_members(lines: Iterable[Line]) -> tuple[NodeCommand, ...]:
 
 
 def in_order(lines: Sequence[Line]) -> tuple[Line, ...]:
-    """The lines as they are played: a scheduler that is named behind the first client or map comes before it."""
-    first = next((at for at, line in enumerate(lines) if isinstance(line.command, Client | Map)), len(lines))
+    """The lines as they are played: a scheduler that is named behind the first run comes before it."""
+    first = next((at for at, line in enumerate(lines) if isinstance(line.command, Client | Run | Map)), len(lines))
     late = next((at for at, line in enumerate(lines) if isinstance(line.command, Scheduler)), 0)
     if late < first or first == len(lines):
         return tuple(lines)

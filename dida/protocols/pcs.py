@@ -33,6 +33,7 @@ from dida.control_messages import (
 )
 from dida.errors import TIMED_OUT, BadRequest, DidaError
 from dida.messages import (
+    DEFAULT_DEADLINE,
     Crash,
     Debug,
     Error,
@@ -259,9 +260,9 @@ class Pcs:
         """Kill a node."""
         await self.ask(CrashNode(id))
 
-    async def stop(self, id: str | None = None) -> None:
-        """End a node, or all of them, politely."""
-        await self.ask(Stop(id))
+    async def stop(self, id: str | None = None, seconds: float = DEFAULT_DEADLINE) -> None:
+        """End a node, or all of them, politely; that may take so long."""
+        await self.ask(Stop(id, deadline=seconds))
 
     async def pause(self, id: str) -> None:
         """Stop a node's process."""

@@ -33,6 +33,7 @@ from dida.protocols.data_files import populate
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.named_nodes import READY, Node
 from dida.protocols.questions import Question, Questions
+from dida.protocols.records import Access, Records
 from dida.protocols.system import System, plain
 from dida.protocols.trials import ClientRun, Trials
 from dida.script import Line
@@ -88,6 +89,7 @@ class Player:
         self._front_end: FrontEnd | None = None
         self._finishing = False  # no command comes any more
         self._ended = False
+        self._records = Records(system, say, self._storage_client)
         self._trials = Trials(system, say, self._storage_client)
         self._trials.start = self._start_again
         self._trials.forgive = self._forgive
@@ -145,7 +147,7 @@ class Player:
         """Drop what is still going on; runs that are cut off have failed."""
         self.system.on_ready = lambda node, seconds: None  # it would be told behind the end
         for work, line in list(self._open.items()):
-            if isinstance(line.command, script.Client | script.Map):
+            if isinstance(line.command, script.Client | script.Run | script.Map):
                 self.fail(line, "cut off by the end of the puppetmaster")
             work.cancel()
         self._ended = True
@@ -237,7 +239,11 @@ class Player:
                 case script.Client() as command:
                     begun = self._trials.client(line)
                     path, data = read_file(command.file, self.folders)
-                    return partial(self._client, begun, command, Application.parse(data, path))
+                    operators = Application.parse(data, path).operators
+                    return partial(self._client, begun, command.input, command.file, operators)
+                case script.Run(input, operators):
+                    begun = self._trials.client(line)
+                    return partial(self._client, begun, input, ",".join(operators), operators)
                 case script.Map() as command:
                     path, data = read_file(command.file, self.folders)
                     application = Application.parse(data, path)
@@ -250,6 +256,10 @@ class Player:
                     return partial(self._start_again, line, again)
                 case script.Crash(id):
                     return partial(self._crash, id)
+                case script.Stop(id):
+                    return partial(self._stop, id)
+                case access if isinstance(access, Access):
+                    return partial(self._records.access, access)
                 case question if isinstance(question, Question):
                     return partial(self.questions.answer, question)
                 case script.Show(run):
@@ -272,10 +282,10 @@ class Player:
         self.system.ready("worker")
         return dict(self._front_end.after) if self._front_end is not None else {}
 
-    async def _client(self, begun: ClientRun, command: script.Client, application: Application) -> None:
+    async def _client(self, begun: ClientRun, input: str, name: str, operators: tuple[str, ...]) -> None:
         try:
             after = self._after()
-            reply = await self.system.ask_scheduler(Run(command.input, application.operators, after=after))
+            reply = await self.system.ask_scheduler(Run(input, operators, after=after))
         except DidaError as problem:
             self._trials.ended(begun, "failed", plain(problem))
             raise
@@ -284,9 +294,9 @@ class Player:
             raise
         self.counts.runs += 1
         begun.run = reply.words[0]
-        self._begin(begun.line, self._result(begun, command))
+        self._begin(begun.line, self._result(begun, input, name))
 
-    async def _result(self, begun: ClientRun, command: script.Client) -> None:
+    async def _result(self, begun: ClientRun, input: str, name: str) -> None:
         line, run, scheduler = begun.line, begun.run, self.system.scheduler
         self.counts.going_on += 1
         try:
@@ -297,7 +307,7 @@ class Player:
         if state == "done":
             self.counts.done += 1
             shown = wire.shaped(reply.object, Outcome)
-            told = run_line(run, quoted(command.input), command.file, text, shown.steps, shown.ms, self.page.width)
+            told = run_line(run, quoted(input), name, text, shown.steps, shown.ms, self.page.width)
             self.say(self.page.paint.word(GOOD, told))
         else:
             self.fail(line, f"run {run} failed: {text}")
@@ -387,6 +397,11 @@ class Player:
         """Workers that are named from now on report once they are ready; the ids of those that are to be told."""
         self.system.debug_to = self.listen_for_debug
         return [worker.id for worker in self.system.named("worker")]
+
+    async def _stop(self, id: str) -> None:
+        node = self.system.node(id)
+        await self.system.stop(id)
+        self.say(f"stopped  {node.id:<6} {node.role:<10} {node.address}")
 
     async def _debug(self, ids: Sequence[str]) -> None:
         workers = [node for id in ids if (node := self.system.nodes[id]).state == READY]

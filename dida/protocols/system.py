@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from dida import wire
 from dida.addresses import HERE, Address, NodeAddress, StorageAddress
 from dida.chain_messages import AddStorage, AddWorker, WorkerDebug
-from dida.checking import CRASHED, clash, gone, missing, no_delay, no_records, unknown
+from dida.checking import CRASHED, STOPPED, clash, gone, missing, no_delay, no_records, unknown
 from dida.control_messages import Elsewhere, Start
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
 from dida.messages import Error, ListRecords, Ok, Request, Slow
@@ -323,6 +323,11 @@ class System:
         """Kill a node at once."""
         await self._pcs_that_started(id).crash(id)
         self._lose(self.nodes[id], CRASHED, told=False)
+
+    async def stop(self, id: str) -> None:
+        """End a node in order."""
+        await self._pcs_that_started(id).stop(id, self.deadline)
+        self._lose(self.nodes[id], STOPPED, told=False)
 
     async def pause(self, id: str, paused: bool) -> None:
         """Stop a node's process, or let it go on."""

@@ -12,7 +12,7 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from random import SystemRandom
 from typing import Any, cast
@@ -26,11 +26,12 @@ from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from dida import script
-from dida.addresses import Address
+from dida.addresses import HERE, Address
 from dida.checking import check
 from dida.completion import usable_files
 from dida.editing import EditedLine
-from dida.errors import UserError
+from dida.errors import DidaError, UserError
+from dida.loading import OperatorFolder
 from dida.palette import BAD, FAINT, GOOD, ODD, STRONG
 from dida.protocols.console import EditedConsole
 from dida.protocols.named_nodes import STARTING
@@ -335,7 +336,16 @@ class PuppetMaster(NodeService):
         if place == "ID" and command not in ("scheduler", "storage", "worker"):
             role = "storage" if command == "listserver" else None
             return [node.id for node in self.system.named(role) if node.there or command == "restart"]
+        if place == "OPERATOR…":
+            return sorted(self._operators() or ())
         return usable_files(place, last, self._folders)
+
+    def _operators(self) -> Collection[str] | None:
+        """The operators of the workers that are started here; None when they are not known."""
+        try:
+            return OperatorFolder(self.options["operators"] or installed_folder("operators")).operators()
+        except DidaError:
+            return None
 
     # --- scripts --------------------------------------------------------------------------------
 
@@ -372,7 +382,9 @@ class PuppetMaster(NodeService):
         self._end(failed=bool(self.player.counts.failed))
 
     def _check(self, lines: Sequence[script.Line]) -> None:
-        wrong = check(lines, self.player.folders, [address.machine for address in self.options["pcs"]])
+        machines = [address.machine for address in self.options["pcs"]]
+        operators = self._operators() if {HERE}.issuperset(machines) else None
+        wrong = check(lines, self.player.folders, machines, operators)
         for line, problem in wrong:
             self._say(self.page.paint(BAD, f"{line}: {problem}"))
         found = f"wrong: {len(wrong)}" if wrong else "nothing is wrong"

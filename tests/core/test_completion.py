@@ -18,7 +18,7 @@ def known(command: str, place: str, last: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "start", "words"),
     [
-        ("st", 0, ("storage", "status")),
+        ("st", 0, ("storage", "status", "stop")),
         ("  LIST", 2, ("listServer", "listGlobal")),
         ("x", 0, ()),
         ("crash ", 6, ("s1", "s2", "sc")),
@@ -54,6 +54,7 @@ def test_every_command() -> None:
     assert expected(["storage"]) == ("ID", ())
     assert expected(["storage", "s1", "url"]) == ("GOSSIP_DELAY", ())
     assert expected(["storage", "s1", "url", "0"]) == ("", ())
+    assert expected(["run", "13"]) == expected(["run", "13", "AddOperator"]) == ("OPERATOR…", ())
 
 
 @pytest.mark.parametrize(

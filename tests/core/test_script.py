@@ -12,6 +12,7 @@ from dida.addresses import Address
 from dida.errors import UserError
 from dida.files import find_file, parse_data, parse_inputs, read_file
 from dida.script import first_members, in_order, parse_command, parse_script
+from dida.versions import Version
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,13 @@ from dida.script import first_members, in_order, parse_command, parse_script
         ("listServer s1", script.ListServer("s1")),
         ("listglobal", script.ListGlobal()),
         ("debug", script.Debug()),
+        ("stop s1", script.Stop("s1")),
+        ("read 13", script.Read("13")),
+        ("READ 13 4.1", script.Read("13", Version(4, 1))),
+        ('write "my key" "a value"', script.Write("my key", "a value")),
+        ('updateif k "" new', script.UpdateIf("k", "", "new")),
+        ("run 13 AddOperator", script.Run("13", ("AddOperator",))),
+        ('run "a b" AddOperator  IncrementOperator', script.Run("a b", ("AddOperator", "IncrementOperator"))),
         ('client "hello world" "my app"', script.Client("hello world", "my app")),
         ('"client" "" app', script.Client("", "app")),
         ('populate "my data" # the four records', script.Populate("my data")),
@@ -72,6 +80,12 @@ def test_forms(text: str, command: script.Command | None) -> None:
         ('crash ""', "'' is no node id"),
         ('client "hello world app', "the string that begins at column 8 is not closed"),
         ('listServer s1 "', "the string that begins at column 15 is not closed"),
+        ("read 13 4", "'4' is no version: write number.replica, as in 4.1"),
+        ("run 13 Add.Operator", "'Add.Operator' is no class name: write it as in the operator's file"),
+        ("run 13", "expected run INPUT OPERATOR…, got 1 word after run"),
+        ("updateif 13 1", "expected updateif KEY OLD NEW, got 2 words after updateif"),
+        ("get 13", "unknown command 'get': did you mean read?"),
+        ("stop", "expected stop ID, got 0 words after stop"),
         ("wai", "unknown command 'wai': did you mean wait?"),
         ("scheduler sc1 localhost:2000 soon", "'soon' follows the scheduler's URL"),
     ],

@@ -571,6 +571,68 @@ async def test_pause_slow_and_restart(scene: Scene) -> None:
     assert scene.failed == [6]
 
 
+@pytest_twisted.ensureDeferred
+async def test_single_records(scene: Scene) -> None:
+    """read, write and updateif answer in one line each, in their order; a value that is another one is no failure."""
+    await scene.play(
+        NODES + 'write greeting "hello world"\nread greeting\nupdateif greeting "hello world" "good bye"\n'
+        "updateif greeting hello x\nupdateif nothing a b\nread nothing\nread greeting 9.9\n"
+    )
+    said = [line for line in scene.said if not line.startswith("ready")]
+    version = scene.storage.group.records["greeting"]
+    newest, oldest = str(version[0][0]), str(version[1][0])
+    assert said == [
+        f"written  greeting {oldest} -> hello world",
+        f"read     greeting {oldest} -> hello world",
+        f"updated  greeting {newest} -> good bye",
+        f"refused  greeting {newest} is good bye: nothing was changed",
+        "refused  there is no record nothing: nothing was changed",
+        "script line 10: read nothing: no-such-record: nothing",
+        "script line 11: read greeting 9.9: no-such-version: greeting 9.9",
+    ]
+    await scene.play(f"read greeting {oldest}\n")
+    assert scene.said[-1] == f"read     greeting {oldest} -> hello world"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_run_of_operators(scene: Scene) -> None:
+    """run takes the names of operators in place of a file, and is a run like others."""
+    await scene.play(NODES + "run 13 AddOperator ReaderOperator\nexpect-run LAST done 24\nrun x AddOperator\n")
+    assert [(run.input, run.operator) for run in scene.scheduler.runs] == [
+        ("13", ("AddOperator", "ReaderOperator")),
+        ("x", ("AddOperator",)),
+    ]
+    assert scene.failed == []
+    assert any("13 AddOperator,ReaderOperator -> 24" in line for line in scene.said)
+    assert scene.player.summary() == "7 commands, 2 runs: 2 done, none failed"
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_of_a_node(scene: Scene) -> None:
+    """stop ends a node in order through its PCS: it counts as gone for what stands behind, and may start again."""
+    await scene.play(NODES + "stop w1\nstop w1\nclient 13 app\nrestart w1\nstop nobody\nclient 13 app\n")
+    assert scene.table.stopped == ["w1"]
+    assert "stopped  w1     worker     localhost:4001" in scene.said
+    assert scene.failed == [6, 7, 9]
+    assert "script line 6: stop w1: w1 is not there any more: stopped by command" in scene.said
+    assert "script line 7: client 13 app: no worker is there: w1 stopped by command" in scene.said
+    assert [start.id for start in scene.table.started].count("w1") == 2
+
+
+def test_check_of_operators(scene: Scene) -> None:
+    """--check knows what the workers have, and which name is meant; nothing is said when it is not known."""
+    lines = scene.lines(NODES + "client 13 app\nrun 1 AddOperator Adder\nmap app data\nrun 1 Xyz\n")
+    found = check(lines, scene.player.folders, [], ["AddOperator", "ReaderOperator"])
+    assert [f"{line}: {problem}" for line, problem in found] == [
+        "script line 6: run 1 AddOperator Adder: no worker has an operator 'Adder': did you mean AddOperator?",
+        "script line 8: run 1 Xyz: no worker has an operator 'Xyz': there are AddOperator, ReaderOperator",
+    ]
+    found = check(lines, scene.player.folders, [], [])
+    assert [line.number for line, _ in found] == [5, 6, 7, 8]
+    assert found[0][1] == "no worker has an operator 'AddOperator': there are none"
+    assert check(lines, scene.player.folders, []) == []
+
+
 @pytest.mark.parametrize("table", ["documented", "good"])
 def test_check(scene: Scene, table: str) -> None:
     """--check tells, of each documented error that needs no running system, just what playing tells; no error of a
