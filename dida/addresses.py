@@ -22,6 +22,7 @@ MAX_ID = 200
 """Characters of a node's id."""
 
 _URL = re.compile(r"(?:(?:http|tcp)://)?(\[[0-9a-f:.]+\]|[a-z0-9._-]+):([0-9]{1,9})/?", re.IGNORECASE)
+_LISTEN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 _NUMBER = re.compile("[0-9]{1,10}")
 
 
@@ -62,6 +63,14 @@ def _parsed(text: str) -> Address:
     if not 0 < int(match[2]) < 65536:
         raise UserError(f"{text!r} has no such port: take one from 1 to 65535")
     return Address(match[1].strip("[]").lower(), int(match[2]))
+
+
+def host_and_port(text: str) -> tuple[str, int | None]:
+    """`HOST` or `HOST:PORT`: where to listen; UserError says what it looks like."""
+    match = _LISTEN.fullmatch(text.strip())
+    if match is None or not (match[2] is None or 0 < int(match[2]) < 65536):
+        raise UserError(f"{text!r} is no HOST[:PORT]: write a host, as in 0.0.0.0 or 0.0.0.0:5001")
+    return match[1].strip("[]").lower(), None if match[2] is None else int(match[2])
 
 
 @frozen

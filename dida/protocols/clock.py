@@ -37,6 +37,16 @@ def steady(reactor: _Reactor) -> _Reactor:
     return reactor
 
 
+def monotonic() -> float:
+    """Seconds on the clock that never steps, for a process that has no reactor yet."""
+    return time.clock_gettime(_BOOT)
+
+
+def sleep(seconds: float) -> None:
+    """Stop the process, which has no reactor yet, for so long."""
+    time.sleep(seconds)
+
+
 def time_of_day() -> float:
     """Seconds since 1970, for people alone: when a step was begun. Nothing is waited for, or compared, by it."""
     return time.time()  # noqa: TID251 - the one place

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -60,6 +60,8 @@ class Departure:
 
     def begin(self, request: Drain) -> Deferred[Reply]:
         """Leave; the answer comes when all is finished, or says at the request's deadline that it is not yet."""
+        if self.begun and self._late is None:
+            return succeed(Ok(("drained",)))
         answer: Deferred[Reply] = Deferred()
         self._waiting.append(answer)
         if not self.begun:

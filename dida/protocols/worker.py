@@ -159,6 +159,12 @@ class WorkerNode(NodeCommands):
         self._on_idle()
         return answer
 
+    def leave(self, seconds: float) -> Deferred[Any]:
+        """Tell the schedulers, finish what is in hand; fires when that is done, at the latest after those seconds."""
+        answer = self.departure.begin(Drain(within=seconds, deadline=seconds))
+        self._on_idle()
+        return answer
+
     def cmd_operators(self, request: ListOperators) -> Answer:
         return Deferred.fromCoroutine(self._list())
 

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import gc
+import errno
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 from twisted.python import usage
+from twisted.python.failure import Failure
 
-from dida import wire
-from dida.addresses import Address, StorageAddress, node_id
+from dida import __version__, wire
+from dida.addresses import Address, StorageAddress, host_and_port, node_id
 from dida.errors import UserError
-from dida.protocols.clock import steady
+from dida.messages import Ok, Status
 from dida.protocols.lines import LineServerFactory, Node
+from dida.services.own_process import OwnProcess, shared_reactor
 
 _T = TypeVar("_T")
 
-YOUNG = 20_000
-"""Objects made and not freed until the young ones are searched for cycles: some megabytes. With Python's own 700,
-what some hundred requests in flight consist of is searched again and again, which is a fifth of a worker's time."""
+_log = Logger()
+
+END_TIME = 10.0
+"""Seconds that an older process of this node may take to end, beside its `--drain`."""
+READY_INTERVAL = 0.05
+"""Seconds between two looks at whether the node is ready, while somebody waits for it."""
 
 
 def fail(command: str, text: str) -> NoReturn:
@@ -82,6 +89,15 @@ def _named_option(name: str, method: Callable[[Any, str], None]) -> Callable[[An
 
 milliseconds = number(0, 86_400_000, "milliseconds")
 
+DRAIN = 30.0
+"""Seconds in which a node that is told to end finishes what it has in hand, unless `--drain` says otherwise."""
+
+
+def drain_option(what: str) -> list[Any]:
+    """The option `--drain` of a node that has something to finish, for optParameters."""
+    about = f"seconds that it may take at its end (SIGTERM) to {what}"
+    return ["drain", None, DRAIN, about, number(0, 86_400, "seconds", float)]
+
 
 def check_distinct(members: Iterable[StorageAddress]) -> None:
     """UsageError when two storage nodes have one number, id or URL."""
@@ -127,18 +143,30 @@ class Options(usage.Options):
         for name in self.required:
             if self[name] in (None, ""):
                 raise usage.UsageError(f"--{name} is missing")
-        self._own_pidfile()
+        self._own_files()
 
-    def _own_pidfile(self) -> None:
-        """twistd keeps one twistd.pid a folder; several nodes in one folder are the normal case here."""
+    def opt_version(self) -> None:
+        """Show the version and end."""
+        sys.stdout.write(f"DIDA {__version__}\n")
+        raise SystemExit(0)
+
+    @property
+    def in_background(self) -> bool:
+        """Whether twistd makes a daemon of the process."""
+        return self.parent is not None and not (self.parent.get("nodaemon") or self.parent.get("debug"))
+
+    def _own_files(self) -> None:
+        """twistd keeps one twistd.pid and one twistd.log a folder; here several nodes in one folder are normal."""
         parent = self.parent
-        if parent is None or parent.get("pidfile") != "twistd.pid":
+        if parent is None:
             return
-        if parent.get("nodaemon") or parent.get("debug"):
-            parent["pidfile"] = ""
-        else:
-            name = (self.get("id") or self.command).replace(os.sep, "_")
-            parent["pidfile"] = f"{name}.pid"
+        folder = parent.get("rundir") or "."
+        if not os.path.isdir(folder):
+            raise UserError(f"--rundir {folder}: no such folder")
+        name = (self.get("id") or self.command).replace(os.sep, "_")
+        if parent.get("pidfile") == "twistd.pid":
+            parent["pidfile"] = f"{name}.pid" if self.in_background else ""
+        if self.in_background and not (parent.get("syslog") or parent.get("logger")):
             parent["logfile"] = parent.get("logfile") or f"{name}.log"
 
 
@@ -148,24 +176,51 @@ class NodeOptions(Options):
     required: tuple[str, ...] = ("id", "url")
     optParameters = [
         ["id", None, None, "the node's id: any word", coerced(node_id)],
-        ["url", None, None, "where it listens: http://HOST:PORT", coerced(Address.parse)],
+        ["url", None, None, "where others reach it: http://HOST:PORT", coerced(Address.parse)],
+        [
+            "listen",
+            None,
+            None,
+            "HOST[:PORT] to listen on, where that is not the URL's (containers, NAT; 0.0.0.0: all)",
+            coerced(host_and_port),
+        ],
+        [
+            "wait",
+            None,
+            None,
+            "seconds to wait for the node to be ready; status 1: it is not yet (default: the command returns at once)",
+            number(0, 86_400, "seconds", float),
+        ],
         ["max-line", None, wire.MAX_LINE, "longest line taken, in bytes", number(1024, wire.HIGHEST_LIMIT, "bytes")],
     ]
     optFlags = [["debug", None, "log what goes on, line by line"]]
+    process: OwnProcess | None = None
+    """What twistd was started for; None in a process that is not the node's own."""
 
     @property
     def address(self) -> Address:
         address: Address = self["url"]
         return address
 
+    def postOptions(self) -> None:
+        super().postOptions()
+        if self["wait"] is not None and self.parent is not None and not self.in_background:
+            raise usage.UsageError("--wait is for a node in the background: leave out -n")
+        if self.parent is not None:
+            patience = END_TIME + float(self.get("drain") or 0)
+            self.process = OwnProcess(self.command, self["id"], self.parent, self["wait"], patience)
 
-def bind(command: str, address: Address) -> socket.socket:
-    """A listening socket on the host of a URL, or the end of the process in one line."""
+
+def bind(command: str, url: Address, listen: tuple[str, int | None] | None = None) -> socket.socket:
+    """A listening socket on the host of a URL, or where `--listen` says, or the end of the process in one line."""
+    host, port = listen or (url.host, None)
+    address = Address(host, port or url.port)
+    option = "--url" if listen is None else "--listen"
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else "no host can have that name"
-        fail(command, f"can't find the host of --url {address}: {reason}")
+        fail(command, f"can't find the host of {option} {address}: {reason}")
     family, kind, protocol, _, where = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     listening = socket.socket(family, kind, protocol)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -175,27 +230,63 @@ def bind(command: str, address: Address) -> socket.socket:
         listening.listen(1024)
     except OSError as problem:
         listening.close()
-        hint = "choose another port, or stop what listens there"
-        fail(command, f"can't listen on {address}: {os.strerror(problem.errno or 0).lower()}: {hint}")
+        hint = _LISTEN_HINTS.get(problem.errno or 0, f"give {option} an address of this machine")
+        at = str(address) if listen is None else f"{address} (--listen)"
+        fail(command, f"can't listen on {at}: {os.strerror(problem.errno or 0).lower()}: {hint}")
     return listening
+
+
+_LISTEN_HINTS = {
+    errno.EADDRINUSE: "choose another port, or stop what listens there",
+    errno.EACCES: "choose a port from 1024 on, or start it as who may have this one",
+    errno.EADDRNOTAVAIL: "this machine has no such address: listen on one that it has, by --listen HOST",
+}
 
 
 class Listening(Service):
     """The node's one port. The socket is bound before the service starts, so that a failure is loud."""
 
-    def __init__(self, reactor: Any, bound: socket.socket, factory: LineServerFactory) -> None:
+    def __init__(
+        self, reactor: Any, bound: socket.socket, factory: LineServerFactory, process: OwnProcess | None = None
+    ) -> None:
         self._reactor = reactor
         self._socket = bound
         self._factory = factory
         self._port: Any = None
+        self._process = process
+        self._readiness = LoopingCall(self._look_whether_ready)
+        self._readiness.clock = reactor
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        if self._process is not None:
+            self._process.write_pid()
 
     def startService(self) -> None:
         super().startService()
         self._port = self._reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self._factory)
         self._socket.close()
+        if self._process is not None:
+            self._process.connections = self._descriptors
+            if self._process.is_waited_for:
+                self._readiness.start(READY_INTERVAL, now=False)
+
+    def _descriptors(self) -> list[int]:
+        """Those of the connections, also of those that are not read from now."""
+        return [cast(Any, connection.transport).fileno() for connection in self._factory.connections]
+
+    def _look_whether_ready(self) -> None:
+        node: Any = self._factory.node
+        reply = node.cmd_status(Status())
+        if isinstance(reply, Ok) and reply.object.get("ready"):
+            self._readiness.stop()
+            if self._process is not None:
+                self._process.say_ready()
 
     def stopService(self) -> Deferred[Any] | None:
         super().stopService()
+        if self._readiness.running:
+            self._readiness.stop()
         if self._port is None:
             return None
         for connection in list(self._factory.connections):
@@ -205,30 +296,66 @@ class Listening(Service):
         return stopped
 
 
-def default_reactor(reactor: Any) -> Any:
-    """`reactor`, or the one that twistd installed; then the process is this node's alone, and its clock never steps."""
-    if reactor is None:
-        from twisted.internet import reactor as installed
+def default_reactor(reactor: Any, options: NodeOptions) -> Any:
+    """`reactor`, or the one that twistd installed; then the process is this node's alone."""
+    if reactor is not None or options.process is None:
+        return reactor or shared_reactor()
+    try:
+        return options.process.begin()
+    except UserError as problem:
+        fail(options.command, str(problem))
 
-        gc.freeze()  # what was imported stays: no collection goes through it any more
-        gc.set_threshold(YOUNG)
-        gc.enable()  # where dida.services.launch has kept it from the imports
-        return steady(installed)
-    return reactor
+
+def serve(service: NodeService, node: Node, options: NodeOptions, reactor: Any) -> None:
+    """Give the service its port, which is bound already, or the process has ended, and its process."""
+    service.process = options.process
+    listening(node, options, reactor).setServiceParent(service)
 
 
 def listening(node: Node, options: NodeOptions, reactor: Any) -> Listening:
-    """The listening service of `node` at its URL; its port is bound already, or the process has ended."""
-    bound = bind(options.command, options.address)
-    return Listening(reactor, bound, LineServerFactory(node, reactor, int(options["max-line"])))
+    """The listening service of `node` where its options say; its port is bound already, or the process has ended."""
+    bound = bind(options.command, options.address, options["listen"])
+    factory = LineServerFactory(node, reactor, int(options["max-line"]))
+    return Listening(reactor, bound, factory, options.process)
 
 
 class NodeService(MultiService):
-    """A node: its children are the listening port and whatever the node needs."""
+    """A node: its children are the listening port and whatever the node needs.
+
+    A node that ends first leaves, while its port and all else still work, and then closes.
+    """
+
+    process: OwnProcess | None = None
+    """The process, if it is this node's alone."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.setName(name)
+
+    def setServiceParent(self, parent: Any) -> None:
+        super().setServiceParent(parent)
+        if self.process is not None:
+            self.process.log_to(parent)
+
+    def leave(self) -> Deferred[Any] | None:
+        """Finish what the node has in hand, and tell who has to know; None: there is nothing to wait for.
+
+        A subclass sees to it that this fires within its `--drain` seconds.
+        """
+        return None
+
+    def close(self) -> None:
+        """Give up what is still going on; the port and the other children are closed right after."""
+
+    def stopService(self) -> Deferred[Any]:
+        left = self.leave()
+        return self._closed(None) if left is None else left.addBoth(self._closed)
+
+    def _closed(self, result: Any) -> Deferred[Any]:
+        if isinstance(result, Failure):
+            _log.failure("the node could not leave in order", result)
+        self.close()
+        return cast("Deferred[Any]", super().stopService())
 
 
 def installed_folder(name: str) -> str:

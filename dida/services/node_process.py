@@ -47,7 +47,7 @@ class NodeProcess:
         self.address = Address.parse(entry.url)
         self.link = Link(reactor, self.address.host, self.address.port)
         self.on_change: Callable[[], None] = lambda: None
-        self.output = OutputFile(entry.log, self._line, lambda: self._signal("USR1"))
+        self.output = OutputFile(entry.log, self._line)
         self._show = show
         self._process: Child | TakenUp | None = None
         self._ended: list[Deferred[None]] = []

@@ -38,7 +38,7 @@ from dida.protocols.links import Link
 from dida.protocols.pcs import PcsCommands
 from dida.services.launch import command_line
 from dida.services.log_folder import LogFolder
-from dida.services.node import NodeOptions, NodeService, coerced, default_reactor, fail, listening, number
+from dida.services.node import NodeOptions, NodeService, coerced, default_reactor, fail, number, serve
 from dida.services.node_process import KeptEntry, NodeProcess
 from dida.services.processes import LineWriter
 
@@ -337,7 +337,7 @@ class Options(NodeOptions):
     longdesc = "The Process Creation Service: one per machine, starts nodes for the puppetmaster."
     optParameters = [
         ["id", None, "pcs", "its id: any word", coerced(node_id)],
-        ["url", None, Address("localhost", 10_000), "where it listens: http://HOST:PORT", coerced(Address.parse)],
+        ["url", None, Address("localhost", 10_000), "where others reach it: http://HOST:PORT", coerced(Address.parse)],
         ["logs", None, "logs", "folder of the files with the nodes' output"],
         ["max-nodes", None, 64, "most nodes that may run at once", number(1, 10_000, "nodes")],
         ["operators", None, None, "the workers' operators folder (default: their own default)"],
@@ -351,7 +351,7 @@ class Options(NodeOptions):
 
 
 def makeService(options: Options, reactor: Any = None) -> NodeService:
-    reactor = default_reactor(reactor)
+    reactor = default_reactor(reactor, options)
     logs: str = options["logs"]
     try:
         os.makedirs(logs, exist_ok=True)
@@ -372,7 +372,7 @@ def makeService(options: Options, reactor: Any = None) -> NodeService:
     processes.setServiceParent(service)
     processes.folder = LogFolder(logs, f"pcs-{options.address.port}")
     commands = PcsCommands(options["id"], processes, options["serves"])
-    listening(commands, options, reactor).setServiceParent(service)
+    serve(service, commands, options, reactor)
     if options["attached"]:
         _attach(reactor)
     return service

@@ -25,14 +25,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dida.addresses import Address
+from dida.services.logs import KEPT_LOGS
 
 KEPT_LINES = 1000
 MAX_OUTPUT_LINE = 4096
 """Bytes after which a line of a node's output is broken."""
-LOG_SIZE = 20_000_000
-"""Bytes of a node's file before a new one is begun; one older file is kept."""
 READ_SIZE = 2**18
 """Bytes of a node's output that are read at a time."""
+READS = 4
+"""So often in a row a node's output is read before the others' is."""
 MAX_UNSHOWN = 2**24
 """Bytes that may wait for a slow console before lines are left out."""
 
@@ -142,22 +143,20 @@ class TakenUp:
 
 
 class OutputFile:
-    """The file with a node's output, which is read as it grows. `rotate` asks the node for a new file."""
+    """The file with a node's output, which is read as it grows, and followed when the node begins a new one."""
 
-    def __init__(self, path: str, on_line: Callable[[bytes], None], rotate: Callable[[], None]) -> None:
+    def __init__(self, path: str, on_line: Callable[[bytes], None]) -> None:
         self.path = path
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._on_line = on_line
-        self._rotate = rotate
-        self._renamed = False
         self._part = b""
         self._file: BinaryIO | None = None
 
     def begin(self) -> BinaryIO:
-        """A new file, for the process to write into."""
+        """The file, for the process to append to; what stands there already is not this process's."""
         writing = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by who gives it to the process
-        writing.truncate(0)
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed at the node's end
+        self._file.seek(0, os.SEEK_END)
         return writing
 
     def take_up(self) -> None:
@@ -176,7 +175,7 @@ class OutputFile:
         try:
             data = self._file.read(READ_SIZE)
             if not data:
-                return self._renamed and self._follow()
+                return self._follow(self._file)
         except OSError as problem:
             _log.error("can't read {path}: {problem}", path=self.path, problem=problem.strerror)
             self.close()
@@ -185,29 +184,39 @@ class OutputFile:
         return True
 
     def poll(self) -> None:
-        """Take what is new; a long file is given another name, and the node begins a new one."""
-        if self.read() and not self._renamed and self._file is not None and self._file.tell() > LOG_SIZE:
-            try:
-                os.replace(self.path, self.path + ".1")
-            except OSError as problem:
-                _log.error("can't rename {path}: {problem}", path=self.path, problem=problem.strerror)
+        """Take what is new, as far as that takes no time."""
+        for _ in range(READS):
+            if not self.read():
                 return
-            self._renamed = True
-            self._rotate()
 
-    def _follow(self) -> bool:
-        """The old file was read to its end: go on with the new one, once the node has made it."""
-        assert self._file is not None
-        if not os.path.exists(self.path):
-            return False
-        rest = self._file.read(READ_SIZE)
-        if rest:  # written between the last look and the new file
-            self._take(rest)
+    def _follow(self, file: BinaryIO) -> bool:
+        """At the end of what is there: whether it goes on elsewhere, in a newer file or, when emptied, at the begin."""
+        if os.fstat(file.fileno()).st_size < file.tell():
+            file.seek(0)
             return True
-        self._file.close()
-        self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed at the node's end
-        self._renamed = False
+        newer = self._newer(file)
+        if newer is None:
+            return False
+        rest = file.read(READ_SIZE)
+        if rest:  # written between the last look and the new file
+            newer.close()
+            self._take(rest)
+        else:
+            file.close()
+            self._file = newer
         return True
+
+    def _newer(self, file: BinaryIO) -> BinaryIO | None:
+        """The file that follows on that one, if there is one; the newest, if that one has another name by now."""
+        current = os.fstat(file.fileno())
+        newer = newest = None
+        for name in (self.path, *(f"{self.path}.{number}" for number in range(1, KEPT_LOGS + 1))):
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(name), current):
+                    return None if newer is None else open(newer, "rb", buffering=0)
+                newer = name
+                newest = newest or name
+        return None if newest != self.path else open(newest, "rb", buffering=0)
 
     def _take(self, data: bytes) -> None:
         *lines, self._part = (self._part + data).split(b"\n")
@@ -226,8 +235,6 @@ class OutputFile:
         """Nothing more is written: take all that is left."""
         while self.read():
             pass
-        if self._renamed and not os.path.exists(self.path):
-            os.replace(self.path + ".1", self.path)
         if self._part:
             self._line(self._part)
             self._part = b""

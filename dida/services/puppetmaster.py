@@ -39,9 +39,10 @@ from dida.protocols.player import Player
 from dida.protocols.puppetmaster import Console, KeyReader, ScriptConsole, TypedConsole
 from dida.protocols.system import System
 from dida.services.debug_ports import DebugPorts
-from dida.services.node import NodeService, default_reactor, fail, installed_folder, number
+from dida.services.node import NodeService, fail, installed_folder, number
 from dida.services.node import Options as CommonOptions
 from dida.services.own_pcs import OwnPcs
+from dida.services.own_process import shared_reactor
 from dida.services.terminal import HistoryFile, TerminalMode, is_dumb, page_of, width_of
 from dida.tables import counted, progress_line
 
@@ -196,7 +197,7 @@ class PuppetMaster(NodeService):
                 self._say(self.page.paint.word(ODD, told))
         await self.system.close()
         await self._debug_ports.close()
-        await cast("Deferred[Any]", super().stopService())
+        await super().stopService()
         await self._put_out_all()
 
     async def _put_out_all(self) -> None:
@@ -440,7 +441,7 @@ def makeService(options: Options, reactor: Any = None) -> PuppetMaster:
     operators = options["operators"]
     if operators is not None and not os.path.isdir(operators):
         fail(options.command, f"--operators {operators}: no such folder")
-    service = PuppetMaster(default_reactor(reactor), options)
+    service = PuppetMaster(reactor or shared_reactor(), options)
     if options["step"] and not os.isatty(0):
         try:
             service.read_keys(os.open("/dev/tty", os.O_RDONLY))

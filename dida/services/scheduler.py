@@ -12,7 +12,7 @@ from dida.addresses import NodeAddress, StorageAddress
 from dida.protocols.scheduler import SchedulerNode
 from dida.runs import Runs
 from dida.scheduling import POLICIES, LeastActive
-from dida.services.node import NodeOptions, NodeService, check_distinct, default_reactor, listening, number
+from dida.services.node import NodeOptions, NodeService, check_distinct, default_reactor, number, serve
 
 LIFE = 6
 """Characters by which the run ids of one life of a scheduler differ from those of others: one of 62 ** 6."""
@@ -80,14 +80,13 @@ class SchedulerService(NodeService):
         super().startService()
         self.node.start()
 
-    def stopService(self) -> Any:
+    def close(self) -> None:
         self.node.stop()
-        return super().stopService()
 
 
 def makeService(options: Options, reactor: Any = None) -> SchedulerService:
     """The service that the options describe; its port is bound already."""
-    reactor = default_reactor(reactor)
+    reactor = default_reactor(reactor, options)
     runs = Runs(
         options["policy"](),
         suffix="".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(LIFE)),
@@ -105,5 +104,5 @@ def makeService(options: Options, reactor: Any = None) -> SchedulerService:
         debug=bool(options["debug"]),
     )
     service = SchedulerService(node)
-    listening(node, options, reactor).setServiceParent(service)
+    serve(service, node, options, reactor)
     return service

@@ -35,9 +35,9 @@ from dida.services.node import (
     NodeService,
     check_distinct,
     default_reactor,
-    listening,
     milliseconds,
     number,
+    serve,
 )
 from dida.timestamps import Timestamp
 
@@ -327,12 +327,10 @@ class StorageService(NodeService, StorageCommands):
             link.on_refused = lambda at: self._turn(lambda: self.replica.on_refused(url, at, self._reactor.seconds()))
         return link
 
-    def stopService(self) -> Deferred[Any] | None:
+    def close(self) -> None:
         self._asked.stop()
         for link in self._links.values():
             link.stop()
-        stopped: Deferred[Any] | None = super().stopService()
-        return stopped
 
     # --- verbs of every node --------------------------------------------------------------------
 
@@ -383,8 +381,8 @@ def _base36(number: int) -> str:
 
 def makeService(options: Options, reactor: Any = None) -> StorageService:
     """The service of `twistd dida-storage`."""
-    reactor = default_reactor(reactor)
+    reactor = default_reactor(reactor, options)
     # 64 bits of the system's randomness: no two lives have the same, however fast the restart
     service = StorageService(options, reactor, SystemRandom().getrandbits(64), token_hex(16))
-    service.addService(listening(service, options, reactor))
+    serve(service, service, options, reactor)
     return service

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from dida.addresses import NodeAddress
 from dida.loading import OperatorFolder
 from dida.protocols.execution import Operators
@@ -13,11 +15,12 @@ from dida.services.node import (
     NodeOptions,
     NodeService,
     default_reactor,
+    drain_option,
     fail,
     installed_folder,
-    listening,
     milliseconds,
     number,
+    serve,
 )
 
 
@@ -37,6 +40,7 @@ class Options(NodeOptions):
             "operators in hand at once; beyond it others are asked",
             number(1, 1_000_000, "operators"),
         ],
+        drain_option("finish what it has in hand"),
         ["threads", None, 32, "plain operators executed at once, each in a thread", number(1, 1000, "threads")],
     ]
 
@@ -54,22 +58,26 @@ class Options(NodeOptions):
 class WorkerService(NodeService):
     """The worker: its port, and what it does."""
 
-    def __init__(self, node: WorkerNode) -> None:
+    def __init__(self, node: WorkerNode, drain: float) -> None:
         super().__init__(node.me.id)
         self.node = node
+        self._drain = drain
 
     def startService(self) -> None:
         super().startService()
         self.node.start()
 
-    def stopService(self) -> Any:
+    def leave(self) -> Deferred[Any]:
+        self.node.departure.on_end = lambda: None  # the process is ending already
+        return self.node.leave(self._drain)
+
+    def close(self) -> None:
         self.node.stop()
-        return super().stopService()
 
 
 def makeService(options: Options, reactor: Any = None) -> WorkerService:
     """The service that the options describe; its port is bound already."""
-    reactor = default_reactor(reactor)
+    reactor = default_reactor(reactor, options)
     operators = Operators(
         reactor,
         OperatorFolder(options["operators"]),
@@ -86,6 +94,6 @@ def makeService(options: Options, reactor: Any = None) -> WorkerService:
         max_steps=int(options["max-operators"]),
     )
     node.departure.on_end = reactor.stop
-    service = WorkerService(node)
-    listening(node, options, reactor).setServiceParent(service)
+    service = WorkerService(node, float(options["drain"]))
+    serve(service, node, options, reactor)
     return service

@@ -12,7 +12,7 @@ from typing import Any
 from dida.addresses import Address
 from dida.messages import ListRecords, Request, vocabulary
 from dida.protocols.lines import Answer, LineServerFactory, NodeCommands, ok
-from dida.services.launch import renew_on_signal
+from dida.services.logs import NodeLog
 
 
 class StubNode(NodeCommands):
@@ -39,13 +39,11 @@ def main() -> None:
     if id == "unlucky":
         sys.exit("stub: the port is taken")
     if id.startswith("chatty"):
-        renew_on_signal(options["output"])
+        log = NodeLog(options["output"], size=150_000)
         for number in range(int(id.removeprefix("chatty"))):
-            sys.stdout.write(f"line {number} of {id}\n")
-            sys.stdout.flush()
+            log.write(f"line {number} of {id}\n")
             if number % 1000 == 0:
                 time.sleep(0.02)
-        time.sleep(0.3)  # for the file to be renewed a last time
         return
     if id == "slow":
         time.sleep(1000)

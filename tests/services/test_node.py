@@ -15,7 +15,7 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from dida.addresses import Address, StorageAddress
-from dida.services import node
+from dida.services import node, own_process
 from dida.services.node import NodeOptions, Options, bind, installed_folder, listening
 from tests.desk import Desk
 from tests.netcat import Netcat
@@ -110,7 +110,7 @@ def test_a_bad_repeated_option_ends_in_one_line() -> None:
         ({"pidfile": "twistd.pid", "nodaemon": 1, "logfile": None}, "", None),
         ({"pidfile": "twistd.pid", "nodaemon": 0, "logfile": None}, "t1.pid", "t1.log"),
         ({"pidfile": "twistd.pid", "nodaemon": 0, "logfile": "my.log"}, "t1.pid", "my.log"),
-        ({"pidfile": "my.pid", "nodaemon": 0, "logfile": None}, "my.pid", None),
+        ({"pidfile": "my.pid", "nodaemon": 0, "logfile": None}, "my.pid", "t1.log"),
     ],
 )
 def test_nodes_in_one_folder_do_not_share_files(parent: Any, pidfile: str, logfile: str | None) -> None:
@@ -118,7 +118,10 @@ def test_nodes_in_one_folder_do_not_share_files(parent: Any, pidfile: str, logfi
     options = TeaOptions()
     options.parent = parent
     options.parseOptions(list(GOOD))
-    assert (parent["pidfile"], parent["logfile"]) == (pidfile, logfile)
+    assert options.process is not None
+    found = None if options.process.pid_file is None else options.process.pid_file.path
+    assert (found, parent["logfile"]) == (os.path.abspath(pidfile) if pidfile else None, logfile)
+    assert parent["pidfile"] == ""
 
 
 # --- the port -----------------------------------------------------------------------------------
@@ -184,11 +187,11 @@ async def test_the_listening_service(port: int) -> None:
 
 def test_a_nodes_process_is_not_searched_for_garbage_again_and_again() -> None:
     """What was imported is never looked at for cycles, and what is new only when it is much."""
-    program = "import gc; gc.disable(); from dida.services import node; node.default_reactor(None)"
+    program = "import gc; gc.disable(); from dida.services import own_process; own_process.shared_reactor()"
     program += "; print(gc.get_freeze_count(), gc.get_threshold()[0] * gc.isenabled())"
     words = [sys.executable, "-c", program]
     frozen, young = subprocess.run(words, env=environment(), check=True, capture_output=True, text=True).stdout.split()
-    assert int(frozen) > 10_000 and int(young) == node.YOUNG
+    assert int(frozen) > 10_000 and int(young) == own_process.YOUNG
 
 
 def test_stock_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,55 @@
+"""`--wait SECONDS`: the command returns when the node in the background is ready.
+
+The command forks before anything else: its child becomes twistd, whose child becomes the node. All hold one end of a
+pipe, and the command waits at the other: for the word that the node is ready, or for the end of all who could say it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from contextlib import suppress
+
+from dida.protocols.clock import monotonic
+
+READY = b"r"
+
+
+def fork_and_wait(command: str, name: str, seconds: float, log: str | None) -> int:
+    """Fork; in the child, return the descriptor on which to say READY. The parent waits, and ends with the command."""
+    ends = monotonic() + seconds
+    hears, says = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(hears)
+        return says
+    os.close(says)
+    status, problem = _outcome(hears, child, name, seconds, ends)
+    if problem:
+        where = "" if log is None else f"; its log is {log}"
+        sys.stderr.write(f"twistd {command}: {problem}{where}\n")
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _outcome(hears: int, child: int, name: str, seconds: float, ends: float) -> tuple[int, str]:
+    """The exit status, and what to say."""
+    readable, _, _ = select.select([hears], [], [], max(0.0, ends - monotonic()))
+    if not readable:
+        return 1, f"{name} is not ready after {seconds:g} s, and goes on"
+    if os.read(hears, 1) == READY:
+        return 0, ""
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status:
+        return (status if status > 0 else 1), ""  # it has said why
+    return 1, f"{name} ended before it was ready"
+
+
+def say_ready(descriptor: int) -> None:
+    """The node is ready; who has waited for it may be gone."""
+    with suppress(BrokenPipeError):
+        os.write(descriptor, READY)
+    os.close(descriptor)

@@ -1,0 +1,209 @@
+"""The life of a process: signals, pid files, logs, `--wait`, `--listen`, what forked children keep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.netcat import Netcat, object_of
+from tests.nodes import TWISTD, environment, free_port, until
+
+SLOW = """
+import os
+import time
+
+
+class SlowOperator:
+    def configure_storage(self, storage):
+        pass
+
+    def process_record(self, meta, input, previous_output):
+        time.sleep(float(input))
+        return "slept"
+
+
+class UntilOperator(SlowOperator):
+    def process_record(self, meta, input, previous_output):
+        while not os.path.exists(input):
+            time.sleep(0.02)
+        return "waited"
+
+
+class FloodOperator(SlowOperator):
+    def process_record(self, meta, input, previous_output):
+        print("x" * int(input))
+        return "printed"
+
+
+class ForkOperator(SlowOperator):
+    def process_record(self, meta, input, previous_output):
+        child = os.fork()
+        if child == 0:
+            kept = [os.readlink(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd") if int(each) > 2 and
+                    os.path.exists(f"/proc/self/fd/{each}")]
+            with open(input + ".new", "w") as file:
+                file.write("\\n".join(sorted(kept)))
+            os.rename(input + ".new", input)
+            time.sleep(60)
+        return str(child)
+"""
+
+
+class Daemon:
+    """`twistd COMMAND OPTION…` without -n, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pids: list[int] = []
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*TWISTD, *words], cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=50
+        )
+        for path in self.folder.glob("*.pid"):
+            text = path.read_text().strip()
+            if text.isdecimal():
+                self.pids.append(int(text))
+        return done
+
+    def pid(self, id: str) -> int:
+        return int((self.folder / f"{id}.pid").read_text())
+
+    def log(self, id: str) -> str:
+        return (self.folder / f"{id}.log").read_text()
+
+
+def lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """Starts daemons, all of which end with the test."""
+    (tmp_path / "operators").mkdir()
+    (tmp_path / "operators" / "slow.py").write_text(SLOW)
+    found = Daemon(tmp_path)
+    yield found
+    for pid in set(found.pids):
+        if lives(pid) and pid not in (os.getpid(), os.getppid()):
+            os.kill(pid, signal.SIGKILL)
+
+
+def worker(port: int, id: str = "w1", *options: str) -> tuple[str, ...]:
+    return ("dida-worker", "--id", id, "--url", f"http://127.0.0.1:{port}", *options)
+
+
+def ask(port: int, line: str) -> str:
+    with Netcat(port) as netcat:
+        return netcat.ask(line)
+
+
+def test_a_daemon_that_is_waited_for(daemon: Daemon) -> None:
+    """With --wait the command returns once the node answers; a second one of it is refused; what fails is status 1."""
+    port = free_port()
+    done = daemon.run(*worker(port, "w1", "--wait", "20"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert object_of(ask(port, "status"))["pid"] == daemon.pid("w1")
+    again = daemon.run(*worker(port, "w1", "--wait", "20"))
+    pid = daemon.pid("w1")
+    assert (again.returncode, again.stderr) == (
+        1,
+        f"twistd dida-worker: w1 runs already, as process {pid} ({daemon.folder}/w1.pid): end it first\n",
+    )
+    taken = daemon.run(*worker(port, "w2", "--wait", "20"))
+    assert (taken.returncode, taken.stderr.count("\n")) == (1, 1)
+    assert "address already in use" in taken.stderr
+    never = daemon.run("dida-storage", "--id", "s1", "--replica", "1", "--url", f"http://127.0.0.1:{free_port()}",
+        "--storage", f"2=s2@127.0.0.1:{free_port()}", "--wait", "0.3")  # fmt: skip
+    assert (never.returncode, never.stderr) == (
+        1,
+        f"twistd dida-storage: s1 is not ready after 0.3 s, and goes on; its log is {daemon.folder}/s1.log\n",
+    )
+    assert lives(daemon.pid("s1"))
+    foreground = daemon.run("-n", *worker(free_port(), "w3", "--wait", "1"))
+    assert (foreground.returncode, foreground.stderr.count("\n")) == (1, 1)
+    os.kill(pid, signal.SIGTERM)
+    until("it ends", lambda: not lives(pid))
+    assert not (daemon.folder / "w1.pid").exists()
+
+
+def chain_nodes(daemon: Daemon) -> tuple[int, int]:
+    """The ports of a worker and of its scheduler, which are ready."""
+    port, scheduler = free_port(), free_port()
+    words = ("dida-scheduler", "--id", "sc1", "--url", f"http://127.0.0.1:{scheduler}")
+    assert daemon.run(*words, "--worker", f"w1=127.0.0.1:{port}").returncode == 0
+    assert daemon.run(*worker(port, "w1", "--wait", "20")).returncode == 0
+    return port, scheduler
+
+
+def test_kill_and_start_at_once(daemon: Daemon) -> None:
+    """A worker that is started again while its predecessor finishes what it has waits for that; no run is lost."""
+    port, scheduler = chain_nodes(daemon)
+    old = daemon.pid("w1")
+    with Netcat(scheduler) as netcat:
+        run = netcat.ask("run go-on UntilOperator").split()[1]
+        until("it is executed", lambda: object_of(ask(port, "status"))["active"])
+        os.kill(old, signal.SIGTERM)
+        words = [*TWISTD, *worker(port, "w1", "--wait", "20")]
+        with subprocess.Popen(words, cwd=daemon.folder, env=environment(), stderr=subprocess.PIPE, text=True) as again:
+            assert again.stderr is not None
+            told = again.stderr.readline()
+            assert told == f"twistd dida-worker: w1 (process {old}) is leaving: waiting for its end\n"
+            assert lives(old)
+            (daemon.folder / "go-on").touch()
+            assert again.wait(20) == 0
+        daemon.pids.append(daemon.pid("w1"))
+        assert not lives(old)
+        assert object_of(ask(port, "status"))["pid"] == daemon.pid("w1") != old
+        assert netcat.ask(f"result {run}").startswith("ok done waited ")
+
+
+def test_a_second_term_ends_at_once(daemon: Daemon) -> None:
+    """A worker with an operator in hand waits for it, and ends at once when it is told twice."""
+    port, scheduler = chain_nodes(daemon)
+    pid = daemon.pid("w1")
+    ask(scheduler, "run 30 SlowOperator")
+    until("it is executed", lambda: object_of(ask(port, "status"))["active"])
+    os.kill(pid, signal.SIGINT)
+    until("it is leaving", lambda: object_of(ask(port, "status"))["draining"])
+    os.kill(pid, signal.SIGTERM)
+    until("it has ended", lambda: not lives(pid), 5)
+    assert not (daemon.folder / "w1.pid").exists()
+
+
+@pytest.mark.parametrize("content", ["", "nonsense", "self"])
+def test_a_stale_pid_file(daemon: Daemon, content: str) -> None:
+    """A daemon starts over a pid file that is no living node's, and its log says what was replaced."""
+    (daemon.folder / "w1.pid").write_text(str(os.getpid()) if content == "self" else content)
+    assert daemon.run(*worker(free_port(), "w1", "--wait", "20")).returncode == 0
+    assert daemon.log("w1").splitlines()[0].partition("] ")[2].startswith("replacing the pid file")
+
+
+def test_signals_and_the_log_of_a_daemon(daemon: Daemon) -> None:
+    """HUP begins a renamed log anew, USR1 kills nothing, a truncated log has no hole, floods are bounded."""
+    _, scheduler = chain_nodes(daemon)
+    pid, log = daemon.pid("w1"), daemon.folder / "w1.log"
+    log.rename(daemon.folder / "old")
+    os.kill(pid, signal.SIGHUP)
+    until("the log is begun anew", log.exists)
+    os.kill(pid, signal.SIGUSR1)
+    until("the log is rotated", (daemon.folder / "w1.log.1").exists)
+    with Netcat(scheduler) as netcat:
+        for _ in range(12):
+            run = netcat.ask("run 3000000 FloodOperator").split()[1]
+            assert netcat.ask(f"result {run}").startswith("ok done printed ")
+    assert sum(path.stat().st_size for path in daemon.folder.glob("w1.log*")) <= 4 * 5_000_000
+    os.truncate(log, 0)
+    os.kill(pid, signal.SIGTERM)
+    until("it ends", lambda: not lives(pid))
+    assert b"\0" not in log.read_bytes()
+    assert "Server Shut Down" in log.read_text()
