@@ -222,7 +222,7 @@ class Failed(Request):
     """The run can't go on; `chain` is what was executed before."""
 
     usage: ClassVar[str] = "failed"
-    about: ClassVar[str] = "from a worker: {run, position, operator, worker, reason, chain, after, ago}"
+    about: ClassVar[str] = "from a worker: {run, position, operator, worker, reason, chain, after, lost, ago}"
     between_nodes: ClassVar[bool] = True
     run: Name
     position: Position
@@ -231,6 +231,8 @@ class Failed(Request):
     reason: Reason
     chain: tuple[Assignment, ...] = ()
     after: Timestamp = field(factory=dict)
+    lost: Timestamp = field(factory=dict)
+    """What the run depended on from its beginning, and is gone: without it the run might be started again."""
     round: Round = 0
     attempt: Counter = 0
     """Which execution of the step it was; 0: whichever."""

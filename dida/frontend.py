@@ -113,8 +113,8 @@ class Operation(ABC, Generic[_T]):
         elif reply.code == errors.UNKNOWN_OUTCOME:
             self._uncertain = True
         else:
-            if reply.code == errors.LOST_UPDATE:
-                self.seen.on_lost(reply.object)
+            if reply.code == errors.LOST_UPDATE and self.seen.on_lost(reply.object):
+                return None
             return self._on_error(member, problem)
         return None
 
@@ -342,9 +342,12 @@ class ListOperation(Operation[Page]):
     """`list`, from the key `key` on."""
 
     limit: int = 1000
+    dependent: bool = False
+    """Whether it is to include what this client has seen."""
 
     def _request(self, deadline: float) -> Request:
-        return ListRecords(limit=self.limit, from_=self.key, deadline=deadline)
+        after = self.seen.after if self.dependent else {}
+        return ListRecords(limit=self.limit, from_=self.key, after=after, deadline=deadline)
 
     def _result(self, reply: Ok | No) -> Page:
         records = {key: _versions(pairs) for key, pairs in reply.object.get("records", {}).items()}

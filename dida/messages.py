@@ -234,7 +234,7 @@ class UpdateIf(Dependent):
 
 
 @frozen
-class ListRecords(Request):
+class ListRecords(Dependent):
     usage: ClassVar[str] = "list"
     about: ClassVar[str] = "all records, newest version first; {limit: n, from: KEY}"
     limit: Annotated[int, Meta(ge=1)] = field(default=1000, kw_only=True)

@@ -63,7 +63,7 @@ def operation(request: Request) -> Operation | None:
         case UpdateIf():
             return _update(request, "updateif", request.new, request.old)
         case ListRecords():
-            return Operation(verb="list", key=request.from_, question=request)
+            return Operation(verb="list", key=request.from_, question=request, after=request.after)
         case Versions() | Home():
             return Operation(verb=form_of(type(request)).verb, key=request.key, question=request)
     return None

@@ -55,10 +55,15 @@ def versions_after(steps: Iterable[Assignment]) -> dict[str, Version]:
 def rewound(request: Execute, position: int, lost: Iterable[str] = ()) -> Execute:
     """The request as it was before the step at `position`, and without the entries of `lost` streams."""
     after = dict(request.chain[position - 1].after if position else request.since)
-    for stream in lost:
-        after.pop(stream, None)
     meta = evolve(request.meta, versions=versions_after(request.chain[:position]), after=after)
-    return evolve(request, meta=meta, next=position, again=True)
+    return without(evolve(request, meta=meta, next=position, again=True), lost)
+
+
+def without(request: Execute, lost: Iterable[str]) -> Execute:
+    """The request without the entries of `lost` streams: what comes of it is not to name them again."""
+    gone = set(lost)
+    after = {stream: count for stream, count in request.meta.after.items() if stream not in gone}
+    return evolve(request, meta=evolve(request.meta, after=after))
 
 
 def step_to_redo(request: Execute, lost: Timestamp) -> int | None:

@@ -120,8 +120,6 @@ class Requests:
         if not self.holds_lease(now):
             self.detection.ask_all(now)
             return self._park(waiting, now)
-        if op.question is not None:
-            return self._told(op.question)
         if op.after:
             lost, after = self._without_dead(op.after)
             if lost:
@@ -142,6 +140,8 @@ class Requests:
         if not covers(self.replication.value_ts, op.after):
             self.replication.fetch(op.after, now)
             return self._park(waiting, now, lacking(self.replication.value_ts, op.after)[0])
+        if op.question is not None:
+            return self._told(op.question)
         return self._read(op) if op.verb == "read" else self._write(waiting, now)
 
     def _park(self, waiting: Waiting, now: float, stream: str | None = None) -> Reply | None:

@@ -40,6 +40,8 @@ class RunRecord:
     since: Timestamp
     """What the client had seen."""
     after: Timestamp
+    gone: Timestamp = field(factory=dict)
+    """What of `since` was lost with a storage node, which the run has failed of."""
     state: str = GOING_ON
     ms: float = 0.0
     reason: str = ""
@@ -157,6 +159,8 @@ def outcome(run: RunRecord) -> dict[str, object]:
         "rounds": run.round,
         **_named(run),
     }
+    if run.gone:
+        members["lost"] = run.gone
     if run.failed_at is not None:
         failed = run.chain[run.failed_at]
         members |= {"position": failed.position, "operator": failed.operator, "worker": failed.worker}

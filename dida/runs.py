@@ -363,6 +363,7 @@ class Runs:
         round: int = 0,
         attempt: int = 0,
         ago: float = 0.0,
+        lost: Mapping[str, int] | None = None,
     ) -> RunRecord | None:
         """The run can't go on. None when it had ended already, or goes on elsewhere."""
         run = self[id]
@@ -375,6 +376,7 @@ class Runs:
         run.steps = steps(chain or [step for step in run.chain if step.position in run.confirmed], run.why)
         run.reason = reason
         run.failed_at = position
+        run.gone = {s: n for s, n in (lost or {}).items() if s in run.since}
         if after is not None:
             run.after = dict(after)
         self.failed += 1

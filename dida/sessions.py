@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import define, field
@@ -20,6 +20,8 @@ from dida.versions import Version
 
 MAX_UPDATES = 1_000_000
 """Updates that one step of a run can make."""
+MAX_GONE = 1000
+"""Lost streams that a client remembers to have been told of."""
 MAX_RECORDS = 2000
 """Records read or written that one step tells of."""
 
@@ -112,6 +114,10 @@ class Seen:
     """What was read and written, in order; with `versions` only, and no more than MAX_RECORDS."""
     lost: Timestamp = field(factory=dict)
     """What this client depended on and was told to be lost; with `versions` only."""
+    on_gone: Callable[[Timestamp], None] = lambda lost: None
+    """Called with what is dropped, for it is lost; without `versions` only."""
+    _gone: dict[str, None] = field(factory=dict)
+    """Streams that were dropped, the newest ones."""
 
     def wanted(self, key: str) -> Version | None:
         """The version that a read of `key` must give, if it is fixed already."""
@@ -144,10 +150,19 @@ class Seen:
         if isinstance(after, dict):
             merge_into(self.after, after)
 
-    def on_lost(self, members: Mapping[str, Any]) -> None:
-        """What depended on lost updates is told once, and not asked for again."""
+    def on_lost(self, members: Mapping[str, Any]) -> bool:
+        """What depended on lost updates is told once, and not asked for again. Whether it was told before, to another
+        operation of this client."""
         lost = members.get("lost")
-        for stream in lost if isinstance(lost, dict) else ():
-            count = self.after.pop(stream, None)
-            if self.versions is not None and count is not None:
-                self.lost[stream] = count
+        lost = lost if isinstance(lost, dict) else {}
+        dropped = {stream: self.after.pop(stream) for stream in lost if stream in self.after}
+        if self.versions is not None:
+            self.lost |= dropped
+            return False
+        before = bool(lost) and all(stream in self._gone for stream in lost) and not dropped
+        self._gone.update(dict.fromkeys(dropped))
+        while len(self._gone) > MAX_GONE:
+            del self._gone[next(iter(self._gone))]
+        if dropped:
+            self.on_gone(dropped)
+        return before

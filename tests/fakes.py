@@ -83,6 +83,8 @@ class FakeGroup:
     forgotten: set[str] = field(factory=set)
     """Sessions that have ended."""
     writes: int = 0
+    gone: set[str] = field(factory=set)
+    """Streams that are lost."""
     _watching: list[Deferred[Reply]] = field(factory=list)
 
     def put(self, key: str, value: str, replica: int = 1) -> Version:
@@ -136,6 +138,7 @@ class FakeStorage(NodeCommands):
         self.delay = 0.0
         self.answer: Callable[[Request], Reply | None] | None = None
         self.watched = watched
+        self.listing: Callable[[ListRecords], Reply] = self._page
         self._reactor = reactor
 
     def cmd_watch(self, request: Watch) -> Answer:
@@ -164,6 +167,14 @@ class FakeStorage(NodeCommands):
         return Ok()
 
     def cmd_list(self, request: ListRecords) -> Answer:
+        return self._lost(request) or self.listing(request)
+
+    def _lost(self, request: Any) -> Reply | None:
+        """What it has to say of updates that nobody has any more."""
+        lost = {stream: n for stream, n in getattr(request, "after", {}).items() if stream in self.group.gone}
+        return Error("lost-update", ("lost",), {"lost": lost}) if lost else None
+
+    def _page(self, request: ListRecords) -> Reply:
         keys = sorted(key for key in self.group.records if key >= request.from_)
         page = {key: _pairs(self.group.records[key]) for key in keys[: request.limit]}
         more = {"next": keys[request.limit]} if len(keys) > request.limit else {}
@@ -196,6 +207,8 @@ class FakeStorage(NodeCommands):
         self.requests.append(request)
         if self.answer is not None:
             return self.answer(request)
+        if (lost := self._lost(request)) is not None:
+            return lost
         if self.delay:
             return deferLater(self._reactor, self.delay, work, request)
         return work(request)

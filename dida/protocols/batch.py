@@ -39,7 +39,7 @@ class Batch:
         operators: tuple[str, ...],
         inputs: Sequence[tuple[int, str]],
         file: str,
-        after: Timestamp,
+        after: Callable[[], Timestamp],
         until_ended: Callable[[str], Awaitable[Ok]],
     ) -> None:
         self.size = len(inputs)
@@ -108,7 +108,7 @@ class Batch:
         ends = reactor.seconds() + self._system.deadline
         while True:
             try:
-                reply = await self._system.ask_scheduler(Run(input, self._operators, after=self._after))
+                reply = await self._system.ask_scheduler(Run(input, self._operators, after=self._after()))
             except DidaError as problem:
                 may_have_begun = isinstance(problem, Unavailable) and not isinstance(problem, Unreachable)
                 if problem.code != UNAVAILABLE or may_have_begun or reactor.seconds() >= ends:

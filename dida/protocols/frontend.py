@@ -115,6 +115,21 @@ class FrontEnd:
             [await self._carry_out(ListOperation(each, self.seen, start, ends, limit)) for each in groups], limit
         )
 
+    def drop_lost(self, seconds: float) -> Deferred[None]:
+        """Take out of `after` what is lost, by the word of each group: no operation hears of it any more.
+
+        Unavailable when there is no such word within so many seconds.
+        """
+        return Deferred.fromCoroutine(self._drop_lost(self._ends(seconds)))
+
+    async def _drop_lost(self, ends: float) -> None:
+        for each in self.replicas.apart():
+            try:
+                await self._carry_out(ListOperation(each, self.seen, "", ends, 1, dependent=True))
+            except DidaError as problem:
+                if problem.code != errors.LOST_UPDATE:
+                    raise
+
     def versions(self, key: str) -> Deferred[list[tuple[Version, str]]]:
         """The versions kept of a record, newest first."""
         operation = VersionsOperation(self.replicas, self.seen, key, self._ends(self.deadline))

@@ -45,6 +45,8 @@ from dida.words import quoted
 RESULT_TIME = 30.0
 """Seconds that one question for a run's result stays open."""
 RETRY_INTERVAL = 0.2
+LOST_TIME = 2.0
+"""Seconds for the storage to say what is lost."""
 MAX_QUESTIONS = 200
 """Runs whose results are asked for at a time."""
 _log = Logger()
@@ -87,6 +89,8 @@ class Player:
         """The `id` of a node command to its line."""
         self._questions = DeferredSemaphore(MAX_QUESTIONS)
         self._front_end: FrontEnd | None = None
+        self._asked_for_lost: Any = None
+        """The storage nodes and views when the storage was asked last for what is lost."""
         self._finishing = False  # no command comes any more
         self._ended = False
         self._records = Records(system, say, self._storage_client)
@@ -276,15 +280,36 @@ class Player:
     async def _start_again(self, line: Line, command: script.NodeCommand) -> None:
         self._begin(line, self._start(line, command))
 
-    def _after(self) -> Timestamp:
-        """What a run is to start from, now that one can."""
+    async def _after(self) -> Callable[[], Timestamp]:
+        """What a run is to start from, now that one can: what was seen here, without what was lost since."""
         self.system.ready("storage")
         self.system.ready("worker")
-        return dict(self._front_end.after) if self._front_end is not None else {}
+        await self._drop_lost()
+        return lambda: dict(self._front_end.after) if self._front_end is not None else {}
+
+    async def _drop_lost(self) -> None:
+        """Ask the storage for what is lost, when there are other nodes than when it was asked last."""
+        front_end = self._front_end
+        if front_end is None or not front_end.after:
+            return
+        lives = [(node, node.pid) for node in self.system.named() if node.replica], dict(front_end.replicas.views)
+        if lives == self._asked_for_lost:
+            return
+        try:
+            await front_end.drop_lost(LOST_TIME)
+            self._asked_for_lost = lives
+        except DidaError as problem:  # the outcome of a run tells of it, too
+            _log.info("the storage does not say what is lost: {problem}", problem=plain(problem))
+
+    def _say_lost(self, lost: Timestamp) -> None:
+        named = {str(node.replica): node.id for node in self.system.named() if node.replica}
+        ids = dict.fromkeys(named.get(number := stream.partition(":")[0], number) for stream in sorted(lost))
+        told = f"lost     updates of {', '.join(ids)} that no living storage node has: commands go on without them"
+        self.say(self.page.paint.word(ODD, told))
 
     async def _client(self, begun: ClientRun, input: str, name: str, operators: tuple[str, ...]) -> None:
         try:
-            after = self._after()
+            after = (await self._after())()
             reply = await self.system.ask_scheduler(Run(input, operators, after=after))
         except DidaError as problem:
             self._trials.ended(begun, "failed", plain(problem))
@@ -317,7 +342,8 @@ class Player:
         self, line: Line, command: script.Map, application: Application, path: str, inputs: Sequence[tuple[int, str]]
     ) -> None:
         self.system.ready("scheduler")
-        batch = Batch(self.system, application.operators, inputs, path, self._after(), self._until_ended)
+        after = await self._after()
+        batch = Batch(self.system, application.operators, inputs, path, after, self._until_ended)
         batch.on_failed = partial(self.fail, line)
         if self.page.width is not None:
             batch.on_progress = lambda: self.progress(batch.bar(self.page.width or WIDTH))
@@ -359,7 +385,10 @@ class Player:
         ends = 0.0
         while True:
             try:
-                return await self.system.ask_scheduler(Result(run, timeout=RESULT_TIME))
+                reply = await self.system.ask_scheduler(Result(run, timeout=RESULT_TIME))
+                if self._front_end is not None:
+                    self._front_end.seen.on_lost(reply.object)
+                return reply
             except DidaError as problem:
                 if problem.code == TIMED_OUT:
                     ends = 0.0
@@ -377,6 +406,7 @@ class Player:
     async def _populate(self, path: str, rows: Sequence[Row]) -> None:
         began = self.reactor.seconds()
         front_end = self._storage_client()
+        await self._drop_lost()
         await populate(front_end, path, rows)
         ms = (self.reactor.seconds() - began) * 1000
         self.say(f"populate {os.path.basename(path)}: {counted(len(rows), 'record')} written, {ms:.0f} ms")
@@ -385,6 +415,7 @@ class Player:
         members = [StorageAddress(node.replica, node.id, node.address) for node in self.system.ready("storage")]
         if self._front_end is None:
             self._front_end = FrontEnd(self.reactor, members, self.system.deadline)
+            self._front_end.seen.on_gone = self._say_lost
             self._front_end.start()
         return self._front_end
 

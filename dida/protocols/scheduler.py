@@ -259,6 +259,7 @@ class SchedulerNode(NodeCommands):
             request.round,
             request.attempt,
             request.ago,
+            request.lost,
         )
         return self._told(run)
 

@@ -51,6 +51,7 @@ from dida.protocols.reports import CHOOSE_AFTER, Reports
 from dida.sessions import Seen, StepIds
 from dida.steps import Steps
 from dida.texts import MAX_REASON, told
+from dida.timestamps import Timestamp
 
 MAX_STEPS = 10_000
 """Steps that a worker has at once, those that wait for a thread included, when it is not told otherwise."""
@@ -336,7 +337,8 @@ class WorkerNode(NodeCommands):
                 if position is None
                 else f"depends on updates that were lost with a storage node{which}, the {request.round + 1}th time"
             )
-            self._failed(scheduler, request, request.assignment, f"on {self.me.id} failed: lost-update: {why}")
+            why = f"on {self.me.id} failed: lost-update: {why}"
+            self._failed(scheduler, redo.without(request, lost.lost), request.assignment, why, lost=lost.lost)
             return None
         self.counts["went_back"] += 1
         back = redo.rewound(request, position, lost.lost)
@@ -367,7 +369,15 @@ class WorkerNode(NodeCommands):
             return ""
         return f"{size} bytes, longer than a line may be ({self.max_line}): return less, or raise --max-line"
 
-    def _failed(self, scheduler: Address, request: Execute, at: Assignment, why: str, bare: bool = False) -> None:
+    def _failed(
+        self,
+        scheduler: Address,
+        request: Execute,
+        at: Assignment,
+        why: str,
+        bare: bool = False,
+        lost: Timestamp | None = None,
+    ) -> None:
         """Report that the run can't go on; `bare`: without what was executed before, which the scheduler knows."""
         self.counts["failed"] += 1
         reason = told(f"{at.operator} at position {at.position} {why}", MAX_REASON)
@@ -379,6 +389,7 @@ class WorkerNode(NodeCommands):
             reason=reason,
             chain=() if bare else request.chain[: request.next],
             after={} if bare else request.meta.after,
+            lost=lost or {},
             round=request.round,
             attempt=at.attempt,
         )

@@ -50,6 +50,14 @@ def test_a_run_from_start_to_end() -> None:
     assert summary(run)["state"] == "done"
 
 
+def test_what_was_lost_before_the_run_is_told() -> None:
+    """Whoever started it from what is gone learns what to take out of its timestamp; not of what came later."""
+    runs = table()
+    run = runs.on_run("13", ("A",), {"1:1": 3, "2:1": 4}, WORKERS, 0.0)
+    runs.on_failed(run.id, "lost-update", 1.0, 0, after={"2:1": 4}, lost={"1:1": 3, "3:1": 1})
+    assert (outcome(run)["lost"], outcome(run)["after"]) == ({"1:1": 3}, {"2:1": 4})
+
+
 def test_a_failed_run_frees_its_workers() -> None:
     """A failure frees what was never executed; what is told afterwards changes nothing."""
     runs = table()
@@ -58,6 +66,7 @@ def test_a_failed_run_frees_its_workers() -> None:
     assert runs.on_failed(run.id, "because", 2.0, 1) is run
     assert (run.state, run.reason, active(runs)) == (FAILED, "because", 0)
     assert outcome(run)["operator"] == "B"
+    assert "lost" not in outcome(run)
     assert runs.on_failed(run.id, "again", 3.0) is None
     assert runs.on_ended(run.id, run.chain, {}, 3.0) is None
     runs.on_completed(run.id, 2, 3.0)

@@ -367,6 +367,35 @@ def test_lost_updates_are_told_once() -> None:
     assert seen.after == {"1:1": 3}
 
 
+def test_one_loss_is_told_to_one_operation() -> None:
+    """Of those that were under way the first one that hears of it tells; the others go on without what is gone."""
+    seen = Seen({"1:1": 3, "2:1": 5})
+    told: list[dict[str, int]] = []
+    seen.on_gone = told.append
+    lost = Error("lost-update", ("13",), {"lost": {"2:1": 4}})
+    first, second = write(seen=seen), read(seen=seen)
+    for operation in (first, second):
+        expect_try(operation)
+    with pytest.raises(DidaError, match="lost-update"):
+        first.on_reply(FOUR[0], lost)
+    assert second.on_reply(FOUR[0], lost) is None
+    assert expect_try(second).request == Read("13", after={"1:1": 3}, deadline=1.8)
+    assert told == [{"2:1": 5}]
+    other = Error("lost-update", ("13",), {"lost": {"2:1": 4, "1:1": 3}})
+    with pytest.raises(DidaError, match="lost-update"):
+        second.on_reply(FOUR[0], other)
+    assert told == [{"2:1": 5}, {"1:1": 3}]
+
+
+def test_a_run_is_told_of_a_loss_by_each_operation() -> None:
+    """A step can't go on when what it depends on is lost, whichever of its operations has heard of it."""
+    seen = Seen({"2:1": 5}, {})
+    for operation in (write(seen=seen), write(seen=seen)):
+        with pytest.raises(DidaError, match="lost-update"):
+            operation.on_reply(FOUR[0], Error("lost-update", ("13",), {"lost": {"2:1": 4}}))
+    assert seen.lost == {"2:1": 5}
+
+
 def test_an_expired_session_is_renewed() -> None:
     """An update that no replica can have executed begins anew in a new session; another is told the truth."""
     ids = UpdateIds("s")

@@ -464,3 +464,35 @@ def test_what_was_shared_with_the_dead_is_not_discarded() -> None:
     assert hand.run(5.0, lambda: not hand.replicas[1].local.others())
     hand.answer(1, Write("key", "d"))
     assert _discarded(hand, 1) == 1
+
+
+def test_when_all_have_died_a_client_is_told_once() -> None:
+    """A first view of new lives knows nothing of the old: who names those hears so, whatever it asks, and that alone is
+    to be taken out; a list, too, is of what the client has seen."""
+    hand = Hand(3)
+    after = hand.answer(1, Write("k", "v", concern="all")).object["after"]
+    for number in (1, 2, 3):
+        hand.crash(number)
+    for number in (1, 2, 3):
+        hand.start(number)
+    assert hand.run(5.0, lambda: all(r.local.serving for r in hand.replicas.values()))
+    after |= hand.answer(2, Write("new", "w")).object["after"]
+    for request in (
+        Read("k", after=after),
+        Write("k", "w", after=after),
+        UpdateIf("k", "v", "w", after=after),
+        ListRecords(after=after),
+    ):
+        reply = hand.answer(3, request)
+        assert isinstance(reply, Error)
+        assert (reply.code, reply.object) == ("lost-update", {"lost": {"1:1": 1}})
+    del after["1:1"]
+    assert hand.answer(3, ListRecords(after=after)).object["records"] == {"new": [["1.2", "w"]]}
+
+
+def test_a_list_waits_for_what_its_client_has_seen() -> None:
+    """A replica that lags fetches it first, whatever the gossip delay."""
+    hand = Hand(2, gossip_delay=60.0)
+    after = hand.answer(1, Write("k", "v")).object["after"]
+    assert hand.answer(2, ListRecords()).object["records"] == {}
+    assert hand.answer(2, ListRecords(after=after), 0.2).object["records"] == {"k": [["1.1", "v"]]}

@@ -23,6 +23,7 @@ from dida.control_messages import Start
 from dida.errors import BadRequest, UserError
 from dida.messages import Error, Ok, Slow
 from dida.palette import Page, Palette
+from dida.protocols import player
 from dida.protocols.lines import LineServerFactory, ok
 from dida.protocols.machines import Machines
 from dida.protocols.pcs import PcsCommands
@@ -56,6 +57,7 @@ class Scene:
         self.player = Player(self.system, self.said.append, [str(folder)], Page())
         (folder / "app").write_text("operator AddOperator 0\noperator AddOperator 1\n")
         (folder / "data").write_text("13,1\n14,one\n13,2\n")
+        (folder / "many").write_text("".join(f"{key},1\n" for key in range(20)))
         (folder / "bad_app").write_text("operator AddOperator 0\noperator AddOperator 2\n")
         (folder / "bad_data").write_text("13,1\n14\n")
 
@@ -331,6 +333,58 @@ async def test_a_whole_script(scene: Scene) -> None:
     assert scene.said[-1].split() == ["run", "r1", "13", "app", "->", "24", "w1", "12.3", "ms"]
     assert len(scene.said[-1]) == 80
     assert scene.player.summary() == "6 commands, 1 run: 1 done, none failed"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_lost_is_told_once_and_runs_go_on(scene: Scene) -> None:
+    """After all storage nodes have died with what populate wrote, one line says so, and no run starts from it."""
+    await scene.play(NODES + "populate many\nclient 13 app\n")
+    assert set(scene.scheduler.runs[0].after) == {"1:1", "2:1"}
+    scene.storage.group.gone |= {"1:1", "2:1"}
+    await scene.play("crash s1\ncrash s2\nstorage s1 {s1} 5\nstorage s2 {s2} 5\nclient 14 app\nclient 15 app\n")
+    assert [run.after for run in scene.scheduler.runs[1:]] == [{}, {}]
+    assert [line for line in scene.said if line.startswith("lost ")] == [
+        "lost     updates of s1, s2 that no living storage node has: commands go on without them"
+    ]
+    assert scene.failed == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_half_of_it_is_lost(scene: Scene) -> None:
+    """What living nodes have stays in what runs start from."""
+    await scene.play(NODES + "populate many\n")
+    scene.storage.group.gone.add("1:1")
+    await scene.play("crash s1\nclient 14 app\n")
+    (run,) = scene.scheduler.runs
+    assert set(run.after) == {"2:1"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_loss_that_a_run_has_heard_of(scene: Scene) -> None:
+    """When nobody knew of it before, the run fails, and the next ones start without what its outcome says is lost;
+    those of one map, too."""
+    (Path(scene.player.folders[0]) / "inputs").write_text("1\n2\n")
+    await scene.play(NODES + "populate many\n")
+    lost = Ok(("failed", "lost-update"), {"lost": {"1:1": 3}})
+    scene.scheduler.outcomes["r1"] = lost
+    await scene.play("client 13 app\n")
+    assert set(scene.scheduler.runs[0].after) == {"1:1", "2:1"}
+    await scene.play("map app inputs\nclient 14 app\n")
+    assert [set(run.after) for run in scene.scheduler.runs[1:]] == [{"2:1"}] * 3
+    assert len([line for line in scene.said if line.startswith("lost ")]) == 1
+    assert scene.failed == [1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_says_what_is_lost(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage that does not answer holds up no run for longer than that question may take."""
+    monkeypatch.setattr(player, "LOST_TIME", 0.1)
+    await scene.play(NODES + "populate many\n")
+    for node in scene.storage.nodes:
+        node.listing = lambda request: Error("unavailable", ("not now",))
+    await scene.play("client 14 app\n")
+    assert len(scene.scheduler.runs) == 1
+    assert scene.failed == []
 
 
 @pytest_twisted.ensureDeferred

@@ -709,8 +709,11 @@ async def test_updates_lost_before_the_run(stage: Stage) -> None:
     stage.put(HEAD + WRITE_READ)
     stage.storage.nodes[0].answer = lambda request: Error("lost-update", ("lost",), {"lost": {"9:9": 3}})
     request = stage.request("Reader@w1", after={"9:9": 3})
-    reason = (await stage.outcome(attrs.evolve(request, since={"9:9": 3}))).reason  # type: ignore[union-attr]
+    outcome = await stage.outcome(attrs.evolve(request, since={"9:9": 3}))
+    assert isinstance(outcome, Failed)
+    reason = outcome.reason
     assert reason.startswith("Reader at position 0 on w1 failed: lost-update: depends on updates from before the run")
+    assert (outcome.lost, outcome.after) == ({"9:9": 3}, {}), "the client learns what to take out, and it is taken out"
     request = attrs.evolve(stage.request("Writer@w2", "Reader@w1", after={"9:9": 3}), next=1, since={"9:9": 3})
     for how, others in (("read", ()), ("written", (Touch("read", "other", Version(2, 9)),))):
         records = (*others, Touch(how, "13", Version(4, 9)), Touch("read", "14", Version(1, 2)))
