@@ -9,7 +9,9 @@ import msgspec
 from attrs import field, frozen
 
 from dida import messages
+from dida.addresses import Address, NodeAddress, node_id
 from dida.chain import MAX_OPERATORS, Assignment, Meta, Position
+from dida.errors import BadRequest, UserError
 from dida.messages import Counter, Name, Request, Seconds, Timestamp
 
 Operators = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=MAX_OPERATORS)]
@@ -323,7 +325,26 @@ class WorkerDebug(messages.Debug):
     to: str = field(default="", kw_only=True)
 
 
-WORKER = (Execute, CancelStep, Drain, ReportTo, ListOperators, WorkerDebug)
+@frozen
+class SchedulerAt(Request):
+    """Said again every few seconds, to storage nodes, too; whoever falls silent is forgotten."""
+
+    usage: ClassVar[str] = "scheduler ID URL"
+    about: ClassVar[str] = "from a scheduler that uses this node: where it is"
+    between_nodes: ClassVar[bool] = True
+    id: Name
+    url: Annotated[str, msgspec.Meta(max_length=300)]
+
+    @property
+    def where(self) -> NodeAddress:
+        """Of the scheduler; BadRequest when the URL is none."""
+        try:
+            return NodeAddress(node_id(self.id), Address.parse(self.url))
+        except UserError as problem:
+            raise BadRequest(str(problem)) from None
+
+
+WORKER = (Execute, CancelStep, Drain, ReportTo, ListOperators, WorkerDebug, SchedulerAt)
 
 
 # --- where debug output is collected ------------------------------------------------------------

@@ -42,6 +42,8 @@ class NodeEntry:
     owner: str = ""
     """With whom it ends; empty: it ends when it is told to."""
     paused: bool = False
+    replica: int = 0
+    """A storage node's number."""
 
 
 @frozen
@@ -53,6 +55,8 @@ class Elsewhere:
     url: Url
     pcs: Url
     """The address of that PCS."""
+    replica: Replica = 0
+    """A storage node's number."""
 
 
 @frozen
@@ -159,7 +163,7 @@ def node_arguments(request: Start, operators: str | None) -> list[str]:
         if request.role != "scheduler":
             words.append(f"--gossip-delay={request.gossip_delay}")
         if request.role == "storage":
-            words.append(f"--replica={request.replica or _number_of(request)}")
+            words.append(f"--replica={number_of(request)}")
         if request.role == "worker" and operators is not None:
             words.append(f"--operators={operators}")
         if request.role != "worker":
@@ -171,7 +175,10 @@ def node_arguments(request: Start, operators: str | None) -> list[str]:
     return words
 
 
-def _number_of(request: Start) -> int:
+def number_of(request: Start) -> int:
+    """The number of the storage node that `request` asks for; 0 of other nodes. UserError: its members are none."""
+    if request.replica or request.role != "storage":
+        return request.replica
     members = [StorageAddress.parse(member) for member in request.storage]
     own = next((member.replica for member in members if member.id == request.id), 0)
     return own or 1 + max((member.replica for member in members), default=0)

@@ -182,7 +182,13 @@ class Quit(Request):
     about: ClassVar[str] = "ok, then the connection is closed"
 
 
-NODE = (Help, Ping, Status, Crash, Debug, Quit)
+@frozen
+class System(Request):
+    usage: ClassVar[str] = "system"
+    about: ClassVar[str] = "what this node knows of the whole system"
+
+
+NODE = (Help, Ping, Status, Crash, Debug, Quit, System)
 """The verbs of every node."""
 
 

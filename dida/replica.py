@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from attrs import evolve
 
 from dida import errors, wire
-from dida.addresses import StorageAddress
+from dida.addresses import Address, StorageAddress
 from dida.commit import NOT_REACHED, Commit
 from dida.errors import DidaError
 from dida.executed import Executed
@@ -392,6 +392,15 @@ class Replica:
             "groups": [self.groups.replicas(group) for group in range(len(self.groups))],
             "elsewhere": [{"replica": n.replica, "id": n.id, "url": str(n.address)} for n in self._elsewhere],
         }
+
+    def pool(self) -> list[StorageAddress]:
+        """The storage nodes that this one knows of: the members of its view (while there is none, those that were
+        named) and the nodes of other groups."""
+        view = self.local.view
+        members = view.members if view is not None else (self.local.me,)
+        known = {n.replica: n for n in (*(self.membership.named if view is None else ()), *self._elsewhere)}
+        known.update({m.replica: StorageAddress(m.replica, m.id, Address.parse(m.url)) for m in members})
+        return [known[replica] for replica in sorted(known)]
 
     def dead(self) -> list[str]:
         """Ids of the nodes that were members, or named, and are not in the view."""

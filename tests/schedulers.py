@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from dida import wire
 from dida.addresses import Address, NodeAddress
-from dida.chain_messages import SCHEDULER, WORKER, Execute, ReportTo
+from dida.chain_messages import SCHEDULER, WORKER, Execute, ReportTo, SchedulerAt
 from dida.errors import DidaError
 from dida.loading import OperatorFolder
 from dida.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
@@ -54,6 +54,9 @@ class Silent(NodeCommands):
         return None if self.paused else Ok()
 
     def cmd_report(self, request: ReportTo) -> Answer:
+        return Ok()
+
+    def cmd_scheduler(self, request: SchedulerAt) -> Answer:
         return Ok()
 
     def cmd_execute(self, request: Execute) -> Answer:

@@ -593,6 +593,26 @@ def test_help_on_every_port(by_hand: Place) -> None:
         assert last == quitted == "ok"
 
 
+@pytest.mark.parametrize("first", ["5003", "4002", "2000"])
+def test_any_node_leads_to_all_others(by_hand: Place, first: str) -> None:
+    """Who has the address of one node asks it for the system, then those that it names, and so finds all of them."""
+
+    def walk() -> set[tuple[str, str]]:
+        """Whom one comes to: kind and id."""
+        found, left = {}, [f"localhost:{by_hand.ports[first]}"]
+        while left:
+            with Netcat(int(left.pop().rpartition(":")[2])) as netcat:
+                known = netcat.ask_object("system")
+            for kind, nodes in known.items():
+                left += [node["url"] for node in nodes if (kind, node["id"]) not in found]
+                found.update({(kind, node["id"]): node["url"] for node in nodes})
+        return set(found)
+
+    ids = ["s1", "s2", "s3", "s4"]
+    everybody = {("schedulers", "sc1"), ("workers", "w1"), ("workers", "w2"), *(("storage", id) for id in ids)}
+    until("all nodes are found", lambda: walk() == everybody)
+
+
 def test_pasted_lines_are_done_in_order(by_hand: Place) -> None:
     """A read that is pasted behind an updateif sees what that has written."""
     with Netcat(by_hand.ports["5001"]) as netcat:

@@ -32,13 +32,14 @@ from zope.interface import implementer
 
 from dida import errors, foreign, wire
 from dida.errors import DidaError
-from dida.messages import NODE, Crash, Error, Help, Ok, Ping, Quit, Reply, Request, form_of, vocabulary
+from dida.messages import NODE, Crash, Error, Help, Ok, Ping, Quit, Reply, Request, System, form_of, vocabulary
 from dida.protocols.deadlines import Deadlines
 from dida.protocols.introductions import Introduction
 from dida.protocols.links import LineClient as LineClient
 from dida.protocols.links import Link as Link
 from dida.protocols.tuning import has_ended, tune
 from dida.protocols.writing import Writer
+from dida.whole import whole
 
 MAX_IN_FLIGHT = 1000
 """Requests of one connection that may be unanswered before no more are read from it."""
@@ -489,3 +490,7 @@ class NodeCommands:
 
     def cmd_quit(self, request: Quit) -> Answer:
         return Ok()
+
+    def cmd_system(self, request: System) -> Answer:
+        """A node that knows of no other one."""
+        return whole()

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida import wire
-from dida.addresses import HERE, Address
+from dida.addresses import HERE, Address, NodeAddress, StorageAddress
 from dida.chain_messages import ListOperators, Runs, WorkerDebug, Workers
 from dida.control_messages import (
     PCS,
@@ -46,11 +46,13 @@ from dida.messages import (
     Request,
     Slow,
     Status,
+    System,
     Versions,
     vocabulary,
 )
 from dida.protocols.lines import GRACE, Answer, NodeCommands, ok
 from dida.protocols.links import Link
+from dida.whole import whole
 
 WATCH_TIME = 3.0
 """Seconds that one question for the table stays open; a PCS that says nothing for longer does not answer."""
@@ -63,7 +65,9 @@ OWN_INTERVAL = 20.0
 
 _log = Logger()
 
-RELAYED = vocabulary(Ping, Status, Slow, WorkerDebug, ListRecords, Read, Home, Versions, ListOperators, Runs, Workers)
+RELAYED = vocabulary(
+    *(Ping, Status, System, Slow, WorkerDebug, ListRecords, Read, Home, Versions, ListOperators, Runs, Workers)
+)
 """What `tell` passes on: questions, the debug switch, the gossip delay."""
 
 
@@ -118,8 +122,10 @@ class PcsCommands(NodeCommands):
 
     vocabulary: Mapping[str, type[Request]] = PCS
 
-    def __init__(self, id: str, table: Table, serves: str = "") -> None:
+    def __init__(self, id: str, table: Table, serves: str = "", url: Address | None = None) -> None:
+        """`url` is where it listens."""
         self.id = id
+        self.url = url
         self.table = table
         self.serves = serves
         """The puppetmaster that has started it for itself; empty: it is everybody's."""
@@ -136,6 +142,20 @@ class PcsCommands(NodeCommands):
             serves=self.serves,
             logs=self.table.logs,
             operators=self.table.operators,
+        )
+
+    def cmd_system(self, request: System) -> Answer:
+        """Of other PCSs only the address is known."""
+        nodes: list[NodeEntry | Elsewhere] = [entry for entry in self.table.entries() if entry.state != "ended"]
+        nodes += self.table.elsewhere
+        known = [(node.role, node.replica, node.id, Address.parse(node.url)) for node in nodes]
+        others = dict.fromkeys(Address.parse(node.pcs) for node in self.table.elsewhere)
+        pcs = [NodeAddress(self.id, self.url)] if self.url is not None else []
+        return whole(
+            [StorageAddress(replica, id, url) for role, replica, id, url in known if role == "storage"],
+            [NodeAddress(id, url) for role, _, id, url in known if role == "scheduler"],
+            [NodeAddress(id, url) for role, _, id, url in known if role == "worker"],
+            [*pcs, *(NodeAddress("", url) for url in others if url != self.url)],
         )
 
     def cmd_debug(self, request: Debug) -> Answer:
@@ -174,6 +194,9 @@ class PcsCommands(NodeCommands):
         return self.table.own(request.owner, request.deadline).addCallback(_done)
 
     def cmd_know(self, request: Know) -> Answer:
+        for node in request.nodes:  # nothing is known of what has no address
+            Address.parse(node.url)
+            Address.parse(node.pcs)
         self.table.know(request.owner, request.nodes)
         return ok()
 

@@ -19,9 +19,10 @@ from zope.interface import implementer
 from dida import wire
 from dida.chain_messages import Output
 from dida.files import MAX_SIZE
-from dida.messages import Request, Status, vocabulary
+from dida.messages import Ok, Request, Status, System, vocabulary
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.tables import printable
+from dida.whole import whole
 
 PROMPT = "dida> "
 CLEAR_LINE = "\r\x1b[K"
@@ -154,8 +155,13 @@ class DebugCommands(NodeCommands):
 
     vocabulary: Mapping[str, type[Request]] = {**NodeCommands.vocabulary, **vocabulary(Output)}
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], known: Callable[[], Ok] = whole) -> None:
+        """`known` gives the answer to `system`."""
         self._say = say
+        self._known = known
+
+    def cmd_system(self, request: System) -> Answer:
+        return self._known()
 
     def cmd_status(self, request: Status) -> Answer:
         return ok(id="puppetmaster", role="puppetmaster", pid=os.getpid(), ready=True)

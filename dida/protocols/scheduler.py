@@ -39,15 +39,18 @@ from dida.chain_messages import (
 from dida.chain_messages import Runs as ListRuns
 from dida.chain_messages import Workers as ListWorkers
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, vocabulary
+from dida.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, System, vocabulary
 from dida.protocols.admission import Admission
 from dida.protocols.deadlines import Deadline, Deadlines
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HOP_TIMEOUT, TRANSIENT, why_not
 from dida.protocols.lines import Answer, NodeCommands, ok
+from dida.protocols.links import Link
+from dida.protocols.presence import Presence
 from dida.protocols.workers import Workers
 from dida.run_record import DONE, GOING_ON, RunRecord, outcome, summary
 from dida.runs import Runs
+from dida.whole import whole
 
 TICK = 0.25
 """Seconds between two looks at what is overdue."""
@@ -93,6 +96,7 @@ class SchedulerNode(NodeCommands):
         """Of those who wait for results, or for what a run is to begin with."""
         self._admission = Admission(reactor, self._deadlines, runs, self.workers, max_line, self._begin)
         self.workers.on_change = self._admission.on_workers
+        self._presence = Presence(me, self._links)
         self._forgettable: list[str] = []
         """Runs that have ended since the storage was told last."""
         self._ticking = LoopingCall(self._tick)
@@ -188,6 +192,10 @@ class SchedulerNode(NodeCommands):
         id, address = _parsed(node_id, request.id), _parsed(Address.parse, request.url)
         self.front_end.add(StorageAddress(request.replica, id, address))
         return Ok()
+
+    def cmd_system(self, request: System) -> Answer:
+        workers = [NodeAddress(worker.id, worker.address) for worker in self.workers if worker.there]
+        return whole(self.front_end.replicas.living, [self.me], workers)
 
     def cmd_debug(self, request: Debug) -> Answer:
         self.debug = request.switch == "on"
@@ -343,6 +351,11 @@ class SchedulerNode(NodeCommands):
         now: float = self._reactor.seconds()
         return now
 
+    def _links(self) -> list[Link]:
+        """To all nodes that are used now."""
+        storage = [self.front_end.link(member) for member in self.front_end.replicas.living]
+        return [*storage, *(worker.link for worker in self.workers if worker.there)]
+
     def _storage_changed(self) -> None:
         self._storage = tuple(str(each) for each in self.front_end.replicas.living)
 
@@ -364,6 +377,7 @@ class SchedulerNode(NodeCommands):
             for run in self.runs.tick(now):
                 self._tell(run)
             self.workers.tick()
+            self._presence.tick(now)
             self._execute_again(now)
             self._forget()
         except Exception:  # noqa: BLE001 - a LoopingCall whose call raised never calls again

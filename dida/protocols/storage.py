@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 
 from dida import wire
 from dida.addresses import Address
+from dida.chain_messages import SchedulerAt
 from dida.errors import BadRequest, Unavailable
 from dida.messages import NODE, Ok, Reply, Request, Slow, form_of, vocabulary
 from dida.peer_messages import INTRODUCTIONS, PEER, Peer, PeerMessage
@@ -20,7 +21,9 @@ from dida.replica import Replica
 class StorageCommands(NodeCommands):
     """`ask` and `tell` take a request to the replica; each gives the reply, or a Deferred of it."""
 
-    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Slow, *Replica.VERBS, *INTRODUCTIONS, *PEER)
+    vocabulary: Mapping[str, type[Request]] = vocabulary(
+        *NODE, Slow, *Replica.VERBS, SchedulerAt, *INTRODUCTIONS, *PEER
+    )
 
     ask: Callable[[Request], Answer]
     """A client's request."""

@@ -18,7 +18,7 @@ from dida import wire
 from dida.addresses import HERE, Address, NodeAddress, StorageAddress
 from dida.chain_messages import AddStorage, AddWorker, WorkerDebug
 from dida.checking import CRASHED, STOPPED, clash, gone, missing, no_delay, no_records, unknown
-from dida.control_messages import Elsewhere, Start
+from dida.control_messages import ROLES, Elsewhere, Start
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
 from dida.messages import Error, ListRecords, Ok, Request, Slow
 from dida.protocols.lines import GRACE
@@ -29,6 +29,7 @@ from dida.protocols.pcs import Pcs
 from dida.script import NodeCommand, Storage
 from dida.tables import Records
 from dida.versions import Version
+from dida.whole import whole
 
 _log = Logger()
 _T = TypeVar("_T")
@@ -105,6 +106,14 @@ class System:
         if not nodes:
             raise missing(role, "the PCS that could tell does not answer")
         return nodes
+
+    def known(self) -> Ok:
+        """What the puppetmaster knows of the whole system: what commands have named, and runs."""
+        there = [node for node in self.named() if node.there]
+        nodes = {role: [NodeAddress(n.id, n.address) for n in there if n.role == role] for role in ROLES}
+        storage = [StorageAddress(n.replica, n.id, n.address) for n in there if n.role == "storage"]
+        pcs = {n.pcs.address: NodeAddress("", n.pcs.address) for n in there if n.pcs is not None}
+        return whole(storage, nodes["scheduler"], nodes["worker"], pcs.values())
 
     def node(self, id: str) -> Node:
         """The node of that id, which must be there; UserError when it is not."""
@@ -264,7 +273,7 @@ class System:
         """Each PCS knows the nodes that the others have started."""
         self.machines.tell(
             [
-                Elsewhere(node.id, node.role, f"http://{node.address}", str(node.pcs.address))
+                Elsewhere(node.id, node.role, f"http://{node.address}", str(node.pcs.address), node.replica)
                 for node in self.nodes.values()
                 if node.state == READY and node.pcs is not None
             ]

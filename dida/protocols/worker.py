@@ -35,10 +35,11 @@ from dida.chain_messages import (
     ListOperators,
     ReportTo,
     Returned,
+    SchedulerAt,
     WorkerDebug,
 )
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.messages import NODE, Ok, Request, Slow, Status, vocabulary
+from dida.messages import NODE, Ok, Request, Slow, Status, System, vocabulary
 from dida.protocols.clock import time_of_day
 from dida.protocols.collector import Collector
 from dida.protocols.departure import Departure
@@ -52,6 +53,7 @@ from dida.sessions import Seen, StepIds
 from dida.steps import Steps
 from dida.texts import MAX_REASON, told
 from dida.timestamps import Timestamp
+from dida.whole import Schedulers, whole
 
 MAX_STEPS = 10_000
 """Steps that a worker has at once, those that wait for a thread included, when it is not told otherwise."""
@@ -90,6 +92,7 @@ class WorkerNode(NodeCommands):
         self._stopped = False
         self._tasks: dict[Deferred[None], str] = {}
         """What is going on, and of which run it is, if of one."""
+        self._schedulers = Schedulers()
         self._peers = Peers(reactor)
         self.reports = Reports(reactor, self._peers, self._on_idle)
         self.collector = Collector(me.id, self._peers)
@@ -171,6 +174,13 @@ class WorkerNode(NodeCommands):
 
     async def _list(self) -> Ok:
         return ok(operators=await self.operators.names())
+
+    def cmd_scheduler(self, request: SchedulerAt) -> Answer:
+        self._schedulers.hear(request.where, self._reactor.seconds())
+        return Ok()
+
+    def cmd_system(self, request: System) -> Answer:
+        return whole(self.front_end.replicas.living, self._schedulers.living(self._reactor.seconds()), [self.me])
 
     def cmd_debug(self, request: WorkerDebug) -> Answer:
         try:

@@ -11,17 +11,20 @@ from twisted.internet.error import CannotListenError
 
 from dida.addresses import HERE, LOOPBACK, Address
 from dida.errors import UserError
+from dida.messages import Ok
 from dida.protocols.lines import LineServerFactory
 from dida.protocols.puppetmaster import DebugCommands
+from dida.whole import whole
 
 
 class DebugPorts:
     """The debug ports, opened when they are asked for. What workers report goes to `say`, line by line."""
 
-    def __init__(self, reactor: Any, port: int, say: Callable[[str], None]) -> None:
+    def __init__(self, reactor: Any, port: int, say: Callable[[str], None], known: Callable[[], Ok] = whole) -> None:
         self.reactor = reactor
         self._port = port
         self._say = say
+        self._known = known
         self._open: dict[str, Any] = {}
         """By this machine's address for the workers."""
 
@@ -38,7 +41,7 @@ class DebugPorts:
 
     def _opened(self, address: Address) -> Any:
         """The port that is wanted; a free one where that is taken, by another puppetmaster mostly."""
-        factory = LineServerFactory(DebugCommands(self._say), self.reactor)
+        factory = LineServerFactory(DebugCommands(self._say, self._known), self.reactor)
         interface = "127.0.0.1" if address.host == HERE else address.host
         try:
             return self.reactor.listenTCP(address.port, factory, interface=interface)

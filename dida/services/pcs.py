@@ -31,7 +31,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida.addresses import Address, node_id
-from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments
+from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments, number_of
 from dida.errors import NO_SUCH_NODE, BadRequest, DidaError, Unavailable
 from dida.messages import Reply, Request
 from dida.protocols.links import Link
@@ -122,7 +122,9 @@ class Processes(Service):
             del self._nodes[old.entry.id]
         url = f"http://{Address.parse(request.url)}"
         log = os.path.join(self.logs, quote(request.id, safe=" ")[:100] + ".log")
-        entry = NodeEntry(request.id, request.role, url, 0, "starting", log=log, owner=request.owner)
+        entry = NodeEntry(
+            request.id, request.role, url, 0, "starting", log=log, owner=request.owner, replica=number_of(request)
+        )
         node = NodeProcess(self.reactor, entry, self._show)
         try:
             node.start(self.command_line(*words, output=log))
@@ -371,7 +373,7 @@ def makeService(options: Options, reactor: Any = None) -> NodeService:
         processes.console = LineWriter(sys.stdout.buffer)
     processes.setServiceParent(service)
     processes.folder = LogFolder(logs, f"pcs-{options.address.port}")
-    commands = PcsCommands(options["id"], processes, options["serves"])
+    commands = PcsCommands(options["id"], processes, options["serves"], options.address)
     serve(service, commands, options, reactor)
     if options["attached"]:
         _attach(reactor)

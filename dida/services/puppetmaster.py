@@ -119,7 +119,7 @@ class PuppetMaster(NodeService):
         self.page = page_of(1, os.environ)
         folders = options["files"] or [installed_folder("pmscripts")]
         self.player = Player(self.system, self._say, folders, self.page)
-        self._debug_ports = DebugPorts(reactor, int(options["debug-port"]), self._say)
+        self._debug_ports = DebugPorts(reactor, int(options["debug-port"]), self._say, self.system.known)
         self.player.listen_for_debug = self._debug_ports.listen
         self._history = HistoryFile(options["history"], self._say)
         self._terminal: TerminalMode | None = None

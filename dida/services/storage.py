@@ -21,8 +21,9 @@ from twisted.python import usage
 
 from dida import failpoints, wire
 from dida.addresses import Address, StorageAddress
+from dida.chain_messages import SchedulerAt
 from dida.errors import BadRequest, DidaError
-from dida.messages import Debug, No, Ok, Reply, Request, Slow, Status, form_of
+from dida.messages import Debug, No, Ok, Reply, Request, Slow, Status, System, form_of
 from dida.outputs import Answer, Config, Note, Output, Send, Soon
 from dida.peer_messages import Join, Member, Peer, PeerMessage, Vouch
 from dida.protocols.lines import Answer as LineAnswer
@@ -40,6 +41,7 @@ from dida.services.node import (
     serve,
 )
 from dida.timestamps import Timestamp
+from dida.whole import Schedulers, whole
 
 TICK = 0.02
 """Seconds between two ticks of the replica."""
@@ -147,6 +149,7 @@ class StorageService(NodeService, StorageCommands):
         self._asked = Peers(reactor)
         self._after: Timestamp = {}
         self._after_said = b' {"after":{}}'
+        self._schedulers = Schedulers()
         self._gone: set[_Token] = set()
         """Of clients that are gone, and wait for nothing any more."""
         self._failpoints = failpoints.Failpoints(options["failpoint"])
@@ -338,6 +341,13 @@ class StorageService(NodeService, StorageCommands):
         now = self._reactor.seconds()
         me = {"id": self.name, "role": "storage", "url": self.replica.local.me.url, "pid": os.getpid()}
         return Ok((), {**me, **self.replica.status(now)})
+
+    def cmd_scheduler(self, request: SchedulerAt) -> LineAnswer:
+        self._schedulers.hear(request.where, self._reactor.seconds())
+        return Ok()
+
+    def cmd_system(self, request: System) -> LineAnswer:
+        return whole(self.replica.pool(), self._schedulers.living(self._reactor.seconds()))
 
     def cmd_debug(self, request: Debug) -> LineAnswer:
         self._debug = request.switch == "on"

@@ -41,7 +41,8 @@ class FakeTable:
         self.started.append(request)
         pid = 1000 + len(self.started)
         state = "ready" if self.ready_at_once else "starting"
-        self.set(NodeEntry(request.id, request.role, request.url, pid, state, log=f"logs/{request.id}.log"))
+        log = f"logs/{request.id}.log"
+        self.set(NodeEntry(request.id, request.role, request.url, pid, state, log=log, replica=request.replica))
         return pid
 
     def set(self, row: NodeEntry) -> None:

@@ -131,7 +131,7 @@ def test_help_is_for_people(server: Server) -> None:
     *text, last = server.say("help")
     assert last == "ok"
     assert [line.split()[0] for line in text] == list(server.desk.vocabulary)
-    assert "read KEY [VERSION]" in text[6]
+    assert "read KEY [VERSION]" in text[7]
     (answer,) = server.say("#1 help")
     assert answer.startswith('#1 ok {"help":"help","ping":"ping",')
 

@@ -10,13 +10,15 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from dida.control_messages import NodeEntry, Start
+from dida.addresses import Address
+from dida.control_messages import Elsewhere, NodeEntry, Start
 from dida.errors import DidaError
 from dida.messages import Status
 from dida.protocols.lines import LineServerFactory
 from dida.protocols.pcs import Pcs, PcsCommands
 from tests.desk import Wire
 from tests.fakes import Port, refused, the_reactor, until
+from tests.netcat import object_of
 from tests.protocols.fake_pcs import FakeTable
 
 ROW = '"asked":false,"ended":"","id":"w1","line":"","log":"logs/w1.log"'
@@ -97,6 +99,29 @@ def test_verbs(server: Server, line: str, answer: str) -> None:
     """Every verb is answered as it says in its usage; what can't be done is one error line."""
     server.say("start worker w1 localhost:4001")
     assert server.say(line) == [answer]
+
+
+def test_system() -> None:
+    """A PCS knows itself, the living nodes that it has started, and those that it was told of, with their PCSs."""
+    table = FakeTable()
+    commands = PcsCommands("pcs", table, url=Address("localhost", 10_000))
+    connection = LineServerFactory(commands, Clock()).buildProtocol(None)
+    connection.makeConnection(wire := Wire())
+    table.known["somebody"] = [Elsewhere("s2", "storage", "http://h:5002", "h:10000", 2)]
+    connection.dataReceived(
+        b'start storage s1 http://localhost:5001 {"replica":1}\r\nstart worker w1 localhost:4001\r\n'
+        b"start worker w2 localhost:4002\r\ncrash w2\r\nstart scheduler sc localhost:2000\r\nsystem\r\n"
+    )
+    assert object_of(wire.lines()[-1]) == {
+        "storage": [
+            {"replica": 1, "id": "s1", "url": "localhost:5001"},
+            {"replica": 2, "id": "s2", "url": "h:5002"},
+        ],
+        "schedulers": [{"id": "sc", "url": "localhost:2000"}],
+        "workers": [{"id": "w1", "url": "localhost:4001"}],
+        "pcs": [{"id": "pcs", "url": "localhost:10000"}, {"id": "", "url": "h:10000"}],
+        "http": [],
+    }
 
 
 @pytest.mark.parametrize("verb", ["stop", "crash"])

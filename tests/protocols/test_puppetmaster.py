@@ -33,6 +33,7 @@ from dida.protocols.system import System
 from dida.protocols.trials import _difference
 from tests.desk import Wire
 from tests.fakes import FakeCluster, Port, refused, the_reactor, until
+from tests.netcat import object_of
 from tests.nodes import ROOT
 from tests.protocols.fake_pcs import FakeScheduler, FakeTable
 from tests.screens import Screen
@@ -1007,6 +1008,21 @@ def test_debug_port() -> None:
         "debug    r1 AddOperator at 0 on w1 -> a\\nb",
         "         read or wrote 13 2.1; after 1:4; view 0 of 0",
     ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_puppetmaster_knows_of_the_system(scene: Scene) -> None:
+    """The debug port answers `system` with what commands have started and runs, the PCS with what it has started."""
+    await scene.play(NODES)
+    known = scene.system.known().object
+    assert {each["id"]: each["replica"] for each in known["storage"]} == {"s1": 1, "s2": 2}
+    assert [each["id"] for each in known["schedulers"] + known["workers"]] == ["sc", "w1"]
+    assert [each["id"] for each in known["pcs"]] == [""]
+    connection = LineServerFactory(DebugCommands(scene.said.append, scene.system.known), Clock()).buildProtocol(None)
+    wire = Wire()
+    connection.makeConnection(wire)
+    connection.dataReceived(b"system\r\n")
+    assert object_of(wire.lines()[0]) == known
 
 
 # --- consoles -------------------------------------------------------------------------------------
