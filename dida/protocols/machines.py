@@ -43,6 +43,8 @@ class Machines:
         self._addresses = {HERE: Address(HERE, 10_000)}
         self._addresses.update((address.machine, address) for address in pcs)
         self._pcs: dict[str, Pcs] = {}
+        self._more: list[Pcs] = []
+        """Further PCSs of machines that have one; what is started is started by the first."""
         self._asking: dict[str, list[Deferred[Pcs]]] = {}
         """Who waits for a PCS that is being sought, in the order of asking."""
         self._seeking: dict[str, Deferred[None]] = {}
@@ -64,6 +66,18 @@ class Machines:
             self._seeking[key] = Deferred.fromCoroutine(self._seek(address, key))
             self._seeking[key].addErrback(lambda failure: failure.trap(CancelledError) and None)
         return await answer
+
+    def take(self, address: Address, status: Mapping[str, Any]) -> Pcs:
+        """A PCS of a running system, with what it says of itself."""
+        pcs = next((pcs for pcs in (*self._pcs.values(), *self._more) if pcs.address == address), None)
+        if pcs is None:
+            pcs = self._watched(address)
+            if address.machine in self._pcs:
+                self._more.append(pcs)
+            else:
+                self._pcs[address.machine] = pcs
+            self.on_found(address, status)
+        return pcs
 
     async def _seek(self, address: Address, key: str) -> None:
         """Find the PCS, and answer all that ask for it meanwhile."""
@@ -127,12 +141,12 @@ class Machines:
         """From now on nodes and PCSs may end without a word, and none is sought any more."""
         for seeking in list(self._seeking.values()):
             seeking.cancel()
-        for pcs in self._pcs.values():
+        for pcs in (*self._pcs.values(), *self._more):
             pcs.end_watch()
 
     async def close(self) -> None:
         """End all connections."""
         if self._telling is not None:
             self._telling.cancel()
-        for pcs in self._pcs.values():
+        for pcs in (*self._pcs.values(), *self._more):
             await pcs.close()

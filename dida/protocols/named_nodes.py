@@ -47,6 +47,10 @@ class Node:
     """Why it failed, or how it ended."""
     pid: int = 0
     paused: bool = False
+    taken_up: bool = False
+    """Whether it was there before, and goes on when the puppetmaster ends."""
+    owner: str | None = None
+    """With whom it ends when it is started again; None: with this puppetmaster."""
     reports_to: str = ""
     """Where a worker was told to report its outputs."""
     pcs: Pcs | None = None

@@ -232,7 +232,12 @@ class Player:
             self._front_end.add(StorageAddress(node.replica, node.id, node.address))
 
     def _on_lost(self, node: Node) -> None:
-        self.fail(self._lines[id(node.command)], f"{node.id} has ended by itself: {node.problem}")
+        line = self._lines.get(id(node.command))
+        told = f"{node.id} has ended by itself: {node.problem}"
+        if line is None:  # it was there before
+            self.say(self.page.paint(ODD, printable(f"note: {told}")))
+        else:
+            self.fail(line, told)
 
     # --- the other commands ---------------------------------------------------------------------
 
@@ -412,7 +417,8 @@ class Player:
         self.say(f"populate {os.path.basename(path)}: {counted(len(rows), 'record')} written, {ms:.0f} ms")
 
     def _storage_client(self) -> FrontEnd:
-        members = [StorageAddress(node.replica, node.id, node.address) for node in self.system.ready("storage")]
+        nodes = [node for node in self.system.ready("storage") if node.replica]
+        members = [StorageAddress(node.replica, node.id, node.address) for node in nodes]
         if self._front_end is None:
             self._front_end = FrontEnd(self.reactor, members, self.system.deadline)
             self._front_end.seen.on_gone = self._say_lost

@@ -20,13 +20,14 @@ from dida.chain_messages import AddStorage, AddWorker, WorkerDebug
 from dida.checking import CRASHED, STOPPED, clash, gone, missing, no_delay, no_records, unknown
 from dida.control_messages import ROLES, Elsewhere, Start
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
-from dida.messages import Error, ListRecords, Ok, Request, Slow
+from dida.messages import Crash, Error, ListRecords, Ok, Ping, Reply, Request, Slow
+from dida.protocols.attaching import RunningSystem
 from dida.protocols.lines import GRACE
 from dida.protocols.links import Link, Unreachable
 from dida.protocols.machines import Machines
 from dida.protocols.named_nodes import ENDED, FAILED, PLANNED, READY, STARTING, Node
 from dida.protocols.pcs import Pcs
-from dida.script import NodeCommand, Storage
+from dida.script import NodeCommand, Scheduler, Storage, Worker
 from dida.tables import Records
 from dida.versions import Version
 from dida.whole import whole
@@ -34,12 +35,22 @@ from dida.whole import whole
 _log = Logger()
 _T = TypeVar("_T")
 
+CLOSE_TIME = 1.0
+"""Seconds for a worker to hear that nobody listens to its reports any more."""
+
 
 def plain(problem: DidaError) -> str:
     """A problem in the words of its one line."""
     if problem.words and problem.code in (UNAVAILABLE, BAD_REQUEST):
         return " ".join(problem.words)
     return str(problem)
+
+
+def _ok(reply: Reply) -> Ok:
+    if isinstance(reply, Error):
+        raise DidaError(reply.code, *reply.words, object=reply.object)
+    assert isinstance(reply, Ok)
+    return reply
 
 
 def _short(problem: str) -> str:
@@ -76,6 +87,8 @@ class System:
         self.on_trouble: Callable[[str], None] = lambda text: None
         self._replicas = 0
         self._scheduler: Link | None = None
+        self._links: dict[str, Link] = {}
+        """To nodes that were taken up without a PCS."""
         self._told: set[str] = set()
         """Ids of the nodes that the scheduler was started with."""
         self._warned = False
@@ -102,7 +115,7 @@ class System:
 
     def reachable(self, role: str) -> list[Node]:
         """Those of them that can be asked: their PCS answers."""
-        nodes = [node for node in self.ready(role) if node.pcs is not None and node.pcs.answers]
+        nodes = [node for node in self.ready(role) if node.pcs is None or node.pcs.answers]
         if not nodes:
             raise missing(role, "the PCS that could tell does not answer")
         return nodes
@@ -124,6 +137,19 @@ class System:
             raise gone(id, _short(node.problem))
         return node
 
+    def take_up(self, found: RunningSystem) -> None:
+        """Nodes that run already: from now on they are as if commands had started them, but they are left running."""
+        pcs = {address: self.machines.take(address, status) for address, status in found.pcs.items()}
+        for each in found.nodes.values():
+            kind = {"storage": Storage, "worker": Worker}.get(each.role)
+            command = kind(each.id, each.address, each.gossip_delay) if kind else Scheduler(each.id, each.address)
+            node = self.nodes[each.id] = Node(command, each.replica, pid=each.pid, taken_up=True, owner=each.owner)
+            node.pcs = pcs[each.pcs] if each.pcs is not None else None
+            node.become(READY)
+            node.settled.happen()
+            self._told.add(node.id)
+            self._replicas = max(self._replicas, node.replica)
+
     def knows(self, command: NodeCommand) -> bool:
         """Whether a node of that id was named before, by another command."""
         node = self.nodes.get(command.id)
@@ -141,6 +167,8 @@ class System:
             if before is None or not before.replica:
                 self._replicas += 1
             node.replica = before.replica if before is not None and before.replica else self._replicas
+        if before is not None:
+            node.taken_up, node.owner = before.taken_up, before.owner
         return node
 
     def _clash(self, command: NodeCommand) -> str | None:
@@ -187,7 +215,7 @@ class System:
             replica=node.replica,
             storage=storage if node.role != "worker" else [],
             worker=workers if node.role == "scheduler" else [],
-            owner=self.owner,
+            owner=self.owner if node.owner is None else node.owner,
         )
 
     def _warn_of_loopback(self) -> None:
@@ -283,11 +311,21 @@ class System:
 
     async def stop_nodes(self) -> list[Node]:
         """End all nodes politely; those that could not be ended, as their PCS does not answer."""
-        living = [node for node in self.named() if node.there and node.pcs is not None and node.pid]
+        living = [node for node in self.started_here() if node.pcs is not None]
         stopped = await DeferredList(
             [Deferred.fromCoroutine(node.pcs.stop(node.id)) for node in living if node.pcs], consumeErrors=True
         )
         return [node for node, (success, _) in zip(living, stopped, strict=True) if not success]
+
+    def started_here(self) -> list[Node]:
+        """The nodes that run and end with the puppetmaster."""
+        return [node for node in self.named() if node.there and node.pid and not node.taken_up]
+
+    async def debug_off(self) -> None:
+        """Workers that go on report no more to where nobody listens."""
+        told = [node for node in self.named("worker") if node.there and node.taken_up and node.reports_to]
+        work = [Deferred.fromCoroutine(self.tell(node, WorkerDebug("off", deadline=CLOSE_TIME))) for node in told]
+        await DeferredList(work, consumeErrors=True)
 
     def end_watch(self) -> None:
         """From now on nodes and PCSs may end without a word."""
@@ -301,16 +339,25 @@ class System:
         await self.machines.close()
         if self._scheduler is not None:
             await self._scheduler.stop()
+        for link in self._links.values():
+            await link.stop()
 
     # --- questions to nodes ---------------------------------------------------------------------
 
     async def tell(self, node: Node, request: Request) -> Ok:
-        """A node's `ok`, through the PCS that started it."""
-        if node.pcs is None:
+        """A node's `ok`, through the PCS that started it, if one is known."""
+        if node.pcs is None and not node.taken_up:
             raise UserError(f"{node.id} was never started: {node.problem}")
         if node.paused:
             raise UserError(f"paused: resume {node.id} lets it go on")
+        if node.pcs is None:
+            return _ok(await self._link(node).ask(request, request.deadline + 2 * GRACE))
         return await node.pcs.tell(node.id, request)
+
+    def _link(self, node: Node) -> Link:
+        if node.id not in self._links:
+            self._links[node.id] = Link(self.reactor, node.address.host, node.address.port)
+        return self._links[node.id]
 
     async def ask_scheduler(self, request: Request) -> Ok:
         """The scheduler's `ok`; Unreachable when there is none."""
@@ -322,16 +369,25 @@ class System:
             if self._scheduler is not None:
                 await self._scheduler.stop()
             self._scheduler = Link(self.reactor, address.host, address.port)
-        reply = await self._scheduler.ask(request, request.deadline + 2 * GRACE)
-        if isinstance(reply, Error):
-            raise DidaError(reply.code, *reply.words, object=reply.object)
-        assert isinstance(reply, Ok)
-        return reply
+        return _ok(await self._scheduler.ask(request, request.deadline + 2 * GRACE))
 
     async def crash(self, id: str) -> None:
         """Kill a node at once."""
-        await self._pcs_that_started(id).crash(id)
+        node = self.node(id)
+        if node.pcs is None and node.taken_up:
+            await self._crash_itself(node)
+        else:
+            await self._pcs_that_started(id).crash(id)
         self._lose(self.nodes[id], CRASHED, told=False)
+
+    async def _crash_itself(self, node: Node) -> None:
+        """Tell it to kill itself, which is all that can be done without a PCS."""
+        try:
+            await self._link(node).ask(Crash(), CLOSE_TIME)
+        except Unreachable:
+            raise
+        except DidaError:
+            pass  # it was gone before it could answer
 
     async def stop(self, id: str) -> None:
         """End a node in order."""
@@ -355,11 +411,17 @@ class System:
         """Kill a node, if it lives; a command that starts it again as it was started."""
         node = self.nodes.get(id)
         if node is None or node.state == PLANNED or node.there:
+            self._pcs_that_started(id)
             await self.crash(id)
         return evolve(self.nodes[id].command)
 
     def _pcs_that_started(self, id: str) -> Pcs:
         node = self.node(id)
+        if node.pcs is None and node.taken_up:
+            host = node.address.host
+            raise UserError(
+                f"no PCS is known that has started {id}: do that on {host}, where its process is {node.pid}"
+            )
         if node.pcs is None:
             raise UserError(f"{id} was never started")
         return node.pcs
@@ -382,9 +444,14 @@ class System:
         return [await self._debug(worker) for worker in workers]
 
     async def _debug(self, worker: Node) -> str:
-        assert self.debug_to is not None and worker.pcs is not None
+        assert self.debug_to is not None
         if not worker.reports_to:
-            to = self.debug_to(worker.pcs.seen_from)
+            if worker.pcs is None:
+                await self.tell(worker, Ping())
+                seen_from = self._link(worker).local_host
+            else:
+                seen_from = worker.pcs.seen_from
+            to = self.debug_to(seen_from or HERE)
             await self.tell(worker, WorkerDebug("on", to=to))
             worker.reports_to = to
         return worker.reports_to

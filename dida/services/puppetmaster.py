@@ -33,8 +33,9 @@ from dida.editing import EditedLine
 from dida.errors import DidaError, UserError
 from dida.loading import OperatorFolder
 from dida.palette import BAD, FAINT, GOOD, ODD, STRONG
+from dida.protocols.attaching import RunningSystem
 from dida.protocols.console import EditedConsole
-from dida.protocols.named_nodes import STARTING
+from dida.protocols.named_nodes import STARTING, Node
 from dida.protocols.player import Player
 from dida.protocols.puppetmaster import Console, KeyReader, ScriptConsole, TypedConsole
 from dida.protocols.system import System
@@ -83,6 +84,7 @@ class Options(CommonOptions):
     def __init__(self) -> None:
         super().__init__()
         self["pcs"] = []
+        self["attach"] = []
         self["files"] = []
 
     def opt_pcs(self, url: str) -> None:
@@ -91,6 +93,10 @@ class Options(CommonOptions):
         if any(address.machine == other.machine for other in self["pcs"]):
             raise UserError(f"--pcs {url}: there is one for that machine already: one is enough")
         self["pcs"].append(address)
+
+    def opt_attach(self, url: str) -> None:
+        """A PCS, or a node, of a running system, as http://HOST:PORT: the system is taken up; repeatable."""
+        self["attach"].append(Address.parse(url))
 
     def opt_files(self, folder: str) -> None:
         """A folder to seek applications and data in, with its subfolders; repeatable. [default: pmscripts]"""
@@ -181,11 +187,14 @@ class PuppetMaster(NodeService):
         self._own_pcs.end_watch()
         if self._playing is not None:
             self._playing.cancel()
-        running = [node for node in self.system.named() if node.there and node.pid]
-        nodes = counted(len(running), "node")
+        await self.system.debug_off()
+        running = self.system.started_here()
+        before = [node for node in self.system.named() if node.there and node.taken_up]
+        if before:
+            self._say_aside(f"left     {counted(len(before), 'node')} that ran before")
         if self.options["keep"]:
             if running:
-                self._say(self.page.paint.word(FAINT, f"kept     {nodes} and the PCS; {self._how_to_end()}"))
+                self._say_kept(running)
         else:
             left = await self.system.stop_nodes()
             await self._own_pcs.stop()
@@ -209,10 +218,14 @@ class PuppetMaster(NodeService):
             os.set_blocking(stream, blocking)
             os.close(stream)
 
-    def _how_to_end(self) -> str:
-        if self._own_pcs.address is None:
-            return "the PCS's line `stop` ends them"
-        return f"they end with it: kill {self._own_pcs.pid}"
+    def _say_kept(self, nodes: Sequence[Node]) -> None:
+        """What goes on, how it is ended, and how it is taken up again."""
+        end = "the PCS's line `stop` ends them"
+        if self._own_pcs.address is not None:
+            end = f"they end with it: kill {self._own_pcs.pid}"
+        self._say_aside(f"kept     {counted(len(nodes), 'node')} and the PCS; {end}")
+        pcs = next((node.pcs.address for node in nodes if node.pcs is not None), nodes[0].address)
+        self._say_aside(f"         again: twistd -n puppetmaster --attach http://{pcs}")
 
     def _end(self, failed: bool) -> None:
         """End the process, with exit status 1 if anything failed."""
@@ -240,7 +253,6 @@ class PuppetMaster(NodeService):
         self._say(f"DIDA's puppetmaster; help lists the commands; logs in {self.logs}")
         if isinstance(self.console, EditedConsole):
             self.console.line = EditedLine(self._history.lines())
-        self.console.prompt()
         self._own(self._play_typed())
 
     def _resized(self, number: int, frame: object) -> None:
@@ -300,7 +312,31 @@ class PuppetMaster(NodeService):
     def _end_of_input(self) -> None:
         self._typed_lines.put(None)
 
+    async def _attach(self) -> bool:
+        """Take up the system that is named, if one is; False, and said, when there is none."""
+        if not self.options["attach"]:
+            return True
+        found = RunningSystem(self.reactor, self.options["attach"], self.options["pcs"])
+        try:
+            await found.find()
+        except DidaError as problem:
+            self._say(self.page.paint(BAD, str(problem)))
+            self._end(failed=True)
+            return False
+        self.system.take_up(found)
+        ids = " ".join(found.nodes)
+        self._say(self.page.paint.word(STRONG, f"attached {counted(len(found.nodes), 'node')}: {ids}"))
+        alone = " ".join(node.id for node in found.nodes.values() if node.pcs is None)
+        if alone:
+            found.notes.append(f"no PCS of {alone} is known: only what a node itself answers can be asked there")
+        for note in found.notes:
+            self._say(self.page.paint(ODD, f"note: {note}"))
+        return True
+
     async def _play_typed(self) -> None:
+        if not await self._attach():
+            return
+        self.console.prompt()
         while not self._stopping:
             line = await self._typed_lines.get()
             if line is None or isinstance(line.command, script.Quit):
@@ -360,6 +396,8 @@ class PuppetMaster(NodeService):
             self._say(str(problem))
             self._end(failed=True)
             return
+        if not await self._attach():
+            return
         if self.options["check"]:
             self._check(lines)
             return
@@ -385,7 +423,8 @@ class PuppetMaster(NodeService):
     def _check(self, lines: Sequence[script.Line]) -> None:
         machines = [address.machine for address in self.options["pcs"]]
         operators = self._operators() if {HERE}.issuperset(machines) else None
-        wrong = check(lines, self.player.folders, machines, operators)
+        there = [node.command for node in self.system.named()]
+        wrong = check(lines, self.player.folders, machines, operators, there)
         for line, problem in wrong:
             self._say(self.page.paint(BAD, f"{line}: {problem}"))
         found = f"wrong: {len(wrong)}" if wrong else "nothing is wrong"

@@ -1,0 +1,293 @@
+"""A running system, found from the URL of one of its nodes, or of a PCS: who is there, and which PCS has started whom.
+
+Each node is asked what it knows of the others, those that it names are asked in turn, and the answers are joined. On a
+node's machine its PCS is sought, too, at the usual port: it counts when it has started that very process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred, DeferredList
+
+from dida import wire
+from dida.addresses import Address, node_id
+from dida.chain_messages import Member
+from dida.control_messages import ROLES, Elsewhere, NodeEntry, Nodes
+from dida.errors import DidaError, UserError
+from dida.messages import Ok, Request, Status, System
+from dida.protocols.links import Link, Unreachable
+
+_T = TypeVar("_T")
+
+ASK_TIME = 3.0
+"""Seconds for a node to say who it is, and whom it knows."""
+MAX_NODES = 1000
+"""Nodes that are asked."""
+PCS_PORT = 10_000
+
+
+@define
+class FoundNode:
+    """A node that runs."""
+
+    id: str
+    role: str
+    address: Address
+    replica: int = 0
+    """A storage node's number; 0 as long as it is not known."""
+    pid: int = 0
+    gossip_delay: int = 0
+    pcs: Address | None = None
+    """The PCS that has started it, as far as that is known."""
+    owner: str = ""
+    """With whom it ends, as its PCS knows."""
+    answers: bool = False
+
+
+@frozen
+class _Tables:
+    """What `nodes` answers."""
+
+    nodes: list[NodeEntry] = field(factory=list)
+    elsewhere: list[Elsewhere] = field(factory=list)
+
+
+@frozen
+class _Other:
+    id: str
+    url: str
+
+
+@frozen
+class _Known:
+    """What `system` answers."""
+
+    storage: list[Member] = field(factory=list)
+    schedulers: list[_Other] = field(factory=list)
+    workers: list[_Other] = field(factory=list)
+    pcs: list[_Other] = field(factory=list)
+
+
+@frozen
+class _Said:
+    """What came from an address: nothing, who is there, and whom he knows."""
+
+    address: Address
+    status: Mapping[str, Any] = field(factory=dict)
+    known: Mapping[str, Any] = field(factory=dict)
+
+
+class RunningSystem:
+    """What was found. `named`: the URLs to begin with, which must answer; `pcs`: PCSs that may have started nodes."""
+
+    def __init__(self, reactor: Any, named: Iterable[Address], pcs: Iterable[Address] = ()) -> None:
+        self.reactor = reactor
+        self.nodes: dict[str, FoundNode] = {}
+        self.pcs: dict[Address, Mapping[str, Any]] = {}
+        """The PCSs, and what each says of itself."""
+        self.notes: list[str] = []
+        """What is odd about it."""
+        self._named = list(named)
+        self._candidates = set(pcs)
+        self._tables: dict[Address, _Tables] = {}
+        self._mentioned: set[str] = set()
+        """Ids of the nodes that those that were asked take for alive."""
+
+    async def find(self) -> None:
+        """Find it; UserError when one of those that are named is no node or PCS."""
+        asked: set[Address] = set()
+        wave = list(dict.fromkeys(self._named))
+        while wave and len(asked) < MAX_NODES:
+            asked.update(wave)
+            said = await self._all([self._meet(address) for address in wave])
+            known = [found for each in said for found in self._take(each)]
+            candidates = self._candidates - self._tables.keys() - asked
+            await self._all([self._ask_candidate(address) for address in candidates])
+            known += self._beside()
+            wave = [address for address in dict.fromkeys(known) if address not in asked]
+        self._match()
+
+    async def _all(self, work: Iterable[Any]) -> list[Any]:
+        results = []
+        for success, result in await DeferredList([Deferred.fromCoroutine(each) for each in work], consumeErrors=True):
+            if not success:
+                failure: Any = result
+                raise failure.value
+            results.append(result)
+        return results
+
+    # --- one node after the other ---------------------------------------------------------------
+
+    async def _meet(self, address: Address) -> _Said:
+        """Ask who is there, and whom he knows."""
+        link = Link(self.reactor, address.host, address.port)
+        try:
+            status = (await _ask(link, Status(deadline=ASK_TIME))).object
+            node_id(str(status.get("id", "")))
+            request = Nodes(deadline=ASK_TIME) if status.get("role") == "pcs" else System(deadline=ASK_TIME)
+            try:
+                return _Said(address, status, (await _ask(link, request)).object)
+            except DidaError:
+                return _Said(address, status)
+        except DidaError as problem:
+            if address in self._named:
+                raise _nobody(address, problem) from None
+            return _Said(address)
+        finally:
+            await link.stop()
+
+    def _take(self, said: _Said) -> list[Address]:
+        """What a node, or a PCS, has said; the addresses of those whom it knows. UserError when it is neither."""
+        address, status = said.address, said.status
+        role = status.get("role")
+        if role == "pcs":
+            self.pcs[address] = status
+            return self._take_tables(address, _shaped(said.known, _Tables))
+        if role in ROLES:
+            self._enter(str(status["id"]), str(role), address, status)
+            self._candidates.add(Address(address.host, PCS_PORT))
+        elif role != "puppetmaster":
+            if status and address in self._named:
+                raise UserError(f"at {address} there is a {role}, no node and no PCS: check the URL")
+            return []
+        known = _shaped(said.known, _Known)
+        self._candidates.update(_addresses(known.pcs))
+        return [*self._storage(known.storage), *_addresses([*known.schedulers, *known.workers])]
+
+    def _enter(self, id: str, role: str, address: Address, status: Mapping[str, Any]) -> None:
+        node = self._node(id, role, address)
+        if node is None:
+            return
+        node.answers = True
+        self._mentioned.update(map(str, status.get("alive", ())))
+        node.pid = _number(status, "pid") or node.pid
+        node.gossip_delay = _number(status, "gossip_delay")
+        node.replica = _number(status, "replica") or node.replica
+
+    def _node(self, id: str, role: str, address: Address) -> FoundNode | None:
+        """The node of that id; None when another one has it."""
+        node = self.nodes.setdefault(id, FoundNode(id, role, address))
+        if (node.address.machine, node.address.port) == (address.machine, address.port):
+            return node
+        self.notes.append(f"{id} is at {node.address} and at {address}: only the first of them is taken up")
+        return None
+
+    def _take_tables(self, address: Address, tables: _Tables) -> list[Address]:
+        self._tables[address] = tables
+        known = []
+        for entry in tables.nodes:
+            if entry.state != "ended":
+                known += self._started(entry)
+        return [
+            *known,
+            *_addresses(tables.elsewhere),
+            *_addresses([_Other(each.id, each.pcs) for each in tables.elsewhere]),
+        ]
+
+    def _started(self, entry: NodeEntry) -> list[Address]:
+        """A PCS has started that node; its address, unless another node has its id."""
+        for address in _addresses([entry]):
+            node = self._node(entry.id, entry.role, address)
+            if node is not None:
+                node.pid = node.pid or entry.pid
+                return [address]
+        return []
+
+    def _storage(self, members: Iterable[Member]) -> list[Address]:
+        known = []
+        for member in members:
+            for address in _addresses([member]):
+                node = self._node(member.id, "storage", address)
+                if node is not None:
+                    node.replica = member.replica
+                known.append(address)
+        return known
+
+    # --- the PCSs -------------------------------------------------------------------------------
+
+    async def _ask_candidate(self, address: Address) -> None:
+        """A PCS that nobody has named: its nodes are not taken up for that."""
+        link = Link(self.reactor, address.host, address.port)
+        try:
+            status = (await _ask(link, Status(deadline=ASK_TIME))).object
+            if status.get("role") == "pcs":
+                self._tables[address] = wire.shaped((await _ask(link, Nodes(deadline=ASK_TIME))).object, _Tables)
+                self.pcs[address] = status
+            else:
+                self._tables[address] = _Tables()
+        except DidaError:
+            self._tables[address] = _Tables()
+        finally:
+            await link.stop()
+
+    def _beside(self) -> list[Address]:
+        """Nodes that a PCS has started that has started one of those that were found, and that belong to them: it
+        serves one puppetmaster alone, or they are mentioned."""
+        self._match_processes()
+        known = []
+        for address in {node.pcs for node in self.nodes.values() if node.pcs is not None}:
+            alone = bool(self.pcs[address].get("serves"))
+            for entry in self._tables[address].nodes:
+                if entry.state != "ended" and (alone or entry.id in self._mentioned):
+                    known += self._started(entry)
+        return known
+
+    def _match_processes(self) -> None:
+        """Which PCS has started which node."""
+        for address, tables in self._tables.items():
+            for entry in tables.nodes:
+                node = self.nodes.get(entry.id)
+                if entry.state != "ended" and node is not None and node.pid == entry.pid:
+                    node.pcs, node.owner = address, entry.owner
+
+    def _match(self) -> None:
+        """Leave out the PCSs that have started none and were not named, and nodes of which nobody is certain."""
+        self._match_processes()
+        used = {node.pcs for node in self.nodes.values()}
+        self.pcs = {
+            address: status for address, status in self.pcs.items() if address in used or address in self._named
+        }
+        for node in list(self.nodes.values()):
+            if not node.answers and node.pcs is None:
+                del self.nodes[node.id]  # who named it may know it from before
+            elif not node.answers:
+                self.notes.append(f"{node.id} at {node.address} runs, but does not answer")
+
+
+async def _ask(link: Link, request: Request) -> Ok:
+    reply = await link.ask(request, ASK_TIME)
+    if not isinstance(reply, Ok):
+        raise UserError("no answer to that")
+    return reply
+
+
+def _shaped(members: Mapping[str, Any], shape: type[_T]) -> _T:
+    """What a node knows; what it can't be understood of it is nothing."""
+    try:
+        return wire.shaped(members, shape)
+    except DidaError:
+        return shape()
+
+
+def _addresses(others: Iterable[Any]) -> list[Address]:
+    """The addresses in their URLs; what is none is left out."""
+    found = []
+    for other in others:
+        with suppress(UserError):
+            found.append(Address.parse(other.url))
+    return found
+
+
+def _nobody(address: Address, problem: DidaError) -> UserError:
+    if isinstance(problem, Unreachable):
+        return UserError(f"nobody listens at {address}: name a node that runs, or a PCS")
+    return UserError(f"what listens at {address} does not answer as a node of DIDA: check the URL")
+
+
+def _number(status: Mapping[str, Any], name: str) -> int:
+    value = status.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
