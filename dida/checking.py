@@ -34,6 +34,15 @@ def clash(command: NodeCommand, there: Iterable[NodeCommand]) -> str | None:
     return None
 
 
+def same(one: NodeCommand, other: NodeCommand) -> bool:
+    """Whether both name one node."""
+    return _place(one) == _place(other)
+
+
+def _place(command: NodeCommand) -> tuple[str, str, int, str]:
+    return command.role, command.id, command.address.port, command.address.machine
+
+
 def unknown(id: str, there: Sequence[str]) -> UserError:
     """No command has named such a node."""
     return UserError(f"no node has the id {id}: there are {', '.join(there) or 'none yet'}")
@@ -80,6 +89,8 @@ class _Checked:
     there: dict[str, NodeCommand] = field(factory=dict)
     gone: dict[str, str] = field(factory=dict)
     """Nodes that are not there any more, and why."""
+    ran: dict[str, NodeCommand] = field(factory=dict)
+    """Nodes that ran before, and still do: to name one of them is no mistake."""
     clients: int = 0
 
     def take(self, command: script.Command | None) -> None:
@@ -90,6 +101,7 @@ class _Checked:
             case script.Crash(id) | script.Stop(id):
                 self._node(id)
                 del self.there[id]
+                self.ran.pop(id, None)
                 self.gone[id] = STOPPED if isinstance(command, script.Stop) else CRASHED
             case script.Restart(id):
                 if id not in self.gone:
@@ -125,6 +137,8 @@ class _Checked:
                 self._need("scheduler")
 
     def _start(self, command: NodeCommand) -> None:
+        if any(same(command, other) for other in self.ran.values()):
+            return
         problem = clash(command, self.there.values())
         if problem is not None:
             raise UserError(problem)
@@ -179,7 +193,8 @@ def check(
     `machines`: the hosts that have a PCS, beside this one; `operators`: what the workers have, if that is known;
     `there`: nodes that run already.
     """
-    checked = _Checked(folders, {HERE, *machines}, operators, {command.id: command for command in there})
+    ran = {command.id: command for command in there}
+    checked = _Checked(folders, {HERE, *machines}, operators, there={**ran}, ran={**ran})
     wrong = []
     for line in lines:
         try:

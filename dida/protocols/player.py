@@ -24,6 +24,7 @@ from dida import guide, script, wire
 from dida.addresses import StorageAddress
 from dida.chain import Application
 from dida.chain_messages import Result, Run
+from dida.checking import same
 from dida.errors import NO_SUCH_RUN, TIMED_OUT, UNAVAILABLE, DidaError, UserError
 from dida.files import Row, parse_data, parse_inputs, read_file
 from dida.messages import Ok
@@ -283,6 +284,10 @@ class Player:
         return None
 
     async def _start_again(self, line: Line, command: script.NodeCommand) -> None:
+        node = self.system.nodes[command.id]
+        if node.there and node.taken_up and same(command, node.command):
+            self.say(f"there    {node.id:<6} {node.role:<10} {node.address}")
+            return
         self._begin(line, self._start(line, command))
 
     async def _after(self) -> Callable[[], Timestamp]:

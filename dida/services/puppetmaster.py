@@ -328,7 +328,7 @@ class PuppetMaster(NodeService):
         self._say(self.page.paint.word(STRONG, f"attached {counted(len(found.nodes), 'node')}: {ids}"))
         alone = " ".join(node.id for node in found.nodes.values() if node.pcs is None)
         if alone:
-            found.notes.append(f"no PCS of {alone} is known: only what a node itself answers can be asked there")
+            found.notes.append(f"no PCS of {alone} is known: --attach its URL, too, to stop or pause them")
         for note in found.notes:
             self._say(self.page.paint(ODD, f"note: {note}"))
         return True
@@ -442,8 +442,8 @@ class PuppetMaster(NodeService):
         for option in ("operators", "logs"):
             given, own = self.options[option], status.get(option)
             if given not in (None, DEFAULT_LOGS) and os.path.abspath(given) != own:
-                has = own or "the workers' default"
-                self._say(f"note: --{option} has no effect on nodes: the PCS at {address} was there before, with {has}")
+                has = f"its own, {own}" if own else "the workers' default"
+                self._say(f"note: --{option} has no effect: the PCS at {address} has {has}")
 
 
 def script_name() -> str:

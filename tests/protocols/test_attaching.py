@@ -12,6 +12,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from dida.addresses import Address
 from dida.chain_messages import AddStorage, AddWorker, WorkerDebug
+from dida.checking import check
 from dida.control_messages import NodeEntry
 from dida.errors import UserError
 from dida.messages import NODE, Request, Slow, Status, System, vocabulary
@@ -244,6 +245,27 @@ async def test_only_what_was_started_here_is_stopped(scene: Scene, running: Runn
     assert f"s1 is there already, a storage at {running.s1.address}: take another id" in scene.said[-1]
     await scene.system.stop_nodes()
     assert sorted(map(str, running.table.stopped)) == ["s3", "w2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_script_that_names_what_runs(scene: Scene, running: Running) -> None:
+    """The script that has started a system plays on it again: its nodes are there, which is no failure; another node
+    under one of their ids is one."""
+    await attached(scene, running)
+    text = (
+        f"storage s1 {running.s1.address} 9\nworker w1 http://{running.w1.address}\nscheduler sc {running.sc.address}\n"
+    )
+    lines = scene.lines(text + f"worker s2 {running.s2.address}\n")
+    there = [node.command for node in scene.system.named()]
+    wrong = check(lines, [], [], None, there)
+    assert [line.number for line, _ in wrong] == [4]
+    await scene.play(text + f"worker s2 {running.s2.address}\n")
+    assert running.table.started == []
+    assert scene.said[0] == f"there    s1     storage    {running.s1.address}"
+    assert scene.failed == [4]
+    assert (
+        len(check(scene.lines("crash s1\nstorage s1 localhost:1\nstorage s1 localhost:1\n"), [], [], None, there)) == 1
+    )
 
 
 @pytest_twisted.ensureDeferred

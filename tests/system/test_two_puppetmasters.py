@@ -121,9 +121,9 @@ def test_a_pcs_that_was_there(tmp_path: Path) -> None:
     try:
         status, lines = console.play("worker w1 localhost:4001\n")
         assert status == 0
-        note = f"has no effect on nodes: the PCS at localhost:{console.pcs} was there before, with "
+        note = f"has no effect: the PCS at localhost:{console.pcs} has "
         assert f"note: --operators {note}the workers' default" in lines
-        assert f"note: --logs {note}{tmp_path / 'nodes'}" in lines
+        assert f"note: --logs {note}its own, {tmp_path / 'nodes'}" in lines
         assert pcs.status()["dead"] == ["w1"]
     finally:
         pcs.end()
