@@ -134,6 +134,11 @@ class OperatorFolder:
         self._scan()
         return {name: file.name for file in self._files.values() for name in file.operators}
 
+    def defined(self) -> list[str]:
+        """The names of all classes that `find` would look for, also in files that can't be read any further."""
+        self._scan()
+        return [name for file in self._files.values() for name in file.classes]
+
     def _scan(self) -> Stamp:
         """Take note of what has changed in the folder."""
         try:

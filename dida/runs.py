@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import attrs
 
+from dida.catalog import Catalog, Places
 from dida.chain import Assignment, Meta, steps
 from dida.chain_messages import Execute
 from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
@@ -27,9 +28,6 @@ SUSPECTS = 10
 """Steps with which a worker was lost, at most, for each of them to be suspected of it the first time."""
 MAX_ATTEMPTS = 5
 """Executions of one step that may end with the death of its worker; one more, and the run has failed."""
-
-Places = Mapping[str, tuple[str, int]]
-"""The workers that can be reached, and where."""
 
 
 class Runs:
@@ -46,6 +44,7 @@ class Runs:
         """Steps that were given to another worker."""
         self.life = suffix
         self.ids = RunIds()
+        self.catalog = Catalog()
         self._all: dict[str, RunRecord] = {}
         self._going_on: dict[str, RunRecord] = {}
         self._ended: dict[str, RunRecord] = {}
@@ -92,8 +91,9 @@ class Runs:
         chain = []
         for position, operator in enumerate(operators):
             due = position == 0
-            why[position] = self.policy.counts(workers, due)
-            worker = self.policy.on_assign(workers, due)
+            able = self.catalog.able(operator, workers) or workers
+            why[position] = self.policy.counts(able, due)
+            worker = self.policy.on_assign(able, due)
             chain.append(Assignment(operator, position, worker, *workers[worker]))
         self.started += 1
         run = RunRecord(
@@ -250,12 +250,13 @@ class Runs:
 
     def _chosen_anew(self, run: RunRecord, step: Assignment, workers: Places) -> Assignment | None:
         """The step whose turn has come, with another worker; None when it stays with the one that was planned."""
-        worker = self.policy.on_due(step.worker, workers)
+        able = self.catalog.able(step.operator, workers)
+        worker = self.policy.on_due(step.worker, able)
         if worker == step.worker:
             return None
         host, port = workers[worker]
         new = run.chain[step.position] = attrs.evolve(step, worker=worker, host=host, port=port)
-        run.why[step.position] = f"{self.policy.counts(workers)}; {step.worker} was planned"
+        run.why[step.position] = f"{self.policy.counts(able)}; {step.worker} was planned"
         return new
 
     def on_returned(self, id: str, position: int, round: int, now: float) -> None:
@@ -268,17 +269,23 @@ class Runs:
     def on_reassign(
         self, id: str, position: int, avoid: Collection[str], workers: Places, now: float, round: int = 0
     ) -> Assignment:
-        """Another worker for a step, not one of `avoid` if that can be; Unavailable when there is none."""
+        """Another worker for a step, not one of `avoid` if that can be; Unavailable when there is none.
+
+        When all workers that can be reached lack its operator it stays where it is: that one may come back.
+        """
         run = self[id]
         done = position >= len(run.chain) or position in run.confirmed
         if run.state != GOING_ON or round < run.round or (round == run.round and done):
             raise DidaError(SUPERSEDED, f"run {id} has ended, or goes on elsewhere")
         if round > run.round:
             self._go_back(run, position, round)
-        candidates = {worker: place for worker, place in workers.items() if worker not in avoid} or workers
+        old = run.chain[position]
+        able = self.catalog.able(old.operator, workers)
+        candidates = {worker: place for worker, place in able.items() if worker not in avoid} or able
+        if workers and not candidates:
+            candidates = {old.worker: (old.host, old.port)}
         counts = self.policy.counts(candidates)
         worker = self.policy.on_assign(candidates)
-        old = run.chain[position]
         self.policy.on_confirm(old.worker)
         host, port = candidates[worker]
         new = attrs.evolve(old, worker=worker, host=host, port=port, attempt=old.attempt + 1)

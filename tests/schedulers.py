@@ -9,9 +9,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from dida import wire
+from dida import errors, wire
 from dida.addresses import Address, NodeAddress
-from dida.chain_messages import SCHEDULER, WORKER, Execute, ReportTo, SchedulerAt
+from dida.chain_messages import SCHEDULER, WORKER, Execute, ListOperators, ReportTo, SchedulerAt
 from dida.errors import DidaError
 from dida.loading import OperatorFolder
 from dida.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
@@ -58,6 +58,9 @@ class Silent(NodeCommands):
 
     def cmd_scheduler(self, request: SchedulerAt) -> Answer:
         return Ok()
+
+    def cmd_operators(self, request: ListOperators) -> Answer:
+        return Error(errors.UNKNOWN_VERB, ("operators",))
 
     def cmd_execute(self, request: Execute) -> Answer:
         self.requests.append(request)

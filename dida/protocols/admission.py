@@ -1,7 +1,8 @@
 """The beginning of runs: what a line `run` waits for, and whether it starts a run at all.
 
 In this order: a client's id that is known gets its first answer; one that is not waits until the workers have told
-this life of the scheduler what those before it have started; then the line waits for a worker.
+this life of the scheduler what those before it have started; then the line waits for a worker; and an operator that no
+worker is known to have is asked for, and refused when all say that they have none of that name.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dida.messages import Reply
 from dida.protocols.deadlines import Deadlines
 from dida.protocols.lines import Answer, ok
 from dida.protocols.waiting import WaitingRoom
-from dida.protocols.workers import Workers
+from dida.protocols.workers import ASK_TIMEOUT, Workers
 from dida.run_ids import computed
 from dida.run_record import RunRecord
 from dida.runs import Runs
@@ -57,7 +58,9 @@ class Admission:
         for name in request.operator:
             if not is_class_name(name):
                 raise BadRequest(f"{name!r} is no class name of an operator; expected: {Run.usage}")
-        if self._known(request) is not None or (self._has_heard(request) and self._has_worker):
+        if self._known(request) is not None:
+            return self._start(request)
+        if self._has_heard(request) and self._has_worker and self._has_operators(request):
             return self._start(request)
         return Deferred.fromCoroutine(self._start_later(request, self._now() + request.deadline * PART))
 
@@ -112,7 +115,23 @@ class Admission:
                 await self._for_reports.wait(name, ends - self._now())
         if not self._has_worker and self._known(request) is None:
             await self._for_worker.wait("", ends - self._now())
+        if self._workers.reachable and self._known(request) is None and not self._has_operators(request):
+            await self._ask_for_operators(request, ends)
         return self._start(request)
+
+    def _has_operators(self, request: Run) -> bool:
+        return self._runs.catalog.all_found(request.operator, self._workers.reachable)
+
+    async def _ask_for_operators(self, request: Run, ends: float) -> None:
+        """Ask all workers anew; no-such-operator when all say that they lack one."""
+        patience = min(ASK_TIMEOUT, max(0.0, ends - self._now()))
+        said = self._workers.ask_for_operators().addTimeout(patience, self._reactor, lambda late, seconds: False)
+        if not await said:
+            return  # not all have said since this line came
+        name = self._runs.catalog.missing(request.operator, self._workers.reachable)
+        if name is not None:
+            hint = self._runs.catalog.hint(name, self._workers.reachable)
+            raise DidaError(errors.NO_SUCH_OPERATOR, name, hint)
 
     async def _find(self, run: str, ends: float) -> RunRecord:
         while True:

@@ -110,12 +110,18 @@ class Operators:
         except StepFailed:
             return Terms(self.timeout)
 
-    async def names(self) -> dict[str, str]:
-        """Class name to file name of all operators."""
-        found = await self._loading.run(self.folder.operators, self.timeout, self.timeout)
+    async def names(self) -> tuple[dict[str, str], list[str]]:
+        """Class name to file name of all operators; other classes, which may be operators by a base from elsewhere."""
+
+        def look() -> tuple[dict[str, str], list[str]]:
+            operators = self.folder.operators()
+            return operators, sorted(set(self.folder.defined()) - set(operators))
+
+        found = await self._loading.run(look, self.timeout, self.timeout)
         if isinstance(found, Late):
             raise DidaError("timed-out", "reading the operators folder takes too long")
-        return dict(found)
+        operators, others = found
+        return operators, others
 
     async def execute(self, request: Execute, front_end: FrontEnd, left: float, ids: StepIds) -> Outcome:
         """Execute the request's next operator, which may take `left` seconds. Raises StepFailed and StepLost."""

@@ -83,7 +83,9 @@ class SchedulerNode(NodeCommands):
         self.debug = debug
         self.front_end = FrontEnd(reactor, storage)
         self.front_end.on_change = self._storage_changed
-        self.workers = Workers(reactor, ReportTo(str(me.address), life=runs.life), runs.policy, start_deadline)
+        self.workers = Workers(
+            reactor, ReportTo(str(me.address), life=runs.life), runs.policy, runs.catalog, start_deadline
+        )
         self.workers.ready = not workers
         self._reactor = reactor
         self._storage: tuple[str, ...] = ()

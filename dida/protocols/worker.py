@@ -173,7 +173,8 @@ class WorkerNode(NodeCommands):
         return Deferred.fromCoroutine(self._list())
 
     async def _list(self) -> Ok:
-        return ok(operators=await self.operators.names())
+        operators, others = await self.operators.names()
+        return ok(operators=operators, **({"classes": others} if others else {}))
 
     def cmd_scheduler(self, request: SchedulerAt) -> Answer:
         self._schedulers.hear(request.where, self._reactor.seconds())

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 from attrs import define
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida import errors
 from dida.addresses import Address, NodeAddress
-from dida.chain_messages import ReportTo
+from dida.catalog import Catalog
+from dida.chain_messages import ListOperators, ReportTo
 from dida.errors import BadRequest, DidaError, Unavailable
 from dida.messages import Error, Ok, Ping, Reply, Request
 from dida.protocols.handover import HOP_TIMEOUT
@@ -28,6 +30,10 @@ PING_TIMEOUT = 3.0
 MAX_WORKERS = 1000
 REPORT_PATIENCE = 5.0
 """Seconds from its declaration for a worker to tell what schedulers before this one have started."""
+ASK_TIMEOUT = 1.0
+"""Seconds for a worker to say which operators it has, before it counts as one that may have any."""
+ASK_EVERY = 10.0
+"""Seconds after which it is asked again, for files that were added at some workers."""
 REGISTRATION_TIME = 1.5
 """Seconds after the scheduler's start for workers to come that it was not told of: they try once a second."""
 
@@ -47,6 +53,8 @@ class Worker:
     """Whether it was ever connected."""
     told: bool = False
     """Whether it has told what it knows of the runs of schedulers before this one, or can't know any."""
+    operators_at: float = 0.0
+    """When it is asked next for its operators; for ever in the future while it has not said."""
     silent: bool = False
     """Whether it owes the answer to a ping."""
     stranger: bool = False
@@ -86,7 +94,9 @@ class Worker:
 class Workers:
     """All of them. `report` is what each is told; one that is declared is waited for `start_deadline` seconds."""
 
-    def __init__(self, reactor: Any, report: ReportTo, policy: LeastActive, start_deadline: float) -> None:
+    def __init__(
+        self, reactor: Any, report: ReportTo, policy: LeastActive, catalog: Catalog, start_deadline: float
+    ) -> None:
         self.start_deadline = start_deadline
         self.reachable: dict[str, tuple[str, int]] = {}
         """Those that get operators, and where they are."""
@@ -99,6 +109,11 @@ class Workers:
         self._reactor = reactor
         self._report = report
         self._policy = policy
+        self._catalog = catalog
+        self._asking: list[Deferred[bool]] = []
+        """Who waits for the workers that are being asked for their operators."""
+        self._to_ask: list[Deferred[bool]] = []
+        """Who came later, and waits for them to be asked once more."""
         self._all: dict[str, Worker] = {}
         self._began = self._now()
 
@@ -200,6 +215,49 @@ class Workers:
         for worker in self:
             if worker.link.client is not None and now >= worker.ping_at:
                 self._ping(worker)
+            if worker.link.client is not None and now >= worker.operators_at:
+                self._ask_for_operators(worker)
+
+    def ask_for_operators(self) -> Deferred[bool]:
+        """Fires, with True, when all that get operators were asked after this call which they have; who has not said so
+        in time may have any."""
+        said: Deferred[bool] = Deferred()
+        self._to_ask.append(said)
+        if not self._asking:
+            self._ask_next()
+        return said
+
+    def _ask_next(self) -> None:
+        """Ask all workers on behalf of those who came meanwhile."""
+        self._asking, self._to_ask = self._to_ask, []
+        if self._asking:
+            DeferredList([self._ask_for_operators(self._all[id]) for id in self.reachable]).addCallback(self._all_said)
+
+    def _all_said(self, result: object) -> None:
+        asking, self._asking = self._asking, []
+        for said in asking:
+            if not said.called:
+                said.callback(True)
+        if not self._asking:
+            self._ask_next()
+
+    def _ask_for_operators(self, worker: Worker) -> Deferred[None]:
+        worker.operators_at = float("inf")
+
+        def answered(result: Reply | Failure) -> None:
+            worker.operators_at = self._now() + ASK_EVERY
+            if isinstance(result, Failure):
+                _expected(result)
+            operators = result.object.get("operators") if isinstance(result, Ok) else None
+            if self._all.get(worker.id) is not worker:
+                return
+            if isinstance(operators, dict):
+                others = cast(Ok, result).object.get("classes")
+                self._catalog.on_list(worker.id, operators, map(str, others) if isinstance(others, list) else ())
+            else:
+                self._catalog.on_unknown(worker.id)
+
+        return worker.link.ask(ListOperators(deadline=ASK_TIMEOUT), ASK_TIMEOUT).addBoth(answered)
 
     def _forget_one(self) -> None:
         """Make room: the one that has been gone for longest, and with which nothing is going on."""
@@ -210,6 +268,7 @@ class Workers:
         oldest.link.stop()
         del self._all[oldest.id]
         self._policy.on_gone(oldest.id)
+        self._catalog.on_unknown(oldest.id)
 
     def _now(self) -> float:
         now: float = self._reactor.seconds()
@@ -219,6 +278,8 @@ class Workers:
         worker.reached = True
         worker.silent = worker.leaving = worker.stranger = False
         worker.name = ""
+        self._catalog.on_unknown(worker.id)
+        self._ask_for_operators(worker)
         asked = worker.link.ask(self._report, HOP_TIMEOUT)
         asked.addCallbacks(self._known, self._not_known, callbackArgs=(worker,), errbackArgs=(worker,))
         self.look()

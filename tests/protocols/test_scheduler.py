@@ -1,5 +1,6 @@
 """The scheduler on real connections, with real workers and fake storage nodes."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,9 +85,11 @@ async def test_failures_reach_the_client(system: System) -> None:
     scheduler = system.start()
     result = await system.run("99 ReaderOperator")
     assert result.words == ("failed", "ReaderOperator at position 0 on w1 failed: no-such-record: 99")
-    failed = await system.run("13 ReaderOperator NoOperator")
-    assert failed.words[1].startswith("NoOperator at position 1 on w1 could not be loaded: no class NoOperator")
-    assert (failed.object["position"], failed.object["operator"], failed.object["worker"]) == (1, "NoOperator", "w1")
+    (Path(system.folder) / "broken.py").write_text("class BrokenOperator:\n    def\n")
+    failed = await system.run("13 ReaderOperator BrokenOperator")
+    assert failed.words[1].startswith("BrokenOperator at position 1 on w1 could not be loaded: ")
+    assert failed.words[1].endswith("broken.py line 2: invalid syntax")
+    assert [failed.object[member] for member in ("position", "operator", "worker")] == [1, "BrokenOperator", "w1"]
     assert failed.object["steps"][0]["output"] == "1"
     assert await system.ask("result r2-test") == failed
     assert all(load.active == 0 for load in scheduler.runs.policy.loads.values())

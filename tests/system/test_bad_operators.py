@@ -85,6 +85,11 @@ class WritesOperator(Base):
         return "written"
 
 
+class HalfOperator:
+    def configure_storage(self, storage):
+        pass
+
+
 class AsyncWritesOperator(Base):
     async def process_record(self, meta, input, previous_output):
         await self.storage.write(input, "x" * 10_000_000)
@@ -101,7 +106,7 @@ REASONS = {
     "LongOperator": "returned 10000000 bytes, more than the 524288 of an output: write it into the storage",
     "WritesOperator": "failed: line-too-long: 10004099 bytes are more than a line may have (1048576)",
     "AsyncWritesOperator": "failed: line-too-long: 10004099 bytes are more than a line may have (1048576)",
-    "MissingOperator": "could not be loaded: no class MissingOperator in the files of ",
+    "HalfOperator": "could not be loaded: HalfOperator in ",
 }
 
 

@@ -68,14 +68,10 @@ def test_an_application_sent_by_netcat(scheduler: tuple[NodeProcess, Path]) -> N
 
 
 def test_operators_are_found_while_the_worker_runs(scheduler: tuple[NodeProcess, Path]) -> None:
-    """A file that is added is found; a missing class and one that raises fail with operator, position,
-    worker and reason."""
+    """A missing class is refused by name; its file is found once it is added; one that raises fails with operator,
+    position, worker and reason."""
     node, folder = scheduler
-    missing = run(node, "5 HelloOperator")
-    assert missing.startswith("ok failed ")
-    assert "HelloOperator" in missing
-    assert "position 0" in missing
-    assert "w" in missing
+    assert node.ask("run 5 AddOperator HelloOperator").startswith("error no-such-operator HelloOperator ")
     (folder / "hello.py").write_text(
         "class HelloOperator:\n"
         "    def configure_storage(self, storage):\n        self.storage = storage\n"

@@ -1,0 +1,79 @@
+"""Which worker has which operators, as far as the workers have said. Pure; whom to ask, and when, is for the caller.
+
+A worker that has not said may have any. What a worker lacks it is not given; a chain with an operator that every worker
+lacks is not begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+
+from attrs import define
+
+MAX_NAMES = 20_000
+"""Class names that are kept of one worker; one that has more may have any."""
+MAX_SHOWN = 10
+"""Names of operators that a refusal shows."""
+
+Places = Mapping[str, tuple[str, int]]
+"""The workers that can be reached, and where."""
+
+
+@define
+class _List:
+    operators: frozenset[str]
+    """What looks like an operator."""
+    classes: frozenset[str]
+    """All that may be one."""
+
+
+class Catalog:
+    """The lists of all workers."""
+
+    def __init__(self) -> None:
+        self._lists: dict[str, _List] = {}
+
+    def on_list(self, worker: str, operators: Collection[str], others: Iterable[str] = ()) -> None:
+        """What that worker has: operators, and other classes which may be some."""
+        classes = frozenset(operators).union(others)
+        if len(classes) > MAX_NAMES:
+            self.on_unknown(worker)
+        else:
+            self._lists[worker] = _List(frozenset(operators), classes)
+
+    def on_unknown(self, worker: str) -> None:
+        """What that worker has is not known, or not any more."""
+        self._lists.pop(worker, None)
+
+    def able(self, operator: str, workers: Places) -> Places:
+        """Those of the workers that are not known to lack the operator."""
+        lacking = {id for id in workers if (known := self._lists.get(id)) and operator not in known.classes}
+        return {id: place for id, place in workers.items() if id not in lacking} if lacking else workers
+
+    def all_found(self, operators: Collection[str], workers: Places) -> bool:
+        """Whether each operator is known to be with one of the workers."""
+        lists = [known.classes for id in workers if (known := self._lists.get(id))]
+        return all(any(operator in classes for classes in lists) for operator in operators)
+
+    def missing(self, operators: Iterable[str], workers: Places) -> str | None:
+        """The first operator that all these workers are known to lack; None without workers."""
+        return next((operator for operator in operators if workers and not self.able(operator, workers)), None)
+
+    def hint(self, operator: str, workers: Places) -> str:
+        """What a client may have meant by an operator that all these workers lack."""
+        names = {name for id in workers if (known := self._lists.get(id)) for name in known.operators}
+        return meant(operator, names)
+
+
+def meant(name: str, names: Collection[str]) -> str:
+    """What may have been meant by a name that is none of `names`, as an advice to who wrote it."""
+    by_lower = {each.lower(): each for each in sorted(names)}
+    longer = [each for lower, each in by_lower.items() if lower.startswith(name.lower())]
+    near = longer or [by_lower[each] for each in get_close_matches(name.lower(), by_lower, n=1)]
+    if near:
+        return f"did you mean {near[0]}?"
+    if not names:
+        return "the workers have no operators: look at the folder that they were given (--operators)"
+    rest = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return f"the workers have {', '.join(sorted(names)[:MAX_SHOWN])}{rest}: add its file to their folder, or correct it"
