@@ -23,6 +23,8 @@ MAX_OUTPUT = 512 * 1024
 """Bytes that the output of one operator may have, as UTF-8."""
 MAX_OPERATORS = 1000
 """Operators that one chain may have."""
+STATES = GOING_ON, DONE, FAILED = "going on", "done", "failed"
+"""What a run is."""
 
 Position = Annotated[int, msgspec.Meta(ge=0, lt=MAX_OPERATORS)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]

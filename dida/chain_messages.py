@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from dida import messages
 from dida.addresses import Address, NodeAddress, node_id
-from dida.chain import MAX_OPERATORS, Assignment, Meta, Position
+from dida.chain import MAX_OPERATORS, STATES, Assignment, Meta, Position, is_class_name
 from dida.errors import BadRequest, UserError
 from dida.messages import Counter, Name, Request, Seconds, Timestamp
 
@@ -120,8 +120,23 @@ class Result(Request):
 @frozen
 class Runs(Request):
     usage: ClassVar[str] = "runs"
-    about: ClassVar[str] = "the runs, newest first; {limit: n}"
+    about: ClassVar[str] = "the runs, newest first; {limit, state, operator, application, since, from: RUN}"
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = field(default=1000, kw_only=True)
+    state: str | None = field(default=None, kw_only=True)
+    operator: Name | None = field(default=None, kw_only=True)
+    """Runs of chains that have it."""
+    application: ClientId | None = field(default=None, kw_only=True)
+    """As it was told with the run; empty: those with which none was told."""
+    since: Annotated[float, msgspec.Meta(ge=0)] | None = field(default=None, kw_only=True)
+    """Runs that began then or later, in seconds since 1970 on the scheduler's clock."""
+    from_: Annotated[str, msgspec.Meta(max_length=200)] = field(default="", kw_only=True)
+    """The run to begin with; empty: the newest."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.state not in (None, *STATES):
+            raise ValueError(f"state {self.state!r} is none: say {', '.join(STATES)}")
+        if self.operator is not None and not is_class_name(self.operator):
+            raise ValueError(f"operator {self.operator!r} is no class name")
 
 
 @frozen

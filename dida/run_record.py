@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import attrs
 from attrs import define, field
 
-from dida.chain import Assignment, Step
+from dida.chain import DONE, FAILED, GOING_ON, Assignment, Step
 from dida.palette import cut
 from dida.timestamps import Timestamp
 
@@ -21,10 +21,10 @@ MAX_SHOWN = 80
 """Characters of an input, or an operator's name, in the list of all runs."""
 MAX_OPERATORS_SHOWN = 10
 """Operators of a chain there."""
+MAX_REASON = 500
+"""Characters of why a run has failed, there."""
 
 _STEP = tuple(each.name for each in attrs.fields(Step))
-
-GOING_ON, DONE, FAILED = "going on", "done", "failed"
 
 
 @define(eq=False)
@@ -35,6 +35,7 @@ class RunRecord:
     input: str
     chain: list[Assignment]
     started: float
+    """When it began, on the clock of `now`."""
     ends: float
     """Its deadline."""
     since: Timestamp
@@ -56,6 +57,8 @@ class RunRecord:
     """The id that its client gave it."""
     application: str = ""
     """What its client called the application."""
+    start: float = 0.0
+    """When it began, in seconds since 1970 on the scheduler's clock: for people."""
     life: str = ""
     """The life of the scheduler that has started it."""
     adopted: bool = False
@@ -144,7 +147,10 @@ def summary(run: RunRecord) -> dict[str, object]:
         "input": cut(run.input, MAX_SHOWN),
         "operators": [cut(each.operator, MAX_SHOWN) for each in run.chain[:MAX_OPERATORS_SHOWN]],
         "size": len(run.chain),
+        "start": run.start,
         "ms": run.ms,
+        **({"reason": cut(run.reason, MAX_REASON)} if run.state == FAILED else {}),
+        **_named(run),
     }
 
 

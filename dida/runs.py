@@ -9,21 +9,24 @@ known, fewer if they are large.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import dropwhile
 
 import attrs
 
 from dida.catalog import Catalog, Places
-from dida.chain import Assignment, Meta, steps
+from dida.chain import DONE, FAILED, GOING_ON, Assignment, Meta, steps
 from dida.chain_messages import Execute
 from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
 from dida.redo import versions_after
 from dida.run_ids import RunIds, computed
-from dida.run_record import DONE, DOUBT, FAILED, GOING_ON, GRACE, RunRecord
+from dida.run_record import DOUBT, GRACE, RunRecord
 from dida.scheduling import LeastActive
 
 MAX_BYTES = 2**28
 """Memory for the outcomes of runs that have ended, however few they are."""
+MAX_LOOKED = 10_000
+"""Runs that are looked at for one page of a list."""
 SUSPECTS = 10
 """Steps with which a worker was lost, at most, for each of them to be suspected of it the first time."""
 MAX_ATTEMPTS = 5
@@ -61,6 +64,26 @@ class Runs:
     def newest_first(self) -> Iterator[RunRecord]:
         """All runs that are known."""
         return reversed(self._all.values())
+
+    def page(
+        self, wanted: Callable[[RunRecord], bool], limit: int, first: RunRecord | None = None
+    ) -> tuple[list[RunRecord], RunRecord | None]:
+        """The newest `limit` of the runs that are `wanted`, from `first` on, and the one to go on with.
+
+        No more than MAX_LOOKED are looked at, so that it may be fewer though there are more.
+        """
+        found: list[RunRecord] = []
+        runs = self.newest_first()
+        if first is not None:
+            runs = dropwhile(lambda run: run is not first, runs)
+        for looked, run in enumerate(runs):
+            if looked == MAX_LOOKED:
+                return found, run
+            if wanted(run):
+                if len(found) == limit:
+                    return found, run
+                found.append(run)
+        return found, None
 
     @property
     def going_on(self) -> int:

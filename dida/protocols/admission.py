@@ -17,6 +17,7 @@ from dida.chain import is_class_name
 from dida.chain_messages import Run
 from dida.errors import BadRequest, DidaError, Unavailable
 from dida.messages import Reply
+from dida.protocols.clock import time_of_day
 from dida.protocols.deadlines import Deadlines
 from dida.protocols.lines import Answer, ok
 from dida.protocols.waiting import WaitingRoom
@@ -75,6 +76,8 @@ class Admission:
 
     def on_adopted(self, run: RunRecord) -> None:
         """A worker has told of that run."""
+        if not run.start:
+            run.start = round(time_of_day() - (self._now() - run.started), 3)
         self._for_reports.call(run.id)
 
     def on_workers(self) -> None:
@@ -162,6 +165,7 @@ class Admission:
             application=request.application,
             again=request.id is not None and request.retry,
         )
+        run.start = round(time_of_day(), 3)
         self._begin(run)
         return ok(run.id)
 

@@ -48,5 +48,5 @@ def sleep(seconds: float) -> None:
 
 
 def time_of_day() -> float:
-    """Seconds since 1970, for people alone: when a step was begun. Nothing is waited for, or compared, by it."""
+    """Seconds since 1970, for people: when a run or a step was begun. Nothing is waited for, or compared, by it."""
     return time.time()  # noqa: TID251 - the one place

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from dida import errors, wire
 from dida.addresses import Address, NodeAddress, StorageAddress, node_id
-from dida.chain import Assignment
+from dida.chain import DONE, GOING_ON, Assignment
 from dida.chain_messages import (
     SCHEDULER,
     AddStorage,
@@ -48,7 +48,7 @@ from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.links import Link
 from dida.protocols.presence import Presence
 from dida.protocols.workers import Workers
-from dida.run_record import DONE, GOING_ON, RunRecord, outcome, summary
+from dida.run_record import RunRecord, outcome, summary
 from dida.runs import Runs
 from dida.whole import whole
 
@@ -176,9 +176,25 @@ class SchedulerNode(NodeCommands):
         return Ok()
 
     def cmd_runs(self, request: ListRuns) -> Answer:
-        newest = self.runs.newest_first()
-        shown = [summary(run) for run, _ in zip(newest, range(request.limit), strict=False)]
-        return ok(runs=shown, dropped=self.runs.dropped)
+        if not request.from_:
+            return self._listed(request, None)
+        run = self._admission.find(request.from_, request.deadline)
+        if isinstance(run, RunRecord):
+            return self._listed(request, run)
+        return run.addCallback(lambda run: self._listed(request, run))
+
+    def _listed(self, request: ListRuns, first: RunRecord | None) -> Reply:
+        def wanted(run: RunRecord) -> bool:
+            return (
+                request.state in (None, run.state)
+                and request.application in (None, run.application)
+                and (request.since is None or run.start >= request.since)
+                and (request.operator is None or any(step.operator == request.operator for step in run.chain))
+            )
+
+        found, following = self.runs.page(wanted, request.limit, first)
+        more = {"next": following.id} if following is not None else {}
+        return ok(runs=[summary(run) for run in found], dropped=self.runs.dropped, **more)
 
     def cmd_workers(self, request: ListWorkers) -> Answer:
         loads = self.runs.policy.loads

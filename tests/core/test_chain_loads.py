@@ -9,10 +9,10 @@ import attrs
 import pytest
 from attrs import define, field
 
-from dida.chain import Assignment
+from dida.chain import GOING_ON, Assignment
 from dida.chain_messages import Execute
 from dida.errors import DidaError
-from dida.run_record import GOING_ON, RunRecord
+from dida.run_record import RunRecord
 from dida.runs import Runs
 from dida.scheduling import POLICIES
 from dida.steps import Steps

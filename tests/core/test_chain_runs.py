@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dida.chain import DONE, FAILED
 from dida.errors import DidaError, Unavailable
-from dida.run_record import DONE, FAILED, RunRecord, outcome, summary
+from dida.run_record import RunRecord, outcome, summary
 from dida.runs import SUSPECTS, Runs
 from dida.scheduling import LeastActive
 from dida.steps import Steps
