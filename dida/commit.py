@@ -142,7 +142,7 @@ class Commit:
             text = f"{MAX_QUEUE} operations already wait at this key: try again later"
             self.local.answer(waiting.token, refused(waiting, text))
             return
-        delayed = op.verb == "updateif" and bool(self.local.others())
+        delayed = op.verb == "updateif" and bool(self.local.others()) and not self.local.leaves
         start_at = now + (self.local.config.gossip_delay if delayed else 0)
         txn = _Transaction(op, [waiting], start_at)
         if op.id is not None:
@@ -468,7 +468,7 @@ class Commit:
         """Start what was delayed, send again what did not get through, give up what is late."""
         for txn in list(self._running.values()):
             if txn.state == QUEUED:
-                if now >= txn.start_at:
+                if now >= txn.start_at or self.local.leaves:
                     self._lock_all(txn, now)
             elif txn.number in self._blocked:
                 self._advance(txn, now)

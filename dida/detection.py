@@ -66,6 +66,8 @@ class Detection:
     _lease: dict[str, float] = Factory(dict)
     _granted: float = -FOREVER
     """Until when the hub's own lease lets this node answer."""
+    _halted: bool = False
+    """The hub follows a change that this node leads: it grants nothing any more."""
     _everywhere: tuple[float, Timestamp] = NOTHING
     _entered_at: float = -FOREVER
     """When the view was entered, if this node was awake ever since."""
@@ -163,7 +165,7 @@ class Detection:
         """Something came from `component`: it lives."""
         self.heard[component] = now
         self._suspicions.pop(component, None)
-        if len(self._listens) > 1 and self._hub is not None and self._hub.component == component:
+        if len(self._listens) > 1 and self._hub is not None and self._hub.component == component and not self._halted:
             # the hub: the silence of the others counts no more
             self._listens = {component: self._listens[component]}
             self._suspicions.clear()
@@ -255,14 +257,21 @@ class Detection:
         return dead
 
     def leads(self, now: float) -> bool:
-        """Whether this node is the lowest member that is not suspected."""
-        mine = self.local.me.replica
+        """Whether this node is the lowest member that is not suspected, and does not leave as long as another stays."""
+        mine, stops = self.local.me.replica, self.local.stops
         timeout = self.local.config.ping_timeout
-        return not any(
-            m.replica < mine
+        living = [
+            m
             for m in self.local.others()
             if not self.is_gone(m.component, now) and self._silence(m.component, now) <= timeout
-        )
+        ]
+        if stops:
+            staying = [m for m in living if m.component not in stops]
+            if self.local.leaves and staying:
+                return False
+            if not self.local.leaves:
+                living = staying
+        return not any(m.replica < mine for m in living)
 
     # --- time, and views ------------------------------------------------------------------------
 
@@ -292,6 +301,13 @@ class Detection:
             for member in self.local.others():
                 if member.component != hub:
                     self._listens[member.component] = self._beat[member.component] = now
+
+    def listen_to_all(self, peer: str, now: float) -> None:
+        """`peer` has stopped the view for a change that this node leads. If it is the hub, which leaves, nobody else
+        notices any more who is silent; its last grants are older than a silence that counts from now on."""
+        if self.follows and self._hub is not None and self._hub.component == peer and not self._halted:
+            self._halted = True
+            self._listens.update({m.component: now for m in self.local.others() if m.component not in self._listens})
 
     def wait_for(self, components: Iterable[str], now: float) -> None:
         """Something here waits for the word of these: who is not asked anyway, is asked when that takes long."""
@@ -330,6 +346,7 @@ class Detection:
 
     def _clear(self) -> None:
         self._hub = None
+        self._halted = False
         self._granted = -FOREVER
         self._everywhere = NOTHING
         for table in (self._listens, self._witness, self._awaited, self._lease, self._beat, self._beating):

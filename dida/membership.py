@@ -26,6 +26,7 @@ from dida.addresses import StorageAddress
 from dida.detection import FOREVER, STALL, Detection
 from dida.gossip import Replication
 from dida.joining import Joining
+from dida.leaving import Leaving
 from dida.messages import Error, Ok, Reply
 from dida.outputs import CHANGING, Local
 from dida.peer_messages import (
@@ -53,6 +54,8 @@ class _Ballot:
     have: dict[str, Timestamp] = Factory(dict)
     base: Timestamp | None = None
     asked: dict[str, float] = Factory(dict)
+    leaving: tuple[Member, ...] = ()
+    """Members of the old view that leave in order: what they have is in the next one."""
     lost: bool = False
     """It never comes to its end: one of its members has gone to another view."""
 
@@ -67,6 +70,7 @@ class Membership:
     started: float
     detection: Detection = field(init=False)
     joining: Joining = field(init=False)
+    leaving: Leaving = field(init=False)
     entered: bool = False
     """A view was entered: the owner restarts the transactions, and takes this back."""
     fenced: str | None = None
@@ -90,16 +94,21 @@ class Membership:
     def __attrs_post_init__(self) -> None:
         self.detection = Detection(self.local, self.replication)
         self.joining = Joining(self.local, self.replication, self.detection, self.named)
+        self.leaving = Leaving(self.local, self.replication, self.detection, self.joining)
 
     def begin_with(self, replication: Replication) -> None:
         """This is the state from now on."""
         self.replication = self.detection.replication = self.joining.replication = replication
+        self.leaving.replication = replication
 
     # --- what happens ---------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Heartbeats, suspicions, joins, probes, and the change of the view where this node leads it."""
         self.started += self.detection.look_at_clock(now)  # nobody was waited for meanwhile
+        self.leaving.tick(now)
+        if self.leaving.left is not None:
+            return
         if self.local.view is None:
             self.joining.seek(now)
         else:
@@ -130,6 +139,11 @@ class Membership:
 
     # --- leading a change -----------------------------------------------------------------------
 
+    @property
+    def leads(self) -> bool:
+        """Whether this node leads a change of the view."""
+        return self._ballot is not None
+
     def _wanted(self, now: float) -> tuple[Member, ...] | None:
         """The members that the next view should have; None when there is nothing to change."""
         view = self.local.view
@@ -139,15 +153,36 @@ class Membership:
             return None
         dead = self.detection.dead(now)
         ready = [j.member for j in self.joining.joiners.values() if j.loaded == view.name]
-        stay = [m for m in view.members if m.component not in dead]
-        if self.local.config.majority and not more_than_half(stay, view.lists(self.local.complete)):
+        living = tuple(m for m in view.members if m.component not in dead)
+        stay = self._who_stay(living)
+        if not self._may_change(stay):
             return None
         halts = [*self.halted.values(), *([self.changing_since] if self.changing_since is not None else [])]
         stuck = any(now - since > self.local.config.call_timeout for since in halts)
-        if len(stay) == len(view.members) and not ready and not stuck and self._ballot is None:
+        stuck = stuck or (self.changing_since is not None and self.promised[1] in self.local.stops)
+        goes = len(stay) < len(living) and self.leaving.due(living, now)
+        if len(living) == len(view.members) and not (ready or stuck or goes) and self._ballot is None:
             return None
         replaced = {m.replica for m in ready}
         return tuple(sorted([m for m in stay if m.replica not in replaced] + ready, key=lambda m: m.replica))
+
+    def _who_stay(self, living: tuple[Member, ...]) -> tuple[Member, ...]:
+        """Without those that leave; but where the others can't make the next view, as few of them stay as are needed:
+        they go when others have come, or with the change after it."""
+        if not self.local.stops or self.local.leaves:
+            return living
+        leavers = [m for m in living if not self.leaving.stays(m)]
+        for go in range(len(leavers), 0, -1):
+            stay = tuple(m for m in living if m not in leavers[:go])
+            if self._may_change(stay):
+                return stay
+        return living
+
+    def _may_change(self, stay: tuple[Member, ...]) -> bool:
+        """Whether these members can make the next view."""
+        if not self.local.config.majority:
+            return bool(stay)
+        return more_than_half(stay, self._lists())
 
     def _first_members(self, now: float) -> tuple[Member, ...] | None:
         """The first view is complete when all that were named are there, or the deadline is over; there is none to
@@ -184,6 +219,8 @@ class Membership:
 
     def _lead(self, now: float) -> None:
         wanted = self._wanted(now)
+        if wanted is None and self.local.leaves:
+            self._ballot = None  # others lead
         if self.local.view is not None and not self.detection.leads(now):
             self.detection.dead(now)  # this node's word is asked for, and the leader may be the suspect
         ballot = self._ballot
@@ -191,15 +228,28 @@ class Membership:
             if ballot is not None and self.local.view is None:
                 self._ballot = None
             return
-        outdated = ballot is None or ballot.members != wanted or self.promised != (ballot.number, self.local.component)
+        leaving = self._leavers(wanted, now)
+        outdated = (
+            ballot is None
+            or (ballot.members, ballot.leaving) != (wanted, leaving)
+            or self.promised != (ballot.number, self.local.component)
+        )
         if outdated or (ballot is not None and now - ballot.begun > 3 * self.local.config.call_timeout):
             known = self.local.view.number if self.local.view is not None else 0
-            ballot = self._ballot = _Ballot(max(self.promised[0], known) + 1, wanted, now)
+            ballot = self._ballot = _Ballot(max(self.promised[0], known) + 1, wanted, now, leaving=leaving)
             self.promised = (ballot.number, self.local.component)
             self._stop(now)
             ballot.have[self.local.component] = self.replication.log.have
         assert ballot is not None
         self._push_on(ballot, now)
+
+    def _leavers(self, wanted: tuple[Member, ...], now: float) -> tuple[Member, ...]:
+        """The living members that leave with the change to `wanted`."""
+        if not self.local.stops:
+            return ()
+        dead = self.detection.dead(now)
+        gone = (m for m in self.local.others() if m not in wanted and m.component not in dead)
+        return tuple(m for m in gone if not self.leaving.stays(m))
 
     def _stop(self, now: float) -> None:
         """The old view is no longer in force here."""
@@ -213,13 +263,14 @@ class Membership:
         again = self.local.config.call_timeout / 4
         others = [m for m in ballot.members if m.component != self.local.component]
         if ballot.base is None:
-            for member in others:
+            for member in (*others, *ballot.leaving):
                 peer = member.component
                 if peer not in ballot.have and now - ballot.asked.get(peer, -FOREVER) >= again:
                     ballot.asked[peer] = now
-                    message = Flush(**self.local.stamp(), number=ballot.number, members=ballot.members)
+                    stamp, members, leaving = self.local.stamp(), ballot.members, ballot.leaving
+                    message = Flush(**stamp, number=ballot.number, members=members, leaving=leaving)
                     self.local.send(member, message)
-            if len(ballot.have) < len(ballot.members):
+            if len(ballot.have) < len(ballot.members) + len(ballot.leaving):
                 return
             ballot.base = {}
             for have in ballot.have.values():
@@ -232,22 +283,22 @@ class Membership:
         log = self.replication.log
         complete = covers(log.have, ballot.base)
         ballot.have[self.local.component] = log.have
-        for member in others:
+        for member in (*others, *ballot.leaving):
             peer = member.component
             if now - ballot.asked.get(peer, -FOREVER) < again:
                 continue
             if not complete and not covers(log.have, ballot.have[peer]):
                 ballot.asked[peer] = now
                 self.local.send(member, Fetch(**self.local.stamp(), have=log.have))
-            elif complete and not covers(ballot.have[peer], ballot.base):
+            elif complete and member not in ballot.leaving and not covers(ballot.have[peer], ballot.base):
                 ballot.asked[peer] = now
                 ranges = log.since(ballot.have[peer], ballot.base)
                 self.local.send(member, Level(**self.local.stamp(), number=ballot.number, ranges=ranges))
-        if complete and all(covers(have, ballot.base) for have in ballot.have.values()):
+        if complete and all(covers(ballot.have[m.component], ballot.base) for m in ballot.members):
             view = View(ballot.number, self.local.component, ballot.members, self._state_of, self._lists())
             stamp = self.local.stamp()
             self._ballot = None
-            for member in others:
+            for member in (*others, *ballot.leaving):
                 self.local.send(member, Install(**stamp, installs=view, base=ballot.base))
             self._enter(view, ballot.base, now)
 
@@ -258,6 +309,7 @@ class Membership:
             return
         if have is not None:
             ballot.have[peer] = have
+            self.detection.listen_to_all(peer, now)
             self._push_on(ballot, now)
 
     def on_levelled(self, peer: str, message: Level, have: Timestamp | None, now: float) -> None:
@@ -282,7 +334,7 @@ class Membership:
 
     def on_flush(self, message: Flush, now: float) -> Reply:
         """Promise to follow this ballot and no lower one; stop the old view; say what is here."""
-        if not any(m.component == self.local.component for m in message.members):
+        if not any(m.component == self.local.component for m in (*message.members, *message.leaving)):
             return self.local.other_view()
         if (message.number, message.sender) < self.promised:
             return Error(CHANGING, (), {"promised": self.promised[0]})
@@ -335,9 +387,12 @@ class Membership:
     def _give_way(self, peer: str, view: View, base: Timestamp, complete: bool, now: float) -> None:
         """There is a view of higher rank, `peer` is in it, and this node can't enter it: its own life ends.
 
-        With `majority` not before it is known that all its members have entered that view: it may still come to
-        nothing, and then what this node has, and its vote, are needed.
+        In order, when it leaves, and all that it has is in that view. With `majority` not before it is known that all
+        its members have entered that view: it may still come to nothing, and then what this node has, and its vote,
+        are needed.
         """
+        if self.leaving.succeeded(view, base):
+            return
         if complete or self.local.view is None or not self.local.config.majority:
             self.fence(view, now)
         elif self._ballot is not None and any(m.component == peer for m in self._ballot.members):
@@ -370,7 +425,8 @@ class Membership:
         old = self.local.view
         live = {m.component for m in view.members}
         removed = [m for m in old.members if m.component not in live] if old is not None else []
-        silent = [m for m in removed if not self.detection.is_gone(m.component, now)]
+        left = [m for m in removed if not self.leaving.stays(m)]
+        silent = [m for m in removed if m not in left and not self.detection.is_gone(m.component, now)]
         if not self._silent:
             known = [self.replication.table.get(m.component, {}) for m in silent]
             self._alone = max((_beyond(base, has) for has in known), default=0)
@@ -397,7 +453,9 @@ class Membership:
         self.local.serving = not follows_another
         self.changing_since = now if follows_another else None
         text = ", ".join(m.id for m in view.members)
-        without = f"; without {', '.join(m.id for m in removed)}" if removed else ""
+        gone = [m.id for m in removed if m not in left]
+        without = f"; without {', '.join(gone)}" if gone else ""
+        without += f"; {', '.join(m.id for m in left)} left" if left else ""
         self.local.note(f"view {view.number}: {text}{without}")
         self.entered = True
         self.detection.ask_all(now)
@@ -432,6 +490,7 @@ class Membership:
     def fence(self, view: View, now: float) -> None:
         """This node was removed while it lived, or taken in with a state that it no longer has (two sides of a
         partition gave it theirs): it forgets its state and asks to join as a new component."""
+        leaves = self.local.leaves
         have = self.replication.log.have if self.local.view is not None else {}
         # what a member that goes on there has confirmed is not lost
         stay = [m.component for m in self.local.others() if view.member(m.component) is not None]
@@ -460,6 +519,8 @@ class Membership:
         self.joining.forget()
         self.halted.clear()
         self.fenced = text
+        if leaves:
+            self.leaving.removed(lost == 0, text)
 
 
 def _beyond(have: Timestamp, known: Timestamp) -> int:

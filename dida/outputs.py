@@ -51,7 +51,18 @@ class Soon:
     """Call `flush` when all else that has come in by now is taken: what is gathered for a peer goes in one message."""
 
 
-Output = Send | Answer | Note | Soon
+@frozen
+class Left:
+    """This node has left in order, or as far as it could: end it when the answers before are on their way.
+
+    `kept`: another member, that stays, has all that was here.
+    """
+
+    kept: bool
+    text: str
+
+
+Output = Send | Answer | Note | Soon | Left
 
 
 @frozen(kw_only=True)
@@ -113,6 +124,8 @@ class Local:
     own_ids: dict[Any, int] = Factory(dict)
     """Of the clients' updates that are not answered yet, and came without an id: the number of the one they were given,
     by token, the lowest first."""
+    stops: dict[str, float] = Factory(dict)
+    """Members that leave, this node perhaps among them, and since when that is known here."""
     ring: Ring = Ring(())
     view_name: str = ""
     _members: dict[str, Member] = Factory(dict)
@@ -123,6 +136,11 @@ class Local:
     @property
     def component(self) -> str:
         return self.me.component
+
+    @property
+    def leaves(self) -> bool:
+        """Whether this node was told to stop."""
+        return self.me.component in self.stops
 
     @property
     def commits(self) -> str:
@@ -139,6 +157,7 @@ class Local:
         self._members = {m.component: m for m in members}
         self._others = tuple(m for m in members if m.component != self.me.component)
         self._by_number = {str(m.replica): m for m in members}
+        self.stops = {c: since for c, since in self.stops.items() if c in self._members or c == self.me.component}
         self.ring = Ring(self._by_number)
 
     def others(self) -> tuple[Member, ...]:

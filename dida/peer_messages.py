@@ -245,6 +245,13 @@ class Suspect(PeerMessage):
 
 
 @frozen
+class Stop(PeerMessage):
+    usage: ClassVar[str] = "stop"
+    about: ClassVar[str] = "storage nodes: I leave; go on without me, with what I have"
+    have: Timestamp = field(factory=dict)
+
+
+@frozen
 class Join(PeerMessage):
     usage: ClassVar[str] = "join"
     about: ClassVar[str] = "storage nodes: take me into the view"
@@ -276,6 +283,8 @@ class Flush(PeerMessage):
     about: ClassVar[str] = "storage nodes: stop the old view, say what you have"
     number: Counter
     members: tuple[Member, ...]
+    leaving: tuple[Member, ...] = ()
+    """Members of the old view that leave in order: they say what they have, and go."""
 
 
 @frozen
@@ -383,5 +392,8 @@ class Promised:
 
 
 INTRODUCTIONS = (Peer, Vouch)
-PEER = (Gossip, Fetch, Lock, Decide, Expose, Release, Forward, Heartbeat, Suspect, Join, Load, Flush, Level, Install)
+PEER = (
+    *(Gossip, Fetch, Lock, Decide, Expose, Release, Forward),
+    *(Heartbeat, Suspect, Stop, Join, Load, Flush, Level, Install),
+)
 """The verbs between storage nodes."""

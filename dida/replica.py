@@ -37,7 +37,7 @@ from dida.messages import (
     form_of,
 )
 from dida.operations import Waiting, forwarded, operation
-from dida.outputs import CHANGING, OTHER_VIEW, Config, Local, Output, Soon
+from dida.outputs import CHANGING, OTHER_VIEW, Config, Left, Local, Output, Soon
 from dida.peer_messages import (
     Alive,
     Decide,
@@ -63,6 +63,7 @@ from dida.peer_messages import (
     Record,
     Release,
     Silence,
+    Stop,
     Suspect,
 )
 from dida.requests import Requests
@@ -94,6 +95,8 @@ class Replica:
         self._forget()
         self._watching: dict[Any, tuple[str, float]] = {}
         self._flush_asked = False
+        self.ended = False
+        """It has left: nothing comes of it any more."""
 
     def _blank(self) -> Replication:
         return Replication(self.local, Store(self.config.max_versions), Executed(self.config.session_ttl))
@@ -110,7 +113,9 @@ class Replica:
     def on_request(self, token: Any, request: Request, now: float) -> list[Output]:
         """A client's request; it is answered under `token`, now or later, by its deadline."""
         op = operation(request)
-        if op is not None:
+        if op is not None and self.local.leaves:
+            self.local.answer(token, Error(errors.UNAVAILABLE, ("this node leaves: ask another one",)))
+        elif op is not None:
             ends = now + request.deadline - min(EARLY, request.deadline / 2)
             self.requests.attempt(Waiting(token, op, ends), now)
         elif isinstance(request, Watch):
@@ -167,6 +172,8 @@ class Replica:
                 reply = self.local.other_view()
             case Fetch():
                 reply = self.replication.on_fetch(message, now)
+            case Stop():
+                reply = self.membership.leaving.on_stop(message, now)
             case _ if not self.local.serving:
                 reply = Error(CHANGING, (), self.local.completeness())
             case _:
@@ -271,6 +278,9 @@ class Replica:
                         self.replication.on_fetched(peer, fetched.ranges, fetched.have, now)
                     else:
                         self.replication.on_fetched(peer, None, None, now)
+            case Stop():
+                have = wire.shaped(ok.object, Has).have if ok is not None else None
+                self.membership.leaving.on_stopped(peer, message, have)
             case Gossip():
                 have = wire.shaped(ok.object, Has).have if ok is not None and in_force else None
                 self.replication.on_gossiped(peer, have, now)
@@ -305,6 +315,7 @@ class Replica:
     def tick(self, now: float) -> list[Output]:
         """Time passes; call it often (some tens of milliseconds)."""
         self.local.oldest = self.commit.oldest
+        self.membership.leaving.busy = bool(self.requests.in_hand or self.commit.open)
         self.membership.tick(now)
         self.requests.give_up_without_quorum(now)
         if self.local.serving:
@@ -327,8 +338,27 @@ class Replica:
         """Answer the writes that enough members hold: by the word of members, and within the lease."""
         self.replication.check_concerns(now, self.local.serving and self.requests.holds_lease(now))
 
+    def on_stop(self, drain: float, now: float) -> list[Output]:
+        """This node was told to stop: it leaves in order, at the latest in `drain` seconds; then there is a `Left`."""
+        self.membership.leaving.begin(drain, now)
+        return self._end_turn(now)
+
+    def _leave(self, left: Left, now: float) -> None:
+        """What waits is answered: this node ends."""
+        self.ended = True
+        if left.kept:
+            self.commit.settle()  # what was decided is part of the state with which the others go on
+            self.replication.check_concerns(now, may_answer=True)
+        self.requests.refuse_all(Error(errors.UNAVAILABLE, ("this node has left: ask another one",)))
+        self.local.serving = False
+        self.local.note(left.text)
+        self.local.out.append(left)
+
     def _end_turn(self, now: float) -> list[Output]:
         """Follow up what has changed, until nothing does; then give out the outputs."""
+        if self.ended:
+            self.local.out.clear()
+            return []
         while True:
             entered = False
             if self.membership.fenced is not None:
@@ -353,7 +383,9 @@ class Replica:
             for token, (name, _) in list(self._watching.items()):
                 if name != self.local.view_name:
                     self._answer_watch(token)
-        if self.commit.wants_flush and not self._flush_asked and self.local.others():
+        if self.membership.leaving.left is not None:
+            self._leave(self.membership.leaving.left, now)
+        elif self.commit.wants_flush and not self._flush_asked and self.local.others():
             self._flush_asked = True
             self.local.out.append(Soon())
         out, self.local.out = self.local.out, []
@@ -420,7 +452,7 @@ class Replica:
         view = self.local.view
         replication = self.replication
         return {
-            "ready": self.local.serving and not (self.config.majority and now >= self.detection.lease_until()),
+            "ready": self._ready(now),
             "alive": [m.id for m in view.members] if view is not None else [],
             "dead": self.dead(),
             "view": view.number if view is not None else 0,
@@ -438,8 +470,13 @@ class Replica:
             "transactions": self.commit.open,
             "locks": len(self.locks.keys),
             "executed": replication.executed.size,
+            "leaving": self.local.leaves,
             "discarded": self.membership.discarded,
             "notes": list(self.local.notes),
         }
+
+    def _ready(self, now: float) -> bool:
+        without_half = self.config.majority and now >= self.detection.lease_until()
+        return self.local.serving and not without_half and not self.local.leaves
 
     VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Forget, Watch)

@@ -72,7 +72,7 @@ class Requests:
 
     def plain_read(self, key: str, now: float) -> tuple[Entry, Timestamp] | None:
         """What `read KEY` gives, with the timestamp, when it can be answered at once; None: ask with `on_request`."""
-        if now >= self.lease_until or not self.local.serving or len(self.groups) > 1:
+        if now >= self.lease_until or not self.local.serving or len(self.groups) > 1 or self.local.stops:
             return None
         entry = self.replication.store.newest(key)
         if entry is None:
@@ -82,7 +82,7 @@ class Requests:
 
     def plain_write(self, key: str, value: str, now: float) -> Ok | None:
         """Executes `write KEY VALUE`, when that can be done at once; None: ask with `on_request`."""
-        if now >= self.lease_until or not self.local.serving or len(self.groups) > 1:
+        if now >= self.lease_until or not self.local.serving or len(self.groups) > 1 or self.local.stops:
             return None
         if self.config.write_concern > 1 or key in self.locks.keys or self._log_full:
             return None

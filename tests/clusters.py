@@ -60,4 +60,6 @@ class StorageCluster:
 
     def end(self) -> None:
         for node in self.nodes.values():
+            node.ask_to_end()  # all at once: none waits for another to take over
+        for node in self.nodes.values():
             node.end()

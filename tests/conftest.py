@@ -136,4 +136,6 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
 
     yield start
     for node in started:
+        node.ask_to_end()
+    for node in started:
         node.end()

@@ -154,10 +154,14 @@ class NodeProcess:
         """Whether it was paused for a part of the time since `moment` (of the monotonic clock)."""
         return self.paused or self._paused_at >= moment
 
-    def end(self) -> None:
-        """Ask it to end; kill it when it does not."""
+    def ask_to_end(self) -> None:
+        """SIGTERM, also where it is paused."""
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
+
+    def end(self) -> None:
+        """Ask it to end; kill it when it does not."""
+        self.ask_to_end()
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:

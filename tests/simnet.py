@@ -13,7 +13,7 @@ from attrs import define
 from dida import wire
 from dida.addresses import Address, StorageAddress
 from dida.messages import Reply, Request, form_of
-from dida.outputs import Answer, Config, Note, Output, Send, Soon
+from dida.outputs import Answer, Config, Left, Note, Output, Send, Soon
 from dida.peer_messages import Member, PeerMessage
 from dida.replica import Replica
 
@@ -46,6 +46,8 @@ class Hand:
         self.letters: list[Letter] = []
         self.replies: dict[str, Reply] = {}
         self.notes: list[str] = []
+        self.left: dict[int, Left] = {}
+        """What those said that have ended as they were told to."""
         self.gathering = False
         """While it is true nobody sends what is gathered: `flush` does."""
         self._asked: dict[tuple[str, int], Letter] = {}
@@ -79,6 +81,10 @@ class Hand:
         for other, replica in list(self.replicas.items()) if refused else ():
             self.act(other, replica.on_broken(self.url(number), self.now))
             self.act(other, replica.on_refused(self.url(number), self.now, self.now))
+
+    def stop(self, number: int, drain: float = 30.0) -> None:
+        """A process is told to end."""
+        self.act(number, self.replicas[number].on_stop(drain, self.now))
 
     @staticmethod
     def url(number: int) -> str:
@@ -124,6 +130,9 @@ class Hand:
                     self.replies[output.token] = output.reply
                 case Note():
                     self.notes.append(output.text)
+                case Left():
+                    self.left[number] = output
+                    self.crash(number)
                 case Soon() if not self.gathering:
                     self.act(number, self.replicas[number].flush(self.now))
 

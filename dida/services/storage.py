@@ -36,6 +36,7 @@ from dida.services.node import (
     NodeService,
     check_distinct,
     default_reactor,
+    drain_option,
     milliseconds,
     number,
     serve,
@@ -81,6 +82,7 @@ class Options(NodeOptions):
         ["start-deadline", None, 30, "for named members to come, in s", number(0, 86_400, "seconds", float)],
         ["session-ttl", None, 3600, "update ids are remembered so long, in s", number(1, 10**9, "seconds", float)],
         ["cluster", None, "dida", "only nodes of the same cluster talk to each other"],
+        drain_option("wait for others to take over its state"),
     ]
 
     def __init__(self) -> None:
@@ -152,6 +154,9 @@ class StorageService(NodeService, StorageCommands):
         self._schedulers = Schedulers()
         self._gone: set[_Token] = set()
         """Of clients that are gone, and wait for nothing any more."""
+        self._drain = float(options["drain"])
+        self._leaving: Deferred[Any] | None = None
+        """While it leaves: fires when it has left."""
         self._failpoints = failpoints.Failpoints(options["failpoint"])
         component = f"{int(options['replica'])}:{_base36(incarnation)}"
         me = Member(component, int(options["replica"]), options["id"], str(options.address))
@@ -280,8 +285,11 @@ class StorageService(NodeService, StorageCommands):
                 self._send(output)
             elif isinstance(output, Soon):
                 self._reactor.callLater(0, self._flush)
-            else:
+            elif isinstance(output, Note):
                 self._say(output)
+            elif self._leaving is not None:
+                # the answers go out in the turn between these two
+                self._reactor.callLater(0, self._reactor.callLater, 0, self._leaving.callback, None)
 
     def _flush(self) -> None:
         self._turn(lambda: self.replica.flush(self._reactor.seconds()))
@@ -329,6 +337,17 @@ class StorageService(NodeService, StorageCommands):
             link.greeting = Peer(self.replica.local.me.url, self._word)
             link.on_refused = lambda at: self._turn(lambda: self.replica.on_refused(url, at, self._reactor.seconds()))
         return link
+
+    def leave(self) -> Deferred[Any] | None:
+        """Leave in order: fires when another node has the state, or after `--drain` seconds.
+
+        Not where the process is not the node's own: who stops it there wants it gone.
+        """
+        if self.process is None:
+            return None
+        self._leaving = Deferred()
+        self._turn(lambda: self.replica.on_stop(self._drain, self._reactor.seconds()))
+        return self._leaving
 
     def close(self) -> None:
         self._asked.stop()

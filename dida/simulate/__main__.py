@@ -59,6 +59,7 @@ ABOUT = {
     "odd": "share of steps at which a message is dropped or doubled",
     "armed": "failpoints, as lock.send=kill@3,load.receive=pause@1; or none",
     "all_to_all": "members of a view beyond which they exchange heartbeats with the lowest one only",
+    "stop": "mean seconds between two planned stops of nodes; 100: none",
     "turn": "mean seconds between two partitions whose sides members change while a view is installed; 100: none",
 }
 

@@ -314,20 +314,16 @@ class Clients:
 
     def _acknowledged(self, session: Session, event: Event, value: str, version: Version, node: Node) -> None:
         """An acknowledgement leaves: who has the update at this moment?"""
-        holders, lacking = [], []
+        lacking = []
+        holders = self._holders(event.key, value, version)
         view = node.replica.local.view_name if node.replica is not None else ""
         newest = self.cluster.newest_view()
         assert newest is not None
         for other in self.cluster.nodes.values():
             replica = other.replica
-            if replica is None or replica.local.view is None:
+            if replica is None or other.component in holders:
                 continue
-            kept = replica.replication.store.versions(event.key)
-            full = len(kept) >= self.plan.max_versions and version < kept[-1].version
-            held = any(record.value == value for record in replica.replication.held.values())
-            if full or held or any(entry.value == value for entry in kept):
-                holders.append(other.component)
-            elif replica.local.serving and replica.local.view_name == view == newest.name:
+            if replica.local.serving and replica.local.view_name == view == newest.name:
                 lacking.append(other.name)
         if event.verb == "updateif" and lacking and not self.plan.forks:
             self._report(f"{event}: acknowledged, but {' '.join(lacking)} lacks it")
@@ -346,6 +342,33 @@ class Clients:
         for member in view.members if view is not None else ():
             if member.component in living and member.component not in holders:
                 self._report(f"{event}: acknowledged as held by all, but {member.id} lacks it")
+
+    def _holders(self, key: str, value: str, version: Version) -> list[str]:
+        """The components that have that version of the key, or have had it and newer ones since."""
+        holders = []
+        for node in self.cluster.nodes.values():
+            replica = node.replica
+            if replica is None or replica.local.view is None:
+                continue
+            kept = replica.replication.store.versions(key)
+            full = len(kept) >= self.plan.max_versions and version < kept[-1].version
+            held = any(record.value == value for record in replica.replication.held.values())
+            if full or held or any(entry.value == value for entry in kept):
+                holders.append(node.component)
+        return holders
+
+    def left(self, node: Node, kept: bool) -> None:
+        """A node leaves in order, and says whether others have kept what was acknowledged, and only it had."""
+        if not kept:
+            return
+        for shown, holders in self.holders.items():
+            if holders is None or node.component not in holders:
+                continue
+            others = [c for c in self._holders(shown.key, shown.value, shown.version) if c != node.component]
+            if others:
+                self.holders[shown] = sorted({*holders, *others} - {node.component})
+            elif node.component in self._holders(shown.key, shown.value, shown.version):
+                self._report(f"{node.name} left in order, and took with it {shown}")
 
     def _take(self, session: Session, token: Any, reply: Reply) -> None:
         event = session.event

@@ -12,6 +12,10 @@ from dida.simulate.plan import NEVER, Armed, Plan
 
 DEAD_FOR = (0.0, 0.03, 0.2, 1.0, 3.0)
 """Seconds until a node that crashed is started again; 0: before anybody noticed."""
+DOWN_FOR = (0.01, 0.03, 0.2)
+"""Seconds until a node that was told to stop is started again."""
+DRAIN = 100.0
+"""Seconds that such a node waits for others to take over: longer than a simulation."""
 PAUSED_FOR = (0.1, 0.3, 0.7, 2.0, 3.5)
 """Seconds of a pause: shorter and longer than the lease."""
 TURNING = ("install.send", "level.answered", "flush.receive")
@@ -38,6 +42,8 @@ class Faults:
         for armed in plan.armed:
             self._armed.setdefault(armed.name, []).append(armed)
         cluster.failpoint = self._failpoint
+        self._then: dict[str, Callable[[], None]] = {}
+        """Node that was told to stop to what follows when it is started again."""
 
     def begin(self) -> None:
         self.active = True
@@ -49,6 +55,7 @@ class Faults:
             (plan.clog, self._clog),
             (plan.cut, self._cut),
             (plan.turn, self._part),
+            (plan.stop, self._stop),
         ):
             if mean < NEVER:
                 self._again(mean, fault)
@@ -114,12 +121,61 @@ class Faults:
             and n.replica is not None
             and not n.paused
             and n.replica.local.serving
+            and not n.replica.local.leaves
             and n.replica.local.view_name == newest.name
         ]
         if not self.plan.majority:
             return bool(living)
         complete = any(local.complete for local in living)
         return more_than_half((local.me for local in living), newest.lists(complete))
+
+    # --- planned stops --------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        """One node, or some at once, or all one after the other, the next when the former is only just started."""
+        nodes = list(self.cluster.nodes.values())
+        self.rng.shuffle(nodes)
+        kind = self.rng.random()
+        if kind < 0.4:
+            self._stop_one(nodes[0])
+        elif kind < 0.7:
+            for node in nodes[: self.rng.randint(2, len(nodes) - 1)]:
+                self._stop_one(node)
+        elif not self._then:
+            self.happened["rolling restarts"] += 1
+            self._roll(nodes)
+
+    def _stop_one(self, node: Node, then: Callable[[], None] = lambda: None) -> bool:
+        """SIGTERM, if another node stays; it is started again when it has ended."""
+        if node.replica is None or node.replica.local.leaves or not self._stays_without(node):
+            return False
+        self.happened["stops"] += 1
+        self._then[node.name] = then
+        self.cluster.stop(node, DRAIN)
+        return True
+
+    def _stays_without(self, node: Node) -> bool:
+        """Another node goes on with the state; where nobody can be cut off, it may be one that is about to join."""
+        if self._dispensable(node):
+            return True
+        others = [n.replica for n in self.cluster.nodes.values() if n is not node and not n.paused]
+        living = any(replica is not None and not replica.local.leaves for replica in others)
+        return living and not self.plan.partitions and self.plan.pause >= NEVER
+
+    def left(self, node: Node) -> None:
+        """A node has ended as it was told to: it is started again."""
+        then = self._then.pop(node.name, lambda: None)
+
+        def start() -> None:
+            if node.replica is None:
+                self.cluster.start(node)
+            then()
+
+        self.cluster.at(self.rng.choice(DOWN_FOR), start)
+
+    def _roll(self, nodes: list[Node]) -> None:
+        if self.active and nodes and not self._stop_one(nodes[0], lambda: self._roll(nodes[1:])):
+            self.cluster.at(0.1, lambda: self._roll(nodes))
 
     # --- links ----------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from attrs import Factory, define, frozen
 from dida import wire
 from dida.addresses import Address, StorageAddress
 from dida.messages import Error, Reply, Request, form_of, vocabulary
-from dida.outputs import Answer, Config, Note, Output, Send, Soon
+from dida.outputs import Answer, Config, Left, Note, Output, Send, Soon
 from dida.peer_messages import PEER, Member, PeerMessage, View
 from dida.replica import Replica
 from dida.versions import Version
@@ -115,6 +115,8 @@ class Cluster:
         """Asked at every failpoint for one of its actions; it kills and pauses by itself."""
         self.on_reply: Callable[[Any, Reply, Node], None] = lambda token, reply, node: None
         self.on_crash: Callable[[Node], None] = lambda node: None
+        self.on_left: Callable[[Node, bool], None] = lambda node, kept: None
+        """A node has left in order, or has ended as it was told to; whether it says that others have its state."""
         self.on_removed: Callable[[Node], None] = lambda node: None
         """A node has found out that it was removed while it lived."""
         self.check: Callable[[Node], None] = lambda node: None
@@ -180,6 +182,23 @@ class Cluster:
         if node.replica is None:
             return
         self.say(f"{node.name} CRASHES")
+        self._end(node)
+        self.on_crash(node)
+
+    def stop(self, node: Node, drain: float) -> None:
+        """SIGTERM"""
+        self.say(f"{node.name} is told to STOP")
+        self._at_node(node, node.life, lambda replica: replica.on_stop(drain, self.time(node)))
+
+    def _left(self, node: Node, left: Left) -> None:
+        """It has done what it could: its process ends."""
+        self.say(f"{node.name} LEAVES: {left.text}")
+        self.on_left(node, left.kept)
+        self._end(node)
+
+    def _end(self, node: Node) -> None:
+        if node.replica is None:
+            return
         self.discarded += node.replica.membership.discarded
         self.ended[node.component] = self.now
         node.replica = None
@@ -189,7 +208,6 @@ class Cluster:
             if other is not node:
                 self._break(other, node)
                 self._break(node, other)
-        self.on_crash(node)
 
     def pause(self, node: Node) -> None:
         """SIGSTOP"""
@@ -264,6 +282,8 @@ class Cluster:
                     self._answer(node, output)
                 case Soon():
                     self._flush(node, node.life)
+                case Left():
+                    self._left(node, output)
                 case Note():
                     self.say(f"{node.name} NOTE {output.text}")
 

@@ -72,6 +72,8 @@ class Plan:
     armed: tuple[Armed, ...]
     all_to_all: int
     """Members beyond which they exchange heartbeats with the lowest one only."""
+    stop: float
+    """Planned stops: of one node, of some at once, of all one after the other."""
     turn: float
     """Partitions into two sides, with members that go over to the other side while a new view is on its way."""
 
@@ -121,6 +123,7 @@ class Plan:
             odd=rng.choice([0.0, 0.002, 0.01]),
             armed=tuple(_arm(rng) for _ in range(rng.choice([0, 2, 4]))),
             all_to_all=rng.choice([16, 16, 2]),
+            stop=rng.choice([1.0, 2.5, NEVER]),
             turn=rng.choice([1.0, 2.5, NEVER]) if partitions else NEVER,
         )
         return evolve(plan, replicas=20) if plan.all_to_all == 2 and rng.random() < 0.05 else plan
@@ -181,7 +184,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "faults": (0, 3600),
     "mean_delay": (1e-6, 1),
     **dict.fromkeys(("late", "reset", "stale", "stray", "odd"), (0, 1)),
-    **dict.fromkeys(("crash", "pause", "clog", "cut", "turn"), (0.01, 1e6)),
+    **dict.fromkeys(("crash", "pause", "clog", "cut", "stop", "turn"), (0.01, 1e6)),
 }
 
 

@@ -42,6 +42,7 @@ class Simulation:
         self.cluster.trace = trace
         self.cluster.check = self._look
         self.cluster.on_removed = self._removed
+        self.cluster.on_left = self._left
 
     def _look(self, node: Node) -> None:
         """After every other tick of a node: looks cost as much as what they look at."""
@@ -51,6 +52,10 @@ class Simulation:
     def _removed(self, node: Node) -> None:
         if self.plan.steady:
             self.wrong.append(f"{node.name} was removed as {node.component.split('~')[0]}, though it was never silent")
+
+    def _left(self, node: Node, kept: bool) -> None:
+        self.clients.left(node, kept)
+        self.faults.left(node)
 
     def run(self) -> list[str]:
         """What is wrong; empty when all promises were kept."""
@@ -100,7 +105,7 @@ class Simulation:
     def _all_serve(self) -> bool:
         replicas = [n.replica for n in self.cluster.nodes.values()]
         return len({r.local.view_name if r else "" for r in replicas}) == 1 and all(
-            r and r.local.serving for r in replicas
+            r and r.local.serving and not r.local.leaves for r in replicas
         )
 
     def _quiet(self) -> bool:

@@ -32,6 +32,9 @@ def invariants(cluster: Cluster, node: Node) -> None:
     assert sum(not waiting.passed_on for waiting in replica.requests.waiting.values()) <= replica.config.max_waiting, (
         f"{node.name}: {len(replica.requests.waiting)} requests wait"
     )
+    if replica.local.leaves and replica.membership.leads:
+        stay = [n.name for n in cluster.nodes.values() if _stays_with(n, node)]
+        assert cluster.cut or not stay, f"{node.name} leads a change, though it leaves, and {stay} stay"
     promised = replica.membership.promised
     assert promised >= node.promised, f"{node.name} follows {promised}, and has promised to follow {node.promised}"
     node.promised = promised
@@ -66,6 +69,14 @@ def invariants(cluster: Cluster, node: Node) -> None:
         assert logged >= replica.local.exposed, (
             f"{node.name} shows {mine}! {replica.local.exposed}, {other.name} lacks it"
         )
+
+
+def _stays_with(other: Node, node: Node) -> bool:
+    """Whether another node is in the view of the first, lives, and does not leave."""
+    mine, theirs = node.replica, other.replica
+    if mine is None or theirs is None or other is node or other.paused or other.pauses or node.pauses:
+        return False
+    return theirs.local.view_name == mine.local.view_name and not theirs.local.leaves
 
 
 def _answers(cluster: Cluster, node: Node) -> bool:

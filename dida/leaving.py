@@ -1,0 +1,165 @@
+"""Leaving in order: a node that is told to stop goes when somebody who stays has its state.
+
+It takes no new requests of clients, and says STOP to all members. Those who stay change the view: it answers their
+FLUSH, so that all that it has is in the next view, but it is in none, leads nothing, and its vote does not count. When
+it hears of the view that has begun without it, it ends. Nobody changes a view for a STOP that is younger than a
+second: perhaps all are told to stop. When all members leave, each ends when it has heard of all, and all of it.
+
+Where those who stay can't change the view by themselves (a half of a `majority`, or none but a node that is still
+joining), the members that leave help to take in who joins, and go after that.
+"""
+
+from __future__ import annotations
+
+from attrs import Factory, define
+
+from dida.detection import FOREVER, Detection
+from dida.gossip import Replication
+from dida.joining import Joining
+from dida.messages import Ok, Reply
+from dida.outputs import Left, Local
+from dida.peer_messages import Member, Stop, View
+from dida.timestamps import Timestamp, covers
+
+TOGETHER = 1.0
+"""Seconds in which nobody changes the view for a STOP, and the only member waits for somebody to join."""
+SAY_AGAIN = 0.1
+"""Seconds after which a STOP that was not answered is sent again."""
+
+
+@define
+class Leaving:
+    """One replica's share in it: as one that leaves, and as one that hears of others who do."""
+
+    local: Local
+    replication: Replication
+    detection: Detection
+    joining: Joining
+    left: Left | None = None
+    """This node ends: the owner answers what waits, and gives it out."""
+    busy: bool = False
+    """Whether requests of clients are in hand."""
+    _since: float = FOREVER
+    _by: float = FOREVER
+    _view: str = ""
+    """The view in which the following was said."""
+    _said: dict[str, float] = Factory(dict)
+    """Member to when it was sent the STOP."""
+    _understood: set[str] = Factory(set)
+    """Members that have answered it."""
+    _heard: set[str] = Factory(set)
+    """Members whose STOP was heard."""
+
+    def begin(self, drain: float, now: float) -> None:
+        """Leave, at the latest in `drain` seconds."""
+        if self._since == FOREVER:
+            self._since, self._by = now, now + drain
+            self.local.stops[self.local.component] = now
+            self.local.note("leaves in order")
+
+    # --- who leaves, and who stays --------------------------------------------------------------
+
+    def stays(self, member: Member) -> bool:
+        """Whether the member has not said that it leaves."""
+        return member.component not in self.local.stops
+
+    def due(self, members: tuple[Member, ...], now: float) -> bool:
+        """Whether one of them has said for so long that it leaves that it does not do so with all others."""
+        stops = self.local.stops
+        return any(now - stops.get(m.component, now) >= TOGETHER for m in members)
+
+    def on_stop(self, message: Stop, now: float) -> Reply:
+        """A member of the view leaves."""
+        self._look_at_view()
+        self._heard.add(message.sender)
+        self.local.stops.setdefault(message.sender, now)
+        self.replication.confirm(message.sender, message.have)
+        return Ok((), {"have": self.replication.log.have})
+
+    def on_stopped(self, peer: str, message: Stop, have: Timestamp | None) -> None:
+        """The answer to a STOP; None: it did not get through."""
+        self._look_at_view()
+        if have is not None and message.view == self._view:
+            self._understood.add(peer)
+            self.replication.confirm(peer, have)
+
+    def _look_at_view(self) -> None:
+        if self._view != self.local.view_name:
+            self._view = self.local.view_name
+            for what in (self._said, self._understood, self._heard):
+                what.clear()
+
+    # --- the one that leaves --------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Say STOP to those who have not understood it; see whether this node may end."""
+        if self._since == FOREVER or self.left is not None:
+            return
+        self._look_at_view()
+        self.replication.hasten(self._have)
+        for member in self.local.others():
+            peer = member.component
+            if peer not in self._understood and now - self._said.get(peer, -FOREVER) >= SAY_AGAIN:
+                self._said[peer] = now
+                self.local.send(member, Stop(**self.local.stamp(), have=self.replication.log.have))
+        if self.local.view is None:
+            self._end(False, "was a member of no view")
+        elif now >= self._by:
+            self._end(False, f"not in order, for nobody has taken over in {self._by - self._since:g} s")
+        elif not self.joining.joiners:
+            self._end_with_all(now)
+
+    def _end_with_all(self, now: float) -> None:
+        """There is nobody who stays, nor who joins: end when all who live know that."""
+        if self.local.config.majority:  # who is silent may live, and is needed
+            others = [m for m in self.local.others() if not self.detection.is_gone(m.component, now)]
+        else:
+            dead = self.detection.dead(now)
+            others = [m for m in self.local.others() if m.component not in dead]
+        if not others:
+            if now - self._since >= TOGETHER:
+                self._end(False, "the only member")
+            return
+        if self.busy and now - self._since < TOGETHER:
+            return
+        alike = all(covers(self.replication.table[m.component], self._have) for m in others)
+        if alike and all(m.component in self._heard and m.component in self._understood for m in others):
+            self._end(False, f"with all members ({', '.join(m.id for m in others)})")
+
+    def succeeded(self, view: View, base: Timestamp) -> bool:
+        """A view has begun without this node, which leaves: whether it has all that is here; then this node ends."""
+        old = self.local.view
+        if self._since == FOREVER or old is None or view.previous != old.name or not covers(base, self._have):
+            return False
+        for member in view.members:
+            self.replication.confirm(member.component, base)
+        self._end(True, f"{', '.join(m.id for m in view.members)} go on with its state (view {view.number})")
+        return True
+
+    @property
+    def _have(self) -> Timestamp:
+        return self.replication.log.have
+
+    def removed(self, kept: bool, text: str) -> None:
+        """The others have gone on without it."""
+        if self.left is None:
+            self.left = Left(kept, f"ends: {text}")
+
+    def _end(self, kept: bool, why: str) -> None:
+        ends = "" if kept else self._what_ends()
+        self.left = Left(kept, f"ends: {why}{ends}")
+
+    def _what_ends(self) -> str:
+        """What nobody else has, as far as this node knows."""
+        records = len(self.replication.store)
+        stay = [m for m in self.local.others() if self.stays(m)]
+        if not records:
+            return "; it had no records"
+        if not stay:
+            return f"; its {records} records end with it, unless another node has them"
+        lacking = min(_beyond(self._have, self.replication.table[m.component]) for m in stay)
+        return f"; {lacking} updates end with it" if lacking else "; all its updates are at another member"
+
+
+def _beyond(have: Timestamp, known: Timestamp) -> int:
+    return sum(max(0, count - known.get(stream, 0)) for stream, count in have.items())
