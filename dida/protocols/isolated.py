@@ -36,8 +36,17 @@ class _Worker:
         self._hears = os.fdopen(TO_WORKER, "wb", buffering=0)
         self._says = os.fdopen(os.dup(0), "rb")
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.set_inheritable(TO_WORKER, False)
+        os.register_at_fork(after_in_child=self._let_go)
         self._heard: SimpleQueue[bytes] = SimpleQueue()
         Thread(target=self._listen, daemon=True).start()
+
+    def _let_go(self) -> None:
+        """A child that the operator forks has no worker: it neither speaks for the operator nor holds its end up."""
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in (self._hears.fileno(), self._says.fileno()):
+            os.dup2(nothing, number, inheritable=False)
+        os.close(nothing)
 
     def say(self, **told: Any) -> None:
         try:

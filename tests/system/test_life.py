@@ -14,7 +14,10 @@ from tests.netcat import Netcat, object_of
 from tests.nodes import TWISTD, environment, free_port, until
 
 SLOW = """
+import multiprocessing
 import os
+import subprocess
+import sys
 import time
 
 
@@ -40,17 +43,57 @@ class FloodOperator(SlowOperator):
         return "printed"
 
 
+def kept(path):
+    # what this process has open; then it lives on
+    numbers = [number for number in os.listdir("/proc/self/fd") if int(number) > 2]
+    links = [os.readlink(f"/proc/self/fd/{number}") for number in numbers if os.path.exists(f"/proc/self/fd/{number}")]
+    with open(path + ".new", "w") as file:
+        file.write("\\n".join([str(os.getpid()), *links]))
+    os.rename(path + ".new", path)
+    time.sleep(60)
+
+
 class ForkOperator(SlowOperator):
     def process_record(self, meta, input, previous_output):
-        child = os.fork()
-        if child == 0:
-            kept = [os.readlink(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd") if int(each) > 2 and
-                    os.path.exists(f"/proc/self/fd/{each}")]
-            with open(input + ".new", "w") as file:
-                file.write("\\n".join(sorted(kept)))
-            os.rename(input + ".new", input)
-            time.sleep(60)
-        return str(child)
+        if os.fork() == 0:
+            kept("fork")
+        return "forked"
+
+
+class ForkAsyncOperator(SlowOperator):
+    async def process_record(self, meta, input, previous_output):
+        if os.fork() == 0:
+            kept("fork-async")
+        return "forked"
+
+
+class MultiprocessingOperator(SlowOperator):
+    def process_record(self, meta, input, previous_output):
+        multiprocessing.get_context("fork").Process(target=kept, args=("multiprocessing",)).start()
+        return "forked"
+
+
+class SubprocessOperator(SlowOperator):
+    path = "subprocess"
+
+    def process_record(self, meta, input, previous_output):
+        program = "import sys; sys.path[:0] = ['operators']; import slow; slow.kept(sys.argv[1])"
+        subprocess.Popen([sys.executable, "-c", program, self.path], close_fds=False)
+        return "forked"
+
+
+class IsolatedForkOperator(ForkOperator):
+    isolation = "process"
+
+    def process_record(self, meta, input, previous_output):
+        if os.fork() == 0:
+            kept("isolated")
+        return "forked"
+
+
+class IsolatedSubprocessOperator(SubprocessOperator):
+    isolation = "process"
+    path = "isolated-sub"
 """
 
 
@@ -207,3 +250,36 @@ def test_signals_and_the_log_of_a_daemon(daemon: Daemon) -> None:
     until("it ends", lambda: not lives(pid))
     assert b"\0" not in log.read_bytes()
     assert "Server Shut Down" in log.read_text()
+
+
+FORKS = {
+    "fork": "ForkOperator",
+    "fork-async": "ForkAsyncOperator",
+    "multiprocessing": "MultiprocessingOperator",
+    "subprocess": "SubprocessOperator",
+    "isolated": "IsolatedForkOperator",
+    "isolated-sub": "IsolatedSubprocessOperator",
+}
+
+
+def test_children_of_operators_keep_nothing_of_the_node(daemon: Daemon) -> None:
+    """No socket, no pipe of it: a killed worker is noticed at once, and can be started again at once."""
+    port, scheduler = chain_nodes(daemon)
+    with Netcat(scheduler) as netcat:
+        run = netcat.ask(f"run x {' '.join(FORKS.values())}").split()[1]
+        try:
+            answer = netcat.ask(f"result {run}")
+            assert answer.startswith("ok done forked "), answer
+            for name in FORKS:
+                until(f"{name} has said what it keeps", (daemon.folder / name).exists)
+            texts = {name: (daemon.folder / name).read_text().splitlines() for name in FORKS}
+        finally:
+            daemon.pids += [int((daemon.folder / name).read_text().split()[0]) for name in FORKS
+                            if (daemon.folder / name).exists()]  # fmt: skip
+        for name, (pid, *links) in texts.items():
+            assert lives(int(pid))
+            foreign = ("socket:", "eventpoll") if name == "multiprocessing" else ("socket:", "eventpoll", "pipe:")
+            assert [link for link in links if any(each in link for each in foreign)] == [], name
+        os.kill(daemon.pid("w1"), signal.SIGKILL)
+        until("the scheduler knows", lambda: not object_of(netcat.ask("workers"))["workers"][0]["reachable"], 1)
+    assert daemon.run(*worker(port, "w1", "--wait", "20")).returncode == 0
