@@ -9,9 +9,11 @@ from msgspec import Meta
 
 from dida.addresses import Address, NodeAddress, StorageAddress, node_id
 from dida.errors import BadRequest, UserError
-from dida.messages import NODE, Counter, Milliseconds, Name, Request, vocabulary
+from dida.messages import NODE, Counter, Milliseconds, Name, Request, Seconds, vocabulary
 from dida.versions import MAX_REPLICA
 
+STOP_DEADLINE = 40.0
+"""Seconds for nodes to end that finish what they have in hand first."""
 ROLES = ("storage", "worker", "scheduler")
 """What a PCS starts, and nothing else."""
 
@@ -44,6 +46,8 @@ class NodeEntry:
     paused: bool = False
     replica: int = 0
     """A storage node's number."""
+    restarts: int = 0
+    """How often it was started again after it had failed."""
 
 
 @frozen
@@ -100,8 +104,11 @@ class CrashNode(Request):
 @frozen
 class Stop(Request):
     usage: ClassVar[str] = "stop [ID]"
-    about: ClassVar[str] = "end that node politely; without ID: all nodes started here"
+    about: ClassVar[str] = "end that node in order (SIGTERM); without ID: all nodes started here; {within: seconds}"
     id: Name | None = None
+    within: Seconds | None = field(default=None, kw_only=True)
+    """After so many seconds it is told once more, which ends it at once; none: it may take its `--drain`."""
+    deadline: Seconds = field(default=STOP_DEADLINE, kw_only=True)
 
 
 @frozen
@@ -154,7 +161,7 @@ PCS = vocabulary(*NODE, Start, Nodes, WatchNodes, CrashNode, Stop, Pause, Resume
 """The verbs of a PCS; `crash` takes a node's id here."""
 
 
-def node_arguments(request: Start, operators: str | None) -> list[str]:
+def node_arguments(request: Start, operators: str | None, drain: float | None = None) -> list[str]:
     """The command line of the node that `request` asks for; BadRequest says what is wrong with it."""
     if request.role not in ROLES:
         raise BadRequest(f"{request.role!r} is no role: write one of {', '.join(ROLES)}")
@@ -162,6 +169,8 @@ def node_arguments(request: Start, operators: str | None) -> list[str]:
         words = [f"dida-{request.role}", f"--id={node_id(request.id)}", f"--url=http://{Address.parse(request.url)}"]
         if request.role != "scheduler":
             words.append(f"--gossip-delay={request.gossip_delay}")
+            if drain is not None:
+                words.append(f"--drain={drain:g}")
         if request.role == "storage":
             words.append(f"--replica={number_of(request)}")
         if request.role == "worker" and operators is not None:

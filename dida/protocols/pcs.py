@@ -17,6 +17,7 @@ from dida.addresses import HERE, Address, NodeAddress, StorageAddress
 from dida.chain_messages import ListOperators, Runs, WorkerDebug, Workers
 from dida.control_messages import (
     PCS,
+    STOP_DEADLINE,
     CrashNode,
     Elsewhere,
     Know,
@@ -33,7 +34,6 @@ from dida.control_messages import (
 )
 from dida.errors import TIMED_OUT, BadRequest, DidaError
 from dida.messages import (
-    DEFAULT_DEADLINE,
     Crash,
     Debug,
     Error,
@@ -95,8 +95,8 @@ class Table(Protocol):
     def crash(self, id: str) -> Deferred[None]:
         """Kill a node; fires when it is gone."""
 
-    def stop(self, id: str | None) -> Deferred[None]:
-        """End a node, or all of them, politely; fires when they are gone."""
+    def stop(self, id: str | None, within: float | None = None) -> Deferred[None]:
+        """End a node, or all of them, in order; fires when they are gone. They are told again `within` seconds."""
 
     def pause(self, id: str) -> None:
         """Stop a node's process."""
@@ -139,6 +139,7 @@ class PcsCommands(NodeCommands):
             ready=True,
             alive=[entry.id for entry in entries if entry.state != "ended"],
             dead=[entry.id for entry in entries if entry.state == "ended"],
+            restarts=sum(entry.restarts for entry in entries),
             serves=self.serves,
             logs=self.table.logs,
             operators=self.table.operators,
@@ -180,7 +181,7 @@ class PcsCommands(NodeCommands):
         return _when_done(self.table.crash(request.id))
 
     def cmd_stop(self, request: Stop) -> Answer:
-        return _when_done(self.table.stop(request.id))
+        return _when_done(self.table.stop(request.id, request.within))
 
     def cmd_pause(self, request: Pause) -> Answer:
         self.table.pause(request.id)
@@ -283,9 +284,9 @@ class Pcs:
         """Kill a node."""
         await self.ask(CrashNode(id))
 
-    async def stop(self, id: str | None = None, seconds: float = DEFAULT_DEADLINE) -> None:
-        """End a node, or all of them, politely; that may take so long."""
-        await self.ask(Stop(id, deadline=seconds))
+    async def stop(self, id: str | None = None, seconds: float = STOP_DEADLINE, within: float | None = None) -> None:
+        """End a node, or all of them, in order, at once after `within` seconds; that may take so many `seconds`."""
+        await self.ask(Stop(id, within=within, deadline=seconds))
 
     async def pause(self, id: str) -> None:
         """Stop a node's process."""

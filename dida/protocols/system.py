@@ -32,6 +32,11 @@ from dida.tables import Records
 from dida.versions import Version
 from dida.whole import whole
 
+HURRIED = 1.0
+"""Seconds for a worker to finish what it has in hand, when nobody waits for it any more."""
+END_DEADLINE = 10.0
+"""Seconds for a PCS to end a node before it counts as one that does not answer."""
+
 _log = Logger()
 _T = TypeVar("_T")
 
@@ -233,6 +238,10 @@ class System:
             if node.pcs_sought is not None:
                 node.pcs_sought.cancel()
             return
+        if not node.pcs.answers:
+            what = f"not ready within {self.deadline:g} s"
+            node.become(FAILED, f"{what}: the PCS at {node.pcs.address} has ended, or does not answer any more")
+            return
         entry = node.pcs.table.get(node.id)
         log = f": its output is in {entry.log}" if entry is not None else ""
         node.become(FAILED, f"not ready within {self.deadline:g} s, so it was killed{log}")
@@ -313,7 +322,12 @@ class System:
         """End all nodes politely; those that could not be ended, as their PCS does not answer."""
         living = [node for node in self.started_here() if node.pcs is not None]
         stopped = await DeferredList(
-            [Deferred.fromCoroutine(node.pcs.stop(node.id)) for node in living if node.pcs], consumeErrors=True
+            [
+                Deferred.fromCoroutine(node.pcs.stop(node.id, END_DEADLINE, HURRIED if node.role == "worker" else None))
+                for node in living
+                if node.pcs
+            ],
+            consumeErrors=True,
         )
         return [node for node, (success, _) in zip(living, stopped, strict=True) if not success]
 

@@ -22,7 +22,7 @@ from dida.addresses import Address, StorageAddress, host_and_port, node_id
 from dida.errors import UserError
 from dida.messages import Ok, Status
 from dida.protocols.lines import LineServerFactory, Node
-from dida.services.own_process import OwnProcess, shared_reactor
+from dida.services.own_process import DRAIN, OwnProcess, shared_reactor
 
 _T = TypeVar("_T")
 
@@ -88,9 +88,6 @@ def _named_option(name: str, method: Callable[[Any, str], None]) -> Callable[[An
 
 
 milliseconds = number(0, 86_400_000, "milliseconds")
-
-DRAIN = 30.0
-"""Seconds in which a node that is told to end finishes what it has in hand, unless `--drain` says otherwise."""
 
 
 def drain_option(what: str) -> list[Any]:
@@ -207,7 +204,7 @@ class NodeOptions(Options):
         if self["wait"] is not None and self.parent is not None and not self.in_background:
             raise usage.UsageError("--wait is for a node in the background: leave out -n")
         if self.parent is not None:
-            patience = END_TIME + float(self.get("drain") or 0)
+            patience = END_TIME + float(self.get("drain") or DRAIN)
             self.process = OwnProcess(self.command, self["id"], self.parent, self["wait"], patience)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -17,6 +18,7 @@ from dida.control_messages import NodeEntry
 from dida.errors import DidaError
 from dida.messages import Ok, Status
 from dida.protocols.links import Link
+from dida.services.own_process import DRAIN
 from dida.services.processes import Child, OutputFile, TakenUp, birth, listens
 
 PROBE_INTERVAL = 0.03
@@ -24,7 +26,7 @@ SILENCE = 1.0
 """Seconds after which a node is asked whether it listens, though it has not put out a line."""
 PROBE_TIMEOUT = 2.0
 POLITE = 3.0
-"""Seconds between asking a node to end and killing it."""
+"""Seconds beside its `--drain` between telling a node to end and killing it."""
 
 _log = Logger()
 
@@ -35,24 +37,44 @@ class KeptEntry:
 
     entry: NodeEntry
     birth: str
+    words: list[str] = field(factory=list)
+    """Its command line, without what differs from process to process."""
+    drain: float = DRAIN
 
 
 class NodeProcess:
     """One node: its row of the table, its output, its end."""
 
-    def __init__(self, reactor: Any, entry: NodeEntry, show: Callable[[str, bytes], None]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        entry: NodeEntry,
+        show: Callable[[str, bytes], None],
+        words: Sequence[str] = (),
+        drain: float = DRAIN,
+    ) -> None:
         self.reactor = reactor
         self.entry = entry
+        self.words = words
+        self.drain = drain
+        self.since: float = reactor.seconds()
+        """When it was started, or taken up."""
+        self.again: IDelayedCall | None = None
+        """Its next start, once it has failed."""
+        self.failures = 0
+        """So often in a row it has failed soon after its start."""
         self.birth = ""
         self.address = Address.parse(entry.url)
         self.link = Link(reactor, self.address.host, self.address.port)
         self.on_change: Callable[[], None] = lambda: None
+        self.on_end: Callable[[NodeProcess], None] = lambda node: None
         self.output = OutputFile(entry.log, self._line)
         self._show = show
         self._process: Child | TakenUp | None = None
         self._ended: list[Deferred[None]] = []
         self._probe: Deferred[None] | None = None
         self._talks: Deferred[None] = Deferred()
+        self._told = False
 
     @property
     def alive(self) -> bool:
@@ -135,19 +157,54 @@ class NodeProcess:
         self._signal("STOP" if paused else "CONT")
         self.set(paused=paused)
 
-    def end(self, how: str) -> Deferred[None]:
-        """Send the signal KILL, or TERM and KILL a little later; fires when the process is gone."""
+    @property
+    def kept(self) -> KeptEntry:
+        """Its row of the table on disk."""
+        return KeptEntry(self.entry, self.birth, list(self.words), self.drain)
+
+    def kill(self) -> Deferred[None]:
+        """End the process at once; fires when it is gone."""
+        gone = self._gone()
+        self._signal("KILL")
+        return gone
+
+    def end(self, within: float | None = None) -> Deferred[None]:
+        """End the process in order; fires when it is gone.
+
+        After `within` seconds it is told once more, which ends it at once; past its `--drain` it is killed.
+        """
+        if not self.alive:
+            return succeed(None)
+        gone = self._gone()
+        if not self._told:  # a second TERM would end it at once
+            self._told = True
+            self._signal("TERM")
+            self._signal("CONT")  # a paused process takes no other signal
+            self._later(gone, self.drain + POLITE, "KILL")
+        if within is not None:
+            self._later(gone, within, "TERM")
+        return gone
+
+    def _later(self, gone: Deferred[None], seconds: float, signal: str) -> None:
+        call = self.reactor.callLater(seconds, self._signal, signal)
+        gone.addBoth(lambda result: call.cancel() if call.active() else None)
+
+    def _gone(self) -> Deferred[None]:
+        """Fires when the process, which is told to end, is gone."""
         if not self.alive:
             return succeed(None)
         self.entry = evolve(self.entry, asked=True)
         gone: Deferred[None] = Deferred()
         self._ended.append(gone)
-        self._signal(how)
-        if how != "KILL":
-            self._signal("CONT")  # a paused process takes no other signal
-            kill = self.reactor.callLater(POLITE, self._signal, "KILL")
-            gone.addBoth(lambda result: kill.cancel() if kill.active() else None)
         return gone
+
+    def give_up(self) -> bool:
+        """Start it no more; whether it was about to be."""
+        if self.again is None:
+            return False
+        self.again.cancel()
+        self.again = None
+        return True
 
     def _signal(self, name: str) -> None:
         if self._process is not None:
@@ -157,7 +214,9 @@ class NodeProcess:
         self.output.end()
         self._show(self.entry.id, f"(ended: {how})".encode())
         said = [line for line in self.output.lines if line.strip()]
-        self.set(state="ended", ended=how, line=said[-1] if said else "", paused=False)
+        self.entry = evolve(self.entry, state="ended", ended=how, line=said[-1] if said else "", paused=False)
+        self.on_end(self)
+        self.on_change()
         self._leave()
         ended, self._ended = self._ended, []
         for gone in ended:

@@ -21,6 +21,7 @@ from dida.errors import DidaError, UserError
 from dida.messages import Status
 from dida.protocols.pcs import Pcs
 from dida.services.launch import command_line
+from dida.services.own_process import DRAIN
 from dida.services.processes import how_it_ended, listens
 
 PCS_DEADLINE = 15.0
@@ -29,7 +30,7 @@ PORTS_TRIED = 3
 """Free ports that it may lose to somebody faster before that is an error."""
 PROBE_INTERVAL = 0.03
 PROBE_TIMEOUT = 2.0
-STOP_DEADLINE = 8.0
+STOP_DEADLINE = DRAIN + 8.0
 """Seconds for the PCS to end its nodes and itself before it is killed."""
 
 
@@ -132,7 +133,8 @@ class PcsProcess(ProcessProtocol):
         self.on_end: Callable[[str], None] = lambda how: None
         """Called when it ends after it was ready."""
         self._was_ready = False
-        arguments = command_line("dida-pcs", f"--url=http://{address}", *options, *([] if keep else ["--attached"]))
+        words = ["dida-pcs", f"--url=http://{address}", *options, *([] if keep else ["--attached"])]
+        arguments = command_line(*words, output=self.log)
         with open(self.log, "ab") as output, open(os.devnull, "rb") as nothing:
             files: dict[int, Any] = {0: nothing.fileno() if keep else "w", 1: output.fileno(), 2: output.fileno()}
             reactor.spawnProcess(self, arguments[0], arguments, env=None, childFDs=files)

@@ -23,6 +23,8 @@ from dida.services.pid_file import PidFile
 from dida.services.signals import Signals, outlive_signals
 from dida.services.waiting import fork_and_wait, say_ready
 
+DRAIN = 30.0
+"""Seconds in which a node that is told to end finishes what it has in hand, unless `--drain` says otherwise."""
 YOUNG = 20_000
 """Objects made and not freed until the young ones are searched for cycles: some megabytes. With Python's own 700,
 what some hundred requests in flight consist of is searched again and again, which is a fifth of a worker's time."""

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.error import ReactorNotRunning
@@ -28,6 +29,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python import usage
 from twisted.python.failure import Failure
 
 from dida.addresses import Address, node_id
@@ -40,6 +42,7 @@ from dida.services.launch import command_line
 from dida.services.log_folder import LogFolder
 from dida.services.node import NodeOptions, NodeService, coerced, default_reactor, fail, number, serve
 from dida.services.node_process import KeptEntry, NodeProcess
+from dida.services.own_process import DRAIN
 from dida.services.processes import LineWriter
 
 MAX_ENDED = 200
@@ -49,6 +52,15 @@ READ_INTERVAL = 0.05
 """Seconds between two looks at the nodes' output."""
 ORPHANED = 5.0
 """Seconds without a word from an owner after which its nodes are ended."""
+HURRIED = 1.0
+"""Seconds for a worker to finish what it has in hand when its owner, and so who wants to know, is gone."""
+RESTART_DELAY = 0.5
+LONGEST_DELAY = 30.0
+"""Seconds until a node that has failed is started again: the first time, and at most; each time twice as many."""
+STEADY = 60.0
+"""Seconds after which a node that fails counts as one that fails the first time."""
+IN_ORDER = ("exit status 0", "signal SIGTERM", "signal SIGINT")
+"""Ends that are no failures: the node was told to end, by whomever."""
 SHOWN_LAST = 1.0
 """Seconds for the console to show the last lines."""
 
@@ -66,6 +78,10 @@ class Processes(Service):
         self.most = most
         self.keep = keep
         self.operators = operators
+        self.drain: float | None = None
+        """The nodes' `--drain`; None: their own default."""
+        self.restart = False
+        """Whether nodes that nobody owns are started again when they fail."""
         self.console: LineWriter | None = None
         self.folder: LogFolder | None = None
         """What keeps other PCSs out of `logs`, or leads to another folder."""
@@ -102,7 +118,12 @@ class Processes(Service):
         for orphan in self._orphans.values():
             orphan.cancel()
         self._orphans.clear()
-        ended = DeferredList([node.release() for node in self._nodes.values()]) if self.keep else self.stop(None)
+        if self.keep:
+            ended = DeferredList([node.release() for node in self._nodes.values()])
+            for node in self._nodes.values():
+                node.give_up()
+        else:
+            ended = DeferredList([self._end(node) for node in self._nodes.values()])
         return ended.addCallback(self._after_nodes)
 
     def _after_nodes(self, result: Any) -> None:
@@ -116,7 +137,7 @@ class Processes(Service):
     # --- the verbs ------------------------------------------------------------------------------
 
     def start(self, request: Start) -> int:
-        words = node_arguments(request, self.operators)
+        words = node_arguments(request, self.operators, self.drain)
         self._check(request)
         for old in [node for node in self._nodes.values() if not node.alive][: -MAX_ENDED or None]:
             del self._nodes[old.entry.id]
@@ -125,7 +146,7 @@ class Processes(Service):
         entry = NodeEntry(
             request.id, request.role, url, 0, "starting", log=log, owner=request.owner, replica=number_of(request)
         )
-        node = NodeProcess(self.reactor, entry, self._show)
+        node = self._process(entry, words)
         try:
             node.start(self.command_line(*words, output=log))
         except OSError as problem:
@@ -134,16 +155,22 @@ class Processes(Service):
         try:
             self._write_table([node])
         except OSError as problem:
-            node.end("KILL")  # the PCS after this one would not know of it
+            node.kill()  # the PCS after this one would not know of it
             what = f"the table of nodes {self._kept} can't be written: {os.strerror(problem.errno or 0).lower()}"
             raise Unavailable(f"can't start {request.id}: {what}") from None
-        self._nodes.pop(request.id, None)
+        before = self._nodes.pop(request.id, None)
+        if before is not None:
+            before.give_up()
         self._enter(node)
         self._changed()
         return node.entry.pid
 
+    def _process(self, entry: NodeEntry, words: Sequence[str]) -> NodeProcess:
+        return NodeProcess(self.reactor, entry, self._show, words, DRAIN if self.drain is None else self.drain)
+
     def _enter(self, node: NodeProcess) -> None:
         node.on_change = self._changed
+        node.on_end = self._on_end
         self._nodes[node.entry.id] = node
         self._watch_over(node.entry.owner)
 
@@ -187,12 +214,19 @@ class Processes(Service):
         return watcher.addBoth(waits_no_more)
 
     def crash(self, id: str) -> Deferred[None]:
-        return self._living(id).end("KILL")
+        return succeed(None) if self._node(id).give_up() else self._living(id).kill()
 
-    def stop(self, id: str | None) -> Deferred[None]:
+    def stop(self, id: str | None, within: float | None = None) -> Deferred[None]:
         if id is not None:
-            return self._living(id).end("TERM")
-        return DeferredList([node.end("TERM") for node in self._nodes.values()]).addCallback(lambda results: None)
+            return succeed(None) if self._node(id).give_up() else self._living(id).end(within)
+        for node in self._nodes.values():
+            node.give_up()
+        return DeferredList([node.end(within) for node in self._nodes.values()]).addCallback(lambda results: None)
+
+    def _end(self, node: NodeProcess) -> Deferred[None]:
+        """End a node whose owner is gone, if it has one."""
+        node.give_up()
+        return node.end(HURRIED if node.entry.owner and node.entry.role == "worker" else None)
 
     def pause(self, id: str) -> None:
         self._living(id).pause(True)
@@ -229,6 +263,37 @@ class Processes(Service):
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             watcher.callback(self._number)
+
+    # --- nodes that fail ------------------------------------------------------------------------
+
+    def _on_end(self, node: NodeProcess) -> None:
+        entry = node.entry
+        if not self.restart or not self.running or entry.asked or entry.owner or entry.ended in IN_ORDER:
+            return
+        if self.reactor.seconds() - node.since > STEADY:
+            node.failures = 0
+        delay = min(LONGEST_DELAY, RESTART_DELAY * 2**node.failures)
+        node.again = self.reactor.callLater(delay, self._start_again, node)
+        text = f"{entry.id} has ended ({entry.ended}): started again in {delay:g} s"
+        _log.info("{text}", text=text)
+        self._show(entry.id, f"({text})".encode())
+
+    def _start_again(self, failed: NodeProcess) -> None:
+        failed.again = None
+        restarts = failed.entry.restarts + 1
+        entry = evolve(failed.entry, state="starting", ended="", line="", paused=False, pid=0, restarts=restarts)
+        node = self._process(entry, failed.words)
+        node.failures = failed.failures + 1
+        try:
+            node.start(self.command_line(*node.words, output=entry.log))
+        except OSError as problem:
+            _log.error("can't start {id} again: {problem}", id=entry.id, problem=problem.strerror)
+            failed.failures += 1
+            self._on_end(failed)
+            return
+        self._nodes.pop(entry.id, None)
+        self._enter(node)
+        self._changed()
 
     # --- owners ---------------------------------------------------------------------------------
 
@@ -269,7 +334,7 @@ class Processes(Service):
         self._elsewhere.pop(owner, None)
         orphans = [node for node in self._nodes.values() if node.alive and node.entry.owner == owner]
         for node in orphans:
-            node.end("TERM")
+            self._end(node)
         if orphans:
             ids = ", ".join(node.entry.id for node in orphans)
             _log.info("{owner} is gone, which had started {ids}: ended", owner=owner, ids=ids)
@@ -286,7 +351,7 @@ class Processes(Service):
 
     def _write_table(self, more: Sequence[NodeProcess] = ()) -> None:
         """The living, and `more`; OSError when they can't be written: then the table is the one before."""
-        living = [KeptEntry(node.entry, node.birth) for node in (*self._nodes.values(), *more) if node.alive]
+        living = [node.kept for node in (*self._nodes.values(), *more) if node.alive or node.again is not None]
         new = self._kept + ".new"
         with open(new, "wb") as file:
             file.write(msgspec.json.encode(living))
@@ -303,11 +368,13 @@ class Processes(Service):
             _log.error("no node is taken up: can't read {file}: {problem}", file=self._kept, problem=str(problem))
             return
         for each in kept:
-            node = NodeProcess(self.reactor, each.entry, self._show)
+            node = NodeProcess(self.reactor, each.entry, self._show, each.words, each.drain)
             node.take_up(each)
             self._enter(node)
             if node.alive:
                 self._show(each.entry.id, f"(taken up: it still runs, as process {each.entry.pid})".encode())
+            else:
+                self._on_end(node)
         self._changed()
 
     # --- output ---------------------------------------------------------------------------------
@@ -343,6 +410,19 @@ class Options(NodeOptions):
         ["logs", None, "logs", "folder of the files with the nodes' output"],
         ["max-nodes", None, 64, "most nodes that may run at once", number(1, 10_000, "nodes")],
         ["operators", None, None, "the workers' operators folder (default: their own default)"],
+        [
+            "drain",
+            None,
+            None,
+            f"seconds that the nodes may take at their end to finish what they have in hand (default {DRAIN:g})",
+            number(0, 86_400, "seconds", float),
+        ],
+        [
+            "restart",
+            None,
+            "never",
+            "never, or on-failure: nodes that die are started again (not those of a puppetmaster)",
+        ],
         ["serves", None, "", "the puppetmaster that starts this PCS for itself; others leave it alone"],
     ]
     optFlags = [
@@ -350,6 +430,11 @@ class Options(NodeOptions):
         ["quiet", None, "don't show the nodes' output here (it is in the files all the same)"],
         ["attached", None, "end when standard input does: for a PCS that another program starts"],
     ]
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        if self["restart"] not in ("never", "on-failure"):
+            raise usage.UsageError(f"--restart {self['restart']}: say never or on-failure")
 
 
 def makeService(options: Options, reactor: Any = None) -> NodeService:
@@ -369,6 +454,8 @@ def makeService(options: Options, reactor: Any = None) -> NodeService:
     service = NodeService("dida-pcs")
     kept = os.path.join(os.path.abspath(logs), f"{options['id'].replace(os.sep, '_')}-{options.address.port}.nodes")
     processes = Processes(reactor, logs, int(options["max-nodes"]), bool(options["keep"]), operators, kept)
+    processes.drain = options["drain"]
+    processes.restart = options["restart"] == "on-failure"
     if not options["quiet"]:
         processes.console = LineWriter(sys.stdout.buffer)
     processes.setServiceParent(service)

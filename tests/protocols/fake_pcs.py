@@ -79,7 +79,7 @@ class FakeTable:
         self.change(id, state="ended", ended="signal SIGKILL", asked=True)
         return succeed(None)
 
-    def stop(self, id: str | None) -> Deferred[None]:
+    def stop(self, id: str | None, within: float | None = None) -> Deferred[None]:
         self.stopped.append(id)
         return succeed(None)
 

@@ -64,7 +64,7 @@ def test_tables(server: Server) -> None:
     assert table.startswith('ok {"number":4,"nodes":[{' + ROW)
     assert server.say("watch 4") == []
     me = f'"id":"pcs","role":"pcs","pid":{os.getpid()}'
-    rest = '"serves":"","logs":"logs","operators":null'
+    rest = '"restarts":0,"serves":"","logs":"logs","operators":null'
     assert server.say("#1 status") == [f'#1 ok {{{me},"ready":true,"alive":["w1"],"dead":["w2"],{rest}}}']
     assert server.say("status") == [], "an untagged request waits for its turn"
     server.table.change("w1", state="ended", ended="exit status 0")
@@ -130,7 +130,7 @@ def test_a_node_that_is_to_end_ends_without_its_client(
 ) -> None:
     """Who asked for a node's end and went away does not stop it half-way: the SIGKILL that is to follow is sent."""
     going_on: Deferred[None] = Deferred()
-    monkeypatch.setattr(server.table, verb, lambda id: going_on)
+    monkeypatch.setattr(server.table, verb, lambda *words: going_on)
     assert server.say(f"{verb} w1") == []
     server.connection.connectionLost()
     assert not going_on.called

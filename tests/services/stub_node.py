@@ -33,6 +33,10 @@ class StubNode(NodeCommands):
         return ok(records={})
 
 
+def _end_at_the_second(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
+
+
 def main() -> None:
     options = dict(word.removeprefix("--").partition("=")[::2] for word in sys.argv[2:])
     id = options["id"]
@@ -47,6 +51,10 @@ def main() -> None:
         return
     if id == "slow":
         time.sleep(1000)
+    if id == "patient":
+        signal.signal(signal.SIGTERM, _end_at_the_second)
+    if id == "failing":
+        sys.exit(3)
     if id == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     from twisted.internet import reactor as installed
@@ -58,7 +66,7 @@ def main() -> None:
         sys.stdout.write(f"line {number} of {id}\n")
     sys.stdout.write("no line end")
     sys.stdout.flush()
-    reactor.run(installSignalHandlers=id != "stubborn")
+    reactor.run(installSignalHandlers=id not in ("stubborn", "patient"))
 
 
 if __name__ == "__main__":

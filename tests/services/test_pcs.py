@@ -249,17 +249,111 @@ async def test_output(processes: Processes, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_stop(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that does not end when asked politely is killed a little later."""
-    monkeypatch.setattr("dida.services.node_process.POLITE", 2.0)
-    processes.start(a_start("w1"))
-    processes.start(a_start("stubborn"))
-    for id in ("w1", "stubborn"):
-        await row(processes, id, lambda entry: entry.state == "ready")
+    """A node that does not end when told to is killed, but only when its --drain has passed."""
+    monkeypatch.setattr("dida.services.node_process.POLITE", 0.5)
+    processes.drain = 1.0
+    await start_all(processes, "w1", "stubborn")
+    began = _reactor().seconds()
     await processes.stop(None)
+    assert _reactor().seconds() - began >= 1.5
     assert {entry.id: entry.ended for entry in processes.entries()} == {
         "w1": "exit status 0",
         "stubborn": "signal SIGKILL",
     }
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_that_finishes_something(processes: Processes) -> None:
+    """A node is told to end once, however often it is stopped; a second time only when nobody waits for it any more."""
+    await start_all(processes, "patient")
+    first = processes.stop("patient")
+    second = processes.stop(None)
+    assert (await processes.ask("patient", Status())).object["id"] == "patient"
+    assert not first.called
+    await processes.stop("patient", 0.01)
+    assert first.called and second.called
+    assert processes.entries()[0].ended == "signal SIGTERM"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_whose_owner_is_gone_is_hurried(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker has in hand for a puppetmaster that is gone holds its end up for no longer than a moment."""
+    monkeypatch.setattr("dida.services.pcs.ORPHANED", 0.1)
+    monkeypatch.setattr("dida.services.pcs.HURRIED", 0.05)
+    held = processes.own("one", 60)
+    await start_all(processes, "patient", owner="one")
+    held.cancel()
+    await row(processes, "patient", lambda entry: entry.state == "ended")
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_that_fail_are_started_again(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --restart on-failure a node that dies is started again, later each time; `nodes` counts it."""
+    monkeypatch.setattr("dida.services.pcs.RESTART_DELAY", 0.1)
+    processes.restart = True
+    pid = processes.start(a_start("w1"))
+    await row(processes, "w1", lambda entry: entry.state == "ready")
+    os.kill(pid, signal.SIGKILL)
+    again = await row(processes, "w1", lambda entry: entry.state == "ready" and entry.pid != pid)
+    assert again.restarts == 1
+    assert PcsCommands("pcs", processes).cmd_status(Status()).object["restarts"] == 1  # type: ignore[union-attr]
+    assert (await processes.ask("w1", Status())).object["pid"] == again.pid
+    processes.start(a_start("failing"))
+    began = _reactor().seconds()
+    await row(processes, "failing", lambda entry: entry.restarts == 3)
+    assert _reactor().seconds() - began >= 0.1 + 0.2 + 0.4
+
+
+@pytest.mark.parametrize("how", ["crash", "stop", "SIGTERM", "owned", "never"])
+@pytest_twisted.ensureDeferred
+async def test_nodes_that_are_not_started_again(processes: Processes, how: str) -> None:
+    """A node that was crashed or stopped, or told to end by anybody, or is a puppetmaster's, stays ended."""
+    processes.restart = how != "never"
+    pid = processes.start(a_start("w1", owner="one" if how == "owned" else ""))
+    await row(processes, "w1", lambda entry: entry.state == "ready")
+    if how == "crash":
+        await processes.crash("w1")
+    elif how == "stop":
+        await processes.stop("w1")
+    else:
+        os.kill(pid, signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
+    await row(processes, "w1", lambda entry: entry.state == "ended")
+    assert processes._nodes["w1"].again is None
+
+
+@pytest.mark.parametrize("verb", ["crash", "stop", "stop all", "start"])
+@pytest_twisted.ensureDeferred
+async def test_a_restart_is_given_up(processes: Processes, verb: str) -> None:
+    """A node that waits for its restart is told to end, or another one is started in its place: there is none."""
+    processes.restart = True
+    processes.start(a_start("failing"))
+    await row(processes, "failing", lambda entry: entry.state == "ended")
+    failed = processes._nodes["failing"]
+    assert failed.again is not None
+    if verb == "start":
+        processes.start(a_start("failing"))
+    else:
+        await (processes.stop(None) if verb == "stop all" else getattr(processes, verb)("failing"))
+    assert failed.again is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_restart_survives_its_pcs(processes: Processes, tmp_path: Path) -> None:
+    """A node that was to be started again when its PCS ended is started by the next one, as it was started."""
+    processes.restart = processes.keep = True
+    pid = processes.start(a_start("w1"))
+    await row(processes, "w1", lambda entry: entry.state == "ready")
+    os.kill(pid, signal.SIGKILL)
+    await row(processes, "w1", lambda entry: entry.state == "ended")
+    await processes.stopService()
+    again = Processes(_reactor(), str(tmp_path), most=4, keep=False)
+    again.command_line = processes.command_line
+    again.restart = True
+    again.startService()
+    try:
+        await row(again, "w1", lambda entry: entry.state == "ready" and entry.restarts == 1)
+    finally:
+        await again.stopService()
 
 
 @pytest_twisted.ensureDeferred
