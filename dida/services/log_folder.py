@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from typing import IO
 
 LOCK = ".pcs.lock"
+MOST = 1000
+"""PCSs that log below one folder at the same time."""
 
 
 class LogFolder:
-    """Where the nodes of one PCS log: `top`, or a folder in it named after the PCS, when another PCS logs in `top`.
+    """Where the nodes of one PCS log: `top`, or `pcs-2`, `pcs-3` … in it while other PCSs log in those before.
 
     Two PCSs that are started in one folder would else empty each other's files, as their nodes have the same ids.
     """
 
-    def __init__(self, top: str, name: str) -> None:
-        self.path = os.path.abspath(top)
-        self._name = name
+    def __init__(self, top: str) -> None:
+        self.path = self._top = os.path.abspath(top)
         self._lock: IO[bytes] | None = None
 
     def take(self) -> None:
         """From now on no other PCS logs there. OSError when nothing can be written."""
-        lock = open(os.path.join(self.path, LOCK), "ab")  # noqa: SIM115 - held until `release`
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            self.path = os.path.join(self.path, self._name)
-            os.makedirs(self.path, exist_ok=True)
-        else:
-            self._lock = lock
+        for number in range(1, MOST + 1):
+            path = self._top if number == 1 else os.path.join(self._top, f"pcs-{number}")
+            os.makedirs(path, exist_ok=True)
+            lock = open(os.path.join(path, LOCK), "ab")  # noqa: SIM115 - held until `release`
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as problem:
+                lock.close()
+                if not isinstance(problem, BlockingIOError):
+                    raise
+            else:
+                self.path, self._lock = path, lock
+                return
+        raise OSError(errno.EBUSY, f"{MOST} PCSs log there")
 
     def release(self) -> None:
         """Another PCS may have it."""

@@ -63,7 +63,7 @@ class OwnPcs:
         """Start it at that address, or, where that is taken (`taken` says by whom, if it is known), at a free port."""
         if not taken:
             try:
-                return await self._start_at(wanted, "pcs.log", "")
+                return await self._start_at(wanted, "")
             except UserError:
                 if not await listens(self.reactor, wanted, PROBE_TIMEOUT):
                     raise
@@ -79,15 +79,15 @@ class OwnPcs:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             port = int(found.getsockname()[1])
-        return await self._start_at(Address(HERE, port), f"pcs-{port}.log", f": {taken}")
+        return await self._start_at(Address(HERE, port), f": {taken}")
 
-    async def _start_at(self, address: Address, log: str, why: str) -> Address:
+    async def _start_at(self, address: Address, why: str) -> Address:
         if self._stopping:
             raise UserError("the puppetmaster is ending")
         words = [f"--logs={self.logs}", f"--serves={self.name}", "--quiet"]
         words += [] if self.operators is None else [f"--operators={self.operators}"]
         process = self._process = PcsProcess(
-            self.reactor, address, self.name, os.path.join(self.logs, log), self.keep, words
+            self.reactor, address, self.name, os.path.join(self.logs, "pcs.log"), self.keep, words
         )
         process.on_end = self._on_end
         try:
@@ -104,8 +104,7 @@ class OwnPcs:
         """The next one takes up the nodes of the one that is gone."""
         if not self._stopping and self._process is not None:
             self._say(f"pcs      has ended ({how}): another one is started")
-            log = os.path.basename(self._process.log)
-            again = Deferred.fromCoroutine(self._start_at(self._process.address, log, ""))
+            again = Deferred.fromCoroutine(self._start_at(self._process.address, ""))
             again.addErrback(lambda failure: self._say(str(failure.value)))
 
     def end_watch(self) -> None:
@@ -128,6 +127,8 @@ class PcsProcess(ProcessProtocol):
         self.nodes_log_in = ""
         """The folder of its nodes' logs, once it is ready."""
         self.log = log
+        self._begins = 0
+        """Where its own part of the log begins."""
         self.running = False
         self._gone: Deferred[None] = Deferred()
         self.on_end: Callable[[str], None] = lambda how: None
@@ -136,6 +137,7 @@ class PcsProcess(ProcessProtocol):
         words = ["dida-pcs", f"--url=http://{address}", *options, *([] if keep else ["--attached"])]
         arguments = command_line(*words, output=self.log)
         with open(self.log, "ab") as output, open(os.devnull, "rb") as nothing:
+            self._begins = output.tell()
             files: dict[int, Any] = {0: nothing.fileno() if keep else "w", 1: output.fileno(), 2: output.fileno()}
             reactor.spawnProcess(self, arguments[0], arguments, env=None, childFDs=files)
         self.running = True
@@ -165,6 +167,7 @@ class PcsProcess(ProcessProtocol):
     def _last_line(self) -> str:
         try:
             with open(self.log, "rb") as log:
+                log.seek(self._begins)
                 lines = log.read()[-4096:].decode(errors="replace").split("\n")
         except OSError:
             lines = []

@@ -127,6 +127,7 @@ class Processes(Service):
         return ended.addCallback(self._after_nodes)
 
     def _after_nodes(self, result: Any) -> None:
+        self._keep_table()
         if self._reading.running:
             self._reading.stop()
         if self.folder is not None:
@@ -350,8 +351,15 @@ class Processes(Service):
             _log.error("can't write {file}: {problem}", file=self._kept, problem=problem.strerror)
 
     def _write_table(self, more: Sequence[NodeProcess] = ()) -> None:
-        """The living, and `more`; OSError when they can't be written: then the table is the one before."""
+        """The living, and `more`; OSError when they can't be written: then the table is the one before.
+
+        When the PCS ends and none lives there is nothing to keep.
+        """
         living = [node.kept for node in (*self._nodes.values(), *more) if node.alive or node.again is not None]
+        if not living and not self.running:
+            with suppress(FileNotFoundError):
+                os.remove(self._kept)
+            return
         new = self._kept + ".new"
         with open(new, "wb") as file:
             file.write(msgspec.json.encode(living))
@@ -459,7 +467,7 @@ def makeService(options: Options, reactor: Any = None) -> NodeService:
     if not options["quiet"]:
         processes.console = LineWriter(sys.stdout.buffer)
     processes.setServiceParent(service)
-    processes.folder = LogFolder(logs, f"pcs-{options.address.port}")
+    processes.folder = LogFolder(logs)
     commands = PcsCommands(options["id"], processes, options["serves"], options.address)
     serve(service, commands, options, reactor)
     if options["attached"]:

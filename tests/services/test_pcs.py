@@ -22,6 +22,7 @@ from dida.errors import BadRequest, DidaError, Unavailable
 from dida.messages import ListRecords, Status
 from dida.protocols.lines import LineServerFactory
 from dida.protocols.pcs import PcsCommands
+from dida.services.log_folder import LogFolder
 from dida.services.pcs import Options, Processes, makeService
 from dida.services.processes import LineWriter, OutputFile, birth, listens
 from tests.desk import Wire
@@ -569,3 +570,33 @@ def test_port_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SystemExit) as caught:
             make(["--url", f"127.0.0.1:{taken.getsockname()[1]}"])
     assert "address already in use: choose another port" in str(caught.value)
+
+
+def test_log_folders(tmp_path: Path) -> None:
+    """PCSs that log below one folder at the same time have one each, named by their number; one that is given back is
+    taken again."""
+    folders = [LogFolder(str(tmp_path)) for _ in range(4)]
+    for folder in folders[:3]:
+        folder.take()
+    assert [folder.path for folder in folders[:3]] == [str(tmp_path), f"{tmp_path}/pcs-2", f"{tmp_path}/pcs-3"]
+    folders[1].release()
+    folders[3].take()
+    assert folders[3].path == f"{tmp_path}/pcs-2"
+    for folder in folders:
+        folder.release()
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left_of_an_empty_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PCS that ends and leaves no node leaves no table; one that keeps its nodes leaves it to the next one."""
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    for keep in (False, True):
+        table = Processes(_reactor(), str(tmp_path), most=4, keep=keep)
+        table.command_line = lambda *words, output: [sys.executable, STUB, *words, f"--output={output}"]
+        table.startService()
+        pid = table.start(a_start("w1"))
+        await row(table, "w1", lambda entry: entry.state == "ready")
+        assert (tmp_path / "pcs.nodes").exists()
+        await table.stopService()
+        assert (tmp_path / "pcs.nodes").exists() == keep
+    os.kill(pid, signal.SIGKILL)
