@@ -1,8 +1,22 @@
-# Everything sets up .venv by itself when it is missing or stale. `make help` lists what there is.
+# Everything sets up its environment by itself when it is missing or stale: .venv, or that of the version that PYTHON is.
+# `make help` lists what there is.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-BIN := .venv/bin
-READY := .venv/.ready
+# The first of some interpreters that runs; one that pyenv has installed need not be activated.
+pyenv = $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/*/bin/$(1))
+first = $(shell for each in $(1) $(foreach name,$(1),$(call pyenv,$(name))); do \
+    "$$each" -c 'import sys; print(sys.executable)' 2>/dev/null && break; done)
+version = $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2] if sys.version_info >= (3, 11) else "")')
+
+ifeq ($(origin PYTHON),undefined)
+PYTHON = $(or $(call first,python3.11 python3),$(error there is no python3.11: install it, or say make PYTHON=/path/to/python))
+ENV := .venv
+else
+asked := $(PYTHON)
+override PYTHON := $(or $(call first,$(asked)),$(error there is no $(asked): install it, or say make PYTHON=/path/to/python))
+ENV := .venv-$(or $(version),$(error $(asked) is older than Python 3.11: say make PYTHON=/path/to/python))
+endif
+BIN := $(ENV)/bin
+READY := $(ENV)/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
@@ -24,6 +38,7 @@ help:
 	$(say) "clocks" "a whole system under load, the clocks of some or all nodes stepped by an hour, for five minutes"
 	$(say) "endurance" "ten minutes of busy cores and short pauses, a minute of a stopped node: nobody is taken for dead"
 	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, hosts"
+	$(say) "" "PYTHON=python3.13 takes that version, in an environment of its own: .venv-3.13"
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers, schedulers and storage under chains (some minutes)"
 	$(say) "hosts" "one system on three hosts (network namespaces; root): cut off, PCS killed, puppetmaster killed"
@@ -33,7 +48,7 @@ help:
 	$(say) "evaluate" "the report's three experiments, and what lies behind them, as a page with plots (7 minutes)"
 	$(say) "format" "let ruff put the code in order"
 	$(say) "lock" "choose the newest versions of what setup.py asks for, and lock them"
-	$(say) "clean" "remove what was built, cached and logged, and .venv"
+	$(say) "clean" "remove what was built, cached and logged, and the environments"
 
 demo: $(READY)
 	@$(BIN)/twistd -n puppetmaster < pmscripts/baseline
@@ -111,17 +126,16 @@ lock: $(READY)
 	$(say) "lock" "ok"
 
 $(READY): requirements.lock setup.py
-	@printf '%-8s %s\n' "set up" ".venv with the versions of requirements.lock (half a minute)"
-	@test -n "$(PYTHON)" || { echo "there is no python3.11: install it, or say make PYTHON=/path/to/python" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "$(PYTHON) is older than Python 3.11: say make PYTHON=/path/to/python" >&2; exit 1; }
-	@$(PYTHON) -m venv --clear .venv
+	@printf '%-8s %s\n' "set up" "$(ENV) with the versions of requirements.lock (half a minute)"
+	@test -n "$(version)" || { echo "$(PYTHON) is older than Python 3.11: say make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -m venv --clear $(ENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --no-index \
 	    --config-settings editable_mode=compat --editable .
+	@$(BIN)/python -m pip check -qq
 	$(compile)
 	@touch $@
 
 clean:
-	@rm -rf .venv build dist *.egg-info logs .hypothesis .pytest_cache .mypy_cache .ruff_cache twisted/plugins/dropin.cache
+	@rm -rf .venv .venv-* build dist *.egg-info logs .hypothesis .pytest_cache .mypy_cache .ruff_cache twisted/plugins/dropin.cache
 	@find dida operators tests benchmarks twisted -name __pycache__ -prune -exec rm -rf {} +
