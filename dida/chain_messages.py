@@ -164,6 +164,17 @@ class AddWorker(Request):
 
 
 @frozen
+class Register(Request):
+    """Said again on each connection, and every few seconds."""
+
+    usage: ClassVar[str] = "register ID URL"
+    about: ClassVar[str] = "from a worker: it is there, and wants operators"
+    between_nodes: ClassVar[bool] = True
+    id: Name
+    url: str
+
+
+@frozen
 class AddStorage(Request):
     usage: ClassVar[str] = "storage REPLICA ID URL"
     about: ClassVar[str] = "there is a storage node (again, or at another URL)"
@@ -286,6 +297,7 @@ SCHEDULER = (
     Cancel,
     Workers,
     AddWorker,
+    Register,
     AddStorage,
     Completed,
     Returned,

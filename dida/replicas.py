@@ -51,6 +51,11 @@ class Replicas:
     def __len__(self) -> int:
         return len(self._members)
 
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody has ever told of a storage node."""
+        return not (self._members or self.dead or self.heard or self.views)
+
     def add(self, member: StorageAddress) -> None:
         """Somebody says that there is such a node, (again) or at another address."""
         if member not in self:

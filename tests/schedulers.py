@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from dida.protocols.worker import WorkerNode
 from dida.runs import Runs
 from dida.scheduling import LeastActive
 from tests.fakes import FakeCluster, Port, refused, the_reactor
+from tests.nodes import free_port
 
 reactor = the_reactor()
 STOCK = str(Path(__file__).parent.parent / "operators")
@@ -83,9 +84,8 @@ class System:
         addresses = [self.worker(f"w{number + 1}") for number in range(workers)]
         runs = Runs(LeastActive(), options.pop("life", "test"), options.pop("deadline", 20.0), options.pop("keep", 100))
         here = options.pop("here", None) or refused()
-        scheduler = SchedulerNode(
-            reactor, NodeAddress("sc1", here), runs, (*addresses, *declared), self.storage.addresses, **options
-        )
+        storage = options.pop("storage", self.storage.addresses)
+        scheduler = SchedulerNode(reactor, NodeAddress("sc1", here), runs, (*addresses, *declared), storage, **options)
         self.ports["sc1"] = Port(reactor, scheduler, here.port)
         scheduler.start()
         self.nodes.append(scheduler)
@@ -102,10 +102,11 @@ class System:
         self.link.stop()
         return self.start(0, tuple(first._declared), here=first.me.address, life="next", **options)
 
-    def worker(self, id: str, port: int = 0) -> NodeAddress:
+    def worker(self, id: str, port: int = 0, schedulers: Iterable[Address] = ()) -> NodeAddress:
         operators = Operators(reactor, OperatorFolder(self.folder), 4, 5.0)
-        worker = WorkerNode(reactor, NodeAddress(id, Address("127.0.0.1", 1)), operators)
-        return self.node(id, worker, port)
+        me = Address("127.0.0.1", port or free_port())
+        worker = WorkerNode(reactor, NodeAddress(id, me), operators, schedulers=schedulers)
+        return self.node(id, worker, me.port)
 
     def node(self, id: str, node: Any, port: int = 0) -> NodeAddress:
         self.ports[id] = Port(reactor, node, port)

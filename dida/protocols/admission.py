@@ -150,7 +150,7 @@ class Admission:
         if known is not None:
             return ok(known)
         if not self._workers.reachable:
-            raise Unavailable("no worker can be reached: start one, and name it with --worker or the verb worker")
+            raise Unavailable("no worker can be reached: start one with --scheduler URL, or name it with --worker")
         if len(request.input) + 300 * len(request.operator) > self._max_line // 8:
             size = len(wire.encode(request)) + 400 * len(request.operator) + 1000
             if size > self._max_line:

@@ -26,7 +26,7 @@ from dida import errors, wire
 from dida.addresses import Address, StorageAddress
 from dida.chain import Meta, Touch
 from dida.chain_messages import Member, View
-from dida.errors import BadRequest, DidaError, UserError
+from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.frontend import (
     ListOperation,
     NoOther,
@@ -56,6 +56,8 @@ WATCH_SECONDS = 5.0
 """How long one `watch` waits for a change; a node that does not answer it costs no more than that."""
 MARGIN = 2.0
 """Seconds that a blocking call waits beyond its deadline for the word that it has passed."""
+NO_STORAGE = "the run's scheduler knows no storage node: start it with --storage R=ID@URL, or tell it: storage R ID URL"
+"""Why an operator can't use the storage when nobody has ever told its worker of any."""
 
 _log = Logger()
 _T = TypeVar("_T")
@@ -342,6 +344,9 @@ class RunStorage:
         self._closed = why
 
     def _counted(self, work: Coroutine[Any, Any, _T]) -> Deferred[_T]:
+        if self._front_end.replicas.unknown:
+            work.close()
+            raise Unavailable(NO_STORAGE)
         if self._closed:
             work.close()
             raise DidaError(errors.UNAVAILABLE, self._closed)

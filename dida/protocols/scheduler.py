@@ -31,6 +31,7 @@ from dida.chain_messages import (
     Failed,
     Leaving,
     Reassign,
+    Register,
     ReportTo,
     Result,
     Returned,
@@ -54,6 +55,10 @@ from dida.whole import whole
 
 TICK = 0.25
 """Seconds between two looks at what is overdue."""
+NO_STORAGE = (
+    "no storage node is known, so operators that use the storage fail:"
+    " start the scheduler with --storage R=ID@URL, or tell it: storage R ID URL"
+)
 FORGOTTEN = 500
 """Runs in one line to a storage node."""
 
@@ -107,6 +112,8 @@ class SchedulerNode(NodeCommands):
     def start(self) -> None:
         """Connect to the workers and watch the storage."""
         self.front_end.start()
+        for note in self._notes:
+            _log.warn("{note}", note=note)
         self.workers.start(self._declared)
         self._ticking.start(TICK, now=False)
 
@@ -206,6 +213,10 @@ class SchedulerNode(NodeCommands):
         self.workers.add(_parsed(node_id, request.id), _parsed(Address.parse, request.url))
         return Ok()
 
+    def cmd_register(self, request: Register) -> Answer:
+        self.workers.register(_parsed(node_id, request.id), _parsed(Address.parse, request.url))
+        return Ok()
+
     def cmd_storage(self, request: AddStorage) -> Answer:
         id, address = _parsed(node_id, request.id), _parsed(Address.parse, request.url)
         self.front_end.add(StorageAddress(request.replica, id, address))
@@ -239,6 +250,7 @@ class SchedulerNode(NodeCommands):
             adopted=self.runs.adopted,
             reassigned=self.runs.reassigned,
             dropped=self.runs.dropped,
+            notes=self._notes,
             debug=self.debug,
         )
 
@@ -368,6 +380,11 @@ class SchedulerNode(NodeCommands):
     def _now(self) -> float:
         now: float = self._reactor.seconds()
         return now
+
+    @property
+    def _notes(self) -> list[str]:
+        """What is amiss, and what to do."""
+        return [NO_STORAGE] if self.front_end.replicas.unknown else []
 
     def _links(self) -> list[Link]:
         """To all nodes that are used now."""

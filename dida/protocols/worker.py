@@ -11,7 +11,7 @@ way ends in `failed` at the scheduler, which is told until it has understood (`d
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -39,7 +39,7 @@ from dida.chain_messages import (
     WorkerDebug,
 )
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.messages import NODE, Ok, Request, Slow, Status, System, vocabulary
+from dida.messages import NODE, Ok, Reply, Request, Slow, Status, System, vocabulary
 from dida.protocols.clock import time_of_day
 from dida.protocols.collector import Collector
 from dida.protocols.departure import Departure
@@ -48,6 +48,7 @@ from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HandOver, NotHandedOn
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.peers import Peers
+from dida.protocols.registration import Registration
 from dida.protocols.reports import CHOOSE_AFTER, Reports
 from dida.sessions import Seen, StepIds
 from dida.steps import Steps
@@ -77,6 +78,7 @@ class WorkerNode(NodeCommands):
         max_line: int = wire.MAX_LINE,
         debug: bool = False,
         max_steps: int = MAX_STEPS,
+        schedulers: Iterable[Address] = (),
     ) -> None:
         self.me = me
         self.operators = operators
@@ -93,6 +95,7 @@ class WorkerNode(NodeCommands):
         self._tasks: dict[Deferred[None], str] = {}
         """What is going on, and of which run it is, if of one."""
         self._schedulers = Schedulers()
+        self.registration = Registration(reactor, me, schedulers)
         self._peers = Peers(reactor)
         self.reports = Reports(reactor, self._peers, self._on_idle)
         self.collector = Collector(me.id, self._peers)
@@ -100,12 +103,14 @@ class WorkerNode(NodeCommands):
         self._hand_over = HandOver(reactor, me.id, self._peers, self.reports, self._begin)
 
     def start(self) -> None:
-        """Begin to watch who of the storage lives."""
+        """Begin to watch who of the storage lives, and register at schedulers."""
         self.front_end.start()
+        self.registration.start()
 
     def stop(self) -> None:
         """Give up everything that is going on."""
         self._stopped = True
+        self.registration.stop()
         self.departure.stop()
         self.reports.stop()
         for task in list(self._tasks):
@@ -158,16 +163,15 @@ class WorkerNode(NodeCommands):
         self.departure.know(scheduler)
         return self.reports.when_told(scheduler).addCallback(lambda told: ok(self.me.id))
 
-    def cmd_drain(self, request: Drain) -> Answer:
+    def cmd_drain(self, request: Drain) -> Deferred[Reply]:
+        self.registration.leave()
         answer = self.departure.begin(request)
         self._on_idle()
         return answer
 
     def leave(self, seconds: float) -> Deferred[Any]:
         """Tell the schedulers, finish what is in hand; fires when that is done, at the latest after those seconds."""
-        answer = self.departure.begin(Drain(within=seconds, deadline=seconds))
-        self._on_idle()
-        return answer
+        return self.cmd_drain(Drain(within=seconds, deadline=seconds))
 
     def cmd_operators(self, request: ListOperators) -> Answer:
         return Deferred.fromCoroutine(self._list())
@@ -206,6 +210,7 @@ class WorkerNode(NodeCommands):
             alive=[each.id for each in replicas.living],
             dead=list(replicas.dead),
             draining=self.departure.begun,
+            schedulers=self.registration.states,
             active=self.steps.in_hand,
             waiting=self.operators.threads.waiting,
             stuck_threads=self.operators.threads.stuck,

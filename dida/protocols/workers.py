@@ -34,6 +34,8 @@ ASK_TIMEOUT = 1.0
 """Seconds for a worker to say which operators it has, before it counts as one that may have any."""
 ASK_EVERY = 10.0
 """Seconds after which it is asked again, for files that were added at some workers."""
+GONE_FOR = 30.0
+"""Seconds after which a worker that has registered itself, and has gone, is forgotten."""
 REGISTRATION_TIME = 1.5
 """Seconds after the scheduler's start for workers to come that it was not told of: they try once a second."""
 
@@ -49,6 +51,8 @@ class Worker:
     link: Link
     declared: float
     """When."""
+    named: bool = True
+    """Whether somebody has named it to the scheduler; else it has registered itself."""
     reached: bool = False
     """Whether it was ever connected."""
     told: bool = False
@@ -63,6 +67,8 @@ class Worker:
     """The id that it gives itself, once it has said so."""
     leaving: bool = False
     """Whether it ends what it has in hand, and then itself."""
+    left: bool = False
+    """Whether it was leaving when its connection broke."""
     ping_at: float = 0.0
     """When it is pinged next; for ever in the future while a ping has no answer."""
     lost: float | None = None
@@ -152,16 +158,21 @@ class Workers:
         """Of those that were lost, when that was the last time."""
         return {worker.id: worker.lost for worker in self if worker.lost is not None}
 
-    def add(self, id: str, address: Address) -> None:
-        """There is such a worker, again or at another address. BadRequest when another one is there."""
+    def add(self, id: str, address: Address, named: bool = True) -> None:
+        """There is such a worker, again or at another address. BadRequest when another one is there.
+
+        One that is not `named`, but has registered, is forgotten some time after it has gone.
+        """
         old = self._all.get(id)
-        other = next((worker for worker in self if worker.address == address and worker is not old), None)
+        if old is not None and old.address == address:
+            old.named = old.named or named
+            if old.leaving:
+                old.leaving = False
+                self.look()
+            return
+        other = next((worker for worker in self if worker.address == address), None)
         if other is not None and other.there and other.name != id:
             raise BadRequest(f"{address} is the address of {other.id}: take another port")
-        if old is not None and old.address == address:
-            old.leaving = False
-            self.look()
-            return
         if old is None and len(self._all) >= MAX_WORKERS:
             self._forget_one()
         if old is not None:
@@ -170,7 +181,7 @@ class Workers:
             other.link.stop()
             del self._all[other.id]
         link = Link(self._reactor, address.host, address.port)
-        worker = self._all[id] = Worker(id, address, link, self._now())
+        worker = self._all[id] = Worker(id, address, link, self._now(), named)
         if old is not None or other is not None:
             worker.lost = self._now()
         link.on_up = lambda: self._up(worker)
@@ -179,6 +190,13 @@ class Workers:
         self._policy.on_worker(id)
         self.look()
         link.start()
+
+    def register(self, id: str, address: Address) -> None:
+        """The worker of that id says that it is there. BadRequest when another one has its id or its address."""
+        old = self._all.get(id)
+        if old is not None and old.address != address and old.there:
+            raise BadRequest(f"{id} is the id of the worker at {old.address}: start this one with another --id")
+        self.add(id, address, named=old is not None and old.named)
 
     def leave(self, id: str) -> None:
         """That worker wants no more operators."""
@@ -197,7 +215,7 @@ class Workers:
     def look(self) -> None:
         """Work out who gets operators."""
         oldest = self._now() - self.start_deadline
-        self.ready = all(worker.reached or worker.declared < oldest for worker in self)
+        self.ready = all(worker.reached or not worker.named or worker.declared < oldest for worker in self)
         self.heard = self.heard or self._all_have_told()
         self.reachable = {worker.id: (worker.address.host, worker.address.port) for worker in self if worker.reachable}
         self.on_change()
@@ -210,8 +228,10 @@ class Workers:
 
     def tick(self) -> None:
         """Ping those whose time has come."""
-        self.look()
         now = self._now()
+        for worker in [each for each in self if self._is_over(each, now)]:
+            self._forget(worker)
+        self.look()
         for worker in self:
             if worker.link.client is not None and now >= worker.ping_at:
                 self._ping(worker)
@@ -264,11 +284,20 @@ class Workers:
         gone = [worker for worker in self if not worker.there and not self._policy.loads[worker.id].active]
         if not gone:
             raise Unavailable(f"there are {MAX_WORKERS} workers already")
-        oldest = min(gone, key=lambda worker: worker.lost or worker.declared)
-        oldest.link.stop()
-        del self._all[oldest.id]
-        self._policy.on_gone(oldest.id)
-        self._catalog.on_unknown(oldest.id)
+        self._forget(min(gone, key=lambda worker: worker.lost or worker.declared))
+
+    def _is_over(self, worker: Worker, now: float) -> bool:
+        """Whether a worker that nobody has named has gone for good."""
+        if worker.named or worker.there or self._policy.loads[worker.id].active:
+            return False
+        return worker.left or now >= (worker.lost or worker.declared) + GONE_FOR
+
+    def _forget(self, worker: Worker) -> None:
+        worker.link.stop()
+        del self._all[worker.id]
+        self._policy.on_gone(worker.id)
+        self._catalog.on_unknown(worker.id)
+        _log.info("{id} is forgotten", id=worker.id)
 
     def _now(self) -> float:
         now: float = self._reactor.seconds()
@@ -276,7 +305,7 @@ class Workers:
 
     def _up(self, worker: Worker) -> None:
         worker.reached = True
-        worker.silent = worker.leaving = worker.stranger = False
+        worker.silent = worker.leaving = worker.left = worker.stranger = False
         worker.name = ""
         self._catalog.on_unknown(worker.id)
         self._ask_for_operators(worker)
@@ -311,6 +340,7 @@ class Workers:
     def _down(self, worker: Worker) -> None:
         if worker.id in self.reachable or worker.silent or worker.leaving:
             worker.lost = self._now()
+            worker.left = worker.leaving
             worker.silent = worker.leaving = False
             _log.warn("{id} can't be reached", id=worker.id)
         self.look()

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from dida.addresses import NodeAddress
+from dida.addresses import Address, NodeAddress
 from dida.loading import OperatorFolder
 from dida.protocols.execution import Operators
 from dida.protocols.worker import WorkerNode
@@ -43,6 +43,14 @@ class Options(NodeOptions):
         drain_option("finish what it has in hand"),
         ["threads", None, 32, "plain operators executed at once, each in a thread", number(1, 1000, "threads")],
     ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.schedulers: list[Address] = []
+
+    def opt_scheduler(self, text: str) -> None:
+        """URL of a scheduler to register at, which then need not be told of this worker; once per scheduler"""
+        self.schedulers.append(Address.parse(text))
 
     def postOptions(self) -> None:
         super().postOptions()
@@ -92,6 +100,7 @@ def makeService(options: Options, reactor: Any = None) -> WorkerService:
         max_line=int(options["max-line"]),
         debug=bool(options["debug"]),
         max_steps=int(options["max-operators"]),
+        schedulers=options.schedulers,
     )
     node.departure.on_end = reactor.stop
     service = WorkerService(node, float(options["drain"]))

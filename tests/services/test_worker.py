@@ -23,13 +23,15 @@ def test_options(tmp_path: Path) -> None:
     """Every option reaches the node, in the unit that it is given in."""
     url = f"http://127.0.0.1:{free_port()}"
     given = ["--gossip-delay", "250", "--operators", str(tmp_path), "--operator-timeout", "2.5", "--threads", "7"]
-    options = parsed("--id", "w1", "--url", url, *given, "--max-line", "2048", "--debug")
+    at = ["--scheduler", "http://localhost:1", "--scheduler", "localhost:2"]
+    options = parsed("--id", "w1", "--url", url, *given, *at, "--max-line", "2048", "--debug")
     service = makeService(options, the_reactor())
     node = service.node
     assert (node.me.id, f"http://{node.me.address}") == ("w1", url)
     assert (node.gossip_delay, node.max_line, node.debug) == (0.25, 2048, True)
     assert (node.operators.timeout, node.operators.threads.size) == (2.5, 7)
     assert node.operators.folder.path == str(tmp_path)
+    assert node.registration.states == dict.fromkeys(("localhost:1", "localhost:2"), "not reached")
     assert isinstance(service, WorkerService)
     children: list[Any] = list(service)
     assert [type(child) for child in children] == [Listening]
@@ -51,6 +53,7 @@ def test_stock_operators_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         (("--id", "w1", "--url", "nowhere"), "'nowhere' is no URL"),
         (("--id", "w1", "--url", "localhost:1", "--gossip-delay", "-5"), "'-5' is no number of milliseconds"),
         (("--id", "w1", "--url", "localhost:1", "--operator-timeout", "0"), "'0' is no number of seconds"),
+        (("--id", "w1", "--url", "localhost:1", "--scheduler", "nowhere"), "--scheduler: 'nowhere' is no URL"),
         (("--id", "w1", "--url", "localhost:1", "--threads", "many"), "'many' is no number of threads"),
         (("--id", "w1", "--url", "localhost:1", "--operators", "/nowhere"), "--operators /nowhere: no such folder"),
         (("--id", "w1", "--url", "localhost:1", "--color", "red"), "option --color not recognized"),
