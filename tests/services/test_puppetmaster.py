@@ -47,6 +47,8 @@ def make(*words: str) -> PuppetMaster:
         (["--debug-port", "70000"], "'70000' is no number of a port from 1 to 65535"),
         (["--logs", "/proc/nothing/there"], "can't write into the folder of --logs /proc/nothing/there"),
         (["--operators", "/nonexistent"], "twistd puppetmaster: --operators /nonexistent: no such folder"),
+        (["--attach", "nowhere"], "--attach: 'nowhere' is no URL: write http://HOST:PORT"),
+        (["--attach", "localhost:1", "localhost:2"], "unexpected 'localhost:2': everything is given by options"),
         (["script"], "unexpected 'script': everything is given by options"),
         (["--frobnicate"], "option --frobnicate not recognized"),
     ],
@@ -80,6 +82,11 @@ def test_closed_streams(monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
 def test_options(tmp_path: Path) -> None:
     """--pcs and --files repeat; the other options have defaults."""
     options = parsed("--pcs", "localhost:1", "--pcs", "http://other:2", "--files", str(tmp_path), "--keep")
+    assert options["attach"] == []
+    assert parsed("--attach", "localhost:1", "--attach", "tcp://other:2")["attach"] == [
+        Address("localhost", 1),
+        Address("other", 2),
+    ]
     assert options["pcs"] == [Address("localhost", 1), Address("other", 2)]
     assert options["files"] == [str(tmp_path)]
     assert (options["deadline"], options["debug-port"], options["logs"]) == (60.0, 10_001, "logs")
