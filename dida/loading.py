@@ -1,41 +1,35 @@
-"""Operator classes by name, out of the files of one folder, at run time.
+"""Operator classes by name, out of the files of one folder and its sub-folders, at run time.
 
-The files are read with `ast` to learn which classes they define, and only a file whose class is asked
-for is executed: a broken file hurts nobody who does not need it. A file that was changed or added is
-taken anew, as a fresh module under a name made of its content, so that it never meets another module.
-What lies outside the folder, also through a link, is never loaded.
+The files are read to learn which classes they define, and only a file whose class is asked for is executed: a broken
+file hurts nobody who does not need it. It is imported under `dida.loaded`, where it finds its neighbours; a file that
+was changed or added is taken anew, together with those that import it. What lies outside the folder, also through a
+link, is never loaded.
 
-`known` is a glance (two calls of stat), `find` may read and execute files. Both may be called from
+`known` is a glance (a few calls of stat), `find` may read and execute files. Both may be called from
 threads, `find` from one at a time.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import inspect
 import os
-import re
-import sys
 import traceback
-from collections.abc import Iterable, Iterator
-from types import CodeType, ModuleType
+from importlib import import_module
 from typing import Any
 
 from attrs import define, field
 
+from dida import loaded
 from dida.chain import is_class_name
 from dida.errors import DidaError
+from dida.loaded import Loader
+from dida.sources import Outline, Parts, Stamp, Text, processes, stamp_of
+from dida.texts import raised
 
-MAX_FILE = 4 * 2**20
-"""Bytes of an operator file."""
+MAX_FILES = 5000
+"""Files of a folder that are looked at, the nearest ones; also sub-folders."""
 METHODS = {"configure_storage": (None,), "process_record": (None, "", "")}
 """What an operator has, and what it is called with."""
-
-_CLASS = re.compile(r"^class[ \t]+(\w+)", re.MULTILINE)
-
-Stamp = tuple[int, ...]
-"""What tells that a file or folder has changed."""
 
 
 class LoadingError(DidaError):
@@ -81,183 +75,169 @@ class AmbiguousOperator(LoadingError):
 
 
 @define
-class _File:
-    """One file of the folder, as it was when it had that stamp."""
-
-    name: str
-    path: str
-    stamp: Stamp
-    classes: tuple[str, ...] = ()
-    operators: tuple[str, ...] = ()
-    code: CodeType | None = None
-    problem: str = ""
-    digest: str = ""
-    module: ModuleType | None = None
-
-
-@define
 class OperatorFolder:
     """The operators of one folder."""
 
     path: str
-    _files: dict[str, _File] = field(factory=dict, init=False)
-    _found: dict[str, tuple[type[Any], Stamp, _File]] = field(factory=dict, init=False)
+    _root: str = field(init=False)
+    _folders: dict[str, Stamp] = field(factory=dict, init=False)
+    """The folder and its sub-folders, as they were when they were looked at."""
+    _files: dict[str, Outline] = field(factory=dict, init=False)
+    """By name within the folder, the nearest first."""
+    _found: dict[str, tuple[type[Any], Loader]] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._root = os.path.abspath(self.path)
 
     def known(self, name: str) -> type[Any] | None:
-        """The class, if it was found before and neither its file nor the folder has changed since."""
+        """The class, if it was found before and no file behind it nor the folder has changed since."""
         found = self._found.get(name)
         if found is None:
             return None
-        kind, folder, file = found
+        kind, loader = found
         try:
-            return kind if _stamp(os.stat(file.path)) == file.stamp and _stamp(os.stat(self.path)) == folder else None
+            for path, stamp in self._folders.items():
+                if stamp_of(os.stat(path)) != stamp:
+                    return None
         except OSError:
             return None
+        return kind if loader.is_fresh() and loaded.is_current(loader) else None
 
     def find(self, name: str) -> type[Any]:
         """The class; a LoadingError says why it can't be had."""
         if not is_class_name(name):
             raise NoSuchOperator(f"{name!r} is no class name")
-        folder = self._scan()
-        holders = [file for file in self._files.values() if name in file.classes]
+        self._scan()
+        holders = [file for file in self._files.values() if name in file.mentioned and name in file.classes]
         if not holders:
-            raise NoSuchOperator(f"no class {name} in the files of {self.path}{self._broken()}")
+            raise NoSuchOperator(f"no class {name} in the files of {self.path}{self._unread()}")
+        nearest = min(len(file.text.module) for file in holders)
+        holders = [file for file in holders if len(file.text.module) == nearest]
         if len(holders) > 1:
             where = " and ".join(sorted(file.name for file in holders))
             raise AmbiguousOperator(f"{name} is defined in {where} of {self.path}: keep one of them")
-        kind = _checked(getattr(_module(holders[0]), name, None), name, holders[0])
-        self._found[name] = (kind, folder, holders[0])
+        kind, loader = load(self._root, holders[0].text.module, name)
+        self._found[name] = kind, loader
         return kind
 
     def operators(self) -> dict[str, str]:
         """Class name to file name of all that look like operators; no file is executed for it."""
         self._scan()
-        return {name: file.name for file in self._files.values() for name in file.operators}
+        modules = {file.text.module: file for file in self._files.values()}
+        found: dict[str, str] = {}
+        for file in self._files.values():
+            for name in file.classes:
+                if name[0] != "_" and name not in found and processes(name, file, modules):
+                    found[name] = file.name
+        return found
 
     def defined(self) -> list[str]:
         """The names of all classes that `find` would look for, also in files that can't be read any further."""
         self._scan()
         return [name for file in self._files.values() for name in file.classes]
 
-    def _scan(self) -> Stamp:
+    def module_of(self, name: str) -> Parts:
+        """The module from which a class that was found is loaded; empty when it is not known any more."""
+        found = self._found.get(name)
+        return found[1].module if found is not None else ()
+
+    def _scan(self) -> None:
         """Take note of what has changed in the folder."""
-        try:
-            folder = _stamp(os.stat(self.path))
-            root = os.path.realpath(self.path)
-            with os.scandir(self.path) as entries:
-                paths = sorted(entry.path for entry in entries if entry.name.endswith(".py") and entry.name[0] != ".")
-        except OSError as problem:
-            why = (problem.strerror or "can't be read").lower()
-            raise FolderMissing(f"operators folder {self.path}: {why}: name another with --operators") from None
-        files = {}
-        for path in paths:
-            name = os.path.basename(path)
+        folders: dict[str, Stamp] = {}
+        files: dict[str, Outline] = {}
+        waiting: list[Parts] = [()]
+        for parts in waiting:
+            path = os.path.join(self._root, *parts)
             try:
-                if os.path.dirname(os.path.realpath(path)) != root:
+                stamp = stamp_of(os.stat(path))
+                with os.scandir(path) as entries:
+                    found = sorted(entries, key=lambda entry: entry.name)
+            except OSError as problem:
+                if parts:
+                    continue  # it went away just now
+                why = (problem.strerror or "can't be read").lower()
+                raise FolderMissing(f"operators folder {self.path}: {why}: name another with --operators") from None
+            if any(entry.name == "pyvenv.cfg" for entry in found):
+                continue  # a virtual environment
+            folders[path] = stamp
+            for entry in found:
+                if entry.name[0] == "." or entry.name == "__pycache__":
                     continue
-                stamp = _stamp(os.stat(path))
-                old = self._files.get(name)
-                if old is not None and old.stamp == stamp:
-                    files[name] = old
-                elif os.path.isfile(path):
-                    files[name] = _read(name, path, stamp)
-            except OSError:
-                continue  # it went away just now
-        for name, old in self._files.items():
-            if old is not files.get(name) and old.module is not None:
-                sys.modules.pop(old.module.__name__, None)
-        self._files = files
-        self._found = {name: found for name, found in self._found.items() if found[2] is files.get(found[2].name)}
-        return folder
+                if entry.name.endswith(".py") and len(files) < MAX_FILES:
+                    self._look(entry, parts, files)
+                elif entry.is_dir(follow_symlinks=False) and len(waiting) < MAX_FILES:
+                    waiting.append((*parts, entry.name))
+        self._folders, self._files = folders, files
+        loaded.forget(loaded.stale(self._root))
+        self._found = {name: found for name, found in self._found.items() if loaded.is_current(found[1])}
 
-    def _broken(self) -> str:
+    def _look(self, entry: os.DirEntry[str], parts: Parts, files: dict[str, Outline]) -> None:
+        """Take a file of the folder into account, as it was when it has not changed."""
+        name = "/".join((*parts, entry.name))
+        try:
+            if entry.is_symlink() and not loaded.is_within(entry.path, self._root):
+                return
+            old = self._files.get(name)
+            if old is not None and old.text.stamp == stamp_of(entry.stat()):
+                files[name] = old
+            elif entry.is_file():
+                package = bool(parts) and entry.name == "__init__.py"
+                module = parts if package else (*parts, entry.name.removesuffix(".py"))
+                files[name] = Outline(name, Text.read(entry.path, module, package))
+        except OSError:
+            pass  # it went away just now
+
+    def _unread(self) -> str:
         broken = [f"{file.name} {file.problem}" for file in self._files.values() if file.problem]
-        return f"; not readable: {', '.join(broken)}" if broken else ""
+        if broken:
+            return f"; not readable: {', '.join(broken)}"
+        return f"; only {MAX_FILES} files of it are looked at" if len(self._files) >= MAX_FILES else ""
 
 
-def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
-
-
-def _read(name: str, path: str, stamp: Stamp) -> _File:
-    """What a file defines."""
-    file = _File(name, os.path.abspath(path), stamp)
-    if stamp[2] > MAX_FILE:
-        file.problem = f"is larger than {MAX_FILE} bytes"
-        return file
-    with open(path, "rb") as stream:
-        source = stream.read(MAX_FILE)
-    file.digest = hashlib.sha256(file.path.encode("utf-8", "surrogateescape") + b"\0" + source).hexdigest()[:16]
+def load(folder: str, module: Parts, name: str) -> tuple[type[Any], Loader]:
+    """A class out of a module of the folder, whose path is absolute, and what has loaded it."""
+    path = os.path.join(folder, *module)
     try:
-        tree = ast.parse(source, file.path)
-        file.code = compile(tree, file.path, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError) as problem:
-        line = getattr(problem, "lineno", None)
-        text = problem.msg if isinstance(problem, SyntaxError) else str(problem)
-        file.problem = f"line {line}: {text}" if line else text
-        file.classes = tuple(_CLASS.findall(source.decode(errors="replace")))
-        return file
-    classes = {node.name: node for node in _classes(tree.body)}
-    file.classes = tuple(classes)
-    file.operators = tuple(name for name in classes if name[0] != "_" and _processes(name, classes))
-    return file
-
-
-def _classes(body: Iterable[ast.stmt]) -> Iterator[ast.ClassDef]:
-    """The classes that a module defines, also those within an if or try."""
-    for node in body:
-        if isinstance(node, ast.ClassDef):
-            yield node
-        elif isinstance(node, ast.If | ast.Try):
-            for part in (node.body, node.orelse, getattr(node, "finalbody", [])):
-                yield from _classes(part)
-            for caught in getattr(node, "handlers", []):
-                yield from _classes(caught.body)
-
-
-def _processes(name: str, classes: dict[str, ast.ClassDef], depth: int = 20) -> bool:
-    """Whether the class, or a base of it in the same file, has the method of an operator."""
-    node = classes.get(name)
-    if node is None or not depth:
-        return False
-    methods = (each.name for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
-    bases = (base.id for base in node.bases if isinstance(base, ast.Name))
-    return "process_record" in methods or any(_processes(base, classes, depth - 1) for base in bases)
-
-
-def _module(file: _File) -> ModuleType:
-    """The file as a module, executed once."""
-    if file.module is not None:
-        return file.module
-    if file.code is None:
-        raise BrokenFile(f"{file.path} {file.problem}")
-    module = ModuleType(f"_dida_operators_{file.digest}")
-    module.__file__ = file.path
-    sys.modules[module.__name__] = module  # dataclasses and the like look their module up there
-    try:
-        exec(file.code, module.__dict__)  # noqa: S102 - loading an operator is executing its file
+        found = import_module(loaded.name_of(folder, module))
     except BaseException as problem:  # noqa: BLE001 - whatever the author's code raises
-        del sys.modules[module.__name__]
-        lines = [each.lineno for each in traceback.extract_tb(problem.__traceback__) if each.filename == file.path]
-        where = f"line {lines[-1]}: " if lines else ""
-        raise BrokenFile(f"{file.path} {where}{type(problem).__name__}: {problem}") from None
-    file.module = module
-    return module
+        raise BrokenFile(_where(problem, folder, path)) from None
+    loader = loaded.loader_of(found)
+    assert loader is not None
+    return _checked(getattr(found, name, None), name, loader.path), loader
 
 
-def _checked(kind: object, name: str, file: _File) -> type[Any]:
+def _where(problem: BaseException, folder: str, path: str) -> str:
+    """What has kept a file from being imported, with the file of the folder and the line at which it happened."""
+    lines = [
+        (frame.filename, frame.lineno)
+        for frame in traceback.extract_tb(problem.__traceback__)
+        if frame.filename.startswith(os.path.join(folder, ""))
+    ]
+    told = raised(problem)
+    text = f"{type(problem).__name__}: {told.text}".replace(loaded.name_of(folder) + ".", "")
+    by = f" (imported by {lines[0][0]} line {lines[0][1]})" if lines else ""
+    if isinstance(problem, SyntaxError) and (problem.filename or "").startswith(os.path.join(folder, "")):
+        at = f"line {problem.lineno}: " if problem.lineno else ""
+        return f"{problem.filename} {at}{problem.msg}{by}"
+    if not lines:
+        return f"{path}.py {text}"
+    file, line = lines[-1]
+    return f"{file} line {line}: {text}{by if file != lines[0][0] else ''}"
+
+
+def _checked(kind: object, name: str, path: str) -> type[Any]:
     """The class; NoOperator unless it can be used as an operator."""
     if not isinstance(kind, type):
-        raise NoOperator(f"{name} in {file.path} is no class")
+        raise NoOperator(f"{name} in {path} is no class")
     for method, arguments in METHODS.items():
         function = getattr(kind, method, None)
         if not callable(function):
-            raise NoOperator(f"{name} in {file.path} is no operator: it has no method {method}")
+            raise NoOperator(f"{name} in {path} is no operator: it has no method {method}")
         try:
             inspect.signature(function).bind(None, *arguments)
         except TypeError:
             expected = "(self, storage)" if len(arguments) == 1 else "(self, meta, input, previous_output)"
-            raise NoOperator(f"{name} in {file.path} is no operator: write {method}{expected}") from None
+            raise NoOperator(f"{name} in {path} is no operator: write {method}{expected}") from None
         except ValueError:
             continue  # a callable that does not tell its signature
     return kind

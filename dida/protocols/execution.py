@@ -220,7 +220,7 @@ class Operators:
         """The output of the operator in a process of its own, which ends with it."""
         began = self._reactor.seconds()
         await self._processes.acquire()
-        process = Isolated(request, storage)
+        process = Isolated(request, storage, self.folder.module_of(request.assignment.operator))
         try:
             limit = min(limit, left - (self._reactor.seconds() - began))
             if limit <= 0:

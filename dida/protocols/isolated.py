@@ -21,7 +21,7 @@ from dida import wire
 from dida.chain import StepMeta
 from dida.errors import DidaError
 from dida.interfaces import Record
-from dida.loading import OperatorFolder
+from dida.loading import OperatorFolder, load
 from dida.texts import MAX_REASON, NotAnOutput, output_of, plain, plain_version, raised, told
 from dida.versions import Version
 
@@ -102,7 +102,8 @@ def execute(folder: str, worker: _Worker) -> None:
     task = worker.hear()
     meta = wire.shaped(task["meta"], StepMeta)
     try:
-        kind = OperatorFolder(folder).find(task["operator"])
+        name, module = task["operator"], tuple(task.get("module", ()))
+        kind = load(os.path.abspath(folder), module, name)[0] if module else OperatorFolder(folder).find(name)
     except DidaError as problem:
         worker.say(failed=told(f"could not be loaded: {problem}", MAX_REASON))
         return

@@ -17,6 +17,7 @@ from dida.chain_messages import Execute
 from dida.errors import DidaError
 from dida.protocols.frontend import RunStorage
 from dida.protocols.isolated import TO_WORKER
+from dida.sources import Parts
 from dida.versions import Version
 
 MAX_SAID = 4 * 1024 * 1024
@@ -27,10 +28,12 @@ CALLS = ("read", "write", "update_if_value_is")
 class Isolated(ProcessProtocol):
     """One process. `outcome` fires with what it says last; with how it ended when it says nothing."""
 
-    def __init__(self, request: Execute, storage: RunStorage) -> None:
+    def __init__(self, request: Execute, storage: RunStorage, module: Parts) -> None:
+        """`module` is where the operator's class is; when it is empty the process looks for it."""
         self.outcome: Deferred[dict[str, Any]] = Deferred(lambda outcome: self.kill())
         self._request = request
         self._storage = storage
+        self._module = module
         self._said = wire.LineBuffer(MAX_SAID)
 
     def start(self, reactor: Any, folder: str) -> None:
@@ -62,6 +65,7 @@ class Isolated(ProcessProtocol):
         request = self._request
         self._say(
             operator=request.assignment.operator,
+            module=self._module,
             meta=wire.unshaped(request.meta.of_step(request.next)),
             input=request.input,
             previous_output=request.previous_output,

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import pytest_twisted
 from attrs import define
-from twisted.internet.process import ProcessReader, ProcessWriter
 from twisted.internet.threads import deferToThread
 
 from dida.addresses import StorageAddress
@@ -27,7 +26,7 @@ from dida.texts import raised
 from dida.versions import Version
 from tests.clusters import StorageCluster
 from tests.fakes import the_reactor, until
-from tests.protocols.test_worker import Stage
+from tests.protocols.test_worker import Stage, no_pipes
 
 KEPT = 5
 """Versions that are kept of a record."""
@@ -365,8 +364,7 @@ async def test_executed_by_a_worker(way: str, tmp_path: Path) -> None:
             assert [step.output for step in ended.chain] == outputs
         for name, reason in REASONS.items():
             assert await stage.reason(f"{name}@w1", left=55.0) == f"{name} at position 0 on w1 {reason}"
-        pipes = (ProcessReader, ProcessWriter)
-        await until(lambda: not any(isinstance(each, pipes) for each in the_reactor().getReaders()))
+        await until(no_pipes)
     finally:
         stage.close()
 

@@ -81,7 +81,7 @@ def test_modules_are_fresh_and_clash_with_nothing(tmp_path: Path) -> None:
     second = folder.find("Hello")
     assert first is not second
     assert sys.modules["json"] is json
-    assert [name for name in set(sys.modules) - before if "operators" in name] == [second.__module__]
+    assert [name for name in set(sys.modules) - before if name.endswith(".json")] == [second.__module__]
 
 
 @pytest.mark.parametrize(
@@ -162,3 +162,194 @@ def test_stock_operators_are_found() -> None:
     assert set(stock.operators()) >= names
     for name in names:
         stock.find(name)
+
+
+# --- modules that operators share -----------------------------------------------------------------
+
+
+def importing(statement: str, value: str) -> str:
+    """An operator whose output comes from a module that it imports."""
+    return statement + operator().replace("'hello'", value)
+
+
+@pytest.mark.parametrize(
+    ("statement", "value"),
+    [
+        ("from helper import x", "x"),
+        ("from .helper import x", "x"),
+        ("import helper", "helper.x"),
+        ("import helper as h, json", "h.x + json.loads('\"\"')"),
+        ("from . import helper", "helper.x"),
+        ("from helper import *", "x"),
+        ("import sub.deep", "sub.deep.x"),
+        ("import sub.deep as d", "d.x"),
+        ("from sub.deep import x", "x"),
+        ("from sub import deep", "deep.x"),
+        ("from .sub.deep import x", "x"),
+        ("from package import x", "x"),
+        ("import package", "package.x"),
+        ("from package.inner import up", "up"),
+        ("try:\n    from nowhere import x\nexcept ImportError:\n    from helper import x", "x"),
+        ("def lazily():\n    import sub.deep\n    return sub.deep.x", "lazily()"),
+    ],
+)
+@pytest.mark.parametrize("where", ["", "sub"])
+def test_modules_of_the_folder(tmp_path: Path, statement: str, value: str, where: str) -> None:
+    """An operator imports modules and packages of its folder, relatively and absolutely, also from a sub-folder; a
+    changed one is picked up with it, and what does not import it keeps its module."""
+    for name in ("sub", "package"):
+        (tmp_path / name).mkdir()
+    put(tmp_path, "helper.py", "x = 'one'\n")
+    put(tmp_path, "sub/deep.py", "from helper import x\n")
+    put(tmp_path, "package/__init__.py", "from .inner import x\n")
+    put(tmp_path, "package/inner.py", "from ..helper import x\nfrom helper import x as up\n")
+    if where:
+        statement = statement.replace("from .", "from ..")
+    put(tmp_path, f"{where}/ops.py" if where else "ops.py", importing(statement, value))
+    put(tmp_path, "other.py", operator("Other"))
+    folder = OperatorFolder(str(tmp_path))
+    other = folder.find("Other")
+    first = folder.find("Hello")
+    assert output_of(first) == "one"
+    assert folder.known("Hello") is first
+    put(tmp_path, "helper.py", "x = 'two'\n")
+    assert folder.known("Hello") is None
+    assert output_of(folder.find("Hello")) == "two"
+    assert folder.known("Other") is other
+    assert set(folder.operators()) == {"Hello", "Other"}
+    assert folder.operators()["Hello"] == (f"{where}/ops.py" if where else "ops.py")
+
+
+def test_a_neighbour_hides_nothing(tmp_path: Path) -> None:
+    """A neighbour named like a module of Python, or like an installed package, is imported relatively alone."""
+    for name in ("json", "attrs", "dida", "mmh3"):
+        put(tmp_path, f"{name}.py", "mine = True\n")
+    put(
+        tmp_path,
+        "ops.py",
+        "import json, attrs, mmh3\nfrom dida.errors import DidaError\nfrom . import json as own, attrs as other\n"
+        + operator().replace("'hello'", "repr((own.mine, other.mine, json.dumps(1), attrs.define is not None))"),
+    )
+    assert output_of(OperatorFolder(str(tmp_path)).find("Hello")) == "(True, True, '1', True)"
+
+
+def test_a_neighbour_goes_before_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that happens to lie in the current folder is not taken for the operator's neighbour."""
+    folder = tmp_path / "operators"
+    folder.mkdir()
+    put(tmp_path, "helper.py", "x = 'not this one'\n")
+    put(folder, "helper.py", "x = 'this one'\n")
+    put(folder, "ops.py", importing("from helper import x", "x"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert output_of(OperatorFolder(str(folder)).find("Hello")) == "this one"
+    assert "helper" not in sys.modules
+
+
+def test_two_folders_do_not_mix(tmp_path: Path) -> None:
+    """Modules of the same name in two folders are two modules."""
+    folders = []
+    for name in ("a.b", "a%b"):
+        (tmp_path / name).mkdir()
+        put(tmp_path / name, "helper.py", f"x = {name!r}\n")
+        put(tmp_path / name, "ops.py", importing("from helper import x", "x"))
+        folders.append(OperatorFolder(str(tmp_path / name)))
+    assert [output_of(folder.find("Hello")) for folder in folders] == ["a.b", "a%b"]
+    assert [output_of(folder.known("Hello")) for folder in folders] == ["a.b", "a%b"]
+
+
+def test_two_looks_at_one_folder(tmp_path: Path) -> None:
+    """When one has taken a changed helper anew, the other does not go on with the operator of before."""
+    put(tmp_path, "helper.py", "x = 'one'\n")
+    put(tmp_path, "ops.py", importing("from helper import x", "x"))
+    first, second = OperatorFolder(str(tmp_path)), OperatorFolder(str(tmp_path))
+    assert first.find("Hello") is second.find("Hello")
+    put(tmp_path, "helper.py", "x = 'two'\n")
+    assert output_of(first.find("Hello")) == "two"
+    assert second.known("Hello") is None
+    assert second.find("Hello") is first.known("Hello")
+
+
+def test_a_module_that_comes_later(tmp_path: Path) -> None:
+    """An operator that went without a module is loaded anew when the folder has it."""
+    put(tmp_path, "ops.py", importing("try:\n    from extra import x\nexcept ImportError:\n    x = 'without'", "x"))
+    folder = OperatorFolder(str(tmp_path))
+    assert output_of(folder.find("Hello")) == "without"
+    put(tmp_path, "extra.py", "x = 'with'\n")
+    assert output_of(folder.find("Hello")) == "with"
+    (tmp_path / "extra.py").unlink()
+    assert output_of(folder.find("Hello")) == "without"
+
+
+@pytest.mark.parametrize(
+    ("helper", "message"),
+    [
+        ("x = (\n", r"helper\.py line 1: '\(' was never closed \(imported by \S+ops\.py line 2\)"),
+        ("x = 1\nx / 0\n", r"helper\.py line 2: ZeroDivisionError: division by zero \(imported by \S+ops\.py line 2\)"),
+        ("y = 1\n", r"ops\.py line 2: ImportError: cannot import name 'x' from 'helper'"),
+        ("from .deep.er import x", r"helper\.py line 1: ModuleNotFoundError: No module named 'deep' \(imported by"),
+        ("raise SystemExit", r"helper\.py line 1: SystemExit: +\(imported by"),
+    ],
+)
+def test_a_broken_helper(tmp_path: Path, helper: str, message: str) -> None:
+    """A helper that does not import is named with the line; put right, it is found at once."""
+    put(tmp_path, "helper.py", helper)
+    put(tmp_path, "ops.py", importing("import json\nfrom helper import x", "x"))
+    folder = OperatorFolder(str(tmp_path))
+    with pytest.raises(BrokenFile, match=message):
+        folder.find("Hello")
+    put(tmp_path, "helper.py", "x = 'right'\n")
+    assert output_of(folder.find("Hello")) == "right"
+
+
+def test_classes_in_sub_folders(tmp_path: Path) -> None:
+    """The class that is nearest to the folder counts; hidden folders and virtual environments are not looked into."""
+    for name in ("old", "old/er", ".git", "venv", "other"):
+        (tmp_path / name).mkdir()
+    put(tmp_path, "venv/pyvenv.cfg", "")
+    for number, name in enumerate(("old/er", ".git", "venv")):
+        put(tmp_path, f"{name}/ops.py", operator("Hello", name) + operator(f"Hidden{number}"))
+    folder = OperatorFolder(str(tmp_path))
+    assert folder.operators() == {"Hello": "old/er/ops.py", "Hidden0": "old/er/ops.py"}
+    assert output_of(folder.find("Hello")) == "old/er"
+    put(tmp_path, "old/ops.py", operator("Hello", "old"))
+    assert output_of(folder.find("Hello")) == "old"
+    assert folder.operators()["Hello"] == "old/ops.py"
+    put(tmp_path, "other/ops.py", operator("Hello", "other"))
+    with pytest.raises(AmbiguousOperator, match=r"old/ops\.py and other/ops\.py|other/ops\.py and old/ops\.py"):
+        folder.find("Hello")
+
+
+def test_what_looks_like_an_operator(tmp_path: Path) -> None:
+    """A class whose base is in another file, or comes from elsewhere, is listed; an enum or an exception is not."""
+    put(tmp_path, "base.py", "class Base:\n    def process_record(self, m, i, p): ...\nclass Empty: pass\n")
+    classes = (
+        "A(Base)", "B(base.Base)", "C(b.Base)", "D(Foreign)", "E(attrs.Foreign)", "F(A)",
+        "N1(Empty)", "N2(str, Enum)", "N3(Exception)", "N4(base.Nowhere)", "N5(Generic[T])", "N6(N1)",
+    )  # fmt: skip
+    put(
+        tmp_path,
+        "ops.py",
+        "import base, attrs\nimport base as b\nfrom base import Base, Empty\nfrom attrs import Foreign\n"
+        "from enum import Enum\nfrom typing import Generic\n" + "".join(f"class {each}: pass\n" for each in classes),
+    )
+    assert "".join(sorted(OperatorFolder(str(tmp_path)).operators())) == "ABBaseCDEF"
+
+
+def test_many_files(tmp_path: Path) -> None:
+    """A glance at a known class asks for its own file and the folders alone, however many files there are."""
+    for number in range(300):
+        put(tmp_path, f"op{number}.py", operator(f"Op{number}"))
+    folder = OperatorFolder(str(tmp_path))
+    found = folder.find("Op7")
+    asked: list[Any] = []
+    stat = os.stat
+
+    def noted(path: Any) -> os.stat_result:
+        asked.append(path)
+        return stat(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "stat", noted)
+        assert folder.known("Op7") is found
+    assert len(asked) == 2

@@ -190,6 +190,12 @@ class Stage:
         self.storage.close()
 
 
+def no_pipes() -> bool:
+    """Whether the reactor has to do with no process of an operator any more."""
+    pipes = (ProcessReader, ProcessWriter)
+    return not any(isinstance(each, pipes) for each in reactor.getReaders() + reactor.getWriters())
+
+
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
     """The stage, set and cleared."""
@@ -916,8 +922,46 @@ async def test_operators_in_a_process(stage: Stage) -> None:
     told = await stage.outcome(attrs.evolve(stage.request("Plain@w1"), apart=True))
     assert isinstance(told, Failed)
     assert told.reason == "Plain at position 0 on w1 ended its process with exit status 3"
-    pipes = (ProcessReader, ProcessWriter)
-    await until(lambda: not any(isinstance(each, pipes) for each in reactor.getReaders() + reactor.getWriters()))
+    await until(no_pipes)
+
+
+MULTIPROCESSING = """
+import multiprocessing
+
+from .numbers import double
+
+
+class Number:
+    def __init__(self, value):
+        self.value = value
+
+    def half(self):
+        return Number(self.value // 2)
+
+
+class Op:
+    def configure_storage(self, storage):
+        pass
+
+    def process_record(self, meta, input, previous_output):
+        with multiprocessing.get_context(input).Pool(1) as pool:
+            return str([pool.map(double, [1, 2]), pool.apply(Number(8).half).value])
+"""
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+@pytest_twisted.ensureDeferred
+async def test_multiprocessing(stage: Stage, isolation: str) -> None:
+    """Child processes that an operator has started find its module, and its neighbours', by name."""
+    # Not "fork" in a thread: a child of this process has its signal handlers. A worker takes care of that.
+    stage.put("def double(n):\n    return 2 * n\n", "numbers.py")
+    stage.put(MULTIPROCESSING.replace("class Op:\n", f"class Op:\n    isolation = {isolation!r}\n\n"), "multi.py")
+    stage.start("w1", timeout=30.0)
+    for method in ("spawn",) if isolation == "thread" else ("spawn", "fork"):
+        ended = await stage.outcome(stage.request("Op@w1", input=method, left=40.0))
+        assert isinstance(ended, Ended), ended
+        assert ended.chain[0].output == "[[2, 4], 4]"
+    await until(no_pipes)
 
 
 @pytest.mark.parametrize("body", ["time.sleep(60)", "time.sleep(0.2); self.storage.write('k', 'v')"])
