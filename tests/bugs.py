@@ -26,12 +26,13 @@ from dida.errors import UNAVAILABLE
 from dida.executed import Executed, answered
 from dida.gossip import Replication
 from dida.joining import Joining
+from dida.leaving import Leaving
 from dida.locks import Locks
 from dida.log import Log
 from dida.membership import Membership
 from dida.messages import Error, Ok
 from dida.operations import operation
-from dida.outputs import Config, Local
+from dida.outputs import Config, Left, Local
 from dida.peer_messages import Install, View, component_of, is_commit
 from dida.replica import Replica
 from dida.requests import Requests
@@ -410,6 +411,41 @@ def _by_size(self: View) -> Any:
     return self.number, len(self.members), self.leader
 
 
+def _the_lowest_leads(self: Detection, now: float) -> bool:
+    stops, self.local.stops = self.local.stops, {}
+    try:
+        return LEADS(self, now)
+    finally:
+        self.local.stops = stops
+
+
+LEADS = Detection.leads
+
+
+def _who_leaves_counts(self: Membership, stay: Any) -> bool:
+    view = self.local.view
+    leavers = [m for m in view.members if not self.leaving.stays(m)] if view is not None else []
+    return MAY_CHANGE(self, (*stay, *leavers)) and bool(stay)
+
+
+MAY_CHANGE = Membership._may_change
+
+
+def _ends_when_asked(self: Membership, message: Any, now: float) -> Any:
+    reply = ON_FLUSH(self, message, now)
+    if isinstance(reply, Ok) and any(m.component == self.local.component for m in message.leaving):
+        self.leaving.left = Left(True, "ends, and nobody has fetched anything yet")
+    return reply
+
+
+def _ends_when_all_have_heard(self: Leaving, now: float) -> None:
+    self._heard = {m.component for m in self.local.others()}
+    END_WITH_ALL(self, now)
+
+
+END_WITH_ALL = Leaving._end_with_all
+
+
 def _same_component(node: Any) -> str:
     return f"{node.number}:1"
 
@@ -490,6 +526,11 @@ BUGS = (
     Bug("complete when all have installed it", ((Replica, "_take_answer", _complete_when_installed),)),
     Bug("promised to change a view, and gone to another", ((Membership, "on_flush", _nobody_is_bound),)),
     Bug("views compare by their size", ((View, "rank", property(_by_size)),)),
+    Bug("who leaves leads a change", ((Detection, "leads", _the_lowest_leads),)),
+    Bug("who leaves counts for the change", ((Membership, "_may_change", _who_leaves_counts),)),
+    Bug("who leaves ends before anybody has its state", ((Membership, "on_flush", _ends_when_asked),)),
+    Bug("who leaves is not asked what it has", ((Membership, "_leavers", lambda self, wanted, now: ()),)),
+    Bug("all are told, and one ends, though others stay", ((Leaving, "_end_with_all", _ends_when_all_have_heard),)),
 )
 
 

@@ -54,6 +54,9 @@ class Simulation:
             self.wrong.append(f"{node.name} was removed as {node.component.split('~')[0]}, though it was never silent")
 
     def _left(self, node: Node, kept: bool) -> None:
+        member = node.replica is not None and node.replica.local.view is not None
+        if self.plan.steady and member and not kept:
+            self.wrong.append(f"{node.name} was told to stop, and nobody has taken over its state")
         self.clients.left(node, kept)
         self.faults.left(node)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
-from dida.messages import Ok, Reply, UpdateIf, Write
+from dida.messages import Error, Ok, Reply, UpdateIf, Write
 from dida.outputs import Config
-from dida.peer_messages import Member, View, more_than_half
+from dida.peer_messages import Flush, Install, Member, View, more_than_half
 from dida.simulate.network import Cluster, Network, Node
+from tests.simnet import Hand
 
 
 class Sides(Cluster):
@@ -112,6 +114,34 @@ def test_a_view_that_came_to_nothing_costs_nobody_his_vote() -> None:
     cluster.part("123")
     assert cluster.run(cluster.now + 3.0, lambda: cluster.serves(1) and cluster.serves(3))
     assert cluster.node(1).component == "1:1"
+
+
+@pytest.mark.parametrize("promised", [False, True])
+def test_who_has_promised_to_change_its_view_does_not_leave_it(promised: bool) -> None:
+    """3 is in the view {1, 2, 3}, and hears of {2, 3, 4, 5}, made from the same view: it goes over. Not when it has
+    promised 1 to change the view in which it is, unless 1 itself says that the other one is to begin."""
+    hand = Hand(5, majority=True)
+    replica, whole = hand.replicas[3], hand.replicas[3].local.view
+    assert whole is not None
+    members, lists = whole.members, whole.lists(complete=True)
+    one = View(2, "1:1", members[:3], whole.name, lists)
+    other = View(3, "2:1", members[1:], whole.name, lists)
+
+    def say(kind: type[Install | Flush], sender: str, **words: Any) -> Reply:
+        message = kind(cluster="dida", view=replica.local.view_name, sender=sender, **words)
+        hand.act(3, replica.on_peer(sender, message, hand.now))
+        return hand.replies[sender]
+
+    assert isinstance(say(Install, "1:1", installs=one, base={}), Ok)
+    if promised:
+        assert isinstance(say(Flush, "1:1", number=4, members=members[:3]), Ok)
+        reply = say(Install, "2:1", installs=other, base={})
+        assert isinstance(reply, Error)
+        assert reply.code == "other-view"
+        assert replica.local.view_name == one.name
+        assert replica.local.component == "3:1", "it keeps its state, too"
+    assert isinstance(say(Install, "1:1" if promised else "2:1", installs=other, base={}), Ok)
+    assert replica.local.view_name == other.name
 
 
 @pytest.mark.parametrize("size", [3, 4])
