@@ -331,31 +331,34 @@ class Clients:
         if len(holders) + died < self.plan.write_concern and event.verb == "write":
             self._report(f"{event}: acknowledged, but only {' '.join(holders)} has it")
         if event.everywhere:
-            self._check_everywhere(event, holders, node)
+            self._check_everywhere(event, value, version, node)
         if event.verb == "write":
             self.holders[Shown(event.key, version, value)] = holders
 
-    def _check_everywhere(self, event: Event, holders: list[str], node: Node) -> None:
-        """Whoever of the members lives at this moment may be the one that is left: it has the write."""
+    def _check_everywhere(self, event: Event, value: str, version: Version, node: Node) -> None:
+        """Whoever of the members lives at this moment may be the one that is left: it has the write, be it that the
+        view that takes it in is still on its way to it."""
         view = node.replica.local.view if node.replica is not None else None
-        living = {other.component for other in self.cluster.nodes.values() if other.replica is not None}
+        living = {other.component: other.replica for other in self.cluster.nodes.values() if other.replica is not None}
         for member in view.members if view is not None else ():
-            if member.component in living and member.component not in holders:
+            replica = living.get(member.component)
+            if replica is not None and not self._has(replica, event.key, value, version):
                 self._report(f"{event}: acknowledged as held by all, but {member.id} lacks it")
 
     def _holders(self, key: str, value: str, version: Version) -> list[str]:
-        """The components that have that version of the key, or have had it and newer ones since."""
-        holders = []
-        for node in self.cluster.nodes.values():
-            replica = node.replica
-            if replica is None or replica.local.view is None:
-                continue
-            kept = replica.replication.store.versions(key)
-            full = len(kept) >= self.plan.max_versions and version < kept[-1].version
-            held = any(record.value == value for record in replica.replication.held.values())
-            if full or held or any(entry.value == value for entry in kept):
-                holders.append(node.component)
-        return holders
+        """The components in a view that have that version of the key, or have had it and newer ones since."""
+        replicas = [node.replica for node in self.cluster.nodes.values() if node.replica is not None]
+        return [
+            replica.local.component
+            for replica in replicas
+            if replica.local.view is not None and self._has(replica, key, value, version)
+        ]
+
+    def _has(self, replica: Replica, key: str, value: str, version: Version) -> bool:
+        kept = replica.replication.store.versions(key)
+        full = len(kept) >= self.plan.max_versions and version < kept[-1].version
+        held = any(record.value == value for record in replica.replication.held.values())
+        return full or held or any(entry.value == value for entry in kept)
 
     def left(self, node: Node, kept: bool) -> None:
         """A node leaves in order, and says whether others have kept what was acknowledged, and only it had."""
