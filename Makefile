@@ -20,7 +20,7 @@ READY := $(ENV)/.ready
 SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check format lock clean simulate bugs torture soak clocks endurance chains hosts runs makespan bench evaluate
+.PHONY: help demo test long check format lock clean simulate bugs torture soak clocks endurance chains hosts rolling runs makespan bench evaluate
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -42,6 +42,7 @@ help:
 	$(say) "check" "ruff (format and lint) and mypy --strict"
 	$(say) "chains" "the long form of the tests that kill workers, schedulers and storage under chains (some minutes)"
 	$(say) "hosts" "one system on three hosts (network namespaces; root): cut off, PCS killed, puppetmaster killed"
+	$(say) "rolling" "five storage nodes and three workers restarted one after the other, ten times, under load (5 minutes)"
 	$(say) "makespan" "both policies with operators of 10 ms and 1 s on four workers, against the ideal"
 	$(say) "runs" "10,000 runs: the memory of scheduler, workers and storage stays flat"
 	$(say) "bench" "speed beside bare Twisted and the peers that are there; ROWS=chains for some, FULL=1 for all and longer"
@@ -97,6 +98,9 @@ chains: $(READY)
 
 hosts: $(READY)
 	@$(BIN)/pytest tests/system/test_hosts.py -rs
+
+rolling: $(READY)
+	@$(BIN)/python -m tests.system.rolling --nodes 5 --workers 3 --turns 10
 
 makespan: $(READY)
 	@$(BIN)/python -m tests.system.makespan

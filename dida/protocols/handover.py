@@ -46,6 +46,8 @@ class HandOver:
     """The hand-over of one worker, `me`; `begin` executes a request here, or raises."""
 
     def __init__(self, reactor: Any, me: str, peers: Peers, reports: Reports, begin: Callable[[Execute], None]) -> None:
+        self.leaving = False
+        """Whether this worker ends as soon as it has nothing in hand."""
         self.elsewhere = 0
         """Requests that another worker than the first choice has taken."""
         self._reactor = reactor
@@ -53,9 +55,14 @@ class HandOver:
         self._peers = peers
         self._reports = reports
         self._begin = begin
+        self._scheduler_answers = False
 
     async def send(self, scheduler: Address, request: Execute) -> None:
-        """Returns when a worker has taken the request, or the run goes on without it. Raises NotHandedOn."""
+        """Returns when a worker has taken the request, or the run goes on without it. Raises NotHandedOn.
+
+        A worker that is leaving keeps nothing that nobody takes: the scheduler, which knows what was executed, sends
+        the next step itself once this worker is gone.
+        """
         ends = self._reactor.seconds() + request.left
         avoid: list[str] = []
         while True:
@@ -82,6 +89,8 @@ class HandOver:
             if refusal not in TRANSIENT or self._reactor.seconds() >= ends:
                 raise NotHandedOn(f"{to.worker}: {why}")
             if to.worker in avoid:  # all were asked
+                if self.leaving and self._scheduler_answers:
+                    return
                 avoid.clear()
                 await deferLater(self._reactor, PAUSE)
             avoid.append(to.worker)
@@ -100,7 +109,9 @@ class HandOver:
                 await self._peers.ask(scheduler.host, scheduler.port, Adopt(request=request), ASK_TIMEOUT)
                 reply = await self._peers.ask(scheduler.host, scheduler.port, ask, ASK_TIMEOUT)
         except DidaError:
+            self._scheduler_answers = False
             return self._by_the_route(request, avoid)
+        self._scheduler_answers = True
         if isinstance(reply, Error):
             return None if reply.code == errors.SUPERSEDED else self._by_the_route(request, avoid)
         try:

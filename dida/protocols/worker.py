@@ -165,6 +165,7 @@ class WorkerNode(NodeCommands):
 
     def cmd_drain(self, request: Drain) -> Deferred[Reply]:
         self.registration.leave()
+        self._hand_over.leaving = True
         answer = self.departure.begin(request)
         self._on_idle()
         return answer

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemons import Daemon, end, lives
 from tests.netcat import Netcat, object_of
 from tests.nodes import TWISTD, environment, free_port, until
 
@@ -97,38 +98,6 @@ class IsolatedSubprocessOperator(SubprocessOperator):
 """
 
 
-class Daemon:
-    """`twistd COMMAND OPTION…` without -n, in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.pids: list[int] = []
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*TWISTD, *words], cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=50
-        )
-        for path in self.folder.glob("*.pid"):
-            text = path.read_text().strip()
-            if text.isdecimal():
-                self.pids.append(int(text))
-        return done
-
-    def pid(self, id: str) -> int:
-        return int((self.folder / f"{id}.pid").read_text())
-
-    def log(self, id: str) -> str:
-        return (self.folder / f"{id}.log").read_text()
-
-
-def lives(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
-
-
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """Starts daemons, all of which end with the test."""
@@ -136,9 +105,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "operators" / "slow.py").write_text(SLOW)
     found = Daemon(tmp_path)
     yield found
-    for pid in set(found.pids):
-        if lives(pid) and pid not in (os.getpid(), os.getppid()):
-            os.kill(pid, signal.SIGKILL)
+    end(found)
 
 
 def worker(port: int, id: str = "w1", *options: str) -> tuple[str, ...]:
@@ -193,7 +160,7 @@ def test_kill_and_start_at_once(daemon: Daemon) -> None:
     port, scheduler = chain_nodes(daemon)
     old = daemon.pid("w1")
     with Netcat(scheduler) as netcat:
-        run = netcat.ask("run go-on UntilOperator").split()[1]
+        run = netcat.ask("run go-on UntilOperator UntilOperator").split()[1]
         until("it is executed", lambda: object_of(ask(port, "status"))["active"])
         os.kill(old, signal.SIGTERM)
         words = [*TWISTD, *worker(port, "w1", "--wait", "20")]
