@@ -25,6 +25,8 @@ _T = TypeVar("_T")
 
 ASK_TIME = 3.0
 """Seconds for a node to say who it is, and whom it knows."""
+LOOK_TIME = 1.0
+"""Seconds to see whether anybody listens at an address."""
 MAX_NODES = 1000
 """Nodes that are asked."""
 PCS_PORT = 10_000
@@ -258,8 +260,20 @@ class RunningSystem:
                 self.notes.append(f"{node.id} at {node.address} runs, but does not answer")
 
 
-async def _ask(link: Link, request: Request) -> Ok:
-    reply = await link.ask(request, ASK_TIME)
+async def who_listens(reactor: Any, address: Address) -> str:
+    """Which node listens there, in words; empty: none, as far as that is known within a second."""
+    link = Link(reactor, address.host, address.port)
+    try:
+        status = (await _ask(link, Status(deadline=LOOK_TIME), LOOK_TIME)).object
+    except DidaError:
+        return ""
+    finally:
+        await link.stop()
+    return f"the {status.get('role', 'node')} {status.get('id', '')}".strip()
+
+
+async def _ask(link: Link, request: Request, seconds: float = ASK_TIME) -> Ok:
+    reply = await link.ask(request, seconds)
     if not isinstance(reply, Ok):
         raise UserError("no answer to that")
     return reply

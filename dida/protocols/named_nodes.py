@@ -55,6 +55,10 @@ class Node:
     """Where a worker was told to report its outputs."""
     pcs: Pcs | None = None
     pcs_sought: Deferred[Pcs] | None = None
+    looked: Once = field(factory=Once)
+    """It is known whether somebody else listens at its address."""
+    taken: str = ""
+    """Who does."""
     answered: Once = field(factory=Once)
     settled: Once = field(factory=Once)
 

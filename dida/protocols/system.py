@@ -7,7 +7,7 @@ it is certain that it will not be ready; that takes no longer than the deadline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from attrs import evolve, field, frozen
@@ -90,6 +90,8 @@ class System:
         self.on_failed: Callable[[Node], None] = lambda node: None
         self.on_lost: Callable[[Node], None] = lambda node: None
         self.on_trouble: Callable[[str], None] = lambda text: None
+        self.who_listens: Callable[[Address], Coroutine[Any, Any, str]] | None = None
+        """Says which node listens at an address where one is to be started; empty: none."""
         self._replicas = 0
         self._scheduler: Link | None = None
         self._links: dict[str, Link] = {}
@@ -104,7 +106,7 @@ class System:
         """Nodes that will be started: those that are started before are told of them, too."""
         for command in commands:
             if self._clash(command) is None:
-                self._enter(command)
+                self._look(self._enter(command))
 
     def named(self, role: str | None = None) -> list[Node]:
         """The nodes, except those that are only planned."""
@@ -151,6 +153,7 @@ class System:
             node = self.nodes[each.id] = Node(command, each.replica, pid=each.pid, taken_up=True, owner=each.owner)
             node.pcs = pcs[each.pcs] if each.pcs is not None else None
             node.become(READY)
+            node.looked.happen()
             node.settled.happen()
             self._told.add(node.id)
             self._replicas = max(self._replicas, node.replica)
@@ -188,6 +191,7 @@ class System:
             if clash is not None:
                 raise UserError(clash)
             node = self._enter(command)
+            self._look(node)
         node.state = STARTING
         began = self.reactor.seconds()
         late = self.reactor.callLater(self.deadline, self._too_late, node)
@@ -195,6 +199,10 @@ class System:
         introduction = Deferred.fromCoroutine(self._introduce(node, began))
         introduction.addErrback(lambda failure: _log.failure("introducing {id}", failure, id=node.id))
         try:
+            for other in list(self.nodes.values()):
+                await other.looked.wait()
+            if node.taken:
+                raise UserError(node.taken)
             node.pcs_sought = Deferred.fromCoroutine(self.machines.pcs_of(command.address))
             node.pcs = await node.pcs_sought
             self._warn_of_loopback()
@@ -208,8 +216,21 @@ class System:
             node.become(FAILED, plain(problem))
         return node
 
+    def _look(self, node: Node) -> None:
+        """See whether a node of another system is at its address: else those that are started meanwhile would take it
+        for the one that they are told of."""
+        looking = Deferred.fromCoroutine(self._find_taken(node))
+        looking.addErrback(lambda failure: _log.failure("looking for {id}", failure, id=node.id))
+        looking.addBoth(lambda result: node.looked.happen())
+
+    async def _find_taken(self, node: Node) -> None:
+        who = "" if self.who_listens is None else await self.who_listens(node.address)
+        if who:
+            use = "address already in use: choose another port, or stop what listens there"
+            node.taken = f"{who} is at {node.address}, not started from here: {use}"
+
     def _start_request(self, node: Node) -> Start:
-        there = [other for other in self.nodes.values() if other.there]
+        there = [other for other in self.nodes.values() if other.there and not other.taken]
         storage = [str(StorageAddress(other.replica, other.id, other.address)) for other in there if other.replica]
         workers = [str(NodeAddress(other.id, other.address)) for other in there if other.role == "worker"]
         return Start(

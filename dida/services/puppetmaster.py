@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from random import SystemRandom
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ from dida.editing import EditedLine
 from dida.errors import DidaError, UserError
 from dida.loading import OperatorFolder
 from dida.palette import BAD, FAINT, GOOD, ODD, STRONG
-from dida.protocols.attaching import RunningSystem
+from dida.protocols.attaching import RunningSystem, who_listens
 from dida.protocols.console import EditedConsole
 from dida.protocols.named_nodes import STARTING, Node
 from dida.protocols.player import Player
@@ -119,6 +120,7 @@ class PuppetMaster(NodeService):
         self._own_pcs = OwnPcs(
             reactor, name, self.logs, options["keep"], options["operators"], lambda text: self._say_aside(text)
         )
+        self.system.who_listens = partial(who_listens, reactor)
         self.system.machines.name = name
         self.system.machines.start_pcs = self._own_pcs.start
         self.system.machines.on_found = self._on_found

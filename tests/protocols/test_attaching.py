@@ -16,7 +16,7 @@ from dida.checking import check
 from dida.control_messages import NodeEntry
 from dida.errors import UserError
 from dida.messages import NODE, Request, Slow, Status, System, vocabulary
-from dida.protocols.attaching import RunningSystem
+from dida.protocols.attaching import RunningSystem, who_listens
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.pcs import PcsCommands
 from tests.fakes import Port, the_reactor, until
@@ -311,3 +311,29 @@ async def test_nodes_without_a_pcs(scene: Scene, running: Running, monkeypatch: 
     assert [request.to for request in running.w1.debug] == ["127.0.0.1:10001"]
     await scene.system.debug_off()
     assert [request.switch for request in running.w1.debug] == ["on", "off"]
+
+
+# --- a port that is somebody else's -----------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_of_another_system_is_at_the_address(scene: Scene, running: Running) -> None:
+    """The node is not started, and no other one is told of it: it would take the other system's node for that one.
+    Where something else listens the node itself finds out."""
+    scene.system.who_listens = lambda address: who_listens(scene.reactor, address)
+    silent = scene.reactor.listenTCP(0, Factory.forProtocol(Stranger), interface="127.0.0.1")
+    odd = silent.getHost().port
+    await scene.play(
+        f"worker w1 {running.w1.address}\nworker w2 localhost:1\nworker w3 127.0.0.1:{odd}\nstorage s1 localhost:2\n"
+        f"storage s2 {running.s2.address}\nscheduler sc localhost:3\n"
+    )
+    use = "not started from here: address already in use: choose another port, or stop what listens there"
+    assert sorted(line for line in scene.said if "line" in line) == [
+        f"script line 1: worker w1 {running.w1.address}: the worker w1 is at {running.w1.address}, {use}",
+        f"script line 5: storage s2 {running.s2.address}: the storage s2 is at {running.s2.address}, {use}",
+    ]
+    started = {start.id: start for start in scene.table.started}
+    assert set(started) == {"w2", "w3", "s1", "sc"}
+    assert started["sc"].worker == ["w2=localhost:1", f"w3=127.0.0.1:{odd}"]
+    assert started["sc"].storage == started["s1"].storage == ["1=s1@localhost:2"]
+    await silent.stopListening()

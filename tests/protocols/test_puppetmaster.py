@@ -907,7 +907,7 @@ async def test_what_is_going_on(scene: Scene) -> None:
     scene.scheduler.end_at_once = False
     for line in scene.lines(NODES + "client 13 app\n"):
         await scene.player.play(line)
-    await until(lambda: scene.player.counts.going_on == 1)
+    await until(lambda: scene.player.counts.going_on == 1 and "result r1" in scene.scheduler.log)
     (line,) = scene.lines("wait 60000")
     waiting = Deferred.fromCoroutine(scene.player.play(line))
     await until(lambda: scene.player.waits_until is not None)

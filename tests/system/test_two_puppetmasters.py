@@ -102,8 +102,8 @@ def test_the_first_is_killed(two: list[Console]) -> None:
     second.start("worker w1 localhost:4001\nworker w2 localhost:4009\nwait 60000\n")
     assert f"localhost:{first.pcs} serves another puppetmaster" in said(second, "pcs      started")
     said(second, "ready    w1")
-    line = f"second line 2: worker w2 localhost:{taken}: ended before it was ready (exit status 1): "
-    assert f"can't listen on localhost:{taken}: address already in use: choose another port" in said(second, line)
+    line = f"second line 2: worker w2 localhost:{taken}: the worker w1 is at localhost:{taken}, not started from here: "
+    assert "address already in use: choose another port, or stop what listens there" in said(second, line)
     pid = status(second.ports["4001"])["pid"]
     process.send_signal(signal.SIGKILL)
     until("the first one's are gone", lambda: not _listens(first.pcs) and not _listens(taken), 10)
