@@ -92,6 +92,35 @@ def test_options(tmp_path: Path) -> None:
     assert (options["deadline"], options["debug-port"], options["logs"]) == (60.0, 10_001, "logs")
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--operators", "ops", "--logs", "mine"], {"operators": None, "logs": "/nodes"}, ["operators", "logs"]),
+        (["--operators", "ops"], {"operators": "/ops", "logs": "/nodes"}, ["operators"]),
+        (["--operators", "ops", "--logs", "mine"], {"operators": "{here}/ops", "logs": "{here}/mine"}, []),
+        ([], {"operators": "/ops", "logs": "/nodes"}, []),
+        ([], {}, []),
+    ],
+)
+def test_options_without_effect(
+    words: list[str], status: dict[str, Any], said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PCS that was there before has operators and logs of its own: what was wanted here and differs is said."""
+    (tmp_path / "ops").mkdir()
+    service = make(*words)
+    lines: list[str] = []
+    monkeypatch.setattr(service, "_say", lines.append)
+    has = {name: value.format(here=tmp_path) if value else value for name, value in status.items()}
+    service.system.machines.on_found(Address("localhost", 10_000), has)
+    assert [line.partition(" has no effect: the PCS at localhost:10000 has ")[0] for line in lines] == [
+        f"note: --{option}" for option in said
+    ]
+    wanted = {"operators": has.get("operators"), "logs": has.get("logs")}
+    for option, line in zip(said, lines, strict=True):
+        own = wanted[option]
+        assert line.endswith(f" has its own, {own}" if own else " has the workers' default")
+
+
 def test_log_goes_to_a_file(tmp_path: Path) -> None:
     """The application's log is written to the logs folder, unless twistd is told otherwise; the console is separate."""
     service = make()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.netcat import Netcat, object_of
-from tests.nodes import NodeProcess, until
+from tests.nodes import until
 from tests.system.test_scripts import Console, _listens
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
@@ -111,20 +111,3 @@ def test_the_first_is_killed(two: list[Console]) -> None:
     assert status(pcs_of(second))["alive"] == ["w1"]
     assert second.process is not None
     assert second.process.poll() is None
-
-
-def test_a_pcs_that_was_there(tmp_path: Path) -> None:
-    """A PCS that was started by hand is everybody's; options that it has itself are said to have no effect."""
-    console = Console(tmp_path)
-    words = ["--url", f"http://localhost:{console.pcs}", "--logs", "nodes"]
-    pcs = NodeProcess("dida-pcs", *words, folder=tmp_path, port=console.pcs).wait_ready()
-    try:
-        status, lines = console.play("worker w1 localhost:4001\n")
-        assert status == 0
-        note = f"has no effect: the PCS at localhost:{console.pcs} has "
-        assert f"note: --operators {note}the workers' default" in lines
-        assert f"note: --logs {note}its own, {tmp_path / 'nodes'}" in lines
-        assert pcs.status()["dead"] == ["w1"]
-    finally:
-        pcs.end()
-        console.end()
