@@ -41,11 +41,15 @@ class Port:
         self._port = reactor.listenTCP(port, self._factory, interface="127.0.0.1")
         self.address = Address("127.0.0.1", self._port.getHost().port)
 
-    def close(self) -> Any:
-        """As a process that is killed: no more connections, and those there are break."""
+    def cut(self) -> None:
+        """Break all connections that there are."""
         for connection in list(self._factory.connections):
             transport: Any = connection.transport
             transport.abortConnection()
+
+    def close(self) -> Any:
+        """As a process that is killed: no more connections, and those there are break."""
+        self.cut()
         return self._port.stopListening()
 
 

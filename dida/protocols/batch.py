@@ -9,11 +9,11 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 
 from dida.chain_messages import Run
-from dida.errors import UNAVAILABLE, DidaError, Unavailable, UserError
+from dida.errors import UNAVAILABLE, DidaError, UserError
 from dida.messages import Ok
 from dida.palette import cut
-from dida.protocols.links import Unreachable
 from dida.protocols.named_nodes import Once
+from dida.protocols.new_runs import NewRuns, may_have_begun
 from dida.protocols.system import System, plain
 from dida.tables import counted, progress_bar
 from dida.timestamps import Timestamp
@@ -31,12 +31,13 @@ PROGRESS_INTERVAL = 0.1
 
 
 class Batch:
-    """Runs of `operators`, one for each of `inputs`, which come with their line numbers in `file`."""
+    """Runs, one for each of `inputs`, which come with their line numbers in `file`; `request` makes one of an input."""
 
     def __init__(
         self,
         system: System,
-        operators: tuple[str, ...],
+        new_runs: NewRuns,
+        request: Callable[..., Run],
         inputs: Sequence[tuple[int, str]],
         file: str,
         after: Callable[[], Timestamp],
@@ -50,7 +51,8 @@ class Batch:
         self.on_progress: Callable[[], None] = lambda: None
         self._began = self._shown = 0.0
         self._system = system
-        self._operators = operators
+        self._new_runs = new_runs
+        self._request = request
         self._inputs = iter(inputs)
         self._file = file
         self._after = after
@@ -106,13 +108,13 @@ class Batch:
         """The id of a run. A scheduler that can't start one now is asked again, until the system's deadline."""
         reactor = self._system.reactor
         ends = reactor.seconds() + self._system.deadline
+        request = self._request(input, after=self._after())
         while True:
             try:
-                reply = await self._system.ask_scheduler(Run(input, self._operators, after=self._after()))
+                return await self._new_runs.ask(request)
             except DidaError as problem:
-                may_have_begun = isinstance(problem, Unavailable) and not isinstance(problem, Unreachable)
-                if problem.code != UNAVAILABLE or may_have_begun or reactor.seconds() >= ends:
+                if may_have_begun(problem):
+                    return await self._new_runs.ask_again(request)
+                if problem.code != UNAVAILABLE or reactor.seconds() >= ends:
                     raise
                 await deferLater(reactor, PAUSE)
-            else:
-                return reply.words[0]

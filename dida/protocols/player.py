@@ -33,6 +33,7 @@ from dida.protocols.batch import Batch
 from dida.protocols.data_files import populate
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.named_nodes import READY, Node
+from dida.protocols.new_runs import NewRuns, may_have_begun
 from dida.protocols.questions import Question, Questions
 from dida.protocols.records import Access, Records
 from dida.protocols.system import System, plain
@@ -94,6 +95,7 @@ class Player:
         """The storage nodes and views when the storage was asked last for what is lost."""
         self._finishing = False  # no command comes any more
         self._ended = False
+        self._new_runs = NewRuns(system)
         self._records = Records(system, say, self._storage_client)
         self._trials = Trials(system, say, self._storage_client)
         self._trials.start = self._start_again
@@ -320,16 +322,28 @@ class Player:
     async def _client(self, begun: ClientRun, input: str, name: str, operators: tuple[str, ...]) -> None:
         try:
             after = (await self._after())()
-            reply = await self.system.ask_scheduler(Run(input, operators, after=after))
+            request = self._new_runs.request(input, operators, after, name)
+            begun.run = await self._new_runs.ask(request)
         except DidaError as problem:
-            self._trials.ended(begun, "failed", plain(problem))
-            raise
+            if not may_have_begun(problem):
+                self._trials.ended(begun, "failed", plain(problem))
+                raise
         except CancelledError:
             self.counts.runs += 1  # it may have begun
             raise
         self.counts.runs += 1
-        begun.run = reply.words[0]
-        self._begin(begun.line, self._result(begun, input, name))
+        self._begin(begun.line, self._result(begun, input, name) if begun.run else self._begun(begun, request, name))
+
+    async def _begun(self, begun: ClientRun, request: Run, name: str) -> None:
+        """The answer to a run was lost: what became of it, once a scheduler says so; commands go on meanwhile."""
+        try:
+            begun.run = await self._new_runs.ask_again(
+                request, lambda: self._finishing and self.system.scheduler is None
+            )
+        except DidaError as problem:
+            self._trials.ended(begun, "failed", plain(problem))
+            raise
+        await self._result(begun, request.input, name)
 
     async def _result(self, begun: ClientRun, input: str, name: str) -> None:
         line, run, scheduler = begun.line, begun.run, self.system.scheduler
@@ -353,7 +367,8 @@ class Player:
     ) -> None:
         self.system.ready("scheduler")
         after = await self._after()
-        batch = Batch(self.system, application.operators, inputs, path, after, self._until_ended)
+        new = partial(self._new_runs.request, operators=application.operators, application=command.file)
+        batch = Batch(self.system, self._new_runs, new, inputs, path, after, self._until_ended)
         batch.on_failed = partial(self.fail, line)
         if self.page.width is not None:
             batch.on_progress = lambda: self.progress(batch.bar(self.page.width or WIDTH))

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from dida.chain_messages import AddStorage, AddWorker, Cancel, Result, Run, Runs
 from dida.control_messages import Elsewhere, NodeEntry, Start
-from dida.errors import NO_SUCH_NODE, TIMED_OUT, UNAVAILABLE, BadRequest, DidaError
+from dida.errors import BAD_REQUEST, NO_SUCH_NODE, TIMED_OUT, UNAVAILABLE, BadRequest, DidaError
 from dida.messages import NODE, Error, ListRecords, Ok, Reply, Request, Status, vocabulary
 from dida.protocols.lines import Answer, NodeCommands, ok
 
@@ -131,6 +131,9 @@ class FakeScheduler(NodeCommands):
         self.end_at_once = True
         self.refusals = 0
         """Runs that are refused before the first one is started."""
+        self.lost: list[Callable[[], object]] = []
+        """What befalls the next answers to `run`, instead of being sent."""
+        self._ids: dict[str, str] = {}
         self.most_at_once = self._at_once = 0
         self._waiting: dict[str, Deferred[Reply]] = {}
 
@@ -138,11 +141,18 @@ class FakeScheduler(NodeCommands):
         if self.refusals:
             self.refusals -= 1
             return Error(UNAVAILABLE, ("no worker can be reached",))
-        self._at_once += 1
-        self.most_at_once = max(self.most_at_once, self._at_once)
-        self.runs.append(request)
-        self.log.append(f"run {request.input}")
-        return ok(f"r{len(self.runs)}")
+        if request.id not in self._ids:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.runs.append(request)
+            self.log.append(f"run {request.input}")
+            self._ids[request.id or ""] = f"r{len(self.runs)}"
+        elif not request.retry:
+            return Error(BAD_REQUEST, (f"{request.id} was said before",))
+        if self.lost:
+            self.lost.pop(0)()
+            return None
+        return ok(self._ids[request.id or ""])
 
     def cmd_runs(self, request: Runs) -> Answer:
         known = [

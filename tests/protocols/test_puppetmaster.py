@@ -59,6 +59,7 @@ class Scene:
         (folder / "app").write_text("operator AddOperator 0\noperator AddOperator 1\n")
         (folder / "data").write_text("13,1\n14,one\n13,2\n")
         (folder / "many").write_text("".join(f"{key},1\n" for key in range(20)))
+        (folder / "numbers").write_text("1\n2\n3\n")
         (folder / "bad_app").write_text("operator AddOperator 0\noperator AddOperator 2\n")
         (folder / "bad_data").write_text("13,1\n14\n")
 
@@ -660,6 +661,30 @@ async def test_a_run_of_operators(scene: Scene) -> None:
     assert scene.failed == []
     assert any("13 AddOperator,ReaderOperator -> 24" in line for line in scene.said)
     assert scene.player.summary() == "7 commands, 2 runs: 2 done, none failed"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_was_lost(scene: Scene) -> None:
+    """A client, or one of many, that has lost an answer asks again: no run is started twice, none failed."""
+    scene.scheduler.lost = [scene.scheduler_port.cut] * 3
+    await scene.play(NODES + "client 13 app\nexpect-run LAST done 24\nclient 14 app\nmap app numbers\n")
+    assert scene.failed == []
+    assert [run.input for run in scene.scheduler.runs] == ["13", "14", "1", "2", "3"]
+    assert len({run.id for run in scene.scheduler.runs}) == 5
+    assert {run.application for run in scene.scheduler.runs} == {"app"}
+    assert scene.player.summary() == "8 commands, 5 runs: 5 done, none failed"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_never_comes(tmp_path: Path) -> None:
+    """When the scheduler has gone for good the client's line has failed, once, and what stands behind it is played."""
+    scene = Scene(tmp_path, deadline=0.5)
+    scene.scheduler.lost = [scene.kill_scheduler]
+    await scene.play(NODES + "client 13 app\ncrash w1\n")
+    assert scene.failed == [5]
+    assert scene.table.crashed == ["w1"]
+    assert scene.player.counts.runs == 1
+    await scene.close()
 
 
 @pytest_twisted.ensureDeferred
