@@ -26,6 +26,9 @@ MAX_OPERATORS = 1000
 STATES = GOING_ON, DONE, FAILED = "going on", "done", "failed"
 """What a run is."""
 
+SHORT = 6
+"""Characters behind the hyphen of a run's id that people are shown."""
+
 Position = Annotated[int, msgspec.Meta(ge=0, lt=MAX_OPERATORS)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
@@ -162,6 +165,12 @@ def _operator(words: list[str], where: str, number: int) -> tuple[int, int, str]
     if not (sequence.isascii() and sequence.isdigit() and len(sequence) <= 9):
         raise UserError(f"{where}: {sequence!r} is no number: the operators are numbered 0, 1, 2 …")
     return int(sequence), number, name
+
+
+def short_id(run: str) -> str:
+    """A run's id as people are shown it, by which the scheduler knows it, too."""
+    head, hyphen, rest = run.partition("-")
+    return head + hyphen + rest[:SHORT]
 
 
 def is_class_name(name: str) -> bool:

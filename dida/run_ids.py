@@ -12,6 +12,7 @@ import re
 import string
 from collections.abc import Sequence
 
+from dida.chain import short_id
 from dida.errors import ID_IN_USE, DidaError
 from dida.run_record import RunRecord
 
@@ -46,11 +47,12 @@ class RunIds:
         self._named: dict[str, RunRecord] = {}
         """By the client's id."""
         self._short: dict[str, RunRecord] = {}
-        """By the part before the hyphen; the newest one."""
+        """By the part before the hyphen, and by what people are shown (`short_id`); the newest one."""
         self._forgotten: dict[str, None] = {}
 
     def in_short(self, name: str) -> RunRecord | None:
-        """The newest run of a client's id that may be called `r7`: its client's id ends in 7."""
+        """The newest run of a client's id that may be called `r7`, whose client's id ends in 7, or `r7-` and the next
+        characters."""
         return self._short.get(name)
 
     def known(self, id: str, input: str, operators: Sequence[str], application: str) -> str | None:
@@ -72,15 +74,22 @@ class RunIds:
         """The run is known from now on."""
         if run.client_id:
             self._named.setdefault(run.client_id, run)
-            self._short[run.id.partition("-")[0]] = run
+            for name in _short_names(run):
+                self._short[name] = run
 
     def drop(self, run: RunRecord) -> None:
         """The run has ended, and is not kept any more: its id is, for a while, so that it is not started again."""
         if not run.client_id:
             return
-        for table, name in ((self._named, run.client_id), (self._short, run.id.partition("-")[0])):
-            if table.get(name) is run:
-                del table[name]
+        if self._named.get(run.client_id) is run:
+            del self._named[run.client_id]
+        for name in _short_names(run):
+            if self._short.get(name) is run:
+                del self._short[name]
         self._forgotten[run.id] = None
         if len(self._forgotten) > MAX_FORGOTTEN:
             del self._forgotten[next(iter(self._forgotten))]
+
+
+def _short_names(run: RunRecord) -> tuple[str, str]:
+    return run.id.partition("-")[0], short_id(run.id)

@@ -8,7 +8,7 @@ from textwrap import wrap
 
 from attrs import frozen
 
-from dida.chain import Step, Touch
+from dida.chain import Step, Touch, short_id
 from dida.palette import cut
 from dida.tables import WIDTH, printable, table
 
@@ -32,7 +32,7 @@ class Outcome:
 
 def story(state: str, text: str, outcome: Outcome, width: int | None = WIDTH) -> list[str]:
     """Of a run that has ended as `state` with the output, or for the reason, `text`: step by step how it came to it."""
-    lines = [f"run      {outcome.run}  {state}, {outcome.ms:.1f} ms"]
+    lines = [f"run      {short_id(outcome.run)}  {state}, {outcome.ms:.1f} ms"]
     lines += _paragraph("input", outcome.input, width)
     lines += _paragraph("output" if state == "done" else "reason", text, width)
     if outcome.rounds:

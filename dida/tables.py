@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from dida.chain import Step
+from dida.chain import Step, short_id
 from dida.palette import BAD, FAINT, ODD, PLAIN, STRONG, Palette, columns, cut, padded
 from dida.versions import Version
 
@@ -176,7 +176,7 @@ def run_line(
     Where there is no room for all, the application's name is cut before the output is.
     """
     end = f"  {' '.join(step.worker for step in steps):<8} {ms:5.{0 if ms >= 100 else 1}f} ms"
-    start = f"run      {run:<9} "
+    start = f"run      {short_id(run):<9} "
     room = max(10, (width or WIDTH) - len(start) - len(end))
     name = printable(application.rpartition("/")[2])
     before, behind = printable(f"{input} "), printable(f" -> {output}")
@@ -191,7 +191,7 @@ def runs_table(runs: Sequence[Mapping[str, Any]], width: int | None = WIDTH, pal
     rows = [["run", "state", "ms", "input", "operators"]]
     for run in runs:
         ms = "" if run["state"] == "going on" else f"{run['ms']:.{0 if run['ms'] >= 100 else 1}f}"
-        rows.append([run["run"], run["state"], ms, run["input"], " ".join(run["operators"])])
+        rows.append([short_id(run["run"]), run["state"], ms, run["input"], " ".join(run["operators"])])
     tones = {"failed": BAD, "going on": ODD}
     return table(rows, width, palette, {at: tones.get(row[1], "") for at, row in enumerate(rows)}, right=(2,))
 

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 
+from dida.chain import short_id
 from dida.chain_messages import Run
 from dida.errors import UNAVAILABLE, DidaError, UserError
 from dida.messages import Ok
@@ -91,7 +92,7 @@ class Batch:
                 self.begun.happen()
                 state, told = (await self._until_ended(run)).words[:2]
                 if state != "done":
-                    raise UserError(f"run {run} failed: {told}")
+                    raise UserError(f"run {short_id(run)} failed: {told}")
             except DidaError as problem:
                 self.failed += 1
                 if self.failed <= MAX_FAILURES:

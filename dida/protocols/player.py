@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from dida import guide, script, wire
 from dida.addresses import StorageAddress
-from dida.chain import Application
+from dida.chain import Application, short_id
 from dida.chain_messages import Result, Run
 from dida.checking import same
 from dida.errors import NO_SUCH_RUN, TIMED_OUT, UNAVAILABLE, DidaError, UserError
@@ -359,7 +359,7 @@ class Player:
             told = run_line(run, quoted(input), name, text, shown.steps, shown.ms, self.page.width)
             self.say(self.page.paint.word(GOOD, told))
         else:
-            self.fail(line, f"run {run} failed: {text}")
+            self.fail(line, f"run {short_id(run)} failed: {text}")
         self._trials.ended(begun, state, text)
 
     async def _map(

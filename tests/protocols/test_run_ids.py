@@ -75,6 +75,8 @@ async def test_what_an_id_may_be(system: System) -> None:
         assert isinstance(refused, Error)
         assert (refused.code, "id:" in refused.words[0]) == ("bad-request", True), wrong
     assert (await system.ask("result r1")).object["run"] == run, "a number means a run of this life first"
+    for name in ("r7", runs[-1][:9]):
+        assert (await system.ask(f"result {name}")).object["run"] == runs[-1]
 
 
 @pytest_twisted.ensureDeferred
