@@ -55,7 +55,7 @@ class Leaving:
         if self._since == FOREVER:
             self._since, self._by = now, now + drain
             self.local.stops[self.local.component] = now
-            self.local.note("leaves in order")
+            self.local.note("told to end: it waits for another member to take over")
 
     # --- who leaves, and who stays --------------------------------------------------------------
 
@@ -156,9 +156,13 @@ class Leaving:
         if not records:
             return "; it had no records"
         if not stay:
-            return f"; its {records} records end with it, unless another node has them"
+            return f"; what it has ends with it, unless another node has it: {_count(records, 'record')}"
         lacking = min(_beyond(self._have, self.replication.table[m.component]) for m in stay)
-        return f"; {lacking} updates end with it" if lacking else "; all its updates are at another member"
+        return f"; what nobody else has: {_count(lacking, 'update')}" if lacking else "; another member has all of it"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def _beyond(have: Timestamp, known: Timestamp) -> int:

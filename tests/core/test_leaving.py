@@ -89,7 +89,7 @@ def test_all_at_once(count: int, majority: bool) -> None:
         hand.run(0.1)
     assert hand.run(1.0, lambda: len(hand.left) == count)
     assert not any(left.kept for left in hand.left.values())
-    assert all("1 records end with it" in left.text for left in hand.left.values())
+    assert all("ends with it, unless another node has it: 1 record" in left.text for left in hand.left.values())
 
 
 def test_the_only_one() -> None:
@@ -99,7 +99,7 @@ def test_the_only_one() -> None:
     hand.stop(1)
     assert not hand.run(0.9, lambda: 1 in hand.left)
     assert hand.run(0.3, lambda: 1 in hand.left)
-    assert hand.left[1].text == "ends: the only member; its 1 records end with it, unless another node has them"
+    assert hand.left[1].text == "ends: the only member; what it has ends with it, unless another node has it: 1 record"
     alone = Hand(2, start=False)
     alone.start(1)
     alone.stop(1)
@@ -133,7 +133,7 @@ def test_the_waiting_time_is_over() -> None:
     hand.stop(1, drain=4.0)
     assert not hand.run(3.5, lambda: 1 in hand.left)
     assert hand.run(1.0, lambda: 1 in hand.left)
-    text = "ends: not in order, for nobody has taken over in 4 s; all its updates are at another member"
+    text = "ends: not in order, for nobody has taken over in 4 s; another member has all of it"
     assert hand.left[1].text == text
     assert hand.stored(2, "key") == ["value"]
 
