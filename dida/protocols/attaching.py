@@ -192,7 +192,7 @@ class RunningSystem:
 
     def _started(self, entry: NodeEntry) -> list[Address]:
         """A PCS has started that node; its address, unless another node has its id."""
-        for address in _addresses([entry]):
+        for address in _addresses([entry] if entry.role in ROLES else []):
             node = self._node(entry.id, entry.role, address)
             if node is not None:
                 node.pid = node.pid or entry.pid

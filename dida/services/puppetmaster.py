@@ -46,7 +46,7 @@ from dida.services.node import Options as CommonOptions
 from dida.services.own_pcs import OwnPcs
 from dida.services.own_process import shared_reactor
 from dida.services.terminal import HistoryFile, TerminalMode, is_dumb, page_of, width_of
-from dida.tables import counted, progress_line
+from dida.tables import counted, printable, progress_line
 
 OUTPUT_DEADLINE = 2.0
 """Seconds for a slow reader of the last lines."""
@@ -192,7 +192,7 @@ class PuppetMaster(NodeService):
         await self.system.debug_off()
         running = self.system.started_here()
         before = [node for node in self.system.named() if node.there and node.taken_up]
-        if before:
+        if before and not self.options["check"]:
             self._say_aside(f"left     {counted(len(before), 'node')} that ran before")
         if self.options["keep"]:
             if running:
@@ -322,17 +322,17 @@ class PuppetMaster(NodeService):
         try:
             await found.find()
         except DidaError as problem:
-            self._say(self.page.paint(BAD, str(problem)))
+            self._say(self.page.paint(BAD, printable(str(problem))))
             self._end(failed=True)
             return False
         self.system.take_up(found)
-        ids = " ".join(found.nodes)
+        ids = printable(" ".join(found.nodes))
         self._say(self.page.paint.word(STRONG, f"attached {counted(len(found.nodes), 'node')}: {ids}"))
         alone = " ".join(node.id for node in found.nodes.values() if node.pcs is None)
         if alone:
             found.notes.append(f"no PCS of {alone} is known: --attach its URL, too, to stop or pause them")
         for note in found.notes:
-            self._say(self.page.paint(ODD, f"note: {note}"))
+            self._say(self.page.paint(ODD, printable(f"note: {note}")))
         return True
 
     async def _play_typed(self) -> None:

@@ -163,6 +163,7 @@ async def test_nodes_that_do_not_answer(running: Running) -> None:
     running.closed.append(running.s2)
     running.sc.knows["workers"] += [{"id": "w9", "url": "localhost:1"}, {"id": "w8", "url": "nonsense"}]
     running.table.set(NodeEntry("w7", "worker", "nonsense", 98, "ready"))
+    running.table.set(NodeEntry("w6", "shell", "localhost:1", 97, "ready"))
     found = await found_from(running, running.pcs.address)
     assert set(found.nodes) == {"s1", "s2", "w1", "sc"}
     assert found.nodes["s2"].replica == 2
