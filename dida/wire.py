@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -33,12 +34,25 @@ HIGHEST_LIMIT = 2**30
 LONGEST_LINE = HIGHEST_LIMIT + 2**26
 """The limit where a node takes what another one has made of such lines: a record and what belongs to it, or a page."""
 MAX_TAG = 64
+MAX_WORDS = 2000
+"""Words of a line, the verb among them: no verb takes as many."""
+_MANY_WORDS = f"more than {MAX_WORDS} words: no verb takes as many"
+MAX_UNCOUNTED = 2**16
+"""Bytes of a line whose object is read whatever it is made of."""
+MAX_PARTS = 20_000
+"""Commas, colons and brackets in the object of a client's longer line. A small part takes a hundred bytes in memory."""
+_BEGIN = re.compile(rb'"(?:[^"\\]++|\\.)*+"| \{', re.DOTALL)
+_MARK = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"|[^":,\[{]++)*+[:,\[{]', re.DOTALL)
+MAX_TYPED = 4096
+"""Bytes of the longest line that may have been typed on a terminal, with characters taken back."""
 MAX_IGNORED = 100
 """Names of ignored members that one reply tells."""
 MAX_NAME = 100
 """Characters of each."""
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\{.*|[^ \t"\[][^ \t"]*', re.DOTALL)
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|\{.*|[^ \t"\[][^ \t"]*+', re.DOTALL)
+"""Possessive, so that nothing is remembered for another try: a string of a million escapes costs no memory."""
+_BLANKS = re.compile(r"[ \t]*+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NOT_IN_STRINGS = re.compile(r"[\x00-\x1f]")
 """What JSON wants to be spelled."""
@@ -72,8 +86,12 @@ class LineBuffer:
         lines: list[bytes] = []
         end = data.rfind(b"\n")
         if end >= 0:
-            whole = data[:end] if not self._begun else bytes(self._begun) + data[:end]
-            self._begun.clear()
+            if self._begun:
+                self._begun += data[:end]
+                whole = bytes(self._begun)
+                self._begun.clear()
+            else:
+                whole = data[:end]
             data = data[end + 1 :]
             lines = whole.split(b"\n")
             if b"\r" in whole:
@@ -128,7 +146,7 @@ def _split(line: bytes) -> tuple[str | None, list[str], dict[str, Any]]:
         # Of all blanks only the space is printable, so that split() cuts at nothing else.
         if not text.isprintable() or '"' in text or " [" in text or text[:1] in "[{":
             return _scan(line)
-        words = text.split()
+        words = text.split(None, MAX_WORDS)
         members: dict[str, Any] = {} if at < 0 else _parse_json(line[at + 1 :])
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return _scan(line)
@@ -137,6 +155,8 @@ def _split(line: bytes) -> tuple[str | None, list[str], dict[str, Any]]:
         tag = words.pop(0)[1:]
     if not words or tag == "" or (tag is not None and len(tag) > MAX_TAG):
         return _scan(line)
+    if len(words) > MAX_WORDS - (tag is not None):
+        raise BadRequest(_MANY_WORDS)
     return tag, words, members
 
 
@@ -151,10 +171,12 @@ def _scan(line: bytes) -> tuple[str | None, list[str], dict[str, Any]]:
     members: dict[str, Any] = {}
     at, end = 0, len(text)
     while True:
-        while at < end and text[at] in " \t":
-            at += 1
+        blanks = _BLANKS.match(text, at)
+        at = blanks.end() if blanks is not None else at
         if at == end:
             break
+        if len(words) >= MAX_WORDS:
+            raise BadRequest(_MANY_WORDS)
         if text[at] == "#" and not words and tag is None:
             match = _TAGGED.match(text)
             if match is None:
@@ -211,6 +233,8 @@ _ERASE = "\x08\x7f"
 
 def as_meant(line: bytes) -> bytes:
     """A line as a terminal sends it that does not edit lines by itself: characters that were taken back are gone."""
+    if len(line) > MAX_TYPED:
+        return line
     text = _TELNET.sub(b"", line).decode(errors="surrogateescape")
     if not any(erase in text for erase in _ERASE):
         return text.encode(errors="surrogateescape")
@@ -239,6 +263,8 @@ def decode(
                 return (match[1].decode() if match[1] is not None else None), decoder.decode(line[match.end() :])
             except (ValueError, RecursionError):
                 pass  # what is wrong with it is said below
+    if len(line) > MAX_UNCOUNTED and _has_many_parts(line):
+        raise BadRequest(f"the object has more than {MAX_PARTS} parts: send less")
     try:
         tag, words, members = _split(line)
     except BadRequest:
@@ -273,6 +299,17 @@ def decode(
         return tag, msgspec.convert(members, kind, strict=False, dec_hook=_read)
     except ValueError as problem:
         raise BadRequest(f"{_path(problem, form)}; expected: {form.usage}") from None
+
+
+def _has_many_parts(line: bytes) -> bool:
+    """Whether the object of a line has more than `MAX_PARTS` commas, colons and brackets, and so may have more members
+    and elements than that. It is not taken apart for that, and no piece of it copied."""
+    if sum(map(line.count, (b",", b":", b"[", b"{"))) <= MAX_PARTS:
+        return False
+    for found in islice(_BEGIN.finditer(line), MAX_WORDS):
+        if found[0] == b" {":
+            return any(islice(_MARK.finditer(line, found.start()), MAX_PARTS, None))
+    return False
 
 
 def _decoder_of(kind: type[Request]) -> msgspec.json.Decoder[Request] | None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -45,6 +44,14 @@ MAX_IN_FLIGHT = 1000
 """Requests of one connection that may be unanswered before no more are read from it."""
 MAX_OUTPUT = 2**16
 """Bytes of answers collected before they are handed to the transport."""
+TURN = 0.005
+"""Seconds for which lines of one connection are served without a look at the others: a flood of lines stalls nobody."""
+LINES_PER_LOOK = 64
+"""Lines of the quickest kind between two looks at the clock."""
+LOOK_COST = 16
+"""Other lines count for so many of those,"""
+LOOK_BYTES = 1024
+"""and for one more for each so many bytes."""
 LINGER = 5.0
 """Seconds for a client to read the last answer before its connection is cut."""
 PATIENCE = 9.0
@@ -94,7 +101,8 @@ class LineServer(TwistedProtocol):
         self.introduction: Introduction | None = None
         """Who is at the other end, by its own words."""
         self._buffer = wire.LineBuffer(max_line)
-        self._lines: deque[bytes] = deque()
+        self._lines: list[bytes] = []
+        """Those that are not served yet, the next one last. (A deque takes as much as all the rest of a connection.)"""
         self._quick = node.quick
         self._serving = False
         self._begun: bytes | None = b""
@@ -132,7 +140,9 @@ class LineServer(TwistedProtocol):
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
             return
-        self._lines.extend(self._buffer.take(data))
+        lines = self._buffer.take(data)
+        lines.reverse()
+        self._lines = lines + self._lines if self._lines else lines
         if self._begun is None or self._is_ours(data):
             self._serve()
         else:
@@ -145,14 +155,14 @@ class LineServer(TwistedProtocol):
         theirs = foreign.opening(self._begun)
         if theirs is None:
             return False
-        if not theirs and self._lines and foreign.is_request(self._lines[0]):
-            if foreign.is_foreign(self._lines[0], self.node.vocabulary):
+        if not theirs and self._lines and foreign.is_request(self._lines[-1]):
+            if foreign.is_foreign(self._lines[-1], self.node.vocabulary):
                 theirs = True
             elif len(self._lines) == 1 and not self._buffer.overlong:
                 self._hold = self._hold or self.clock.callLater(HOLD, self._begin)
                 return False
             else:
-                theirs = len(self._lines) > 1 and foreign.is_header(self._lines[1])
+                theirs = len(self._lines) > 1 and foreign.is_header(self._lines[-2])
         if theirs:
             self._cut()
         elif self._lines or self._buffer.overlong:
@@ -174,19 +184,31 @@ class LineServer(TwistedProtocol):
     def _serve(self) -> None:
         """Serve the lines that are here, as long as nothing stops it, and put out what is answered."""
         self._serving = True
+        looks, began = LINES_PER_LOOK, 0.0
         while self._lines and not self._stopped_by and not self._closing:
-            if self._turn_taken and not self._lines[0].lstrip(b" \t").startswith(b"#"):
+            looks -= 1
+            if looks <= 0:
+                looks, now = LINES_PER_LOOK, self.clock.seconds()
+                if not began:
+                    began = now
+                elif now - began > TURN / max(1, len(self.factory.crowd)):
+                    self.factory.crowd.add(self)
+                    self._stop("turn")
+                    self._go_on("turn")
+                    break
+            if self._turn_taken and not self._lines[-1].lstrip(b" \t").startswith(b"#"):
                 self._stop("order")
             else:
-                line = self._lines.popleft()
+                line = self._lines.pop()
                 answer = self._quick(line)
                 if answer is None:
+                    looks -= LOOK_COST + len(line) // LOOK_BYTES
                     self._serve_line(line)
                 else:
                     self._answer(answer)
                 if self._output_size > MAX_OUTPUT:
                     self._write_output()
-        if self._buffer.overlong and not self._lines and not self._closing:
+        if self._buffer.overlong and not (self._lines or self._closing or self._resumption):
             if self._turn_taken:
                 self._stop("order")
             else:
@@ -380,8 +402,9 @@ class LineServer(TwistedProtocol):
     def _resume(self) -> None:
         """Serve what had been read already, then read on."""
         self._resumption = None
+        self.factory.crowd.discard(self)
         self._serve()
-        if not self._stopped_by and not self._read_closed:
+        if not (self._stopped_by or self._resumption or self._read_closed):
             cast(Any, self.transport).resumeProducing()
 
 
@@ -416,6 +439,8 @@ class LineServerFactory(Factory):
         self.commands: dict[type[Request], Callable[[Any], Answer]] = {}
         self.stopped: dict[LineServer, None] = {}
         """Connections from which nothing is read now, so that the reactor does not see their end."""
+        self.crowd: set[LineServer] = set()
+        """Connections that have more lines than fit in their turn; they share the time of one."""
         self._looking: IDelayedCall | None = None
         self._told: dict[str, float] = {}
         """Addresses that speak other protocols, and when the log last told of each."""
@@ -436,6 +461,7 @@ class LineServerFactory(Factory):
     def forget(self, connection: LineServer) -> None:
         """It is lost."""
         self.connections.discard(connection)
+        self.crowd.discard(connection)
         self.stopped.pop(connection, None)
         if self._looking is not None and not self.connections:
             self._looking.cancel()
