@@ -43,6 +43,7 @@ from dida.peer_messages import (
     Wanted,
     component_of,
 )
+from dida.room import refusal
 from dida.store import Entry
 from dida.timestamps import Timestamp, covers, merge_into, merged
 from dida.versions import Version
@@ -286,7 +287,10 @@ class Commit:
             self._finish(txn, unknown_outcome(), now)
             return
         if op.verb == "write" or (op.verb == "updateif" and newest is not None and newest.value == op.old):
-            self._decide(txn, newest, now)
+            if why := refusal(replication, op.key, op.value):
+                self._finish(txn, Error(errors.STORAGE_FULL, (why,)), now)
+            else:
+                self._decide(txn, newest, now)
             return
         if newest is None:
             missing = Error(errors.NO_SUCH_RECORD, (op.key,))

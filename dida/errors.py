@@ -26,6 +26,7 @@ LOST_UPDATE = "lost-update"
 SESSION_EXPIRED = "session-expired"
 TIMED_OUT = "timed-out"
 SUPERSEDED = "superseded"
+STORAGE_FULL = "storage-full"
 INTERNAL = "internal"
 
 

@@ -90,6 +90,11 @@ class Executed:
         return session in self._sessions or session in self._expired
 
     @property
+    def sessions(self) -> int:
+        """How many sessions are known, those that have expired among them."""
+        return len(self._sessions) + len(self._expired)
+
+    @property
     def full(self) -> bool:
         return self.size >= MAX_IDS or self.bytes >= MAX_BYTES
 

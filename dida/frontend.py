@@ -259,6 +259,8 @@ class _Update(Operation[_T]):
         return {"id": f"{self._session}:{self._number}", "retry": self._arrived, "lowest": lowest}
 
     def _on_error(self, member: StorageAddress, problem: DidaError) -> Done[_T] | None:
+        if problem.code == errors.STORAGE_FULL and self._uncertain:
+            raise DidaError(errors.UNKNOWN_OUTCOME, f"{member.id} said {problem}")  # an earlier try may have come first
         if problem.code != errors.SESSION_EXPIRED or self._uncertain or self._renewed:
             raise problem
         # No replica can have executed it: it is a new update, of a new session.

@@ -87,6 +87,10 @@ class Config:
     max_log_bytes: int = 2**28
     """Bytes that such records may take, about."""
     max_waiting: int = 10_000
+    max_memory: int | None = None
+    """Bytes that the node may take before writes that need more are refused; None: whatever there is."""
+    own_memory: int = 0
+    """Bytes of those that it takes before it has a record."""
 
     @property
     def lease(self) -> float:

@@ -67,7 +67,8 @@ from dida.peer_messages import (
     Suspect,
 )
 from dida.requests import Requests
-from dida.store import Store
+from dida.room import Gauge, used, warns
+from dida.store import Entry, Store
 
 EARLY = 0.03
 """Seconds before its deadline at which a request is given up, that the answer is there by then: a tick, and the way."""
@@ -97,6 +98,7 @@ class Replica:
         self._flush_asked = False
         self.ended = False
         """It has left: nothing comes of it any more."""
+        self._gauge = Gauge()
 
     def _blank(self) -> Replication:
         return Replication(self.local, Store(self.config.max_versions), Executed(self.config.session_ttl))
@@ -326,6 +328,8 @@ class Replica:
         else:
             self.commit.tick_stopped(now)
         self._check_concerns(now)
+        if told := self._gauge.look(self.replication):
+            self.local.note(told)
         for token, (_, deadline) in list(self._watching.items()):
             if now >= deadline:
                 self._answer_watch(token)
@@ -443,6 +447,11 @@ class Replica:
         names.update({replica: m.id for replica, m in self.membership.departed.items()})
         return [id for replica, id in sorted(names.items()) if replica not in inside]
 
+    def keep_said(self, entry: Entry, said: bytes) -> None:
+        """Keep how an answer tells of an entry, as long as there is room for what only saves time."""
+        if not warns(self.replication):
+            self.replication.store.keep_said(entry, said)
+
     def slow(self, seconds: float) -> None:
         """The gossip delay from now on."""
         self.local.config = evolve(self.local.config, gossip_delay=seconds)
@@ -471,6 +480,9 @@ class Replica:
             "locks": len(self.locks.keys),
             "executed": replication.executed.size,
             "leaving": self.local.leaves,
+            "memory": used(replication),
+            "max_memory": self.config.max_memory or 0,
+            "nearly_full": warns(replication),
             "discarded": self.membership.discarded,
             "notes": list(self.local.notes),
         }

@@ -23,6 +23,7 @@ from dida.messages import Error, ListRecords, No, Ok, Reply, Versions
 from dida.operations import Operation, Question, Waiting, refused, too_late, unknown_outcome
 from dida.outputs import CHANGING, OTHER_VIEW, Local
 from dida.peer_messages import Forward, Record, component_of, is_commit
+from dida.room import refusal
 from dida.store import Entry, said
 from dida.timestamps import Timestamp, covers, lacking
 
@@ -85,6 +86,8 @@ class Requests:
         if now >= self.lease_until or not self.local.serving or len(self.groups) > 1 or self.local.stops:
             return None
         if self.config.write_concern > 1 or key in self.locks.keys or self._log_full:
+            return None
+        if refusal(self.replication, key, value):
             return None
         self.counts["writes"] += 1
         return self.replication.execute(self._next_record(key, value), now)
@@ -217,6 +220,8 @@ class Requests:
             return refused(waiting, TOO_MANY_ANSWERS)
         if why := self.local.cannot_meet(op.concern):
             return refused(waiting, why)
+        if why := refusal(replication, op.key, op.value):
+            return Error(errors.STORAGE_FULL, (why,))
         self.counts["writes"] += 1
         record = self._next_record(op.key, op.value, op.after, op.id, op.lowest)
         reply = replication.execute(record, now)

@@ -18,6 +18,13 @@ from dida.versions import Version
 PAGE = 512 * 1024
 """Characters of keys and values in one page, about; a single record may be larger."""
 
+STRING = 56
+"""Bytes that a string takes beside its characters."""
+VERSION = 72
+"""Bytes that a version takes beside its strings: the entry, and its place among the key's."""
+KEY = 110
+"""Bytes that a key takes beside its characters and its versions."""
+
 MANY = 64
 """Versions of one key from which on another one is put in place."""
 
@@ -38,12 +45,23 @@ class Entry(Struct, gc=False):
     said: bytes | None = None
 
     @property
+    def bytes(self) -> int:
+        """About how much memory it takes."""
+        said = len(self.said) + STRING if self.said is not None else 0
+        return VERSION + bytes_of(self.value) + (bytes_of(self.id) if self.id is not None else 0) + said
+
+    @property
     def version(self) -> Version:
         return Version(self.number, self.replica)
 
     def is_newer(self, than: Entry) -> bool:
         """By the order of `Version`."""
         return self.number > than.number or (self.number == than.number and self.replica < than.replica)
+
+
+def bytes_of(text: str) -> int:
+    """About how much memory a string takes: without a look at it, as if all its characters were the widest."""
+    return STRING + (len(text) if text.isascii() else 4 * len(text))
 
 
 class Store:
@@ -54,6 +72,8 @@ class Store:
 
     def __init__(self, max_versions: int = 10) -> None:
         self.max_versions = max_versions
+        self.bytes = 0
+        """About how much memory the records take."""
         self._records: dict[str, tuple[Entry, ...] | list[Entry]] = {}
         self._long: dict[str, list[Entry]] = {}
         self._keys: SortedList[str] = SortedList()
@@ -81,6 +101,7 @@ class Store:
         if entries is None:
             self._records[key] = (entry,)
             self._keys.add(key)
+            self.bytes += KEY + bytes_of(key) + entry.bytes
             return True
         at = 0
         while at < len(entries) and entries[at].is_newer(entry):
@@ -91,6 +112,7 @@ class Store:
             return False
         if at >= self.max_versions:
             return False
+        self.bytes += entry.bytes - (entries[-1].bytes if len(entries) >= self.max_versions else 0)
         if len(entries) < MANY:
             self._records[key] = (*entries[:at], entry, *entries[at : self.max_versions - 1])
             return True
@@ -99,6 +121,16 @@ class Store:
         self._long[key].insert(at, entry)
         del self._long[key][self.max_versions :]
         return True
+
+    def grows(self, key: str, value: str) -> bool:
+        """Whether another version with that value takes more memory than the one that goes for it, if one does."""
+        entries = self._records.get(key, ())
+        return len(entries) < self.max_versions or bytes_of(value) > bytes_of(entries[-1].value)
+
+    def keep_said(self, entry: Entry, said: bytes) -> None:
+        """Keep how an answer tells of an entry that is here."""
+        entry.said = said
+        self.bytes += len(said) + STRING
 
     def page(self, start: str, limit: int) -> tuple[dict[str, list[list[str]]], str | None]:
         """Up to `limit` records from key `start` on, as many as fit a reply, and the key to go on with."""

@@ -275,7 +275,7 @@ def _status_row(node: NodeState, host: str, groups: bool) -> list[str]:
 
 _SHOWN_ELSEWHERE = (
     *("id", "role", "url", "ready", "alive", "dead", "view", "group", "replica", "component", "membership", "lag"),
-    *("notes", "log", "policy", "gossip_delay", "sessions", "pid"),
+    *("notes", "log", "policy", "gossip_delay", "sessions", "pid", "memory", "max_memory"),
 )
 _HIDDEN = {"storage": ("executed",)}
 """By role, what says nothing to a person."""

@@ -20,6 +20,7 @@ from attrs import evolve, frozen
 
 from dida import replica as replica_module
 from dida import requests as requests_module
+from dida import room
 from dida.commit import Commit
 from dida.detection import Detection
 from dida.errors import UNAVAILABLE
@@ -354,6 +355,21 @@ def _all_but_one_are_all(self: Local, concern: Any) -> int:
 HOLDERS_WANTED = Local.holders_wanted
 
 
+def _refused_and_written(self: Requests, waiting: Any, now: float) -> Any:
+    op, replication = waiting.op, self.replication
+    if room.refusal(replication, op.key, op.value) and op.key not in self.locks.keys:
+        replication.execute(self._next_record(op.key, op.value, op.after, op.id, op.lowest), now)
+    return WRITE(self, waiting, now)
+
+
+WRITE = Requests._write
+
+
+def _replication_is_refused(self: Replication, ranges: Any, now: float) -> None:
+    full = [r for given in ranges for r in given.records if room.refusal(self, r.key, r.value)]
+    ACCEPT_ALL(self, ranges if not full else (), now)
+
+
 def _expired_names_are_not_given(self: Executed, dumped: Any, expired: Any, now: float) -> None:
     LOAD(self, dumped, [], now)
 
@@ -520,6 +536,8 @@ BUGS = (
     Bug("a joiner does not know the expired sessions", ((Executed, "load", _expired_names_are_not_given),)),
     Bug("an expired session's retry is executed", ((Executed, "expired", lambda self, id: False),)),
     Bug("a write answered before its concern is met", ((Replication, "holders", lambda self, record: 99),)),
+    Bug("a write is refused for want of memory, and done", ((Requests, "_write", _refused_and_written),)),
+    Bug("want of memory stops replication", ((Replication, "accept", _replication_is_refused),)),
     Bug("a write for all: who was sent it counts", ((Replication, "holders", _who_was_sent_it_counts),)),
     Bug("a write for all: as if one were removed", ((Local, "holders_wanted", _all_but_one_are_all),)),
     Bug("more than half of the view alone changes it", ((View, "lists", _half_of_the_view_alone),)),

@@ -32,7 +32,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from dida.addresses import Address, node_id
+from dida.addresses import Address, StorageAddress, node_id
 from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments, number_of
 from dida.errors import NO_SUCH_NODE, BadRequest, DidaError, Unavailable
 from dida.messages import Reply, Request
@@ -40,6 +40,7 @@ from dida.protocols.links import Link
 from dida.protocols.pcs import PcsCommands
 from dida.services.launch import command_line
 from dida.services.log_folder import LogFolder
+from dida.services.memory import half_of_memory, memory_size
 from dida.services.node import NodeOptions, NodeService, coerced, default_reactor, fail, number, serve
 from dida.services.node_process import KeptEntry, NodeProcess
 from dida.services.own_process import DRAIN
@@ -82,6 +83,8 @@ class Processes(Service):
         """The nodes' `--drain`; None: their own default."""
         self.restart = False
         """Whether nodes that nobody owns are started again when they fail."""
+        self.max_memory = half_of_memory()
+        """Bytes that its storage nodes may take together."""
         self.console: LineWriter | None = None
         self.folder: LogFolder | None = None
         """What keeps other PCSs out of `logs`, or leads to another folder."""
@@ -140,6 +143,8 @@ class Processes(Service):
     def start(self, request: Start) -> int:
         words = node_arguments(request, self.operators, self.drain)
         self._check(request)
+        if request.role == "storage":
+            words.append(f"--max-memory={self._share(request)}")
         for old in [node for node in self._nodes.values() if not node.alive][: -MAX_ENDED or None]:
             del self._nodes[old.entry.id]
         url = f"http://{Address.parse(request.url)}"
@@ -187,6 +192,14 @@ class Processes(Service):
             raise Unavailable(f"{len(alive)} nodes run here, and no more may (--max-nodes)")
         if not self.running:
             raise Unavailable("this PCS is ending")
+
+    def _share(self, request: Start) -> int:
+        """Bytes that a new storage node may take: those that run here, and that it names on its host, share alike."""
+        host = Address.parse(request.url).host
+        members = [StorageAddress.parse(member) for member in request.storage]
+        ids = {request.id, *(member.id for member in members if member.address.host == host)}
+        ids.update(each.entry.id for each in self._nodes.values() if each.alive and each.entry.role == "storage")
+        return max(1, self.max_memory // len(ids))
 
     def entries(self) -> list[NodeEntry]:
         return [node.entry for node in self._nodes.values()]
@@ -431,6 +444,13 @@ class Options(NodeOptions):
             "never",
             "never, or on-failure: nodes that die are started again (not those of a puppetmaster)",
         ],
+        [
+            "max-memory",
+            None,
+            None,
+            "bytes, or as 512M or 2G, that its storage nodes may take together; default: half of the memory",
+            coerced(memory_size),
+        ],
         ["serves", None, "", "the puppetmaster that starts this PCS for itself; others leave it alone"],
     ]
     optFlags = [
@@ -464,6 +484,8 @@ def makeService(options: Options, reactor: Any = None) -> NodeService:
     processes = Processes(reactor, logs, int(options["max-nodes"]), bool(options["keep"]), operators, kept)
     processes.drain = options["drain"]
     processes.restart = options["restart"] == "on-failure"
+    if options["max-memory"] is not None:
+        processes.max_memory = options["max-memory"]
     if not options["quiet"]:
         processes.console = LineWriter(sys.stdout.buffer)
     processes.setServiceParent(service)

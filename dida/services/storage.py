@@ -31,10 +31,12 @@ from dida.protocols.links import Link
 from dida.protocols.peers import Peers
 from dida.protocols.storage import StorageCommands
 from dida.replica import Replica
+from dida.services.memory import half_of_memory, memory_size, own_memory
 from dida.services.node import (
     NodeOptions,
     NodeService,
     check_distinct,
+    coerced,
     default_reactor,
     drain_option,
     milliseconds,
@@ -81,6 +83,13 @@ class Options(NodeOptions):
         ["ping-timeout", None, 2000, "silence after which a member is suspected, in ms", number(20, 3_600_000, "ms")],
         ["start-deadline", None, 30, "for named members to come, in s", number(0, 86_400, "seconds", float)],
         ["session-ttl", None, 3600, "update ids are remembered so long, in s", number(1, 10**9, "seconds", float)],
+        [
+            "max-memory",
+            None,
+            None,
+            "bytes, or as 512M or 2G, above which writes that need more are refused; default: half of the memory",
+            coerced(memory_size),
+        ],
         ["cluster", None, "dida", "only nodes of the same cluster talk to each other"],
         drain_option("wait for others to take over its state"),
     ]
@@ -160,6 +169,7 @@ class StorageService(NodeService, StorageCommands):
         self._failpoints = failpoints.Failpoints(options["failpoint"])
         component = f"{int(options['replica'])}:{_base36(incarnation)}"
         me = Member(component, int(options["replica"]), options["id"], str(options.address))
+        max_memory = options["max-memory"] or half_of_memory()
         config = Config(
             cluster=options["cluster"],
             gossip_delay=options["gossip-delay"] / 1000,
@@ -171,6 +181,8 @@ class StorageService(NodeService, StorageCommands):
             ping_timeout=options["ping-timeout"] / 1000,
             start_deadline=options["start-deadline"],
             session_ttl=options["session-ttl"],
+            max_memory=max_memory,
+            own_memory=own_memory(max_memory),
         )
         self.replica = Replica(config, me, tuple(options["storage"]), reactor.seconds(), f"~{token_hex(8)}")
         self.addService(_Ticks(reactor, self._tick))
@@ -197,11 +209,13 @@ class StorageService(NodeService, StorageCommands):
         if found is None:
             return None
         entry, after = found
-        if entry.said is None:
-            entry.said = wire.encode_reply(Ok((entry.value, str(entry.version))))
+        said = entry.said
+        if said is None:
+            said = wire.encode_reply(Ok((entry.value, str(entry.version))))
+            self.replica.keep_said(entry, said)
         if after is not self._after:  # a timestamp is replaced, never changed
             self._after, self._after_said = after, b" " + wire.encode_object({"after": after})
-        return entry.said + self._after_said
+        return said + self._after_said
 
     def _quick_write(self, line: bytes) -> bytes | None:
         words = line.split(b" ")

@@ -58,6 +58,7 @@ ABOUT = {
     "cut": "mean seconds between two partitions; 100: none",
     "odd": "share of steps at which a message is dropped or doubled",
     "armed": "failpoints, as lock.send=kill@3,load.receive=pause@1; or none",
+    "max_memory": "bytes that a replica may take, about, before writes that need more are refused; 0: no limit",
     "all_to_all": "members of a view beyond which they exchange heartbeats with the lowest one only",
     "stop": "mean seconds between two planned stops of nodes; 100: none",
     "turn": "mean seconds between two partitions whose sides members change while a view is installed; 100: none",

@@ -428,6 +428,12 @@ class Clients:
             session.token = None
             self.cluster.at(0.01, lambda: self._next(session))
             return
+        if reply.code == errors.STORAGE_FULL and self.plan.max_memory:
+            event.outcome = UNKNOWN if session.uncertain else FAILED  # of an earlier try nothing is said
+            session.lives += 1
+            session.token = None
+            self.cluster.at(0.01, lambda: self._next(session))
+            return
         if reply.code not in (errors.UNAVAILABLE, errors.UNKNOWN_OUTCOME, errors.FENCED):
             self._report(f"{event} was answered {reply}")
         if self.calm and self.plan.max_waiting > 100:

@@ -15,6 +15,8 @@ from dida.failpoints import ACTIONS, FAILPOINTS
 from dida.outputs import Config
 from dida.simulate.network import Network
 
+FULL = 8_000
+"""Bytes that some tens of updates take."""
 NEVER = 100.0
 """Mean seconds between two faults that are not to come."""
 
@@ -74,6 +76,8 @@ class Plan:
     """Members beyond which they exchange heartbeats with the lowest one only."""
     stop: float
     """Planned stops: of one node, of some at once, of all one after the other."""
+    max_memory: int
+    """Bytes that a replica may take before writes that need more are refused; 0: whatever there is."""
     turn: float
     """Partitions into two sides, with members that go over to the other side while a new view is on its way."""
 
@@ -124,9 +128,12 @@ class Plan:
             armed=tuple(_arm(rng) for _ in range(rng.choice([0, 2, 4]))),
             all_to_all=rng.choice([16, 16, 2]),
             stop=rng.choice([1.0, 2.5, NEVER]),
+            max_memory=0,
             turn=rng.choice([1.0, 2.5, NEVER]) if partitions else NEVER,
         )
-        return evolve(plan, replicas=20) if plan.all_to_all == 2 and rng.random() < 0.05 else plan
+        if plan.all_to_all == 2 and rng.random() < 0.05:
+            plan = evolve(plan, replicas=20)
+        return evolve(plan, max_memory=FULL) if rng.random() < 0.1 else plan
 
     def config(self) -> Config:
         return Config(
@@ -139,6 +146,7 @@ class Plan:
             ping_interval=self.ping_interval,
             ping_timeout=0.5,
             all_to_all=self.all_to_all,
+            max_memory=self.max_memory or None,
             start_deadline=3.0,
         )
 
@@ -181,6 +189,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "clients": (1, 100),
     "keys": (1, 100),
     "all_to_all": (1, 100),
+    "max_memory": (0, 1e12),
     "faults": (0, 3600),
     "mean_delay": (1e-6, 1),
     **dict.fromkeys(("late", "reset", "stale", "stray", "odd"), (0, 1)),

@@ -396,6 +396,19 @@ def test_a_run_is_told_of_a_loss_by_each_operation() -> None:
     assert seen.lost == {"2:1": 5}
 
 
+def test_a_full_storage() -> None:
+    """The caller gets the node's own word, that nothing was done; not when an earlier try may have been."""
+    full = Error("storage-full", ("no more room",))
+    operation = write()
+    step = expect_try(operation)
+    with pytest.raises(DidaError, match="storage-full: no more room"):
+        operation.on_reply(step.member, full)
+    uncertain = update_if()
+    uncertain.on_no_reply(expect_try(uncertain).member, SILENT, 1.0)
+    with pytest.raises(DidaError, match=r"unknown-outcome: s. said storage-full: no more room"):
+        uncertain.on_reply(expect_try(uncertain, 1.0).member, full)
+
+
 def test_an_expired_session_is_renewed() -> None:
     """An update that no replica can have executed begins anew in a new session; another is told the truth."""
     ids = UpdateIds("s")

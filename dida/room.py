@@ -1,0 +1,75 @@
+"""How much memory the state of a replica takes, about, and whether there is room for a write.
+
+It is counted from the records, the log and the remembered answers, by what their objects take in this Python: that
+costs nothing, and the same writes are refused wherever they come from. What a node takes before it has a record
+(`Config.own_memory`) is measured by its service. Replication goes on whatever is taken: a member that refused what the
+others have would be no member.
+"""
+
+from __future__ import annotations
+
+from attrs import define
+
+from dida.gossip import Replication
+
+MIB = 2**20
+WARN_AT = 0.8
+"""Share of the limit from which on the node warns."""
+CALM_AT = 0.7
+"""Share of the limit below which it may warn again."""
+OVERWRITING = 1.05
+"""Share of the limit up to which writes go on that only replace a version: while the log has both."""
+LOGGED = 500
+"""Bytes that a record in the log takes beside its key, its value and the 100 bytes that the log counts."""
+ANSWERED = 600
+"""Bytes that the answer of an update takes beside its words."""
+SESSION = 450
+"""Bytes of a session of update ids, beside its answers; and of the name of one that has expired, at most."""
+
+
+def used(replication: Replication) -> int:
+    """About how many bytes this node takes."""
+    log, executed = replication.log, replication.executed
+    state = replication.store.bytes + log.bytes + LOGGED * log.size
+    answers = executed.bytes + ANSWERED * executed.size + SESSION * executed.sessions
+    return replication.local.config.own_memory + state + answers
+
+
+def refusal(replication: Replication, key: str, value: str) -> str:
+    """Why there is no room for another version of a record; empty when there is."""
+    most = replication.local.config.max_memory
+    if most is None:
+        return ""
+    taken = used(replication)
+    if taken < most or (taken < OVERWRITING * most and not replication.store.grows(key, value)):
+        return ""
+    return f"{taken // MIB} of {most // MIB} MiB are taken: give the storage nodes more (--max-memory), or more nodes"
+
+
+@define
+class Gauge:
+    """What is said of it as it fills."""
+
+    _level: float = 0.0
+
+    def look(self, replication: Replication) -> str:
+        """A line for the log when the node comes near its limit, or reaches it; else nothing."""
+        most = replication.local.config.max_memory
+        if most is None:
+            return ""
+        taken = used(replication)
+        share = taken / most
+        if share < CALM_AT:
+            self._level = 0.0
+        level = next((each for each in (1.0, WARN_AT) if share >= each), 0.0)
+        if level <= self._level:
+            return ""
+        self._level = level
+        told = f"memory: {taken // MIB} of {most // MIB} MiB (--max-memory) are taken"
+        return f"{told}: writes that need more are refused (storage-full)" if level == 1.0 else told
+
+
+def warns(replication: Replication) -> bool:
+    """Whether the node is near its limit, or above."""
+    most = replication.local.config.max_memory
+    return most is not None and used(replication) >= WARN_AT * most
