@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 
 from dida import wire
@@ -50,7 +50,7 @@ class Port:
     def close(self) -> Any:
         """As a process that is killed: no more connections, and those there are break."""
         self.cut()
-        return self._port.stopListening()
+        return maybeDeferred(self._port.stopListening)
 
 
 def the_reactor() -> Any:

@@ -24,8 +24,13 @@ def leave_nothing_to_children(reactor: Any, others: Callable[[], Iterable[int]],
     """
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     early = _open_now()
+    armed = True
 
     def after_fork() -> None:
+        nonlocal armed
+        if not armed:
+            return  # a child of a child: what has those numbers by now is its own
+        armed = False
         signal.set_wakeup_fd(-1)
         for signaled in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
             signal.signal(signaled, signal.SIG_DFL)

@@ -24,7 +24,6 @@ from twisted.internet.stdio import StandardIO
 from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger, textFileLogObserver
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 
 from dida import script
 from dida.addresses import HERE, Address
@@ -41,6 +40,7 @@ from dida.protocols.player import Player
 from dida.protocols.puppetmaster import Console, KeyReader, ScriptConsole, TypedConsole
 from dida.protocols.system import System
 from dida.services.debug_ports import DebugPorts
+from dida.services.logs import NodeLog
 from dida.services.node import NodeService, fail, installed_folder, number
 from dida.services.node import Options as CommonOptions
 from dida.services.own_pcs import OwnPcs
@@ -138,7 +138,6 @@ class PuppetMaster(NodeService):
         self._bar = ""
         self._typed_lines: DeferredQueue[script.Line | None] = DeferredQueue(size=1000)
         self._keys: DeferredQueue[None] = DeferredQueue()
-        self.log_file: Any = None
         self._streams: list[tuple[int, bool]] = []
         self._stopping = False
         self._playing: Deferred[None] | None = None
@@ -167,8 +166,8 @@ class PuppetMaster(NodeService):
         super().setServiceParent(parent)
         twistd: Any = self.options.parent or {}
         if not (twistd.get("logfile") or twistd.get("logger") or twistd.get("syslog")):
-            self.log_file = LogFile("puppetmaster.log", self.logs, 20_000_000, maxRotatedFiles=1)
-            parent.setComponent(ILogObserver, textFileLogObserver(self.log_file))
+            log = cast(Any, NodeLog(os.path.join(self.logs, "puppetmaster.log")))
+            parent.setComponent(ILogObserver, textFileLogObserver(log))
 
     def startService(self) -> None:
         super().startService()

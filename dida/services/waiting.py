@@ -43,8 +43,8 @@ def _outcome(hears: int, child: int, name: str, seconds: float, ends: float) -> 
     if os.read(hears, 1) == READY:
         return 0, ""
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status:
-        return (status if status > 0 else 1), ""  # it has said why
+    if status > 0:
+        return status, ""  # it has said why
     return 1, f"{name} ended before it was ready"
 
 

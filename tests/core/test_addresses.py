@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dida.addresses import Address, NodeAddress, StorageAddress, node_id
+from dida.addresses import Address, NodeAddress, StorageAddress, host_and_port, node_id
 from dida.errors import UserError
 
 
@@ -103,3 +103,24 @@ def test_what_is_no_id(parse: Callable[[str], object], text: str, says: str) -> 
     with pytest.raises(UserError) as caught:
         parse(text)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.0.0.0", ("0.0.0.0", None)),
+        ("LocalHost:5001", ("localhost", 5001)),
+        ("[::]", ("::", None)),
+        ("[::1]:5001", ("::1", 5001)),
+    ],
+)
+def test_where_to_listen(text: str, expected: tuple[str, int | None]) -> None:
+    """A host, and a port if it is another one than the URL's."""
+    assert host_and_port(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", ":5001", "host:0", "host:65536", "http://host:5001", "host:port", "::1", "a b"])
+def test_nowhere_to_listen(text: str) -> None:
+    """What is no host and port says how one is written."""
+    with pytest.raises(UserError, match=r"is no HOST\[:PORT\]: write a host, as in 0\.0\.0\.0 or 0\.0\.0\.0:5001$"):
+        host_and_port(text)

@@ -179,6 +179,24 @@ async def test_never_ready(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_never_ready_as_the_pcs_has_ended(tmp_path: Path) -> None:
+    """Nobody says that a node was killed when the PCS that had started it is gone."""
+    scene = Scene(tmp_path, deadline=1.0)
+    scene.table.ready_at_once = False
+    (line,) = scene.lines("storage s1 {s1} 5\n")
+    await scene.player.play(line)
+    await until(lambda: scene.system.nodes["s1"].pid)
+    await scene.pcs.close()
+    await scene.player.finish()
+    address = scene.system.nodes["s1"].pcs
+    assert address is not None
+    assert scene.system.nodes["s1"].problem == (
+        f"not ready within 1 s: the PCS at {address.address} has ended, or does not answer any more"
+    )
+    await scene.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_start_again(scene: Scene) -> None:
     """A node that was crashed can be started again: it keeps its number, and what follows waits for it."""
     await scene.play("storage s1 {s1} 5\nstorage s2 {s2} 5\ncrash s1\nstorage s1 {s1} 5\npopulate data\n")

@@ -14,6 +14,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
+from dida import __version__
 from dida.addresses import Address, StorageAddress
 from dida.services import node, own_process
 from dida.services.node import NodeOptions, Options, bind, installed_folder, listening
@@ -151,9 +152,54 @@ def test_an_unknown_host_ends_in_one_line(host: str) -> None:
 
 
 def test_a_host_of_another_machine_ends_in_one_line() -> None:
-    """An address that this machine has not can't be listened on, and that is said."""
-    with pytest.raises(SystemExit, match=r"can.t listen on 192\.0\.2\.1:5001: cannot assign requested address"):
+    """An address that this machine has not can't be listened on: another port would not help, and is not advised."""
+    with pytest.raises(SystemExit) as caught:
         bind("dida-tea", Address("192.0.2.1", 5001))
+    assert caught.value.code == (
+        "twistd dida-tea: can't listen on 192.0.2.1:5001: cannot assign requested address: "
+        "this machine has no such address: listen on one that it has, by --listen HOST"
+    )
+
+
+def test_where_it_listens_and_where_others_reach_it(port: int) -> None:
+    """--listen HOST[:PORT] is bound in place of the URL, whose port it takes when it names none."""
+    url = Address("192.0.2.1", port)
+    other = free_port()
+    for listen, expected in ((("127.0.0.1", None), port), (("127.0.0.1", other), other)):
+        with bind("dida-tea", url, listen) as bound:
+            assert bound.getsockname() == ("127.0.0.1", expected)
+
+
+def test_what_is_wrong_with_listen_is_said_of_listen(taken: int) -> None:
+    """The line names the option that is to be changed."""
+    with pytest.raises(SystemExit, match=rf"can.t listen on 127\.0\.0\.1:{taken} \(--listen\): address already in use"):
+        bind("dida-tea", Address("192.0.2.1", 5001), ("127.0.0.1", taken))
+    with pytest.raises(SystemExit, match=r"can.t find the host of --listen a\.\.b:5001: "):
+        bind("dida-tea", Address("192.0.2.1", 5001), ("a..b", None))
+
+
+@pytest.mark.parametrize("parent", [{"nodaemon": 1}, {"debug": 1}])
+def test_only_a_node_in_the_background_is_waited_for(parent: Any) -> None:
+    """In the foreground the command does not return at all, so --wait is refused."""
+    options = TeaOptions()
+    options.parent = parent
+    assert ending(options, *GOOD, "--wait", "5") == (
+        "twistd dida-tea: --wait is for a node in the background: leave out -n (--help shows the options)"
+    )
+
+
+def test_the_version_is_dida_s(capsys: pytest.CaptureFixture[str]) -> None:
+    """`twistd COMMAND --version` shows what the user asks about, not Twisted's."""
+    with pytest.raises(SystemExit) as caught:
+        TeaOptions().parseOptions(["--version"])
+    assert (caught.value.code, capsys.readouterr().out) == (0, f"DIDA {__version__}\n")
+
+
+def test_a_folder_to_run_in_that_is_missing(tmp_path: Path) -> None:
+    """twistd's --rundir ends in one line, too."""
+    options = TeaOptions()
+    options.parent = {"rundir": str(tmp_path / "nowhere")}  # type: ignore[assignment]
+    assert ending(options, *GOOD) == f"twistd dida-tea: --rundir {tmp_path}/nowhere: no such folder"
 
 
 def test_localhost_is_ipv4_where_both_are_there() -> None:

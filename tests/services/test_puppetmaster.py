@@ -130,7 +130,6 @@ def test_log_goes_to_a_file(tmp_path: Path) -> None:
     observer({"log_format": "something happened", "log_time": 0, "log_level": None, "log_namespace": "x"})
     assert "something happened" in (tmp_path / "logs" / "puppetmaster.log").read_text()
     assert isinstance(service.console, ScriptConsole) or os.isatty(0)
-    service.log_file.close()
 
     options = parsed()
     options.parent = cast(Any, {"nodaemon": 1, "logfile": "-"})

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.daemons import Daemon, end, lives
 from tests.netcat import Netcat, object_of
-from tests.nodes import TWISTD, environment, free_port, until
+from tests.nodes import TWISTD, NodeProcess, environment, free_port, until
 
 SLOW = """
 import multiprocessing
@@ -250,3 +250,29 @@ def test_children_of_operators_keep_nothing_of_the_node(daemon: Daemon) -> None:
         os.kill(daemon.pid("w1"), signal.SIGKILL)
         until("the scheduler knows", lambda: not object_of(netcat.ask("workers"))["workers"][0]["reachable"], 1)
     assert daemon.run(*worker(port, "w1", "--wait", "20")).returncode == 0
+
+
+def test_signals_of_a_pcs_and_its_nodes(start_node: Callable[..., NodeProcess], tmp_path: Path) -> None:
+    """HUP and USR1 kill neither a PCS nor its nodes; a node's log is begun anew, and the PCS goes on in the new one."""
+    pcs = start_node("dida-pcs", port=free_port())
+    port = free_port()
+    pid = int(pcs.ask(f"start storage s1 http://127.0.0.1:{port}").split()[1])
+    try:
+        until("the node is ready", lambda: object_of(pcs.ask("nodes"))["nodes"][0]["state"] == "ready")
+        log = tmp_path / "logs" / "s1.log"
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            pcs.signal(number)
+        log.rename(log.with_name("elsewhere"))
+        os.kill(pid, signal.SIGHUP)
+        until("the log is begun anew", log.exists)
+        os.kill(pid, signal.SIGUSR1)
+        until("it was moved, and begun anew again", log.with_name("s1.log.1").exists)
+        assert (object_of(ask(port, "status"))["pid"], pcs.status()["alive"]) == (pid, ["s1"])
+        pcs.signal(signal.SIGTERM)
+        assert pcs.wait_end() == -signal.SIGTERM
+        assert not lives(pid)
+        assert "s1 | (ended: signal SIGTERM)" in pcs.output
+        assert pcs.output.count("Server Shut Down") == 2, "the node's last lines, from its new log, and its own"
+    finally:
+        if lives(pid):
+            os.kill(pid, signal.SIGKILL)
