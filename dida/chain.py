@@ -107,13 +107,26 @@ class Step:
     why: str = ""
     """Why that worker: what the scheduler counted at each."""
     records: tuple[Touch, ...] = ()
+    printed: str = ""
 
 
-def steps(chain: Iterable[Assignment], why: Mapping[int, str] | None = None) -> list[Step]:
-    """The executed part of a chain as steps; `why` is by position."""
-    told = why or {}
+def steps(
+    chain: Iterable[Assignment], why: Mapping[int, str] | None = None, printed: Mapping[int, str] | None = None
+) -> list[Step]:
+    """The executed part of a chain as steps; `why` and what was `printed` are by position."""
+    told, said = why or {}, printed or {}
     return [
-        Step(a.operator, a.worker, a.output, a.ms, a.start, a.attempt, told.get(a.position, ""), a.records)
+        Step(
+            a.operator,
+            a.worker,
+            a.output,
+            a.ms,
+            a.start,
+            a.attempt,
+            told.get(a.position, ""),
+            a.records,
+            said.get(a.position, ""),
+        )
         for a in chain
     ]
 

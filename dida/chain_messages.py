@@ -191,7 +191,9 @@ class Completed(Request):
     """An operator was executed, and the request goes on."""
 
     usage: ClassVar[str] = "completed"
-    about: ClassVar[str] = "from a worker: {run, position, operator, worker, ms, and what else a step has, choose}"
+    about: ClassVar[str] = (
+        "from a worker: {run, position, operator, worker, ms, and what else a step has, choose, printed}"
+    )
     between_nodes: ClassVar[bool] = True
     run: Name
     position: Position
@@ -203,6 +205,8 @@ class Completed(Request):
     """The whole outcome, with which the chain can go on from here elsewhere."""
     choose: bool = False
     """Whether the next step may be given to another worker than was planned: its sender waits for the answer."""
+    printed: str = ""
+    """What the operator has printed: not more than 64 KiB and a count."""
 
 
 @frozen(kw_only=True)
@@ -236,13 +240,15 @@ class Ended(Request):
     """The last operator was executed; `chain` has all outputs."""
 
     usage: ClassVar[str] = "ended"
-    about: ClassVar[str] = "from the last worker: {run, chain, after, ago}"
+    about: ClassVar[str] = "from the last worker: {run, chain, after, ago, printed}"
     between_nodes: ClassVar[bool] = True
     run: Name
     chain: tuple[Assignment, ...]
     after: Timestamp = field(factory=dict)
     ago: Seconds = 0.0
     """How many seconds ago: it may be told much later, to another scheduler."""
+    printed: str = ""
+    """What the last operator has printed."""
 
 
 @frozen(kw_only=True)
@@ -250,7 +256,7 @@ class Failed(Request):
     """The run can't go on; `chain` is what was executed before."""
 
     usage: ClassVar[str] = "failed"
-    about: ClassVar[str] = "from a worker: {run, position, operator, worker, reason, chain, after, lost, ago}"
+    about: ClassVar[str] = "from a worker: {run, position, operator, worker, reason, chain, after, lost, ago, printed}"
     between_nodes: ClassVar[bool] = True
     run: Name
     position: Position
@@ -266,6 +272,8 @@ class Failed(Request):
     """Which execution of the step it was; 0: whichever."""
     ago: Seconds = 0.0
     """How many seconds ago: it may be told much later, to another scheduler."""
+    printed: str = ""
+    """What the operator that failed has printed."""
 
 
 @frozen

@@ -75,6 +75,8 @@ class RunRecord:
     """Why no worker has taken the current step so far, when the scheduler is to send it."""
     why: dict[int, str] = field(factory=dict)
     """Position to why that worker."""
+    printed: dict[int, str] = field(factory=dict)
+    """Position to what its operator has printed."""
     turn: str = ""
     """The worker at which the policy counts the current step as being executed."""
     steps: list[Step] = field(factory=list)
@@ -84,7 +86,8 @@ class RunRecord:
         """About how much memory its outcome takes."""
         told = sum(len(step.output) + len(step.why) + 300 + 300 * len(step.records) for step in self.steps)
         named = len(self.client_id) + len(self.application)
-        return len(self.input) + len(self.reason) + named + 1000 + 600 * len(self.chain) + told
+        said = sum(map(len, self.printed.values()))
+        return len(self.input) + len(self.reason) + named + said + 1000 + 600 * len(self.chain) + told
 
     def is_of(self, input: str, operators: Sequence[str], application: str) -> bool:
         """Whether that is what the run was started for."""
@@ -129,6 +132,8 @@ class RunRecord:
 def _told(step: Step) -> dict[str, object]:
     """A step as it goes into a reply. (`attrs.asdict` asks of each value what it is, several times as slow.)"""
     members = {name: getattr(step, name) for name in _STEP}
+    if not step.printed:
+        del members["printed"]
     members["records"] = [{"how": each.how, "key": each.key, "version": str(each.version)} for each in step.records]
     return members
 
@@ -170,4 +175,6 @@ def outcome(run: RunRecord) -> dict[str, object]:
     if run.failed_at is not None:
         failed = run.chain[run.failed_at]
         members |= {"position": failed.position, "operator": failed.operator, "worker": failed.worker}
+        if printed := run.printed.get(run.failed_at):
+            members["printed"] = printed
     return members

@@ -31,6 +31,8 @@ SUSPECTS = 10
 """Steps with which a worker was lost, at most, for each of them to be suspected of it the first time."""
 MAX_ATTEMPTS = 5
 """Executions of one step that may end with the death of its worker; one more, and the run has failed."""
+MAX_PRINTED = 256 * 1024
+"""Characters that are kept of what the operators of a run print."""
 
 
 class Runs:
@@ -367,6 +369,14 @@ class Runs:
 
     # --- ending ---------------------------------------------------------------------------------
 
+    def on_printed(self, id: str, position: int, text: str) -> None:
+        """What an operator has printed, told with its outcome; of a run so much is kept."""
+        run = self[id]
+        if text and run.state == GOING_ON and position < len(run.chain):
+            run.printed.pop(position, None)
+            room = MAX_PRINTED - sum(map(len, run.printed.values()))
+            run.printed[position] = text if len(text) <= room else f"{text[: max(0, room)]}… more than a run may print"
+
     def on_ended(
         self, id: str, chain: Collection[Assignment], after: Mapping[str, int], now: float, ago: float = 0.0
     ) -> RunRecord | None:
@@ -377,7 +387,7 @@ class Runs:
         for each in chain:
             if each.position < len(run.chain):
                 self._confirm(run, each.position)
-        run.steps = steps(chain, run.why)
+        run.steps = steps(chain, run.why, run.printed)
         run.after = dict(after)
         self.done += 1
         return self._end(run, DONE, now, ago)
@@ -403,7 +413,7 @@ class Runs:
             newer = position in run.confirmed or attempt < run.chain[position].attempt
             if round < run.round or (round == run.round and newer):
                 return None
-        run.steps = steps(chain or [step for step in run.chain if step.position in run.confirmed], run.why)
+        run.steps = steps(chain or [step for step in run.chain if step.position in run.confirmed], run.why, run.printed)
         run.reason = reason
         run.failed_at = position
         run.gone = {s: n for s, n in (lost or {}).items() if s in run.since}

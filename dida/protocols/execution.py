@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 from attrs import evolve, frozen
@@ -22,6 +23,7 @@ from dida.errors import DidaError
 from dida.loading import OperatorFolder
 from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
 from dida.protocols.isolation import Isolated
+from dida.protocols.printing import LogOfSteps, Printed
 from dida.protocols.threads import Late, Threads
 from dida.sessions import StepIds
 from dida.texts import NotAnOutput, Raised, output_of, raised, shown
@@ -90,6 +92,7 @@ class Operators:
         self.given_up: Callable[[str], bool] = lambda run: False
         """Whether nobody wants the outcome of that run any more."""
         self.threads = Threads(reactor, threads)
+        self.log = LogOfSteps(reactor.seconds)
         self._reactor = reactor
         self._processes = DeferredSemaphore(threads)
         self._loading = Threads(reactor, 1)  # reading files, and executing them, may take its time
@@ -123,7 +126,9 @@ class Operators:
         operators, others = found
         return operators, others
 
-    async def execute(self, request: Execute, front_end: FrontEnd, left: float, ids: StepIds) -> Outcome:
+    async def execute(
+        self, request: Execute, front_end: FrontEnd, left: float, ids: StepIds, printed: Printed
+    ) -> Outcome:
         """Execute the request's next operator, which may take `left` seconds. Raises StepFailed and StepLost."""
         began = self._reactor.seconds()
         kind = await self.find(request.assignment.operator, left)
@@ -137,7 +142,7 @@ class Operators:
         deadline = min(front_end.deadline, limit)
         storage = RunStorage(front_end, request.meta, deadline, ids, request.assignment.records)
         try:
-            output = await self._output(kind, terms, request, storage, limit, left)
+            output = await self._output(kind, terms, request, storage, limit, left, printed)
         except StepFailed as problem:
             if storage.lost:
                 raise StepLost(storage.lost, storage.records) from None
@@ -148,20 +153,32 @@ class Operators:
         return Outcome(output, storage.records)
 
     async def _output(
-        self, kind: type[Any], terms: Terms, request: Execute, storage: RunStorage, limit: float, left: float
+        self,
+        kind: type[Any],
+        terms: Terms,
+        request: Execute,
+        storage: RunStorage,
+        limit: float,
+        left: float,
+        printed: Printed,
     ) -> str:
         asynchronous = inspect.iscoroutinefunction(kind.process_record)
         shown = storage if asynchronous else BlockingStorage(self._reactor, storage)
 
         def call() -> Any:
-            operator = kind()
-            operator.configure_storage(shown)
-            return operator.process_record(request.meta.of_step(request.next), request.input, request.previous_output)
+            printing = printed.enter()
+            try:
+                operator = kind()
+                operator.configure_storage(shown)
+                meta = request.meta.of_step(request.next)
+                return operator.process_record(meta, request.input, request.previous_output)
+            finally:
+                printed.leave(printing)
 
         if terms.isolation == "process":
-            work = Deferred.fromCoroutine(self._in_process(request, storage, limit, left))
+            work = Deferred.fromCoroutine(self._in_process(request, storage, limit, left, printed))
         elif asynchronous:
-            work = self._on_reactor(call, limit)
+            work = self._on_reactor(call, limit, printed)
         else:
             work = self.threads.run(call, limit, left)
         try:
@@ -197,8 +214,10 @@ class Operators:
         found: type[Any] = kind
         return found
 
-    def _on_reactor(self, call: Callable[[], Any], limit: float) -> Deferred[Any]:
-        work: Deferred[Any] = maybeDeferred(call)
+    def _on_reactor(self, call: Callable[[], Any], limit: float, printed: Printed) -> Deferred[Any]:
+        context = copy_context()
+        context.run(printed.enter)
+        work: Deferred[Any] = context.run(maybeDeferred, call)
         if work.called and not isinstance(work.result, Deferred):
             return work
         outcome: Deferred[Any] = Deferred(lambda cancelled: work.cancel())
@@ -216,11 +235,13 @@ class Operators:
         work.addBoth(done)
         return outcome
 
-    async def _in_process(self, request: Execute, storage: RunStorage, limit: float, left: float) -> Any:
+    async def _in_process(
+        self, request: Execute, storage: RunStorage, limit: float, left: float, printed: Printed
+    ) -> Any:
         """The output of the operator in a process of its own, which ends with it."""
         began = self._reactor.seconds()
         await self._processes.acquire()
-        process = Isolated(request, storage, self.folder.module_of(request.assignment.operator))
+        process = Isolated(request, storage, self.folder.module_of(request.assignment.operator), printed)
         try:
             limit = min(limit, left - (self._reactor.seconds() - began))
             if limit <= 0:

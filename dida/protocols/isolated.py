@@ -2,15 +2,18 @@
 
 It is told what to execute by a line of JSON on standard input, and says what comes of it on descriptor 3. A call
 of the storage is a line there, and its answer one on standard input: the worker has the connections, and the ids
-of the updates. Whatever the operator does to this process happens to nobody else. What it prints goes to the
-worker's standard error. It ends when its worker does.
+of the updates. Whatever the operator does to this process happens to nobody else. What it prints, on
+descriptors 1 and 2, the worker keeps with the step. It ends when its worker does.
 """
 
 from __future__ import annotations
 
 import inspect
+import io
+import logging
 import os
 import sys
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -115,13 +118,40 @@ def execute(folder: str, worker: _Worker) -> None:
         operator.configure_storage(Storage(worker, task["deadline"]))
         output = operator.process_record(meta, task["input"], task["previous_output"])
     except BaseException as problem:  # noqa: BLE001 - SystemExit, too, is something to tell
+        _flush()
         worker.say(raised=wire.unshaped(raised(problem)))
         return
+    _flush()
     try:
         worker.say(output=output_of(output))
     except NotAnOutput as problem:
         worker.say(failed=str(problem))
 
 
+def log_all() -> None:
+    """Have `logging` print from INFO on, on standard errors, until somebody has other wishes."""
+    if logging.root.level == logging.WARNING:
+        logging.root.setLevel(logging.INFO)
+    if logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.INFO)
+
+
+def _print_in_order() -> None:
+    """What is printed, on either stream, goes out line by line, and in its order."""
+    os.dup2(1, 2)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # it is what the operator has made of it
+            stream.flush()
+
+
 if __name__ == "__main__":
+    os.setpgid(0, 0)  # killed with all that it has started
+    _print_in_order()
+    log_all()
     execute(sys.argv[1], _Worker())

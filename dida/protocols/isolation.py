@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -17,23 +19,29 @@ from dida.chain_messages import Execute
 from dida.errors import DidaError
 from dida.protocols.frontend import RunStorage
 from dida.protocols.isolated import TO_WORKER
+from dida.protocols.printing import Printed
 from dida.sources import Parts
 from dida.versions import Version
 
 MAX_SAID = 4 * 1024 * 1024
 """Bytes that the process may say in one line."""
+OUTPUT = (1, 2)
+"""The descriptors of what it prints."""
+MAX_REST = 16
+"""Reads of what a process has left behind in a pipe."""
 CALLS = ("read", "write", "update_if_value_is")
 
 
 class Isolated(ProcessProtocol):
     """One process. `outcome` fires with what it says last; with how it ended when it says nothing."""
 
-    def __init__(self, request: Execute, storage: RunStorage, module: Parts) -> None:
+    def __init__(self, request: Execute, storage: RunStorage, module: Parts, printed: Printed) -> None:
         """`module` is where the operator's class is; when it is empty the process looks for it."""
         self.outcome: Deferred[dict[str, Any]] = Deferred(lambda outcome: self.kill())
         self._request = request
         self._storage = storage
         self._module = module
+        self._printed = printed
         self._said = wire.LineBuffer(MAX_SAID)
 
     def start(self, reactor: Any, folder: str) -> None:
@@ -44,19 +52,22 @@ class Isolated(ProcessProtocol):
             sys.executable,
             [sys.executable, "-m", "dida.protocols.isolated", folder],
             env={**os.environ, "PYTHONPATH": path},
-            childFDs={0: "w", 1: 2, 2: 2, TO_WORKER: "r"},
+            childFDs={0: "w", **dict.fromkeys(OUTPUT, "r"), TO_WORKER: "r"},
         )
 
     def kill(self) -> None:
         """End the process at once."""
-        try:
-            if self.transport is not None:
+        if self.transport is not None:
+            with suppress(ProcessExitedAlready):
                 self.transport.signalProcess("KILL")
-        except ProcessExitedAlready:
-            pass
+            for number in (0, *OUTPUT, TO_WORKER):  # whatever else the operator has started may hold the other ends
+                self.transport.closeChildFD(number)
 
     def give_up(self) -> None:
-        """It takes too long: nothing comes of it."""
+        """It takes too long: nothing comes of it, nor of the processes that it has started."""
+        if self.transport is not None and self.transport.pid is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.transport.pid, signal.SIGKILL)
         self._end({})
 
     # --- ProcessProtocol ------------------------------------------------------------------------
@@ -73,6 +84,9 @@ class Isolated(ProcessProtocol):
         )
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
+        if childFD != TO_WORKER:
+            self._printed.write(data)
+            return
         lines = self._said.take(data)
         if self._said.overlong:
             self._end({"failed": f"said more than {MAX_SAID} bytes in one go: write less at a time"})
@@ -80,10 +94,20 @@ class Isolated(ProcessProtocol):
             if not self.outcome.called:
                 self._take(line)
 
-    def processEnded(self, reason: Failure) -> None:
+    def processExited(self, reason: Failure) -> None:
+        self._take_rest(TO_WORKER)
         status: Any = reason.value
         how = f"by signal {status.signal}" if status.signal else f"with exit status {status.exitCode}"
         self._end({"failed": f"ended its process {how}"})
+
+    def _take_rest(self, number: int) -> None:
+        """What the process has written, and is still on its way, at most some pipes full."""
+        transport: Any = self.transport
+        pipe = transport.pipes.get(number)
+        if pipe is not None:
+            with suppress(OSError):
+                for _ in range(MAX_REST):
+                    self.childDataReceived(number, os.read(pipe.fd, 65536))
 
     # --- what is said ---------------------------------------------------------------------------
 
@@ -120,5 +144,7 @@ class Isolated(ProcessProtocol):
 
     def _end(self, outcome: dict[str, Any]) -> None:
         if not self.outcome.called:
+            for number in OUTPUT if self.transport is not None else ():
+                self._take_rest(number)
             self.outcome.callback(outcome)
         self.kill()

@@ -259,6 +259,7 @@ class SchedulerNode(NodeCommands):
     def cmd_completed(self, request: Completed) -> Answer:
         places = self.workers.reachable if request.choose else None
         run, position, ms = request.run, request.position, request.ms
+        self.runs.on_printed(run, position, request.printed)
         other = self.runs.on_completed(run, position, self._now(), ms, request.step, request.round, places)
         return ok(other.worker, other.host, other.port) if other is not None else Ok()
 
@@ -283,10 +284,12 @@ class SchedulerNode(NodeCommands):
         return Ok()
 
     def cmd_ended(self, request: Ended) -> Answer:
+        self.runs.on_printed(request.run, len(request.chain) - 1, request.printed)
         run = self.runs.on_ended(request.run, request.chain, request.after, self._now(), request.ago)
         return self._told(run)
 
     def cmd_failed(self, request: Failed) -> Answer:
+        self.runs.on_printed(request.run, request.position, request.printed)
         run = self.runs.on_failed(
             request.run,
             request.reason,

@@ -48,6 +48,7 @@ from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HandOver, NotHandedOn
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.peers import Peers
+from dida.protocols.printing import Printed
 from dida.protocols.registration import Registration
 from dida.protocols.reports import CHOOSE_AFTER, Reports
 from dida.sessions import Seen, StepIds
@@ -60,6 +61,8 @@ MAX_STEPS = 10_000
 """Steps that a worker has at once, those that wait for a thread included, when it is not told otherwise."""
 SECURE_SECONDS = 15.0
 """Seconds for what a run has written to be at a second storage node."""
+
+NO_ROOM = "(not kept: the line that tells this step is too long as it is)"
 
 _log = Logger()
 
@@ -247,8 +250,10 @@ class WorkerNode(NodeCommands):
     async def _execute(self, request: Execute, scheduler: Address) -> Execute | None:
         """Execute the step. What is to be handed on then, if the run has not ended."""
         began, start = self._reactor.seconds(), time_of_day()
+        step = request.assignment
+        printed = self.operators.log.of(request.meta.run, step.operator, step.position)
         try:
-            tried, outcome = await self._try(request)
+            tried, outcome = await self._try(request, printed)
             took = self._reactor.seconds() - began
             done = tried.with_step(
                 worker=self.me.id,
@@ -263,14 +268,15 @@ class WorkerNode(NodeCommands):
                 self.collector.show(request, outcome.output)
             if done.next + 1 == done.size:
                 await self._secure(done, request.left - took)
-                self._conclude(scheduler, done.later(self._reactor.seconds() - began))
+                self._conclude(scheduler, done.later(self._reactor.seconds() - began), printed.end())
                 return None
         except StepLost as lost:
             return self._go_back(request, scheduler, lost, self._reactor.seconds() - began)
         except StepFailed as problem:
             if not self._given_up(request.meta.run):
                 late = request.later(self._reactor.seconds() - began)
-                self._failed(scheduler, late, request.assignment, f"on {self.me.id} {problem}")
+                why = f"on {self.me.id} {problem}"
+                self._failed(scheduler, late, request.assignment, why, printed=printed.end())
             return None
         step = done.assignment
         following = attrs.evolve(done.later(took), next=done.next + 1, apart=False)
@@ -282,6 +288,7 @@ class WorkerNode(NodeCommands):
             ms=step.ms,
             round=done.round,
             step=step,
+            printed=self._fitting(printed.end(), (step,)),
         )
         if took < CHOOSE_AFTER:
             self.reports.tell(scheduler, told, following, soon=False)
@@ -297,7 +304,7 @@ class WorkerNode(NodeCommands):
             return None
         return following
 
-    async def _try(self, request: Execute) -> tuple[Execute, Outcome]:
+    async def _try(self, request: Execute, printed: Printed) -> tuple[Execute, Outcome]:
         """Execute the operator, as often as its class wants it to be tried. The request that was executed, too."""
         ids = StepIds(request.meta.run, request.next, request.again)
         ends = self._reactor.seconds() + request.left
@@ -305,7 +312,7 @@ class WorkerNode(NodeCommands):
         while True:
             try:
                 outcome = await self.operators.execute(
-                    request, self.front_end, max(0.0, ends - self._reactor.seconds()), ids
+                    request, self.front_end, max(0.0, ends - self._reactor.seconds()), ids, printed
                 )
             except StepFailed as problem:
                 terms = self.operators.terms(request.assignment.operator)
@@ -370,16 +377,25 @@ class WorkerNode(NodeCommands):
         _log.info("run {run}: {reason}: back to position {position}", run=told.run, reason=reason, position=position)
         return back
 
-    def _conclude(self, scheduler: Address, request: Execute) -> None:
+    def _conclude(self, scheduler: Address, request: Execute, printed: str) -> None:
         """Report the end of the run."""
-        ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after)
+        kept = self._fitting(printed, request.chain)
+        ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after, printed=kept)
         if why := self._too_long(ended, request.chain):
             raise StepFailed(f"was executed, but the outcome of its run has {why}")
         self.reports.tell(scheduler, ended, request)
 
+    def _fitting(self, printed: str, chain: tuple[Assignment, ...]) -> str:
+        """What was printed, where the line that tells it with the chain has room for it."""
+        return printed if not printed or self._size(chain) + 6 * len(printed) < self.max_line else NO_ROOM
+
+    def _size(self, chain: tuple[Assignment, ...]) -> int:
+        """Bytes that the line of a chain has at most."""
+        return sum(len(each.output) + 400 + 200 * len(each.records) for each in chain) * 8
+
     def _too_long(self, request: Request, chain: tuple[Assignment, ...]) -> str:
         """Why the request does not fit on a line; empty when it does."""
-        if sum(len(each.output) + 400 + 200 * len(each.records) for each in chain) * 8 < self.max_line:
+        if self._size(chain) < self.max_line:
             return ""
         size = len(wire.encode(request)) + 32
         if size <= self.max_line:
@@ -394,6 +410,7 @@ class WorkerNode(NodeCommands):
         why: str,
         bare: bool = False,
         lost: Timestamp | None = None,
+        printed: str = "",
     ) -> None:
         """Report that the run can't go on; `bare`: without what was executed before, which the scheduler knows."""
         self.counts["failed"] += 1
@@ -409,6 +426,7 @@ class WorkerNode(NodeCommands):
             lost=lost or {},
             round=request.round,
             attempt=at.attempt,
+            printed=self._fitting(printed, request.chain[: request.next]),
         )
         if self._too_long(failed, failed.chain):
             failed = attrs.evolve(failed, chain=())

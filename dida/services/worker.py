@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from dida.addresses import Address, NodeAddress
 from dida.loading import OperatorFolder
 from dida.protocols.execution import Operators
+from dida.protocols.printing import Streams
 from dida.protocols.worker import WorkerNode
 from dida.services.node import (
     NodeOptions,
@@ -70,8 +71,10 @@ class WorkerService(NodeService):
         super().__init__(node.me.id)
         self.node = node
         self._drain = drain
+        self._streams = Streams()
 
     def startService(self) -> None:
+        self._streams.start()
         super().startService()
         self.node.start()
 
@@ -81,6 +84,7 @@ class WorkerService(NodeService):
 
     def close(self) -> None:
         self.node.stop()
+        self._streams.stop()
 
 
 def makeService(options: Options, reactor: Any = None) -> WorkerService:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dida.chain import DONE, FAILED
 from dida.errors import DidaError, Unavailable
 from dida.run_record import RunRecord, outcome, summary
-from dida.runs import SUSPECTS, Runs
+from dida.runs import MAX_PRINTED, SUSPECTS, Runs
 from dida.scheduling import LeastActive
 from dida.steps import Steps
 
@@ -49,6 +49,26 @@ def test_a_run_from_start_to_end() -> None:
     assert (step["operator"], step["worker"], step["output"], step["ms"]) == ("B", "w2", "b", 2.0)
     assert step["why"] == "least-active: w2 0, w1 1"
     assert summary(run)["state"] == "done"
+
+
+def test_what_operators_print_is_told() -> None:
+    """With the step that printed it, also that which failed; of a run so much is kept, and it counts as memory."""
+    runs = table()
+    run = start(runs)
+    runs.on_printed(run.id, 0, "first")
+    runs.on_completed(run.id, 0, 1.0, 5.0)
+    runs.on_printed(run.id, 1, "")
+    runs.on_completed(run.id, 1, 1.0, 5.0)
+    before = run.bytes
+    runs.on_printed(run.id, 2, "x" * MAX_PRINTED)
+    runs.on_printed(run.id, 7, "no such step")
+    runs.on_failed(run.id, "why", 2.0, 2)
+    told = outcome(run)
+    assert [step.get("printed") for step in told["steps"]] == ["first", None]  # type: ignore[attr-defined]
+    assert told["printed"] == "x" * (MAX_PRINTED - 5) + "… more than a run may print"
+    assert run.bytes - before > MAX_PRINTED - 5
+    runs.on_printed(run.id, 0, "too late")
+    assert run.printed[0] == "first"
 
 
 def test_what_was_lost_before_the_run_is_told() -> None:

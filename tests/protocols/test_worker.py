@@ -487,6 +487,7 @@ async def test_after_a_while_the_scheduler_chooses_the_next_worker(
     ended = await stage.outcome(stage.request("Quick@w1", "Slow@w1", "Quick@w1", "Quick@w1"))
     assert isinstance(ended, Ended)
     assert [(each.worker, each.attempt) for each in ended.chain] == [("w1", 1), ("w1", 1), ("w2", 1), ("w1", 1)]
+    await until(lambda: len(stage.told.completed) == 3)
     assert [(each.position, each.choose) for each in stage.told.completed] == [(0, False), (1, True), (2, False)]
     assert not stage.told.adopted
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import pytest
 
 from tests.clusters import StorageCluster
 from tests.netcat import object_of
-from tests.nodes import NodeProcess, free_port
+from tests.nodes import TWISTD, NodeProcess, environment, free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 DEADLINE = 20.0
 OPERATORS = """
 import os
+import sys
+import subprocess
 import sys
 import time
 
@@ -182,3 +185,71 @@ def test_what_kills_its_worker_kills_no_second_one(tmp_path: Path) -> None:
         assert [worker.process.poll() for worker in system.workers] == [3, None]
     finally:
         system.end()
+
+
+PRINTING = """
+import logging
+import multiprocessing
+
+
+class Prints:
+    def configure_storage(self, storage):
+        self.storage = storage
+
+    def process_record(self, meta, input, previous_output):
+        print("printed")
+        logging.getLogger("op").info("logged")
+        return previous_output + "!"
+
+
+class Isolated(Prints):
+    isolation = "process"
+
+
+def double(number):
+    return 2 * number
+
+
+class Forks(Prints):
+    def process_record(self, meta, input, previous_output):
+        with multiprocessing.get_context(input).Pool(2) as pool:
+            print(sum(pool.map(double, range(10))))
+        return super().process_record(meta, input, previous_output)
+"""
+
+
+def test_a_log_whose_disk_is_full(tmp_path: Path) -> None:
+    """Operators print, log and start processes as ever when the worker's output can't be written; `result` has what
+    they printed."""
+    folder = tmp_path / "operators"
+    folder.mkdir()
+    (folder / "printing.py").write_text(PRINTING)
+    port = free_port()
+    arguments = ("--id", "w1", "--url", f"http://127.0.0.1:{port}", "--operators", str(folder))
+    storage = StorageCluster(tmp_path, 1)
+    with open("/dev/full", "wb") as full:
+        command = [*TWISTD, "-n", "dida-worker", *arguments]
+        worker = subprocess.Popen(
+            command, cwd=tmp_path, env=environment(), stdin=subprocess.DEVNULL, stdout=full, stderr=full
+        )
+    scheduler = NodeProcess(
+        "dida-scheduler", "--id", "sc1", "--url", f"http://127.0.0.1:{(at := free_port())}",
+        f"--worker=w1=http://127.0.0.1:{port}", *storage.members, folder=tmp_path, port=at,
+    )  # fmt: skip
+    try:
+        scheduler.wait_ready()
+        with scheduler.connect(40) as client:
+            for method, total in (("fork", "90\n"), ("spawn", "90\n")):
+                run = client.ask(f"run {method} Prints Isolated Forks").split()[1]
+                told = client.ask(f'result {run} {{"timeout": 35}}')
+                assert told.startswith("ok done !!! "), told
+                steps = object_of(told)["steps"]
+                assert [each["printed"] for each in steps] == [
+                    "printed\nlogged\n", "printed\nlogged\n", f"{total}printed\nlogged\n"
+                ]  # fmt: skip
+        assert worker.poll() is None
+    finally:
+        scheduler.end()
+        storage.end()
+        worker.terminate()
+        worker.wait(10)
