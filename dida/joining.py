@@ -78,6 +78,11 @@ class Joining:
         known = [str(named.address) for named in self.named] + list(self._urls)
         return [url for url in dict.fromkeys(known) if url != self.local.me.url]
 
+    @property
+    def knows_others(self) -> bool:
+        """Whether there is, or was, any other storage node."""
+        return bool(self._addresses())
+
     def seek(self, now: float) -> None:
         """Without a view: ask all known nodes to be taken in."""
         if now - self._probed >= JOIN_AGAIN:

@@ -96,7 +96,7 @@ class Leaving:
         if self._since == FOREVER or self.left is not None:
             return
         self._look_at_view()
-        self.replication.hasten(self._have)
+        self._push()
         for member in self.local.others():
             peer = member.component
             if peer not in self._understood and now - self._said.get(peer, -FOREVER) >= SAY_AGAIN:
@@ -109,6 +109,10 @@ class Leaving:
         elif not self.joining.joiners:
             self._end_with_all(now)
 
+    def _push(self) -> None:
+        """What only this node has is with others at once."""
+        self.replication.hasten(self._have)
+
     def _end_with_all(self, now: float) -> None:
         """There is nobody who stays, nor who joins: end when all who live know that."""
         if self.local.config.majority:  # who is silent may live, and is needed
@@ -117,7 +121,7 @@ class Leaving:
             dead = self.detection.dead(now)
             others = [m for m in self.local.others() if m.component not in dead]
         if not others:
-            if now - self._since >= TOGETHER:
+            if now - self._since >= TOGETHER or not self.joining.knows_others:
                 self._end(False, "the only member")
             return
         if self.busy and now - self._since < TOGETHER:

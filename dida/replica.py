@@ -345,6 +345,7 @@ class Replica:
     def on_stop(self, drain: float, now: float) -> list[Output]:
         """This node was told to stop: it leaves in order, at the latest in `drain` seconds; then there is a `Left`."""
         self.membership.leaving.begin(drain, now)
+        self.membership.leaving.tick(now)
         return self._end_turn(now)
 
     def _leave(self, left: Left, now: float) -> None:

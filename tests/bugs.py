@@ -546,8 +546,14 @@ BUGS = (
     Bug("views compare by their size", ((View, "rank", property(_by_size)),)),
     Bug("who leaves leads a change", ((Detection, "leads", _the_lowest_leads),)),
     Bug("who leaves counts for the change", ((Membership, "_may_change", _who_leaves_counts),)),
-    Bug("who leaves ends before anybody has its state", ((Membership, "on_flush", _ends_when_asked),)),
-    Bug("who leaves is not asked what it has", ((Membership, "_leavers", lambda self, wanted, now: ()),)),
+    Bug(
+        "who leaves ends before anybody has its state",
+        ((Membership, "on_flush", _ends_when_asked), (Leaving, "_push", lambda self: None)),
+    ),
+    Bug(
+        "who leaves is not asked what it has",
+        ((Membership, "_leavers", lambda self, wanted, now: ()), (Leaving, "_push", lambda self: None)),
+    ),
     Bug("all are told, and one ends, though others stay", ((Leaving, "_end_with_all", _ends_when_all_have_heard),)),
 )
 

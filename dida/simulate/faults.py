@@ -132,16 +132,21 @@ class Faults:
     # --- planned stops --------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        """One node, or some at once, or all one after the other, the next when the former is only just started."""
+        """One node, or some at once, or all one after the other, the next when the former is only just started.
+
+        Another may crash at the same moment: then the view changes at once, before much has been said.
+        """
         nodes = list(self.cluster.nodes.values())
         self.rng.shuffle(nodes)
         kind = self.rng.random()
         if kind < 0.4:
             self._stop_one(nodes[0])
         elif kind < 0.7:
-            for node in nodes[: self.rng.randint(2, len(nodes) - 1)]:
+            for node in nodes[: self.rng.randint(1, max(1, len(nodes) - 1))]:
                 self._stop_one(node)
-        elif not self._then:
+        if kind < 0.3:
+            self._crash_one()
+        elif kind >= 0.7 and not self._then:
             self.happened["rolling restarts"] += 1
             self._roll(nodes)
 
@@ -201,7 +206,7 @@ class Faults:
     def _part(self) -> None:
         """A partition into two sides, of which members go over to the other one while a view is being installed."""
         cluster, rng = self.cluster, self.rng
-        if cluster.cut:
+        if cluster.cut or len(cluster.nodes) == 1:
             return
         urls = list(cluster.nodes)
         rng.shuffle(urls)

@@ -93,8 +93,10 @@ def test_all_at_once(count: int, majority: bool) -> None:
 
 
 def test_the_only_one() -> None:
-    """The only member ends after a second, and says what ends with it; one without a view ends at once."""
-    hand = Hand(1)
+    """The only member ends after a second, in which another may come, and says what ends with it; one without a view
+    ends at once, and so does one that has never heard of another."""
+    hand = Hand(2)
+    hand.crash(2)
     hand.answer(1, Write("key", "value"))
     hand.stop(1)
     assert not hand.run(0.9, lambda: 1 in hand.left)
@@ -104,6 +106,9 @@ def test_the_only_one() -> None:
     alone.start(1)
     alone.stop(1)
     assert alone.run(0.1, lambda: 1 in alone.left)
+    single = Hand(1)
+    single.stop(1)
+    assert single.run(0.1, lambda: 1 in single.left)
 
 
 @pytest.mark.parametrize("majority", [False, True])
