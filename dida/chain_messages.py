@@ -94,7 +94,9 @@ class Execute(Request):
 @frozen
 class Run(Request):
     usage: ClassVar[str] = "run INPUT OPERATOR…"
-    about: ClassVar[str] = "start a chain: ok RUN; {after: TS, id: S, application: NAME}; a repeated id starts nothing"
+    about: ClassVar[str] = (
+        "start a chain: ok RUN; {after: TS, id: S, application: NAME, wait: seconds}; a repeated id starts nothing"
+    )
     input: str
     operator: Operators
     after: Timestamp = field(factory=dict, kw_only=True)
@@ -103,6 +105,11 @@ class Run(Request):
     retry: bool = field(default=True, kw_only=True)
     """False: the client promises that it sends this id for the first time (saves asking workers and storage nodes)."""
     application: ClientId = field(default="", kw_only=True)
+    wait: Seconds = field(default=0.0, kw_only=True)
+    """Seconds for the run to end: then the answer is that of `result`."""
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "deadline", max(self.deadline, self.wait))
 
 
 @frozen

@@ -25,6 +25,8 @@ class _Known:
     attempt: int
     request: Execute | None
     """While it is in hand."""
+    at: float
+    """When it came."""
 
     def covers(self, request: Execute) -> bool:
         """Whether that request needs no further execution."""
@@ -51,7 +53,7 @@ class Steps:
         known = self._known.get((request.meta.run, request.next))
         return known is not None and known.covers(request)
 
-    def begin(self, request: Execute) -> bool:
+    def begin(self, request: Execute, now: float = 0.0) -> bool:
         """Whether it is new and to be executed; then `end` follows."""
         key = (request.meta.run, request.next)
         known = self._known.pop(key, None)
@@ -60,7 +62,7 @@ class Steps:
             self.duplicates += 1
             return False
         scheduler, attempt = request.meta.scheduler, request.assignment.attempt
-        self._known[key] = _Known(scheduler, request.life, request.round, attempt, request)
+        self._known[key] = _Known(scheduler, request.life, request.round, attempt, request, now)
         self.in_hand += 1
         if len(self._known) > MAX_KNOWN:
             oldest = next(iter(self._known))
@@ -75,11 +77,11 @@ class Steps:
         if known is not None and known.request is request:
             known.request = None
 
-    def requests(self, scheduler: str) -> Iterator[Execute]:
-        """What is in hand of runs of that scheduler."""
+    def requests(self, scheduler: str) -> Iterator[tuple[Execute, float]]:
+        """What is in hand of runs of that scheduler, and when it came: then the run had as long left as it says."""
         for known in self._known.values():
             if known.request is not None and known.request.meta.scheduler == scheduler:
-                yield known.request
+                yield known.request, known.at
 
     def cancel(self, run: str) -> None:
         """Nothing more of that run is to be begun."""

@@ -10,8 +10,8 @@ import attrs
 import msgspec
 from hypothesis import strategies as st
 
-from dida.chain import Assignment
-from dida.chain_messages import Execute
+from dida.chain import STATES, Assignment
+from dida.chain_messages import Execute, Runs
 from dida.messages import Debug, Error, No, Ok, Reply, Request
 from dida.versions import MAX_NUMBER, MAX_REPLICA, Version
 
@@ -49,6 +49,8 @@ def requests(kind: type[Request]) -> st.SearchStrategy[Request]:
 def _requests(kind: Any) -> st.SearchStrategy[Request]:
     if issubclass(kind, Debug):
         return _instances(kind, switch=st.sampled_from(["on", "off"]))
+    if issubclass(kind, Runs):
+        return _instances(kind, state=st.sampled_from([None, *STATES]), operator=st.sampled_from([None, "AddOperator"]))
     if issubclass(kind, Execute):
         sizes = st.shared(st.integers(1, 4))
         chains = sizes.flatmap(lambda n: st.lists(_instances(Assignment), min_size=n, max_size=n).map(_chain))

@@ -124,7 +124,8 @@ class HandOver:
         """Another worker of the route, or this one."""
         request = attrs.evolve(request, again=True)  # the scheduler may have named another one
         attempt = request.assignment.attempt + 1
-        for step in request.chain:
+        wanted = request.assignment.operator
+        for step in sorted(request.chain, key=lambda step: step.operator != wanted):  # who has it for certain first
             if step.worker not in avoid and step.worker != self._me:
                 return request.with_step(worker=step.worker, host=step.host, port=step.port, attempt=attempt)
         return request.with_step(worker=self._me, attempt=attempt)

@@ -204,9 +204,9 @@ class Reports:
         return min(max(0.0, now - report.at), MAX_AGO)
 
     def _dated(self, report: Report) -> Request:
-        """The message; an outcome says how long ago it was, which is the same on every machine."""
+        """The message; an outcome, or a step in hand, says how old it is, which is the same on every machine."""
         ago = self._ago(report)
-        if ago <= AT_THE_MOMENT or not isinstance(report.message, Ended | Failed):
+        if ago <= AT_THE_MOMENT or not isinstance(report.message, Adopt | Ended | Failed):
             return report.message
         return attrs.evolve(report.message, ago=round(ago, 3))
 

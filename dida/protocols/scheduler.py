@@ -132,7 +132,22 @@ class SchedulerNode(NodeCommands):
     # --- verbs for clients ----------------------------------------------------------------------
 
     def cmd_run(self, request: Run) -> Answer:
-        return self._admission.admit(request)
+        ends = self._now() + request.wait
+        answer = self._admission.admit(request)
+        if not request.wait:
+            return answer
+
+        async def ended() -> Any:
+            started: Any = await answer if isinstance(answer, Deferred) else answer
+            try:
+                reply = self._result_of(self.runs[started.words[0]], max(0.0, ends - self._now()))
+                return await reply if isinstance(reply, Deferred) else reply
+            except DidaError as problem:
+                if problem.code not in (errors.TIMED_OUT, errors.NO_SUCH_RUN):
+                    raise
+                return started  # it goes on, or is not kept any more
+
+        return Deferred.fromCoroutine(ended())
 
     def cmd_result(self, request: Result) -> Answer:
         return self._about(request, self._result_of)

@@ -145,7 +145,7 @@ class WorkerNode(NodeCommands):
                 raise Unavailable(f"{self.me.id} is leaving: try another worker")
             if self.steps.in_hand >= self.max_steps:
                 raise Unavailable(f"{self.me.id} has {self.max_steps} operators to execute already: try another worker")
-        if self.steps.begin(request):
+        if self.steps.begin(request, self._reactor.seconds()):
             self._spawn(self._step(request, Address.parse(request.meta.scheduler)), request)
 
     def cmd_cancel(self, request: CancelStep) -> Answer:
@@ -160,8 +160,8 @@ class WorkerNode(NodeCommands):
             scheduler = Address.parse(request.url)
         except UserError as problem:
             raise BadRequest(str(problem)) from None
-        for each in list(self.steps.requests(str(scheduler))):
-            self.reports.tell(scheduler, Adopt(request=each), each)
+        for each, at in list(self.steps.requests(str(scheduler))):
+            self.reports.tell(scheduler, Adopt(request=each), each, at=at)
         self.reports.tell_outcomes(scheduler, request.life)
         self.departure.know(scheduler)
         return self.reports.when_told(scheduler).addCallback(lambda told: ok(self.me.id))

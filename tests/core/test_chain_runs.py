@@ -420,7 +420,8 @@ def test_a_step_of_another_life() -> None:
     run = runs.on_run("13", ["A"], {}, WORKERS, 0.0, client_id="me:1")
     first = runs.request(run, "localhost:2000", (), 0, 1.0)
     second = attrs.evolve(first, life="next")
-    assert steps.begin(first)
+    assert steps.begin(first, 5.0)
+    assert list(steps.requests("localhost:2000")) == [(first, 5.0)]
     assert not steps.begin(second), "who has it in hand tells the scheduler at that address"
     steps.end(first)
     assert not steps.begin(first)

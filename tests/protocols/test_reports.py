@@ -185,3 +185,13 @@ def test_stop(scheduler: Scheduler, begin: Callable[[Scheduler], None]) -> None:
     scheduler.reports.stop()
     scheduler.answer(Unavailable("stopped"))
     assert not scheduler.clock.getDelayedCalls() and scheduler.reports.waiting == 0
+
+
+def test_a_step_in_hand_says_since_when(scheduler: Scheduler) -> None:
+    """What a worker has in hand is told with its age, which counts from when it came, not from when it is told."""
+    scheduler.clock.advance(10.0)
+    scheduler.reports.tell(HERE, Adopt(request=RUN), RUN, at=7.0)
+    ((told, _),) = scheduler.asked
+    assert isinstance(told, Adopt)
+    assert told.ago == 3.0
+    scheduler.answer()

@@ -205,6 +205,25 @@ async def test_a_worker_that_tells_nothing(system: System, monkeypatch: pytest.M
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_line_that_waits_for_its_run(system: System) -> None:
+    """With `wait` the answer is the run's result when it ends by then, else its id; a known id waits for its run."""
+    system.start()
+    done = await system.ask('run 13 ReaderOperator {"wait":10}')
+    assert done == await system.ask("result r1")
+    assert done.words == ("done", "1")
+    assert (await system.ask('run nobody ReaderOperator {"wait":10}')).words[0] == "failed"
+    napping = 'run 13 NapOperator {"id":"x","wait":0.1}'
+    started = await system.ask(napping)
+    assert isinstance(started, Ok)
+    assert len(started.words) == 1
+    twice = [system.ask(napping.replace("0.1", "10")) for _ in range(2)]
+    assert [(await each).words for each in twice] == [("done", "")] * 2
+    refused = await system.ask('run 13 ReaderOperator {"id":"x","wait":10}')
+    assert isinstance(refused, Error)
+    assert refused.code == "id-in-use"
+
+
+@pytest_twisted.ensureDeferred
 async def test_nobody_is_told_too_early(system: System) -> None:
     """200 clients ask for runs that go on, or have ended, as soon as the next scheduler answers: none is told no."""
     first = system.start()
