@@ -34,7 +34,8 @@ class Machines:
         """Starts a PCS on this machine, at that address unless it is taken: by whom is said, or found out. Where it is;
         UserError says why it could not be."""
         self.name = owner
-        """Of the puppetmaster: what PCSs are called to serve that it has started for itself."""
+        """Of the puppetmaster: what PCSs are called to serve that it has started for itself, for as long as it says to
+        them that it lives; whether nodes end with it is another thing."""
         self.on_found: Callable[[Address, Mapping[str, Any]], None] = lambda address, status: None
         """A PCS was there before; what its status says."""
         self.on_table: Callable[[Pcs], None] = lambda pcs: None
@@ -94,7 +95,7 @@ class Machines:
             answer.callback(found)
 
     def _watched(self, address: Address) -> Pcs:
-        pcs = Pcs(self.reactor, address, self.owner)
+        pcs = Pcs(self.reactor, address, self.name)
         pcs.on_table = self.on_table
         pcs.on_back = self.on_back
         pcs.on_trouble = self.on_trouble

@@ -128,7 +128,9 @@ class PcsCommands(NodeCommands):
         self.url = url
         self.table = table
         self.serves = serves
-        """The puppetmaster that has started it for itself; empty: it is everybody's."""
+        """The puppetmaster that has started it for itself, and that says `own` as long as it lives; empty: nobody."""
+        self._owners = 0
+        self._was_owned = False
 
     def cmd_status(self, request: Status) -> Answer:
         entries = self.table.entries()
@@ -140,7 +142,7 @@ class PcsCommands(NodeCommands):
             alive=[entry.id for entry in entries if entry.state != "ended"],
             dead=[entry.id for entry in entries if entry.state == "ended"],
             restarts=sum(entry.restarts for entry in entries),
-            serves=self.serves,
+            serves=self.serves if self._owners or not self._was_owned else "",
             logs=self.table.logs,
             operators=self.table.operators,
         )
@@ -192,7 +194,16 @@ class PcsCommands(NodeCommands):
         return ok()
 
     def cmd_own(self, request: Own) -> Answer:
-        return self.table.own(request.owner, request.deadline).addCallback(_done)
+        held = self.table.own(request.owner, request.deadline)
+        if request.owner == self.serves:
+            self._was_owned = True
+            self._owners += 1
+            held.addBoth(self._let_go)
+        return held.addCallback(_done)
+
+    def _let_go(self, result: Any) -> Any:
+        self._owners -= 1
+        return result
 
     def cmd_know(self, request: Know) -> Answer:
         for node in request.nodes:  # nothing is known of what has no address

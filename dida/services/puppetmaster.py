@@ -220,13 +220,13 @@ class PuppetMaster(NodeService):
             os.close(stream)
 
     def _say_kept(self, nodes: Sequence[Node]) -> None:
-        """What goes on, how it is ended, and how it is taken up again."""
+        """What goes on, how it is taken up again, and how it is ended."""
         end = "the PCS's line `stop` ends them"
         if self._own_pcs.address is not None:
             end = f"they end with it: kill {self._own_pcs.pid}"
-        self._say_aside(f"kept     {counted(len(nodes), 'node')} and the PCS; {end}")
         pcs = next((node.pcs.address for node in nodes if node.pcs is not None), nodes[0].address)
-        self._say_aside(f"         again: twistd -n puppetmaster --attach http://{pcs}")
+        self._say_aside(f"again    twistd -n puppetmaster --attach http://{pcs}")
+        self._say_aside(f"kept     {counted(len(nodes), 'node')} and the PCS; {end}")
 
     def _end(self, failed: bool) -> None:
         """End the process, with exit status 1 if anything failed."""

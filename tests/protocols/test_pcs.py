@@ -101,6 +101,31 @@ def test_verbs(server: Server, line: str, answer: str) -> None:
     assert server.say(line) == [answer]
 
 
+def test_whom_it_serves() -> None:
+    """A PCS serves the puppetmaster that has started it for itself as long as that one lives, and says so; what
+    others own changes nothing. Then, when it was kept, it is everybody's."""
+    factory = LineServerFactory(PcsCommands("pcs", FakeTable(), "puppetmaster-1"), Clock())
+    wires: dict[str, Wire] = {}
+    connections: dict[str, Any] = {}
+    for name in ("puppetmaster-1", "puppetmaster-2", "asks"):
+        connections[name] = factory.buildProtocol(None)
+        connections[name].makeConnection(wires.setdefault(name, Wire()))
+
+    def serves() -> str:
+        connections["asks"].dataReceived(b"status\r\n")
+        return str(object_of(wires["asks"].lines()[-1])["serves"])
+
+    assert serves() == "puppetmaster-1"
+    for name in ("puppetmaster-1", "puppetmaster-2"):
+        connections[name].dataReceived(f"own {name}\r\n".encode())
+        assert serves() == "puppetmaster-1"
+    connections["puppetmaster-2"].connectionLost()
+    assert serves() == "puppetmaster-1"
+    connections["puppetmaster-1"].connectionLost()
+    assert serves() == ""
+    connections["asks"].connectionLost()
+
+
 def test_system() -> None:
     """A PCS knows itself, the living nodes that it has started, and those that it was told of, with their PCSs."""
     table = FakeTable()

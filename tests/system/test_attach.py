@@ -23,8 +23,8 @@ def test_kept_and_taken_up(tmp_path: Path) -> None:
     try:
         status, lines = console.play(ONE_OF_EACH + "populate four_records\n", "--keep")
         assert status == 0, "\n".join(lines)
-        kept = re.fullmatch(r"kept     3 nodes and the PCS; they end with it: kill (\d+)", lines[-2])
-        again = re.fullmatch(r" +again: twistd -n puppetmaster --attach (\S+)", lines[-1])
+        kept = re.fullmatch(r"kept     3 nodes and the PCS; they end with it: kill (\d+)", lines[-1])
+        again = re.fullmatch(r"again    twistd -n puppetmaster --attach (\S+)", lines[-2])
         assert kept is not None
         assert again is not None
         script = "client 13 three_increments\nexpect-run LAST done 4\nworker w2 localhost:4002\nread 13\n"
