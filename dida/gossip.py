@@ -134,6 +134,10 @@ class Replication:
             for record, others, token, deadline in self._concerns
         ]
 
+    def expire_concerns(self, now: float) -> None:
+        """Nothing comes of waiting for members any more: what waits is answered as at its deadline."""
+        self._concerns = [(*waiting[:3], min(now, waiting[3])) for waiting in self._concerns]
+
     def concerned(self) -> list[Any]:
         """The tokens of writes that still wait for other members."""
         return [token for _, _, token, _ in self._concerns]

@@ -328,6 +328,7 @@ class Requests:
             return
         for waiting in (*self.commit.waiting(), *self.locks.waiting()):
             waiting.deadline = min(now, waiting.deadline)
+        self.replication.expire_concerns(now)
         forwarded, self._forwarded = self._forwarded, {}
         for waiting, _ in forwarded.values():
             self.local.answer(waiting.token, too_late(waiting))

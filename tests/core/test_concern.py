@@ -104,6 +104,17 @@ def test_at_the_deadline_the_outcome_is_unknown() -> None:
     assert hand.stored(1, "k") == ["v"]
 
 
+def test_in_a_minority_it_is_given_up_early() -> None:
+    """Where no member can be removed either, the client hears so long before its deadline."""
+    hand = Parted(3, gossip_delay=LATE, majority=True)
+    hand.part((1, 2), (1, 3))
+    token = hand.ask(1, Write("k", "v", concern="all", deadline=60.0))
+    assert hand.run(5.0, lambda: token in hand.replies)
+    reply = hand.replies[token]
+    assert isinstance(reply, Error)
+    assert reply.code == "unknown-outcome"
+
+
 @pytest.mark.parametrize("asked", [1, 2, 3])
 def test_a_retry_has_the_concern_of_the_first_try(asked: int) -> None:
     """Asked again, at whichever replica: the first answer, once all have the write, and again at once."""

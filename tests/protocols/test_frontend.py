@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.threads import deferToThread
 
 from dida.addresses import StorageAddress
@@ -328,3 +328,35 @@ async def test_errors_of_the_storage(front_end: FrontEnd, cluster: FakeCluster) 
     with pytest.raises(DidaError) as caught:
         await front_end.read("13")
     assert (caught.value.code, caught.value.words) == ("lost-update", ("13",))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_loss_is_told_to_one_of_many(front_end: FrontEnd, cluster: FakeCluster) -> None:
+    """When all that was written is gone, one operation of those under way says so, and no later one does."""
+    await front_end.write("13", "1")
+    gone = set(front_end.after)
+    cluster.group.gone = gone
+    told: list[dict[str, int]] = []
+    front_end.seen.on_gone = told.append
+    results = await DeferredList([front_end.read("13") for _ in range(20)], consumeErrors=True)
+    failed = [str(failure) for success, failure in results if not success]
+    assert len(failed) == 1
+    assert "lost-update" in failed[0]
+    assert [set(each) for each in told] == [gone]
+    assert (await front_end.read("13")).value == "1"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_lost_is_dropped_before_anything_hears_of_it(front_end: FrontEnd, cluster: FakeCluster) -> None:
+    """Who wants to know asks; what is not lost stays, and a storage that does not answer changes nothing."""
+    await front_end.write("13", "1")
+    (stream,) = front_end.after
+    front_end.seen.after["9:9"] = 7
+    cluster.group.gone = {stream}
+    await front_end.drop_lost(5.0)
+    assert front_end.after == {"9:9": 7}
+    for node in cluster.nodes:
+        node.listing = lambda request: Error("unavailable", ("not now",))
+    with pytest.raises(Unavailable):
+        await front_end.drop_lost(0.1)
+    assert front_end.after == {"9:9": 7}

@@ -731,6 +731,16 @@ async def test_updates_lost_before_the_run(stage: Stage) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_full_storage_ends_the_run(stage: Stage) -> None:
+    """A write that has no room fails the run with the storage's own words."""
+    stage.put(HEAD + WRITE_READ)
+    stage.storage.nodes[0].answer = lambda request: Error("storage-full", ("100 of 100 MiB are taken",))
+    failed = await stage.outcome(stage.request("Writer@w1", "Reader@w2"))
+    assert isinstance(failed, Failed)
+    assert failed.reason == "Writer at position 0 on w1 failed: storage-full: 100 of 100 MiB are taken"
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_run_that_ends_is_on_two_nodes(tmp_path: Path) -> None:
     """Before the end of a run is told, another storage node than the one that wrote was asked for what was written."""
     stage = Stage(tmp_path, storage=2)
