@@ -12,8 +12,10 @@ that nothing is measured (`timeout`, `backoff`), and `isolation = "process"` is 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from attrs import evolve, frozen
@@ -184,7 +186,10 @@ async def _output(request: Execute, kind: type[Any], storage: _Mortal) -> str:
     asynchronous = inspect.iscoroutinefunction(kind.process_record)
     operator.configure_storage(_Awaited(storage) if asynchronous else storage)
     output = operator.process_record(request.meta.of_step(request.next), request.input, request.previous_output)
-    if asynchronous:
+    if asynchronous and getattr(kind, "loop", "") == "asyncio":
+        with ThreadPoolExecutor(1) as thread:  # a loop of its own, whatever runs here
+            output = thread.submit(asyncio.run, output).result()
+    elif asynchronous:
         output = await output
     try:
         return output_of(output)

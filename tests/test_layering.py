@@ -31,7 +31,7 @@ def layer(module: str) -> int:
     """0: the core, 1: its simulator, 2: protocols, 3: services, operators and what scripts use, 4: plugins."""
     if module == "twisted.plugins.dida_plugins":
         return 4
-    if module.startswith(("dida.services", "dida.client", "operators")):
+    if module.startswith(("dida.services", "dida.client", "dida.testing", "operators")):
         return 3
     return 2 if module.startswith("dida.protocols") else int(module.startswith("dida.simulate"))
 

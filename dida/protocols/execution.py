@@ -6,7 +6,10 @@ read behind the words "AddOperator at position 0 on w1".
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import os
+import traceback
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
@@ -23,6 +26,7 @@ from dida.errors import DidaError
 from dida.loading import OperatorFolder
 from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
 from dida.protocols.isolation import Isolated
+from dida.protocols.loops import AsyncioStorage, Loop, Loops
 from dida.protocols.printing import LogOfSteps, Printed
 from dida.protocols.threads import Late, Threads
 from dida.sessions import StepIds
@@ -32,6 +36,8 @@ from dida.timestamps import Timestamp
 MAX_PAUSE = 3600.0
 """Seconds between two tries, at most."""
 MAX_RETRIES = 1000
+ASYNCIO_SAYS = ("no running event loop", "no current event loop", "await wasn't used with future")
+"""What asyncio says where there is no loop."""
 
 _log = Logger()
 
@@ -71,6 +77,8 @@ class Terms:
     """How often it is tried again when it has failed."""
     backoff: float = 0.0
     """Seconds before it is tried again, twice as many each further time."""
+    loop: str = ""
+    """`asyncio`: it is executed on such a loop."""
     isolation: str = "thread"
     """`process`: it has a process to itself."""
 
@@ -95,12 +103,14 @@ class Operators:
         self.log = LogOfSteps(reactor.seconds)
         self._reactor = reactor
         self._processes = DeferredSemaphore(threads)
+        self.loops = Loops(reactor)
         self._loading = Threads(reactor, 1)  # reading files, and executing them, may take its time
 
     def stop(self) -> None:
         """Let idle threads end."""
         self.threads.stop()
         self._loading.stop()
+        self.loops.stop()
 
     def terms(self, name: str) -> Terms:
         """What the class of that name says of its execution; that of the worker when it is not known."""
@@ -163,7 +173,10 @@ class Operators:
         printed: Printed,
     ) -> str:
         asynchronous = inspect.iscoroutinefunction(kind.process_record)
-        shown = storage if asynchronous else BlockingStorage(self._reactor, storage)
+        shown: Any = storage if asynchronous else BlockingStorage(self._reactor, storage)
+        loop = self._loop(terms, asynchronous)
+        if loop is not None:
+            shown = AsyncioStorage(self._reactor, storage, loop)
 
         def call() -> Any:
             printing = printed.enter()
@@ -177,6 +190,8 @@ class Operators:
 
         if terms.isolation == "process":
             work = Deferred.fromCoroutine(self._in_process(request, storage, limit, left, printed))
+        elif loop is not None:
+            work = self.loops.run(loop, call, limit, printed)
         elif asynchronous:
             work = self._on_reactor(call, limit, printed)
         else:
@@ -190,7 +205,9 @@ class Operators:
         if problem is not None:
             if self.given_up(request.meta.run):
                 raise CancelledError
-            raise StepFailed(_reason(raised(problem), request))
+            told = raised(problem)
+            hint = about_asyncio(problem, told.text) if loop is None and terms.isolation != "process" else ""
+            raise StepFailed(_reason(told, request) + hint)
         if isinstance(output, Late):
             raise StepFailed(self._lateness(output, terms.own_thread(asynchronous), terms, limit, left))
         if storage.unanswered:
@@ -199,6 +216,17 @@ class Operators:
             return output_of(output)
         except NotAnOutput as wrong:
             raise StepFailed(str(wrong)) from None
+
+    def _loop(self, terms: Terms, asynchronous: bool) -> Loop | None:
+        """The loop on which an operator is executed, if its class wants one. Raises StepFailed."""
+        if not terms.loop or terms.isolation == "process":
+            return None
+        if not asynchronous:
+            raise StepFailed('has loop = "asyncio", which is for async def process_record')
+        loop = self.loops.current()
+        if loop is None:
+            raise StepFailed(f"found {self.loops.blocked} asyncio loops blocked: let no operator block its loop")
+        return loop
 
     async def find(self, name: str, left: float) -> type[Any]:
         """The class of that name. Raises StepFailed."""
@@ -279,6 +307,7 @@ def terms_of(kind: type[Any], timeout: float) -> Terms:
     retries = getattr(kind, "retries", 0)
     backoff = getattr(kind, "backoff", 0.0)
     isolation = getattr(kind, "isolation", "thread")
+    loop = getattr(kind, "loop", "")
     if own is not None and not (_is_number(own) and 0 < own <= 86_400):
         raise StepFailed(f"has timeout = {shown(own)}: give it a number of seconds, more than 0")
     if not (isinstance(retries, int) and not isinstance(retries, bool) and 0 <= retries <= MAX_RETRIES):
@@ -287,7 +316,24 @@ def terms_of(kind: type[Any], timeout: float) -> Terms:
         raise StepFailed(f"has backoff = {shown(backoff)}: give it a number of seconds from 0 to {MAX_PAUSE:g}")
     if isolation not in ("thread", "process"):
         raise StepFailed(f'has isolation = {shown(isolation)}: give it "process", or leave it away')
-    return Terms(float(own) if own is not None else timeout, own is not None, retries, float(backoff), isolation)
+    if isinstance(loop, str) and loop not in ("", "asyncio"):
+        raise StepFailed(f'has loop = {shown(loop)}: give it "asyncio", or leave it away')
+    loop = loop if isinstance(loop, str) else ""
+    limit = float(own) if own is not None else timeout
+    return Terms(limit, own is not None, retries, float(backoff), loop, isolation)
+
+
+def about_asyncio(problem: BaseException, said: str) -> str:
+    """What to do, when an operator that is executed elsewhere has met asyncio, or something that stands on it."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    last = frames[-1].filename if frames else ""
+    if (
+        os.path.dirname(last) == os.path.dirname(asyncio.__file__)
+        or any(text in said for text in ASYNCIO_SAYS)
+        or type(problem).__module__.partition(".")[0] in ("sniffio", "anyio")
+    ):
+        return ': give the class loop = "asyncio", and write async def process_record'
+    return ""
 
 
 def _is_number(value: object) -> bool:

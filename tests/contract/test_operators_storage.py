@@ -345,6 +345,7 @@ PLAIN = PROBE.replace("async def", "def").replace("await ", "")
 WAYS = {
     "thread": PLAIN,
     "async": PROBE,
+    "asyncio": PROBE.replace("class Base:\n", 'class Base:\n    loop = "asyncio"\n\n'),
     "process": PLAIN.replace("class Base:\n", 'class Base:\n    isolation = "process"\n\n'),
 }
 
