@@ -615,6 +615,27 @@ def test_any_node_leads_to_all_others(by_hand: Place, first: str) -> None:
     until("all nodes are found", lambda: walk() == everybody)
 
 
+@pytest.mark.parametrize("port", ["5001", "4001", "2000"])
+def test_no_web_page_reaches_a_node(by_hand: Place, port: str) -> None:
+    """A form that a page posts, its preflight, and a TLS hello end their connections; the node lives, and has done
+    nothing."""
+    head = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\r\n"
+    for said in (
+        head,
+        head.replace("POST", "OPTIONS"),
+        head.replace("POST", "crash"),
+        "Origin: null\r\n",
+        "\x16\x03\x01",
+    ):
+        with Netcat(by_hand.ports[port]) as netcat:
+            netcat.send_raw(said.encode() + b"write page 1\r\ncrash\r\n")
+            assert all(line.startswith("error bad-request") for line in netcat.rest())
+        with Netcat(by_hand.ports[port]) as netcat:
+            assert netcat.ask("ping") == "ok"
+    with Netcat(by_hand.ports["5001"]) as netcat:
+        assert netcat.ask("read page") == "error no-such-record page"
+
+
 def test_pasted_lines_are_done_in_order(by_hand: Place) -> None:
     """A read that is pasted behind an updateif sees what that has written."""
     with Netcat(by_hand.ports["5001"]) as netcat:

@@ -23,17 +23,20 @@ _OPTIONS = {
     "TCP_USER_TIMEOUT": 1000 * (IDLE + PROBES * PROBE_INTERVAL),
 }
 """By the names that the platform may have; the last one, in milliseconds, is for what was sent and not confirmed."""
+_SETTINGS = [
+    *((socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in _OPTIONS.items() if hasattr(socket, name)),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+]
 
 
 def tune(transport: Any) -> None:
     """Set all this on a transport, if it is a TCP connection."""
     if not hasattr(transport, "getHandle"):
         return
-    transport.setTcpNoDelay(True)
-    transport.setTcpKeepAlive(True)
-    for name, value in _OPTIONS.items():
-        if hasattr(socket, name):
-            transport.getHandle().setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    handle = transport.getHandle()
+    for setting in _SETTINGS:
+        handle.setsockopt(*setting)
 
 
 def has_ended(transport: Any) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from dida.wire import quote
 from tests.clusters import StorageCluster
 from tests.netcat import Netcat, object_of
-from tests.nodes import free_port, until
+from tests.nodes import NodeProcess, free_port, until
 
 
 @pytest.fixture(scope="module")
@@ -345,3 +347,33 @@ def test_a_session_of_update_ids_ends(node: Netcat, key: str) -> None:
     assert node.ask(f'write {key} 2 {{"id": "{ended}:2", "retry": false}}') == f"error session-expired {ended}:2"
     assert node.ask(f'write {key} 2 {{"id": "{other}:1"}}').startswith("ok 2.")
     assert node.ask("forget").startswith("error bad-request")
+
+
+@pytest.mark.long
+def test_clients_that_go_away_while_they_wait(cluster: StorageCluster) -> None:
+    """Whatever they wait for, and whatever stands behind it, their connections are closed within 10 s."""
+    node = cluster.nodes[1]
+    with node.connect() as netcat:
+        view = netcat.ask_object("watch")["view"]
+    before = len(sockets(node.pid))
+    for number in range(100):
+        with node.connect() as netcat:
+            netcat.send(f'watch {view} {{"deadline": 3600}}' if number % 2 else f"#1 watch {view}\r\nping\r\nread x")
+            if number % 3 == 0:
+                netcat.send(f'read x {{"after": {{"{cluster_stream(node)}": 1000000}}, "deadline": 3600}}')
+    assert len(sockets(node.pid)) > before + 50
+    until("all are closed", lambda: len(sockets(node.pid)) <= before, 10.0)
+
+
+def sockets(pid: int) -> list[str]:
+    """The sockets that a process has open."""
+    names = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            names.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return [name for name in names if name.startswith("socket:")]
+
+
+def cluster_stream(node: NodeProcess) -> str:
+    """The stream of a node's plain writes."""
+    return str(node.status()["component"])
