@@ -79,7 +79,7 @@ class OwnPcs:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             port = int(found.getsockname()[1])
-        return await self._start_at(Address(HERE, port), f": {taken}")
+        return await self._start_at(Address(HERE, port), taken)
 
     async def _start_at(self, address: Address, why: str) -> Address:
         if self._stopping:
@@ -95,7 +95,9 @@ class OwnPcs:
         except UserError:
             await process.stop()
             raise
-        self._say(f"pcs      started at {address}{why}")
+        self._say(f"pcs      started at {address}")
+        if why:
+            self._say(f"         {why}")
         if process.nodes_log_in not in ("", self.logs):
             self._say(f"         its nodes log in {process.nodes_log_in}")
         return address
