@@ -289,8 +289,6 @@ class LineServer(TwistedProtocol):
             if self._given_up:
                 return
             self._answer(_encoded(wire.with_ignored(reply, ignored), tag))
-            if self._patience is not None and self._patience.active():
-                self._patience.reset(PATIENCE)
             if tag is None:
                 self._go_on("order")
             if len(self._waiting) < MAX_IN_FLIGHT // 2:
@@ -311,6 +309,8 @@ class LineServer(TwistedProtocol):
         output.append(b"")
         self._output = []
         self._output_size = 0
+        if self._patience is not None and self._patience.active():
+            self._patience.reset(PATIENCE)
         self._writer.write(b"\r\n".join(output))
 
     def _flush(self) -> None:

@@ -11,9 +11,10 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from dida.messages import Reply
+from dida.messages import Ping, Reply
 from dida.protocols import lines, tuning
 from dida.protocols.lines import ok
+from dida.protocols.links import Link
 from tests.desk import Listener, turn
 from tests.netcat import Netcat
 from tests.protocols.test_lines import READ, Server
@@ -61,6 +62,21 @@ def test_a_half_closed_client_that_is_answered_is_not_given_up(server: Server) -
     server.clock.advance(0)
     assert server.wire.closed == "wholly"
     assert len(server.desk.seen) == 4
+
+
+def test_a_half_closed_client_that_reads_slowly_is_not_given_up() -> None:
+    """A client that has sent much and reads its answers bit by bit gets all of them, as long as it reads."""
+    server = Server(max_line=100_000)
+    server.wire.write = lambda data: server.connection.pauseProducing()  # type: ignore[method-assign]
+    key = "k" * 30_000
+    server.say(*[f"read {key}"] * 20)
+    server.connection.readConnectionLost()
+    for _ in range(8):
+        server.clock.advance(lines.PATIENCE - 1)
+        server.connection.resumeProducing()
+        server.clock.advance(0)
+    assert len(server.desk.seen) == 20
+    assert server.wire.closed == "wholly"
 
 
 def test_what_waits_for_a_lost_connection_is_given_up_at_once(server: Server) -> None:
@@ -135,7 +151,7 @@ async def test_a_client_that_hangs_up_while_it_is_not_read_from(
 
 @pytest_twisted.ensureDeferred
 async def test_peers_that_vanish_are_asked_for(listener: Listener) -> None:
-    """The kernel asks after the other end of every accepted connection, and breaks it within a minute or so."""
+    """The kernel asks after the other end of every connection, accepted or made, and breaks it within about a minute."""
 
     def connect() -> Netcat:
         netcat = Netcat(listener.number)
@@ -144,11 +160,17 @@ async def test_peers_that_vanish_are_asked_for(listener: Listener) -> None:
 
     netcat = await deferToThread(connect)
     (connection,) = listener.factory.connections
-    transport: Any = connection.transport
-    accepted: socket.socket = transport.getHandle()
-    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-    tcp = {name: accepted.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in tuning._OPTIONS}
-    assert tcp["TCP_KEEPIDLE"] + tcp["TCP_KEEPINTVL"] * tcp["TCP_KEEPCNT"] == 60
-    assert tcp["TCP_USER_TIMEOUT"] == 60_000
+    link = Link(listener.reactor, "127.0.0.1", listener.number)
+    await link.ask(Ping(), 5.0)
+    assert link.client is not None
+    for protocol in (connection, link.client):
+        transport: Any = protocol.transport
+        handle: socket.socket = transport.getHandle()
+        assert handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        tcp = {name: handle.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in tuning._OPTIONS}
+        assert tcp["TCP_KEEPIDLE"] + tcp["TCP_KEEPINTVL"] * tcp["TCP_KEEPCNT"] == 60
+        assert tcp["TCP_USER_TIMEOUT"] == 60_000
     netcat.close()
+    await link.stop()
     await turn(listener.reactor, lambda: not listener.factory.connections)
