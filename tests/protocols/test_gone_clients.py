@@ -151,7 +151,7 @@ async def test_a_client_that_hangs_up_while_it_is_not_read_from(
 
 @pytest_twisted.ensureDeferred
 async def test_peers_that_vanish_are_asked_for(listener: Listener) -> None:
-    """The kernel asks after the other end of every connection, accepted or made, and breaks it within about a minute."""
+    """The kernel asks after the other end of every connection, accepted or made, and breaks it in about a minute."""
 
     def connect() -> Netcat:
         netcat = Netcat(listener.number)
