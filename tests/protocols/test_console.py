@@ -120,6 +120,21 @@ def test_history() -> None:
     assert typist.screen.last == "dida>"
 
 
+def test_completion_of_words_with_blanks(typist: Typist) -> None:
+    """A name with blanks becomes a JSON string, whether or not a quote was typed; what was typed is never lost."""
+    typist.console.known = lambda command, place, last: ["my app", "mine"] if place == "APP_FILE" else []
+    typist.type('client "hello world" m\t')
+    assert typist.screen.last == 'dida> client "hello world" "m'
+    typist.type("\t")
+    assert typist.screen.lines[-2:] == ['"mine"    "my app"', 'dida> client "hello world" "m']
+    typist.type("y\t\r")
+    assert typist.taken == ['client "hello world" "my app" ']
+    typist.type("client 13 my\t\r")
+    assert typist.taken[1:] == ['client 13 "my app" ']
+    typist.type('client "13" "mi\tx\t\r')
+    assert typist.taken[2:] == ['client "13" "mine" x']
+
+
 def test_completion(typist: Typist) -> None:
     """Tab puts what is certain; what is not is listed above the line."""
     typist.type("cr\t")
