@@ -133,7 +133,7 @@ class Plan:
         )
         if plan.all_to_all == 2 and rng.random() < 0.05:
             plan = evolve(plan, replicas=20)
-        return evolve(plan, max_memory=FULL) if rng.random() < 0.1 else plan
+        return evolve(plan, max_memory=FULL) if not plan.forks and rng.random() < 0.1 else plan
 
     def config(self) -> Config:
         return Config(
