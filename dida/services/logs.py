@@ -89,7 +89,7 @@ class NodeLog:
             if os.fstat(self._descriptor).st_size > self._size:
                 self.rotate()
             if os.stat(f"{self.path}.1").st_size > 2 * self._size:
-                os.truncate(f"{self.path}.1", 0)  # somebody still writes there, for appending
+                os.truncate(f"{self.path}.1", 2 * self._size)  # somebody may still append there
         except OSError:
             return  # there is no older file
 
