@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 from contextlib import suppress
 
-from dida.protocols.clock import monotonic
+from dida.protocols.clock import monotonic, sleep
 
 READY = b"r"
+END_TIME = 1.0
+"""Seconds for twistd to end, once the node has ended."""
+INTERVAL = 0.02
+"""Seconds between two looks at whether it has."""
 
 
 def fork_and_wait(command: str, name: str, seconds: float, log: str | None) -> int:
@@ -25,6 +30,7 @@ def fork_and_wait(command: str, name: str, seconds: float, log: str | None) -> i
     child = os.fork()
     if child == 0:
         os.close(hears)
+        _leave_to_children(says)
         return says
     os.close(says)
     status, problem = _outcome(hears, child, name, seconds, ends)
@@ -42,10 +48,32 @@ def _outcome(hears: int, child: int, name: str, seconds: float, ends: float) -> 
         return 1, f"{name} is not ready after {seconds:g} s, and goes on"
     if os.read(hears, 1) == READY:
         return 0, ""
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = _status(child)
     if status > 0:
         return status, ""  # it has said why
     return 1, f"{name} ended before it was ready"
+
+
+def _status(child: int) -> int:
+    """The exit status of twistd, which would wait for a node that is gone for ever: it holds the pipe that it reads."""
+    ends = monotonic() + END_TIME
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if monotonic() >= ends:
+            os.kill(child, signal.SIGKILL)
+            return -signal.SIGKILL
+        sleep(INTERVAL)
+    return os.waitstatus_to_exitcode(ended[1])
+
+
+def _leave_to_children(says: int) -> None:
+    """From its first child on, the one that becomes the node, this process has nothing to say."""
+    me = os.getpid()
+
+    def let_go() -> None:
+        if os.getpid() == me:
+            os.close(says)
+
+    os.register_at_fork(after_in_parent=let_go)
 
 
 def say_ready(descriptor: int) -> None:

@@ -146,6 +146,18 @@ def test_a_daemon_that_is_waited_for(daemon: Daemon) -> None:
     assert not (daemon.folder / "w1.pid").exists()
 
 
+def test_a_daemon_that_dies_before_it_is_ready(daemon: Daemon) -> None:
+    """Who waits for it learns of the end at once, by the exit status and one line that names the log."""
+    words = ("dida-storage", "--id", "s1", "--replica", "1", "--url", f"http://127.0.0.1:{free_port()}")
+    command = [*TWISTD, *words, "--storage", f"2=s2@127.0.0.1:{free_port()}", "--wait", "50"]
+    with subprocess.Popen(command, cwd=daemon.folder, env=environment(), stderr=subprocess.PIPE, text=True) as waiting:
+        until("it has begun", (daemon.folder / "s1.pid").exists)
+        os.kill(daemon.pid("s1"), signal.SIGKILL)
+        _, told = waiting.communicate(timeout=20)
+    assert waiting.returncode == 1
+    assert told == f"twistd dida-storage: s1 ended before it was ready; its log is {daemon.folder}/s1.log\n"
+
+
 def chain_nodes(daemon: Daemon) -> tuple[int, int]:
     """The ports of a worker and of its scheduler, which are ready."""
     port, scheduler = free_port(), free_port()
