@@ -53,8 +53,8 @@ class Faults:
             (plan.crash, self._crash_one),
             (plan.pause, self._pause_one),
             (plan.clog, self._clog),
-            (plan.cut, self._cut),
-            (plan.turn, self._part),
+            (plan.cut if plan.partitions else NEVER, self._cut),
+            (plan.turn if plan.partitions else NEVER, self._part),
             (plan.stop, self._stop),
         ):
             if mean < NEVER:
