@@ -47,11 +47,7 @@ MAX_OUTPUT = 2**16
 TURN = 0.005
 """Seconds for which lines of one connection are served without a look at the others: a flood of lines stalls nobody."""
 LINES_PER_LOOK = 64
-"""Lines of the quickest kind between two looks at the clock."""
-LOOK_COST = 16
-"""Other lines count for so many of those,"""
-LOOK_BYTES = 1024
-"""and for one more for each so many bytes."""
+"""Lines of the quickest kind between two looks at the clock; after any other line it is looked at, too."""
 LINGER = 5.0
 """Seconds for a client to read the last answer before its connection is cut."""
 PATIENCE = 9.0
@@ -202,7 +198,7 @@ class LineServer(TwistedProtocol):
                 line = self._lines.pop()
                 answer = self._quick(line)
                 if answer is None:
-                    looks -= LOOK_COST + len(line) // LOOK_BYTES
+                    looks = 0
                     self._serve_line(line)
                 else:
                     self._answer(answer)
