@@ -272,7 +272,9 @@ class Clients:
         if isinstance(reply, Ok | No) and node.replica is not None:
             came_before_pause = expected is not None and expected.pauses != node.pauses
             passed_on = event.ordered or (event.changes and session.tries > 1)  # the home's answer is true for ever
-            passed_on = passed_on or (event.changes and node.replica.ended)  # what it did is part of the view without it
+            passed_on = passed_on or (
+                event.changes and node.replica.ended
+            )  # what it did is part of the view without it
             if not passed_on and not came_before_pause and not self.plan.forks:
                 self._check_in_force(event, node)
             if event.ordered and len(reply.words) == 2 and not self.plan.forks:
