@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -103,6 +104,8 @@ class SchedulerNode(NodeCommands):
         """Of those who wait for results, or for what a run is to begin with."""
         self._admission = Admission(reactor, self._deadlines, runs, self.workers, max_line, self._begin)
         self.workers.on_change = self._admission.on_workers
+        self.workers.on_storage = self._take_storage
+        self._warned = False
         self._presence = Presence(me, self._links)
         self._forgettable: list[str] = []
         """Runs that have ended since the storage was told last."""
@@ -112,8 +115,6 @@ class SchedulerNode(NodeCommands):
     def start(self) -> None:
         """Connect to the workers and watch the storage."""
         self.front_end.start()
-        for note in self._notes:
-            _log.warn("{note}", note=note)
         self.workers.start(self._declared)
         self._ticking.start(TICK, now=False)
 
@@ -404,6 +405,20 @@ class SchedulerNode(NodeCommands):
         """What is amiss, and what to do."""
         return [NO_STORAGE] if self.front_end.replicas.unknown else []
 
+    def _take_storage(self, told: object) -> None:
+        """What a worker has heard of the storage is better than nothing: a scheduler before this one may have known."""
+        if self.front_end.replicas.unknown and isinstance(told, list):
+            for each in told:
+                with suppress(UserError):
+                    self.front_end.add(StorageAddress.parse(str(each)))
+
+    def _warn(self) -> None:
+        """Say once, in the log, what is amiss when all workers have told what they know."""
+        if self.workers.heard and not self._warned:
+            self._warned = True
+            for note in self._notes:
+                _log.warn("{note}", note=note)
+
     def _links(self) -> list[Link]:
         """To all nodes that are used now."""
         storage = [self.front_end.link(member) for member in self.front_end.replicas.living]
@@ -430,6 +445,7 @@ class SchedulerNode(NodeCommands):
             for run in self.runs.tick(now):
                 self._tell(run)
             self.workers.tick()
+            self._warn()
             self._presence.tick(now)
             self._execute_again(now)
             self._forget()

@@ -164,7 +164,11 @@ class WorkerNode(NodeCommands):
             self.reports.tell(scheduler, Adopt(request=each), each, at=at)
         self.reports.tell_outcomes(scheduler, request.life)
         self.departure.know(scheduler)
-        return self.reports.when_told(scheduler).addCallback(lambda told: ok(self.me.id))
+        return self.reports.when_told(scheduler).addCallback(self._reported)
+
+    def _reported(self, told: None) -> Ok:
+        storage = [str(each) for each in self.front_end.replicas.living]
+        return ok(self.me.id, **({"storage": storage} if storage else {}))
 
     def cmd_drain(self, request: Drain) -> Deferred[Reply]:
         self.registration.leave()

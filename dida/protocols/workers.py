@@ -112,6 +112,8 @@ class Workers:
         """Whether all have told, or had the time to tell, what they know of the runs of schedulers before this one."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when others may get operators than before."""
+        self.on_storage: Callable[[object], None] = lambda storage: None
+        """Called with what a worker says of the storage nodes."""
         self._reactor = reactor
         self._report = report
         self._policy = policy
@@ -329,6 +331,8 @@ class Workers:
         worker.told = True
         if isinstance(reply, Ok) and reply.words:
             worker.name = reply.words[0]
+            if storage := reply.object.get("storage"):
+                self.on_storage(storage)
         elif isinstance(reply, Error) and reply.code == errors.UNKNOWN_VERB:
             worker.stranger = True
             worker.lost = self._now()

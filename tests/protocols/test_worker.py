@@ -852,7 +852,7 @@ async def test_a_scheduler_that_asks_is_told_what_is_in_hand(stage: Stage) -> No
     stage.told.unknown.add("r1-x")
     request = stage.request("Op@w1")
     await stage.send(request)
-    assert await stage.ask("w1", ReportTo(str(stage.scheduler))) == Ok(("w1",))
+    assert (await stage.ask("w1", ReportTo(str(stage.scheduler)))).words == ("w1",)
     await until(lambda: stage.told.adopted)
     assert stage.told.adopted[0].request.meta.run == "r1-x"
     await until(lambda: stage.told.ended)
