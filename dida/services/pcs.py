@@ -282,7 +282,8 @@ class Processes(Service):
 
     def _on_end(self, node: NodeProcess) -> None:
         entry = node.entry
-        if not self.restart or not self.running or entry.asked or entry.owner or entry.ended in IN_ORDER:
+        wanted = self.restart and self.running and node.words and not entry.asked and not entry.owner
+        if not wanted or entry.ended in IN_ORDER:
             return
         if self.reactor.seconds() - node.since > STEADY:
             node.failures = 0
