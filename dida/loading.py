@@ -11,6 +11,7 @@ threads, `find` from one at a time.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import traceback
@@ -28,6 +29,8 @@ from dida.texts import raised
 
 MAX_FILES = 5000
 """Files of a folder that are looked at, the nearest ones; also sub-folders."""
+OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What says nothing of the folder: this process, or the machine, has too much open."""
 METHODS = {"configure_storage": (None,), "process_record": (None, "", "")}
 """What an operator has, and what it is called with."""
 
@@ -153,6 +156,8 @@ class OperatorFolder:
                 with os.scandir(path) as entries:
                     found = sorted(entries, key=lambda entry: entry.name)
             except OSError as problem:
+                if problem.errno in OF_THE_PROCESS:
+                    raise
                 if parts:
                     continue  # it went away just now
                 why = (problem.strerror or "can't be read").lower()
@@ -184,8 +189,9 @@ class OperatorFolder:
                 package = bool(parts) and entry.name == "__init__.py"
                 module = parts if package else (*parts, entry.name.removesuffix(".py"))
                 files[name] = Outline(name, Text.read(entry.path, module, package))
-        except OSError:
-            pass  # it went away just now
+        except OSError as problem:
+            if problem.errno in OF_THE_PROCESS:
+                raise
 
     def _unread(self) -> str:
         broken = [f"{file.name} {file.problem}" for file in self._files.values() if file.problem]
@@ -199,7 +205,9 @@ def load(folder: str, module: Parts, name: str) -> tuple[type[Any], Loader]:
     path = os.path.join(folder, *module)
     try:
         found = import_module(loaded.name_of(folder, module))
-    except BaseException as problem:  # noqa: BLE001 - whatever the author's code raises
+    except BaseException as problem:
+        if isinstance(problem, OSError) and problem.errno in OF_THE_PROCESS:
+            raise
         raise BrokenFile(_where(problem, folder, path)) from None
     loader = loaded.loader_of(found)
     assert loader is not None

@@ -28,6 +28,7 @@ from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
 from dida.protocols.isolation import Isolated
 from dida.protocols.loops import AsyncioStorage, Loop, Loops
 from dida.protocols.printing import LogOfSteps, Printed
+from dida.protocols.shortage import Lacking, lack_of, lack_of_descriptors
 from dida.protocols.threads import Late, Threads
 from dida.sessions import StepIds
 from dida.texts import NotAnOutput, Raised, output_of, raised, shown
@@ -46,6 +47,8 @@ class StepFailed(Exception):
     """The step can't be done; its text goes to the client. `records` are what it has read and written."""
 
     records: tuple[Touch, ...] = ()
+    lack: str = ""
+    """What this worker lacked for it: another one may do it."""
 
 
 class StepLost(Exception):
@@ -157,6 +160,7 @@ class Operators:
             if storage.lost:
                 raise StepLost(storage.lost, storage.records) from None
             problem.records = storage.records
+            problem.lack = problem.lack or lack_of_descriptors()
             raise
         if storage.lost:
             raise StepLost(storage.lost, storage.records)
@@ -202,6 +206,8 @@ class Operators:
             storage.close("the step has ended: its storage is closed")
         if isinstance(problem, StepFailed):
             raise problem
+        if isinstance(problem, Lacking):
+            raise _lacking(problem.what)
         if problem is not None:
             if self.given_up(request.meta.run):
                 raise CancelledError
@@ -237,6 +243,8 @@ class Operators:
             kind = await self._loading.run(lambda: self.folder.find(name), min(left, self.timeout), left)
         except DidaError as problem:
             raise StepFailed(f"could not be loaded: {problem}") from None
+        except (OSError, MemoryError) as problem:
+            raise _lacking(lack_of(problem) or "what it takes to read a file") from None
         if isinstance(kind, Late):
             raise StepFailed("could not be loaded in time: its file, or another one, takes too long to import")
         found: type[Any] = kind
@@ -274,7 +282,10 @@ class Operators:
             limit = min(limit, left - (self._reactor.seconds() - began))
             if limit <= 0:
                 return Late(False)
-            process.start(self._reactor, self.folder.path)
+            try:
+                process.start(self._reactor, self.folder.path)
+            except (OSError, MemoryError, RuntimeError) as problem:
+                raise _lacking(lack_of(problem) or "what it takes to start a process") from None
             late = self._reactor.callLater(limit, process.give_up)
             try:
                 said = await process.outcome
@@ -299,6 +310,12 @@ class Operators:
         why = own if limit == terms.timeout else "the run's deadline"
         rest = "" if not thread else "; its thread can't be stopped and goes on"
         return f"did not return within {limit:.1f} s, {why}{rest}"
+
+
+def _lacking(what: str) -> StepFailed:
+    failed = StepFailed(f"was not executed: the worker lacks {what}")
+    failed.lack = what
+    return failed
 
 
 def terms_of(kind: type[Any], timeout: float) -> Terms:

@@ -44,6 +44,7 @@ from dida.interfaces import IStorage, Record
 from dida.messages import DEFAULT_DEADLINE, Concern, Error, Watch
 from dida.protocols.clock import steady
 from dida.protocols.links import Link, Unreachable
+from dida.protocols.shortage import Lacking, lack_of_descriptors
 from dida.protocols.threads import blocking
 from dida.redo import first_reads
 from dida.replicas import Replicas
@@ -191,6 +192,8 @@ class FrontEnd:
                 except BadRequest:
                     raise
                 except DidaError as problem:
+                    if isinstance(problem, Unreachable) and (lack := lack_of_descriptors()):
+                        raise Lacking(lack) from None
                     sent = not isinstance(problem, Unreachable)
                     operation.on_no_reply(step.member, problem, self.reactor.seconds(), sent)
                     continue

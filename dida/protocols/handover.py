@@ -57,14 +57,21 @@ class HandOver:
         self._begin = begin
         self._scheduler_answers = False
 
-    async def send(self, scheduler: Address, request: Execute) -> None:
+    async def send(self, scheduler: Address, request: Execute, elsewhere: bool = False) -> None:
         """Returns when a worker has taken the request, or the run goes on without it. Raises NotHandedOn.
+
+        With `elsewhere` another worker than this one is asked first.
 
         A worker that is leaving keeps nothing that nobody takes: the scheduler, which knows what was executed, sends
         the next step itself once this worker is gone.
         """
         ends = self._reactor.seconds() + request.left
-        avoid: list[str] = []
+        avoid: list[str] = [self._me] if elsewhere else []
+        if elsewhere:
+            other = await self._another(scheduler, request, avoid)
+            if other is None:
+                return
+            request = other
         while True:
             to = request.assignment
             try:

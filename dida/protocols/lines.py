@@ -36,6 +36,7 @@ from dida.protocols.deadlines import Deadlines
 from dida.protocols.introductions import Introduction
 from dida.protocols.links import LineClient as LineClient
 from dida.protocols.links import Link as Link
+from dida.protocols.shortage import lack_of_descriptors
 from dida.protocols.tuning import has_ended, tune
 from dida.protocols.writing import Writer
 from dida.whole import whole
@@ -438,6 +439,7 @@ class LineServerFactory(Factory):
         self.crowd: set[LineServer] = set()
         """Connections that have more lines than fit in their turn; they share the time of one."""
         self._looking: IDelayedCall | None = None
+        self._lack_told = float("-inf")
         self._told: dict[str, float] = {}
         """Addresses that speak other protocols, and when the log last told of each."""
 
@@ -474,7 +476,14 @@ class LineServerFactory(Factory):
             self._told[host] = now
             _log.warn("closed a connection from {host}: it speaks another protocol, such as HTTP or TLS", host=host)
 
-    def buildProtocol(self, addr: object) -> LineServer:  # type: ignore[override]
+    def buildProtocol(self, addr: object) -> Any:
+        """A connection; None, with which it is closed, when its descriptor is one of those that are kept back."""
+        if lack := lack_of_descriptors():
+            now = self.clock.seconds()
+            if now >= self._lack_told + TELL_INTERVAL:
+                self._lack_told = now
+                _log.warn("no more {what}: no more connections are taken than {n}", what=lack, n=len(self.connections))
+            return None
         protocol = LineServer(self.node, self.clock, self.max_line)
         protocol.factory = self
         return protocol

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from dida import errors
 from dida.errors import DidaError
 from dida.protocols.deadlines import Deadline, Deadlines
+from dida.protocols.shortage import Lacking
 
 _T = TypeVar("_T")
 
@@ -85,7 +86,7 @@ class Threads:
         job.result = Deferred(lambda cancelled: self._give_up(job))
         self._waiting.append(job)
         self._dispatch()
-        if not job.started:
+        if not (job.started or job.ended):
             job.deadline = self._deadlines.add(left, lambda: self._too_late(job))
         return job.result
 
@@ -120,17 +121,31 @@ class Threads:
         room = self.size + min(self.stuck, self.size)
         while self._waiting and self._busy < room and not self._stopped:
             job = self._waiting.popleft()
+            if self._busy == self._threads and not self._one_more():
+                if self._busy:
+                    self._waiting.appendleft(job)  # for the next one that is free
+                    return
+                self._met(job)
+                job.ended = True
+                job.result.errback(Failure(Lacking("threads (ulimit -u)")))
+                continue
             self._busy += 1
             job.started = True
             self._met(job)
             limit = min(job.limit, job.ends - self._reactor.seconds())
             job.deadline = self._deadlines.add(limit, partial(self._too_late, job))
-            if self._busy > self._threads:
-                self._threads += 1
-                Thread(target=self._work, name=f"operators-{self._threads}", daemon=True).start()
             self._ready.append(job)
             if len(self._ready) == 1:
                 self._wake.put(True)
+
+    def _one_more(self) -> bool:
+        """Start a thread, if the machine lets us."""
+        try:
+            Thread(target=self._work, name=f"operators-{self._threads + 1}", daemon=True).start()
+        except (RuntimeError, MemoryError):
+            return False
+        self._threads += 1
+        return True
 
     def _work(self) -> None:
         """The life of a thread."""

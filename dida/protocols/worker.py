@@ -51,6 +51,7 @@ from dida.protocols.peers import Peers
 from dida.protocols.printing import Printed
 from dida.protocols.registration import Registration
 from dida.protocols.reports import CHOOSE_AFTER, Reports
+from dida.protocols.shortage import lack_of_descriptors
 from dida.sessions import Seen, StepIds
 from dida.steps import Steps
 from dida.texts import MAX_REASON, told
@@ -62,6 +63,14 @@ MAX_STEPS = 10_000
 SECURE_SECONDS = 15.0
 """Seconds for what a run has written to be at a second storage node."""
 
+LACKING_TIME = 1.0
+"""Seconds for which a worker takes no operators that has had to pass one on."""
+LACKING_PAUSE = 0.2
+"""Seconds before a step is passed on: if others lack the same, it goes round no faster."""
+LACKING_TOLD = 10.0
+"""Seconds between two log lines on that."""
+MAX_PASSES = 50
+"""Executions of a step until it fails of what workers lack."""
 NO_ROOM = "(not kept: the line that tells this step is too long as it is)"
 
 _log = Logger()
@@ -91,7 +100,10 @@ class WorkerNode(NodeCommands):
         self.debug = debug
         self.max_steps = max_steps
         self.front_end = FrontEnd(reactor, max_line=max_line)
-        self.counts = {"executed": 0, "failed": 0, "retried": 0, "went_back": 0}
+        self.counts = {"executed": 0, "failed": 0, "retried": 0, "went_back": 0, "passed_on": 0}
+        self._lacks = ""
+        self._lacks_until = 0.0
+        self._lack_told = float("-inf")
         self.steps = Steps()
         self._reactor = reactor
         self._stopped = False
@@ -143,6 +155,8 @@ class WorkerNode(NodeCommands):
         if not self.steps.covers(request):
             if self.departure.begun:
                 raise Unavailable(f"{self.me.id} is leaving: try another worker")
+            if lack := self._lack_now():
+                raise Unavailable(f"{self.me.id} has no more {lack}: try another worker")
             if self.steps.in_hand >= self.max_steps:
                 raise Unavailable(f"{self.me.id} has {self.max_steps} operators to execute already: try another worker")
         if self.steps.begin(request, self._reactor.seconds()):
@@ -242,10 +256,12 @@ class WorkerNode(NodeCommands):
         if following is not None:
             self._spawn(self._pass_on(following, scheduler), following)
 
-    async def _pass_on(self, request: Execute, scheduler: Address) -> None:
+    async def _pass_on(self, request: Execute, scheduler: Address, elsewhere: bool = False) -> None:
         began = self._reactor.seconds()
+        if elsewhere:
+            await deferLater(self._reactor, LACKING_PAUSE)
         try:
-            await self._hand_over.send(scheduler, request)
+            await self._hand_over.send(scheduler, request, elsewhere)
         except NotHandedOn as problem:
             text = f"did not get the request that {self.me.id} handed on: {problem}"
             late = request.later(self._reactor.seconds() - began)
@@ -277,6 +293,10 @@ class WorkerNode(NodeCommands):
         except StepLost as lost:
             return self._go_back(request, scheduler, lost, self._reactor.seconds() - began)
         except StepFailed as problem:
+            if problem.lack and request.assignment.attempt <= MAX_PASSES and not self._stopped:
+                lacked = self._lack(request.later(self._reactor.seconds() - began), problem)
+                self._spawn(self._pass_on(lacked, scheduler, True), lacked)
+                return None
             if not self._given_up(request.meta.run):
                 late = request.later(self._reactor.seconds() - began)
                 why = f"on {self.me.id} {problem}"
@@ -308,6 +328,24 @@ class WorkerNode(NodeCommands):
             return None
         return following
 
+    def _lack(self, request: Execute, problem: StepFailed) -> Execute:
+        """The step for another worker, as this one lacks something. For a while it takes nothing."""
+        self.counts["passed_on"] += 1
+        self._lacks = problem.lack
+        now = self._reactor.seconds()
+        self._lacks_until = now + LACKING_TIME
+        if now >= self._lack_told + LACKING_TOLD:
+            self._lack_told = now
+            _log.warn("no more {what}: steps are passed on to other workers", what=problem.lack)
+        again = redo.rewound(request, request.next).with_step(records=redo.of_applied(problem.records))
+        return attrs.evolve(again, again=True)
+
+    def _lack_now(self) -> str:
+        """What this worker lacks for one more operator."""
+        if self._reactor.seconds() < self._lacks_until:
+            return self._lacks
+        return lack_of_descriptors()
+
     async def _try(self, request: Execute, printed: Printed) -> tuple[Execute, Outcome]:
         """Execute the operator, as often as its class wants it to be tried. The request that was executed, too."""
         ids = StepIds(request.meta.run, request.next, request.again)
@@ -321,6 +359,8 @@ class WorkerNode(NodeCommands):
             except StepFailed as problem:
                 terms = self.operators.terms(request.assignment.operator)
                 pause = terms.pause(tries)
+                if problem.lack:
+                    raise
                 if tries >= terms.retries or self._stopped or self._reactor.seconds() + pause >= ends:
                     if tries:
                         raise StepFailed(f"{problem} (tried {tries + 1} times)") from None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.clusters import StorageCluster
 from tests.netcat import object_of
-from tests.nodes import TWISTD, NodeProcess, environment, free_port
+from tests.nodes import TWISTD, NodeProcess, environment, free_port, until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -253,3 +255,57 @@ def test_a_log_whose_disk_is_full(tmp_path: Path) -> None:
         storage.end()
         worker.terminate()
         worker.wait(10)
+
+
+LEAKS = """
+class Reads:
+    def configure_storage(self, storage):
+        self.storage = storage
+
+    def process_record(self, meta, input, previous_output):
+        self.storage.write(input, "x")
+        with open(__file__) as file:
+            return file.read(5)
+
+
+class Isolated(Reads):
+    isolation = "process"
+"""
+
+
+def test_a_worker_without_descriptors(tmp_path: Path) -> None:
+    """A worker whose descriptors are used up passes what it is given to another one: no run fails, and its log is
+    short."""
+    folder = tmp_path / "operators"
+    folder.mkdir()
+    (folder / "leaks.py").write_text(LEAKS)
+    storage = StorageCluster(tmp_path, 3)
+    nodes: dict[str, NodeProcess] = {}
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        for id, limit in (("w1", 48), ("w2", limits[0])):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
+            port = free_port()
+            options = ("--id", id, "--url", f"http://127.0.0.1:{port}", "--operators", str(folder))
+            nodes[id] = NodeProcess("dida-worker", *options, folder=tmp_path, port=port)
+        port = free_port()
+        named = [f"--worker={id}=http://127.0.0.1:{node.port}" for id, node in nodes.items()]
+        whole = ("--id", "sc1", "--url", f"http://127.0.0.1:{port}", *named, *storage.members)
+        nodes["sc1"] = NodeProcess("dida-scheduler", *whole, folder=tmp_path, port=port)
+        for node in nodes.values():
+            node.wait_ready()
+        with ExitStack() as idle, nodes["sc1"].connect(40) as client:
+            for _ in range(60):
+                idle.enter_context(nodes["w1"].connect())
+            until("w1 takes no more", lambda: "no more file descriptors (ulimit -n)" in nodes["w1"].output)
+            chains = ["Reads", "Isolated", "Reads Reads"] * 4 + ["Reads"] * 40
+            runs = [client.ask(f"run k{number} {chain}").split()[1] for number, chain in enumerate(chains)]
+            for run in runs:
+                told = client.ask(f'result {run} {{"timeout": 35}}')
+                assert told.startswith("ok done "), told
+        assert len(nodes["w1"].output) < 2000, nodes["w1"].output
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for node in nodes.values():
+            node.end()
+        storage.end()
