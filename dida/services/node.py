@@ -265,7 +265,7 @@ class Listening(Service):
         self._socket.close()
         if self._process is not None:
             self._process.connections = self._descriptors
-            if self._process.is_waited_for:
+            if self._process.on_begun():
                 self._readiness.start(READY_INTERVAL, now=False)
 
     def _descriptors(self) -> list[int]:

@@ -28,6 +28,8 @@ DRAIN = 30.0
 YOUNG = 20_000
 """Objects made and not freed until the young ones are searched for cycles: some megabytes. With Python's own 700,
 what some hundred requests in flight consist of is searched again and again, which is a fifth of a worker's time."""
+BEGIN_TIME = 60.0
+"""Seconds for a node in the background to listen, which the command waits for in any case."""
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at the log's size."""
 
@@ -35,8 +37,8 @@ LOOK_INTERVAL = 1.0
 class OwnProcess:
     """Of the node `name`, which `command` starts; `twistd` are twistd's own options.
 
-    `wait`: seconds that the command waits for the node to be ready; `patience`: those for an older process of the
-    node to end.
+    `wait`: seconds that the command waits for the node to be ready, if it does; `patience`: those for an older process
+    of the node to end.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class OwnProcess:
         self.name = name
         self.wait = wait
         self.patience = patience
+        self._in_background = not (twistd.get("nodaemon") or twistd.get("debug"))
         file = twistd.get("logfile")
         elsewhere = not file or file == "-" or twistd.get("logger") or twistd.get("syslog")
         self.log_path = None if elsewhere else os.path.abspath(str(file))
@@ -57,16 +60,18 @@ class OwnProcess:
         self._log: NodeLog | None = None
         self._waiter: int | None = None
 
-    @property
-    def is_waited_for(self) -> bool:
-        """Whether somebody wants to be told that the node is ready."""
+    def on_begun(self) -> bool:
+        """The node listens. Whether somebody wants to be told that it is ready, too."""
+        if self.wait is None:
+            self.say_ready()
         return self._waiter is not None
 
     def begin(self) -> Any:
         """Become the node's process; the reactor, which is installed now. UserError when that can't be."""
         outlive_signals()
-        if self.wait is not None:
-            self._waiter = fork_and_wait(self.command, self.name, self.wait, self.log_path)
+        if self._in_background:
+            seconds = BEGIN_TIME if self.wait is None else self.wait
+            self._waiter = fork_and_wait(self.command, self.name, seconds, self.log_path)
         if self.log_path is not None:
             try:
                 self._log = NodeLog(self.log_path)

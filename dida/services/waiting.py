@@ -1,7 +1,8 @@
-"""`--wait SECONDS`: the command returns when the node in the background is ready.
+"""The command that puts a node into the background returns when the node listens; with `--wait` when it is ready.
 
-The command forks before anything else: its child becomes twistd, whose child becomes the node. All hold one end of a
-pipe, and the command waits at the other: for the word that the node is ready, or for the end of all who could say it.
+Twisted's own wait for it never ends when the node dies too early to tell. So the command forks before anything else:
+its child becomes twistd, whose child becomes the node. All hold one end of a pipe, and the command waits at the other:
+for the word that the node is ready, or for the end of all who could say it.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -158,6 +159,26 @@ def test_a_daemon_that_dies_before_it_is_ready(daemon: Daemon) -> None:
     assert told == f"twistd dida-storage: s1 ended before it was ready; its log is {daemon.folder}/s1.log\n"
 
 
+DYING = """
+import os
+from dida.services.pid_file import PidFile
+PidFile.write = lambda file: os._exit(70)
+from twisted.scripts.twistd import run
+run()
+"""
+
+
+@pytest.mark.parametrize("wait", [(), ("--wait", "50")])
+def test_a_daemon_that_dies_while_it_starts(daemon: Daemon, wait: tuple[str, ...]) -> None:
+    """The command ends, too, whether or not it is to wait for the node to be ready."""
+    words = [sys.executable, "-c", DYING, *worker(free_port(), "w1", *wait)]
+    done = subprocess.run(words, cwd=daemon.folder, env=environment(), capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"twistd dida-worker: w1 ended before it was ready; its log is {daemon.folder}/w1.log\n",
+    )
+
+
 def chain_nodes(daemon: Daemon) -> tuple[int, int]:
     """The ports of a worker and of its scheduler, which are ready."""
     port, scheduler = free_port(), free_port()
@@ -261,6 +282,9 @@ def test_children_of_operators_keep_nothing_of_the_node(daemon: Daemon) -> None:
             assert [link for link in links if any(each in link for each in foreign)] == [], name
         os.kill(daemon.pid("w1"), signal.SIGKILL)
         until("the scheduler knows", lambda: not object_of(netcat.ask("workers"))["workers"][0]["reachable"], 1)
+    for pid, *_ in texts.values():
+        os.kill(int(pid), signal.SIGTERM)
+        until("a child ends by the signals that the node ends by", lambda: not lives(int(pid)))  # noqa: B023
     assert daemon.run(*worker(port, "w1", "--wait", "20")).returncode == 0
 
 
