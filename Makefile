@@ -30,7 +30,7 @@ compile = @$(BIN)/python -m compileall -q dida
 help:
 	$(say) "make" "what it does"
 	$(say) "demo" "play the baseline script: three runs of a chain over 4 storage nodes and 2 workers"
-	$(say) "test" "check, then all tests; TESTS='tests/core -k ring' runs some of them"
+	$(say) "test" "check, then all tests; TESTS='tests/core -k ring' runs some, SIDES=2 two at once"
 	$(say) "simulate" "1,000 seeds of the storage's simulation, all faults; SEEDS=0-19999 for a soak"
 	$(say) "bugs" "how many seeds the simulator needs to find each deliberate bug"
 	$(say) "torture" "real storage nodes under crashes, pauses and joins for a minute, then the checkers"
@@ -60,7 +60,7 @@ demo: $(READY)
 
 test: check
 	$(say) "tests" "running"
-	@$(BIN)/pytest -m "not long" $(TESTS)
+	@$(BIN)/python -m $(if $(SIDES),tests.sides,pytest) -m "not long" $(TESTS)
 
 long: $(READY)
 	@$(BIN)/pytest -m long

@@ -6,7 +6,7 @@ import functools
 import gc
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,38 @@ from twisted.python.failure import Failure
 from zope.interface import provider
 
 from tests.nodes import NodeProcess, free_port
+from tests.turns import Room
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
+ROOM = pytest.StashKey[Room]()
 SETTLING_TURNS = 50
 """Turns of the reactor for what a test closed at its end to be gone."""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """One of two sides (`tests.sides`) shares a room with the other one."""
+    room = os.environ.pop("TESTS_ROOM", "")  # it is not for a pytest that a test starts
+    if room:
+        session.config.stash[ROOM] = Room(Path(room))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What is counted here goes into the closing line of both sides."""
+    if ROOM in config.stash:
+        config.stash[ROOM].tell({kind: len(found) for kind, found in terminalreporter.stats.items()})
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool | None, bool | None]:
+    """A test that is marked `alone` waits until no other one runs; only then its time-out begins."""
+    if ROOM not in item.config.stash:
+        return (yield)
+    with item.config.stash[ROOM].entered(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)

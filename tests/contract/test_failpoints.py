@@ -11,6 +11,8 @@ import pytest
 from tests.clusters import StorageCluster
 from tests.nodes import until
 
+pytestmark = pytest.mark.alone
+
 COMMIT = [
     "lock.send",
     "lock.answered",

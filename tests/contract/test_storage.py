@@ -277,6 +277,7 @@ def test_an_impossible_after_ends_at_the_deadline(node: Netcat, key: str) -> Non
     assert words_of(lost)[:2] == ["error", "lost-update"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("deadline", [0, 0.1, 0.5])
 def test_nothing_waits_longer_than_its_deadline(node: Netcat, key: str, deadline: float) -> None:
     """The answer is there by the deadline, not after it; what needs no waiting is done even with none at all."""

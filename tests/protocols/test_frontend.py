@@ -72,6 +72,7 @@ async def test_any_text(front_end: FrontEnd) -> None:
         await front_end.read("key")
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_a_crash_is_survived(front_end: FrontEnd, cluster: FakeCluster) -> None:
     """When the owner's process is killed, in the middle of an update too, the next replica serves, at once."""
@@ -90,6 +91,7 @@ async def test_a_crash_is_survived(front_end: FrontEnd, cluster: FakeCluster) ->
     assert len(cluster.group.records["13"]) == 1
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_a_silent_replica_costs_one_try(front_end: FrontEnd, cluster: FakeCluster) -> None:
     """A replica that is paused costs a part of the deadline, once; then it is asked last."""
@@ -105,6 +107,7 @@ async def test_a_silent_replica_costs_one_try(front_end: FrontEnd, cluster: Fake
     assert reactor.seconds() - began < 0.5
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_a_view_change_ends_the_waiting(front_end: FrontEnd, cluster: FakeCluster) -> None:
     """When a silent replica is declared dead, what waits for it goes to the next one at that moment."""
@@ -184,6 +187,7 @@ async def test_without_watch() -> None:
         cluster.close()
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_nobody_there() -> None:
     """With no node to reach an operation is unavailable at its deadline, with the reason."""

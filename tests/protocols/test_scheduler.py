@@ -122,6 +122,7 @@ async def test_the_route_spreads(system: System) -> None:
     assert [step.worker for step in silent[0].requests[0].chain] == ["x0", "x1", "x2", "x0"]
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_result_waits_so_long_and_no_longer(system: System) -> None:
     """`result` answers when the run has ended; `{timeout}` bounds the wait; an unknown run is named."""
@@ -152,6 +153,7 @@ async def test_a_run_of_which_nothing_is_heard(system: System) -> None:
     assert result.words == ("failed", "A at position 0 on x was not confirmed within the run's 0.3 s")
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_a_worker_that_dies_is_replaced(system: System) -> None:
     """When the process of a worker dies, the steps that it had are executed by another, and it gets no more of them."""

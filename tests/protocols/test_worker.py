@@ -407,6 +407,7 @@ async def test_operators_are_picked_up(stage: Stage) -> None:
     assert await stage.ask("w1", ListOperators()) == Ok((), {"operators": {"Op": "ops.py"}})
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_time_outs(stage: Stage) -> None:
     """An operator that outlives its time-out fails its run then, and can't write any more; others go on."""
@@ -445,6 +446,7 @@ async def test_nothing_is_executed_past_the_deadline(stage: Stage) -> None:
     await until(lambda: stage.told.ended)
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_a_slow_operator_stops_nobody(stage: Stage) -> None:
     """While plain and async operators take their time the worker answers, and executes others."""
@@ -460,6 +462,7 @@ async def test_a_slow_operator_stops_nobody(stage: Stage) -> None:
     await until(lambda: len(stage.told.ended) == 5)
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_a_gossip_delay_is_slept_before_forwarding(stage: Stage) -> None:
     """A worker's gossip delay holds back the request that it forwards, not what it tells the scheduler."""

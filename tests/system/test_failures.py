@@ -18,6 +18,8 @@ import pytest
 from tests.clusters import StorageCluster
 from tests.nodes import environment, until
 
+pytestmark = pytest.mark.alone
+
 LONG = bool(os.environ.get("DIDA_LONG"))
 """Whether the tests take the time that users' nodes may take: `make endurance`."""
 INTERVAL, TIMEOUT = 0.5, 2.0
