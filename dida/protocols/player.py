@@ -32,6 +32,7 @@ from dida.palette import BAD, GOOD, ODD, Page
 from dida.protocols.batch import Batch
 from dida.protocols.data_files import populate
 from dida.protocols.frontend import FrontEnd
+from dida.protocols.losses import Losses
 from dida.protocols.named_nodes import READY, Node
 from dida.protocols.new_runs import NewRuns, may_have_begun
 from dida.protocols.questions import Question, Questions
@@ -47,8 +48,6 @@ from dida.words import quoted
 RESULT_TIME = 30.0
 """Seconds that one question for a run's result stays open."""
 RETRY_INTERVAL = 0.2
-LOST_TIME = 2.0
-"""Seconds for the storage to say what is lost."""
 MAX_QUESTIONS = 200
 """Runs whose results are asked for at a time."""
 _log = Logger()
@@ -91,8 +90,7 @@ class Player:
         """The `id` of a node command to its line."""
         self._questions = DeferredSemaphore(MAX_QUESTIONS)
         self._front_end: FrontEnd | None = None
-        self._asked_for_lost: Any = None
-        """The storage nodes and views when the storage was asked last for what is lost."""
+        self._losses = Losses(system, lambda told: self.say(self.page.paint.word(ODD, told)))
         self._finishing = False  # no command comes any more
         self._ended = False
         self._new_runs = NewRuns(system)
@@ -296,28 +294,8 @@ class Player:
         """What a run is to start from, now that one can: what was seen here, without what was lost since."""
         self.system.ready("storage")
         self.system.ready("worker")
-        await self._drop_lost()
+        await self._losses.drop(self._front_end)
         return lambda: dict(self._front_end.after) if self._front_end is not None else {}
-
-    async def _drop_lost(self) -> None:
-        """Ask the storage for what is lost, when there are other nodes than when it was asked last."""
-        front_end = self._front_end
-        if front_end is None or not front_end.after:
-            return
-        lives = [(node, node.pid) for node in self.system.named() if node.replica], dict(front_end.replicas.views)
-        if lives == self._asked_for_lost:
-            return
-        try:
-            await front_end.drop_lost(LOST_TIME)
-            self._asked_for_lost = lives
-        except DidaError as problem:  # the outcome of a run tells of it, too
-            _log.info("the storage does not say what is lost: {problem}", problem=plain(problem))
-
-    def _say_lost(self, lost: Timestamp) -> None:
-        named = {str(node.replica): node.id for node in self.system.named() if node.replica}
-        ids = dict.fromkeys(named.get(number := stream.partition(":")[0], number) for stream in sorted(lost))
-        told = f"lost     updates of {', '.join(ids)} that no living storage node has: commands go on without them"
-        self.say(self.page.paint.word(ODD, told))
 
     async def _client(self, begun: ClientRun, input: str, name: str, operators: tuple[str, ...]) -> None:
         try:
@@ -431,7 +409,7 @@ class Player:
     async def _populate(self, path: str, rows: Sequence[Row]) -> None:
         began = self.reactor.seconds()
         front_end = self._storage_client()
-        await self._drop_lost()
+        await self._losses.drop(self._front_end)
         await populate(front_end, path, rows)
         ms = (self.reactor.seconds() - began) * 1000
         self.say(f"populate {os.path.basename(path)}: {counted(len(rows), 'record')} written, {ms:.0f} ms")
@@ -441,7 +419,7 @@ class Player:
         members = [StorageAddress(node.replica, node.id, node.address) for node in nodes]
         if self._front_end is None:
             self._front_end = FrontEnd(self.reactor, members, self.system.deadline)
-            self._front_end.seen.on_gone = self._say_lost
+            self._front_end.seen.on_gone = self._losses.tell
             self._front_end.start()
         return self._front_end
 

@@ -23,7 +23,7 @@ from dida.control_messages import Start
 from dida.errors import BadRequest, UserError
 from dida.messages import Error, Ok, Slow
 from dida.palette import Page, Palette
-from dida.protocols import player
+from dida.protocols import losses
 from dida.protocols.lines import LineServerFactory, ok
 from dida.protocols.machines import Machines
 from dida.protocols.pcs import PcsCommands
@@ -398,7 +398,7 @@ async def test_a_loss_that_a_run_has_heard_of(scene: Scene) -> None:
 @pytest_twisted.ensureDeferred
 async def test_nobody_says_what_is_lost(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage that does not answer holds up no run for longer than that question may take."""
-    monkeypatch.setattr(player, "LOST_TIME", 0.1)
+    monkeypatch.setattr(losses, "LOST_TIME", 0.1)
     await scene.play(NODES + "populate many\n")
     for node in scene.storage.nodes:
         node.listing = lambda request: Error("unavailable", ("not now",))
