@@ -22,8 +22,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dida import errors, wire
-from dida.errors import DidaError, Unavailable
-from dida.messages import Error, Reply, Request
+from dida.errors import BadRequest, DidaError, Unavailable
+from dida.messages import Error, No, Ok, Reply, Request
 from dida.protocols.clock import steady
 from dida.protocols.tuning import tune
 from dida.protocols.writing import Writer
@@ -47,6 +47,15 @@ Taker = Callable[[Reply | DidaError], None]
 
 class Unreachable(Unavailable):
     """Nothing was sent, mostly because there is no connection."""
+
+
+def granted(reply: Reply) -> Ok:
+    """The `ok` that a reply is, where nothing else is an answer; a DidaError with the code and words of an `error`."""
+    if isinstance(reply, Error):
+        raise DidaError(reply.code, *reply.words, object=reply.object)
+    if isinstance(reply, No):
+        raise BadRequest("answered no, where only ok is an answer")
+    return reply
 
 
 class LineClient(Protocol):

@@ -32,11 +32,10 @@ from dida.control_messages import (
     Tell,
     WatchNodes,
 )
-from dida.errors import TIMED_OUT, BadRequest, DidaError
+from dida.errors import TIMED_OUT, DidaError
 from dida.messages import (
     Crash,
     Debug,
-    Error,
     Home,
     ListRecords,
     Ok,
@@ -51,7 +50,7 @@ from dida.messages import (
     vocabulary,
 )
 from dida.protocols.lines import GRACE, Answer, NodeCommands, ok
-from dida.protocols.links import Link
+from dida.protocols.links import Link, granted
 from dida.whole import whole
 
 WATCH_TIME = 3.0
@@ -280,12 +279,7 @@ class Pcs:
 
     async def ask(self, request: Request) -> Ok:
         """Its `ok` to a request."""
-        reply = await self._link.ask(request, request.deadline + 2 * GRACE)
-        if isinstance(reply, Error):
-            raise DidaError(reply.code, *reply.words, object=reply.object)
-        if not isinstance(reply, Ok):
-            raise BadRequest("the PCS answered no where only ok is an answer")
-        return reply
+        return granted(await self._link.ask(request, request.deadline + 2 * GRACE))
 
     async def start(self, request: Start) -> int:
         """Start a node; its process id."""

@@ -20,10 +20,10 @@ from dida.chain_messages import AddStorage, AddWorker, WorkerDebug
 from dida.checking import CRASHED, STOPPED, clash, gone, missing, no_delay, no_records, unknown
 from dida.control_messages import ROLES, Elsewhere, Start
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
-from dida.messages import Crash, Error, ListRecords, Ok, Ping, Reply, Request, Slow
+from dida.messages import Crash, ListRecords, Ok, Ping, Request, Slow
 from dida.protocols.attaching import RunningSystem
 from dida.protocols.lines import GRACE
-from dida.protocols.links import Link, Unreachable
+from dida.protocols.links import Link, Unreachable, granted
 from dida.protocols.machines import Machines
 from dida.protocols.named_nodes import ENDED, FAILED, PLANNED, READY, STARTING, Node
 from dida.protocols.pcs import Pcs
@@ -49,13 +49,6 @@ def plain(problem: DidaError) -> str:
     if problem.words and problem.code in (UNAVAILABLE, BAD_REQUEST):
         return " ".join(problem.words)
     return str(problem)
-
-
-def _ok(reply: Reply) -> Ok:
-    if isinstance(reply, Error):
-        raise DidaError(reply.code, *reply.words, object=reply.object)
-    assert isinstance(reply, Ok)
-    return reply
 
 
 def _short(problem: str) -> str:
@@ -386,7 +379,7 @@ class System:
         if node.paused:
             raise UserError(f"paused: resume {node.id} lets it go on")
         if node.pcs is None:
-            return _ok(await self._link(node).ask(request, request.deadline + 2 * GRACE))
+            return granted(await self._link(node).ask(request, request.deadline + 2 * GRACE))
         return await node.pcs.tell(node.id, request)
 
     def _link(self, node: Node) -> Link:
@@ -404,7 +397,7 @@ class System:
             if self._scheduler is not None:
                 await self._scheduler.stop()
             self._scheduler = Link(self.reactor, address.host, address.port)
-        return _ok(await self._scheduler.ask(request, request.deadline + 2 * GRACE))
+        return granted(await self._scheduler.ask(request, request.deadline + 2 * GRACE))
 
     async def crash(self, id: str) -> None:
         """Kill a node at once."""
