@@ -28,6 +28,8 @@ class Outcome:
     steps: tuple[Step, ...] = ()
     ms: float = 0.0
     rounds: int = 0
+    printed: str = ""
+    """By the step that failed."""
 
 
 def story(state: str, text: str, outcome: Outcome, width: int | None = WIDTH) -> list[str]:
@@ -35,6 +37,8 @@ def story(state: str, text: str, outcome: Outcome, width: int | None = WIDTH) ->
     lines = [f"run      {short_id(outcome.run)}  {state}, {outcome.ms:.1f} ms"]
     lines += _paragraph("input", outcome.input, width)
     lines += _paragraph("output" if state == "done" else "reason", text, width)
+    if outcome.printed:
+        lines += _paragraph("printed", outcome.printed, width)
     if outcome.rounds:
         times = "once" if outcome.rounds == 1 else f"{outcome.rounds} times"
         lines += _paragraph("went back", f"{times}, for updates were lost with a storage node", width)
@@ -55,6 +59,8 @@ def story(state: str, text: str, outcome: Outcome, width: int | None = WIDTH) ->
             lines += _paragraph("why", step.why, width, INDENT)
         for how, touches in groupby(step.records, lambda touch: touch.how):
             lines += _paragraph(how, ", ".join(_record(touch) for touch in touches), width, INDENT)
+        if step.printed:
+            lines += _paragraph("printed", step.printed, width, INDENT)
     return lines
 
 

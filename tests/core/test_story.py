@@ -59,3 +59,13 @@ def test_a_run_that_failed() -> None:
     many = Step("A", "w1", "o" * 300, 1.0, records=tuple(touch("read", "k" * 100, f"{n}.1") for n in range(1, 50)))
     assert all(len(line) <= 80 for line in story("done", "o", Outcome(run="r3-x", steps=(many,))))
     assert len(story("done", "o" * 300, Outcome(run="r3-x", steps=(many,)), None)) == 6
+
+
+def test_what_was_printed() -> None:
+    """What operators printed stands with the step, and with the reason of the one that failed, in bounds."""
+    step = Step("A", "w1", "o", 1.0, printed="one\ntwo\x1b[2J\n" + "x" * 5000)
+    lines = story("failed", "why", Outcome(run="r1-x", input="i", steps=(step,), printed="last words\n"), 80)
+    assert lines[3].startswith("  printed   last words")
+    (begin,) = [number for number, line in enumerate(lines) if line.startswith("      printed   one")]
+    assert len(lines) - begin < 40
+    assert all(len(line) <= 80 and "\x1b" not in line for line in lines)
