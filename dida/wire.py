@@ -39,10 +39,13 @@ MAX_WORDS = 2000
 _MANY_WORDS = f"more than {MAX_WORDS} words: no verb takes as many"
 MAX_UNCOUNTED = 2**16
 """Bytes of a line whose object is read whatever it is made of."""
-MAX_PARTS = 20_000
-"""Commas, colons and brackets in the object of a client's longer line. A small part takes a hundred bytes in memory."""
-_BEGIN = re.compile(rb'"(?:[^"\\]++|\\.)*+"| \{', re.DOTALL)
-_MARK = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"|[^":,\[{]++)*+[:,\[{]', re.DOTALL)
+MAX_PARTS = 40_000
+"""Strings, commas, colons and brackets in the object of a client's longer line. A small member takes a hundred bytes
+in memory."""
+_BEGIN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(?:\A|[ \t])\{', re.DOTALL)
+_PART = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[:,\[{]', re.DOTALL)
+"""Both take a string that is not closed for one up to the end: sought again from each of its quotes, it would take for
+ever."""
 MAX_TYPED = 4096
 """Bytes of the longest line that may have been typed on a terminal, with characters taken back."""
 MAX_IGNORED = 100
@@ -302,13 +305,13 @@ def decode(
 
 
 def _has_many_parts(line: bytes) -> bool:
-    """Whether the object of a line has more than `MAX_PARTS` commas, colons and brackets, and so may have more members
-    and elements than that. It is not taken apart for that, and no piece of it copied."""
-    if sum(map(line.count, (b",", b":", b"[", b"{"))) <= MAX_PARTS:
+    """Whether the object of a line has more than `MAX_PARTS` strings, commas, colons and brackets, and so may have as many
+    members and elements. It is not taken apart for that, and no piece of it copied."""
+    if sum(map(line.count, (b",", b":", b"[", b"{"))) <= MAX_PARTS // 2:
         return False
     for found in islice(_BEGIN.finditer(line), MAX_WORDS):
-        if found[0] == b" {":
-            return any(islice(_MARK.finditer(line, found.start()), MAX_PARTS, None))
+        if found[0].endswith(b"{"):
+            return any(islice(_PART.finditer(line, found.start()), MAX_PARTS, None))
     return False
 
 
