@@ -27,7 +27,8 @@ from dida.simulate.history import FAILED, LOST, NO, OK, Event, by_key
 from dida.timestamps import Timestamp, merged
 from dida.versions import Version
 from tests.clusters import StorageCluster
-from tests.netcat import Netcat
+from tests.netcat import Netcat, object_of
+from tests.nodes import NodeProcess, until
 
 CAS_KEYS = ("cas0", "cas1", "cas2")
 MIXED_KEYS = ("mix0", "mix1", "mix2")
@@ -264,7 +265,9 @@ class Torture:
         self.cluster.wait_members(*sorted(self.cluster.nodes), seconds=40)
 
     def _judge(self) -> None:
-        listed = json.loads(self.cluster.wait_equal(*self.cluster.nodes, seconds=20).partition(" ")[2])["records"]
+        nodes = self.cluster.nodes.values()
+        until("all list the same", lambda: len({json.dumps(_listed(node)) for node in nodes}) == 1, 40)
+        listed = _listed(self.cluster.nodes[1])
         outputs = [*self.outputs, *(node.output for node in self.cluster.nodes.values())]
         self.wrong += [
             f"a traceback: {text[text.index('Traceback') :][:3000]}" for text in outputs if "Traceback" in text
@@ -272,8 +275,7 @@ class Torture:
         history = [event for client in self.clients for event in client.history]
         for client in self.clients:
             self.wrong += client.wrong
-        listed = {key: listed[key] for key in CAS_KEYS + MIXED_KEYS}
-        stored = {key: [(Version.parse(v), value) for v, value in versions] for key, versions in listed.items()}
+        stored = {key: [(Version.parse(v), value) for v, value in listed[key]] for key in CAS_KEYS + MIXED_KEYS}
         lost = {
             event.shown
             for event in history
@@ -299,6 +301,17 @@ class Torture:
 
     def end(self) -> None:
         self.cluster.end()
+
+
+def _listed(node: NodeProcess) -> dict[str, list[list[str]]]:
+    """All records of a node, page by page: one line can't hold the versions of many minutes."""
+    found: dict[str, list[list[str]]] = {}
+    start: str | None = ""
+    while start is not None:
+        page = object_of(node.ask(f"list {json.dumps({'from': start})}"))
+        found |= page["records"]
+        start = page.get("next")
+    return found
 
 
 def main() -> int:
