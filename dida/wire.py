@@ -305,8 +305,8 @@ def decode(
 
 
 def _has_many_parts(line: bytes) -> bool:
-    """Whether the object of a line has more than `MAX_PARTS` strings, commas, colons and brackets, and so may have as many
-    members and elements. It is not taken apart for that, and no piece of it copied."""
+    """Whether the object of a line has more than `MAX_PARTS` strings, commas, colons and brackets, and so may have that
+    many members and elements. It is not taken apart for that, and no piece of it copied."""
     if sum(map(line.count, (b",", b":", b"[", b"{"))) <= MAX_PARTS // 2:
         return False
     for found in islice(_BEGIN.finditer(line), MAX_WORDS):
