@@ -229,7 +229,10 @@ class Operators:
             return None
         if not asynchronous:
             raise StepFailed('has loop = "asyncio", which is for async def process_record')
-        loop = self.loops.current()
+        try:
+            loop = self.loops.current()
+        except (OSError, MemoryError, RuntimeError) as problem:
+            raise _lacking(lack_of(problem) or "what it takes to start an asyncio loop") from None
         if loop is None:
             raise StepFailed(f"found {self.loops.blocked} asyncio loops blocked: let no operator block its loop")
         return loop
@@ -241,6 +244,8 @@ class Operators:
             return known
         try:
             kind = await self._loading.run(lambda: self.folder.find(name), min(left, self.timeout), left)
+        except Lacking as problem:
+            raise _lacking(problem.what) from None
         except DidaError as problem:
             raise StepFailed(f"could not be loaded: {problem}") from None
         except (OSError, MemoryError) as problem:

@@ -125,7 +125,9 @@ class Loops:
 
     def current(self) -> Loop | None:
         """The loop for who comes now; None when too many are blocked."""
-        self._blocked = [loop for loop in self._blocked if loop.jobs or loop.stop()]  # type: ignore[func-returns-value]
+        for loop in [loop for loop in self._blocked if not loop.jobs]:
+            loop.stop()
+            self._blocked.remove(loop)
         if self._loop is None and len(self._blocked) < MAX_BLOCKED:
             self._loop = Loop(self._reactor)
         return self._loop

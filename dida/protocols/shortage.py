@@ -24,11 +24,11 @@ LACKS = {
 
 
 class Lacking(Unavailable):
-    """This process can't do it for want of something; another one may. Its word says of what."""
+    """This process can't do it for want of `what`; another one may."""
 
-    @property
-    def what(self) -> str:
-        return self.words[0]
+    def __init__(self, what: str) -> None:
+        super().__init__(f"this process has no more {what}")
+        self.what = what
 
 
 def lack_of(problem: BaseException) -> str:

@@ -50,6 +50,9 @@ class Unreadable(OperatorFolder):
         ("process", MemoryError()),
         ("process", OSError(errno.ENOSPC, "no space left on device")),
         ("thread", RuntimeError("can't start new thread")),
+        ("loading", RuntimeError("can't start new thread")),
+        ("loop", RuntimeError("can't start new thread")),
+        ("loop", OSError(errno.EMFILE, "too many open files")),
         ("folder", OSError(errno.EMFILE, "too many open files")),
     ],
 )
@@ -69,6 +72,15 @@ async def test_a_step_is_passed_on(
         for id in ("w1", "w2"):
             stage.start(id, timeout=30.0)
         worker = stage.workers["w1"]
+    elif what == "loop":
+        file = stage.folder / "ops.py"
+        text = file.read_text().replace("class Op:\n", 'class Op:\n    loop = "asyncio"\n')
+        file.write_text(
+            text.replace("def process", "async def process").replace("self.storage.w", "await self.storage.w")
+        )
+        monkeypatch.setattr(operators.loops, "current", fails(problem))
+    elif what == "loading":
+        monkeypatch.setattr(operators._loading, "_one_more", lambda: False)
     elif what == "thread":
         monkeypatch.setattr(operators.threads, "_one_more", lambda: False)
     else:
