@@ -59,6 +59,8 @@ class Joining:
     joiners: dict[int, Joiner] = Factory(dict)
     _urls: dict[str, None] = Factory(dict)
     _probed: float = -FOREVER
+    asked_at: float = -FOREVER
+    """In a view: when anybody asked last to be taken in, be it before the view began."""
     view_met: float = -FOREVER
     """When somebody was last heard of who is in a view."""
     _told: str = ""
@@ -152,7 +154,7 @@ class Joining:
         joiner = self.joiners.get(member.replica)
         if joiner is None or joiner.member.component != member.component:
             joiner = self.joiners[member.replica] = Joiner(member, now, "")
-        joiner.heard = now
+        joiner.heard = self.asked_at = now
         # only who gave the state has kept the updates since: another leader gives it anew
         this_copy = (message.giver, message.copy) == (self.local.component, joiner.copy)
         joiner.loaded = message.loaded if this_copy and member.component in self.replication.table else ""

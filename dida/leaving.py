@@ -106,7 +106,7 @@ class Leaving:
             self._end(False, "was a member of no view")
         elif now >= self._by:
             self._end(False, f"not in order, for nobody has taken over in {self._by - self._since:g} s")
-        elif not self.joining.joiners:
+        elif not self.joining.joiners and now - self.joining.asked_at >= TOGETHER:
             self._end_with_all(now)
 
     def _push(self) -> None:

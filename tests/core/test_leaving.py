@@ -264,3 +264,18 @@ def test_a_rolling_restart(majority: bool) -> None:
         assert node.replica is not None
         store = node.replica.replication.store
         assert [key for n in (1, 2, 3) if (key := f"key-{n}") in list(store)] == ["key-1", "key-2", "key-3"]
+
+
+def test_who_joins_is_not_forgotten_with_a_new_view() -> None:
+    """Both that are left leave, and a view begins while a third node asks to join: they have not heard it in that view
+    yet, and wait for it all the same."""
+    hand = Hand(3)
+    hand.answer(2, Write("key", "value"))
+    hand.run(0.5)
+    hand.crash(1, refused=False)
+    hand.stop(2)
+    hand.stop(3)
+    hand.start(1)
+    assert hand.run(5.0, lambda: len(hand.left) == 2)
+    assert all(left.kept for left in hand.left.values())
+    assert hand.stored(1, "key") == ["value"]
