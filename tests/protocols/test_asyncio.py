@@ -54,7 +54,6 @@ async def test_what_may_go_wrong_on_a_loop(stage: Stage) -> None:
         Leaves="raise SystemExit(3)",
         Stops="asyncio.create_task(self.leave()); await asyncio.sleep(0.05); return 'on'\n\n"
         "    async def leave(self): raise KeyboardInterrupt",
-        Forgets="self.storage.read('nowhere'); return ''",
         Cancels="asyncio.current_task().cancel(); await asyncio.sleep(1)",
         Missing="await self.storage.read('nowhere')",
         Number="return 5",
@@ -63,7 +62,6 @@ async def test_what_may_go_wrong_on_a_loop(stage: Stage) -> None:
     for name, reason in {
         "Raises": "raised ValueError: no good",
         "Leaves": "raised SystemExit: 3",
-        "Forgets": "returned before 1 of its storage calls were answered: await them",
         "Cancels": "raised CancelledError: cancelled by itself",
         "Missing": "failed: no-such-record: nowhere",
         "Number": "returned int, not a string",
