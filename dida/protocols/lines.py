@@ -343,9 +343,10 @@ class LineServer(TwistedProtocol):
         for answer, held in list(self._waiting.items()):
             if held:
                 answer.cancel()
-        self.on_end()
         self._begin()
         self._flush()
+        if not self._hung_up:
+            self.on_end()
 
     def on_end(self) -> None:
         """The client has closed its sending side. Whether it is there to read answers nobody knows."""

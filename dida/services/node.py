@@ -240,6 +240,22 @@ _LISTEN_HINTS = {
 }
 
 
+MAX_ACCEPTS = 20
+"""Connections that are accepted before others are looked at."""
+
+
+def bound_accepts(port: Any) -> None:
+    """Have a listening port take `MAX_ACCEPTS` connections at a time. Twisted's takes twenty more each time, and so
+    stalls those that are there while thousands come."""
+    accept = port.doRead
+
+    def accept_some() -> None:
+        port.numberAccepts = min(port.numberAccepts, MAX_ACCEPTS)
+        accept()
+
+    port.doRead = accept_some
+
+
 class Listening(Service):
     """The node's one port. The socket is bound before the service starts, so that a failure is loud."""
 
@@ -262,6 +278,7 @@ class Listening(Service):
     def startService(self) -> None:
         super().startService()
         self._port = self._reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self._factory)
+        bound_accepts(self._port)
         self._socket.close()
         if self._process is not None:
             self._process.connections = self._descriptors

@@ -282,3 +282,26 @@ def test_every_command_explains_its_options(command: str, tmp_path: Path) -> Non
     assert "--help" in process.output
     options = [line.split() for line in process.output.splitlines() if line.strip().startswith("-")]
     assert all(len(words) > 1 for words in options)
+
+
+def test_connections_are_accepted_a_few_at_a_time() -> None:
+    """However many wait to be accepted, those that are there have their turn in between."""
+
+    class Port:
+        """As Twisted's: it takes more each time."""
+
+        numberAccepts = 1
+
+        def __init__(self) -> None:
+            self.taken: list[int] = []
+
+        def doRead(self) -> None:
+            self.taken.append(self.numberAccepts)
+            self.numberAccepts += 20
+
+    port = Port()
+    node.bound_accepts(port)
+    for _ in range(50):
+        port.doRead()
+    assert port.taken[0] == 1
+    assert max(port.taken) == node.MAX_ACCEPTS
