@@ -126,6 +126,9 @@ class Leaving:
             return
         if self.busy and now - self._since < TOGETHER:
             return
+        told = [self.local.stops.get(m.component, now) for m in others] + [self._since]
+        if max(told) - min(told) > TOGETHER / 2 and now - max(told) < TOGETHER:
+            return  # one after the other: one that was stopped before may be about to ask to join
         alike = all(covers(self.replication.table[m.component], self._have) for m in others)
         if alike and all(m.component in self._heard and m.component in self._understood for m in others):
             self._end(False, f"with all members ({', '.join(m.id for m in others)})")

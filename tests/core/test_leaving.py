@@ -279,3 +279,13 @@ def test_who_joins_is_not_forgotten_with_a_new_view() -> None:
     assert hand.run(5.0, lambda: len(hand.left) == 2)
     assert all(left.kept for left in hand.left.values())
     assert hand.stored(1, "key") == ["value"]
+
+
+def test_who_was_only_just_started_is_waited_for() -> None:
+    """The last that stays is told to stop when another has only just been started: that one has a second to ask."""
+    hand = Hand(2, majority=True)
+    hand.answer(1, Write("key", "value"))
+    hand.stop(2)
+    assert not hand.run(1.5, lambda: 2 in hand.left)
+    hand.stop(1)
+    assert not hand.run(0.9, lambda: bool(hand.left))
