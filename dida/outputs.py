@@ -130,6 +130,8 @@ class Local:
     by token, the lowest first."""
     stops: dict[str, float] = Factory(dict)
     """Members that leave, this node perhaps among them, and since when that is known here."""
+    refused_for_room: bool = False
+    """A write was refused for want of memory, and the log does not say so yet."""
     ring: Ring = Ring(())
     view_name: str = ""
     _members: dict[str, Member] = Factory(dict)

@@ -43,6 +43,7 @@ def refusal(replication: Replication, key: str, value: str) -> str:
     taken = used(replication)
     if taken < most or (taken < OVERWRITING * most and not replication.store.grows(key, value)):
         return ""
+    replication.local.refused_for_room = True
     return f"{taken // MIB} of {most // MIB} MiB are taken: give the storage nodes more (--max-memory), or more nodes"
 
 
@@ -61,7 +62,9 @@ class Gauge:
         share = taken / most
         if share < CALM_AT:
             self._level = 0.0
-        level = next((each for each in (1.0, WARN_AT) if share >= each), 0.0)
+        refused, replication.local.refused_for_room = replication.local.refused_for_room, False
+        # a log that was cut since the refusal may have brought it below the limit again
+        level = 1.0 if refused or share >= 1.0 else WARN_AT if share >= WARN_AT else 0.0
         if level <= self._level:
             return ""
         self._level = level

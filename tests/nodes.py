@@ -59,6 +59,10 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **(more or {})}
 
 
+def _limited(descriptors: int) -> tuple[str, ...]:
+    return "sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"
+
+
 class NodeProcess:
     """`twistd -n COMMAND OPTION…` as a process of its own, its output in a file."""
 
@@ -69,15 +73,16 @@ class NodeProcess:
         folder: Path,
         port: int | None = None,
         more: Mapping[str, str] | None = None,
+        descriptors: int | None = None,
     ) -> None:
-        """`more` are variables of its environment."""
+        """`more` are variables of its environment, `descriptors` how many it may have open."""
         self.port = port
         self.paused = False
         self._paused_at = float("-inf")
         self._output = folder / f"{command}-{port}.output"
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*TWISTD, "-n", command, *options],
+                [*(_limited(descriptors) if descriptors else ()), *TWISTD, "-n", command, *options],
                 cwd=folder,
                 env=environment(more),
                 stdin=subprocess.DEVNULL,

@@ -105,6 +105,17 @@ def test_it_warns_before() -> None:
     assert entry.said is None, "nothing is kept that only saves time"
 
 
+def test_a_refusal_is_said_though_there_is_room_again() -> None:
+    """The log of updates is cut right behind a refusal: the node is below its limit again, and says it all the same."""
+    hand = Hand(1, max_memory=SMALL)
+    replica = hand.replicas[1]
+    replica.replication.store.bytes += SMALL
+    assert code(hand.answer(1, Write("new", "v"))) == "storage-full"
+    replica.replication.store.bytes -= SMALL // 8
+    hand.run(1.0)
+    assert any("storage-full" in note for note in replica.local.notes)
+
+
 def test_without_a_limit_nothing_is_said() -> None:
     """As the core is by itself."""
     status = Hand(1).replicas[1].status(9.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import time
 from contextlib import ExitStack
@@ -281,13 +280,11 @@ def test_a_worker_without_descriptors(tmp_path: Path) -> None:
     (folder / "leaks.py").write_text(LEAKS)
     storage = StorageCluster(tmp_path, 3)
     nodes: dict[str, NodeProcess] = {}
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        for id, limit in (("w1", 48), ("w2", limits[0])):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
+        for id, limit in (("w1", 48), ("w2", None)):
             port = free_port()
             options = ("--id", id, "--url", f"http://127.0.0.1:{port}", "--operators", str(folder))
-            nodes[id] = NodeProcess("dida-worker", *options, folder=tmp_path, port=port)
+            nodes[id] = NodeProcess("dida-worker", *options, folder=tmp_path, port=port, descriptors=limit)
         port = free_port()
         named = [f"--worker={id}=http://127.0.0.1:{node.port}" for id, node in nodes.items()]
         whole = ("--id", "sc1", "--url", f"http://127.0.0.1:{port}", *named, *storage.members)
@@ -305,7 +302,6 @@ def test_a_worker_without_descriptors(tmp_path: Path) -> None:
                 assert told.startswith("ok done "), told
         assert len(nodes["w1"].output) < 2000, nodes["w1"].output
     finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for node in nodes.values():
             node.end()
         storage.end()
