@@ -28,6 +28,9 @@ settings.register_profile("thorough", settings.get_profile("default"), max_examp
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
 ROOM = pytest.StashKey[Room]()
+FROZEN_EACH = 20
+"""Tests after which what they left is no longer searched for garbage."""
+_finished: list[str] = []
 SETTLING_TURNS = 50
 """Turns of the reactor for what a test closed at its end to be gone."""
 
@@ -83,6 +86,18 @@ def _all_set_up() -> None:
     pytest_twisted.blockon(_one_turn())
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    """Now and then what has stayed of the tests so far (reports, caches) is left out of the search for garbage, too.
+
+    That search comes after each test. Here the test's own objects are gone, so none of them is left out.
+    """
+    _finished.append(nodeid)
+    if len(_finished) == FROZEN_EACH:
+        _finished.clear()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture
