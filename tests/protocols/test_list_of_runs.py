@@ -37,7 +37,7 @@ async def test_what_is_told_of_a_run(system: System) -> None:
     assert failed["reason"] == "ReaderOperator at position 0 on w1 failed: no-such-record: nobody"
     assert "reason" not in shop
     assert (shop["application"], shop["id"], "id" in bank) == ("shop", "mine:1", False)
-    assert before - 0.001 <= shop["start"] <= failed["start"] <= napping["start"] <= time_of_day()
+    assert before - 0.001 <= shop["start"] <= failed["start"] <= napping["start"] <= time_of_day() + 0.001
 
 
 @pytest_twisted.ensureDeferred
