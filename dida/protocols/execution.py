@@ -49,6 +49,8 @@ class StepFailed(Exception):
     records: tuple[Touch, ...] = ()
     lack: str = ""
     """What this worker lacked for it: another one may do it."""
+    trace: str = ""
+    """The traceback of what the operator raised, for the log."""
 
 
 class StepLost(Exception):
@@ -161,6 +163,8 @@ class Operators:
                 raise StepLost(storage.lost, storage.records) from None
             problem.records = storage.records
             problem.lack = problem.lack or lack_of_descriptors()
+            if problem.trace and not problem.lack:
+                _log_trace(problem, request)
             raise
         if storage.lost:
             raise StepLost(storage.lost, storage.records)
@@ -213,7 +217,7 @@ class Operators:
                 raise CancelledError
             told = raised(problem)
             hint = about_asyncio(problem, told.text) if loop is None and terms.isolation != "process" else ""
-            raise StepFailed(_reason(told, request) + hint)
+            raise _has_raised(told, hint)
         if isinstance(output, Late):
             raise StepFailed(self._lateness(output, terms.own_thread(asynchronous), terms, limit, left))
         if storage.unanswered:
@@ -305,7 +309,7 @@ class Operators:
         if "failed" in said:
             raise StepFailed(said["failed"])
         if "raised" in said:
-            raise StepFailed(_reason(wire.shaped(said["raised"], Raised), request))
+            raise _has_raised(wire.shaped(said["raised"], Raised))
         return said["output"]
 
     def _lateness(self, late: Late, thread: bool, terms: Terms, limit: float, left: float) -> str:
@@ -367,15 +371,18 @@ def _end(result: Any) -> tuple[Any, BaseException | None]:
     return (None, result.value) if isinstance(result, Failure) else (result, None)
 
 
-def _reason(problem: Raised, request: Execute) -> str:
-    """What an operator raised, in one line; the traceback goes to the log."""
+def _has_raised(problem: Raised, hint: str = "") -> StepFailed:
+    failed = StepFailed(problem.reason + hint)
+    failed.trace = problem.trace if problem.kind else ""
+    return failed
+
+
+def _log_trace(problem: StepFailed, request: Execute) -> None:
     step = request.assignment
-    if problem.kind:
-        _log.warn(
-            "run {run}: {operator} at position {position} raised:\n{trace}",
-            run=request.meta.run,
-            operator=step.operator,
-            position=step.position,
-            trace=problem.trace,
-        )
-    return problem.reason
+    _log.warn(
+        "run {run}: {operator} at position {position} raised:\n{trace}",
+        run=request.meta.run,
+        operator=step.operator,
+        position=step.position,
+        trace=problem.trace,
+    )

@@ -103,15 +103,18 @@ async def test_a_step_is_passed_on(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_fails_meanwhile(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator that meets the end of the worker's descriptors is executed elsewhere; otherwise it has failed."""
+async def test_what_fails_meanwhile(stage: Stage, monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
+    """An operator that meets the end of the worker's descriptors is executed elsewhere, and the log has a line of that,
+    not the traceback; otherwise it has failed."""
     stage.operator("raise OSError(24, 'too many open files')")
     assert (await stage.reason()).endswith("on w1 raised OSError: [Errno 24] too many open files")
     assert stage.workers["w1"].counts["passed_on"] == 0
+    assert len([line for line in warnings if "Traceback" in line]) == 1
     lacking = [True, False]
     monkeypatch.setattr("dida.protocols.execution.lack_of_descriptors", lambda: DESCRIPTORS if lacking.pop(0) else "")
     assert (await stage.reason("Op@w1", "Op@w2")).endswith("on w2 raised OSError: [Errno 24] too many open files")
     assert stage.workers["w1"].counts["passed_on"] == 1
+    assert len([line for line in warnings if "Traceback" in line]) == 2, "on w1 before, on w2 now"
 
 
 @pytest_twisted.ensureDeferred
