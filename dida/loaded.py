@@ -30,19 +30,27 @@ def name_of(folder: str, module: Parts = ()) -> str:
     return _PREFIX + ".".join(part.replace("%", "%25").replace(".", "%2E") for part in (folder, *module))
 
 
-def stale(folder: str) -> list[str]:
-    """The imported modules of the folder that have changed, or that use one that has."""
+def forget_stale(folder: str) -> None:
+    """Have the modules of the folder that have changed, or use one that has, imported anew when they are wanted next;
+    who has the old ones goes on with them.
+
+    One that is being imported by another thread stays until it is looked at again: Python's import fails when its
+    module goes away.
+    """
     prefix = name_of(folder) + "."
-    loaded = [(name, loader_of(module)) for name, module in list(sys.modules.items()) if name.startswith(prefix)]
-    return [name for name, loader in loaded if loader is not None and not (loader.is_fresh() and loader.lacks_none())]
+    modules = [(name, module) for name, module in list(sys.modules.items()) if name.startswith(prefix)]
+    for name, module in [(name, module) for name, module in modules if _is_stale(module)]:
+        if sys.modules.get(name) is module:  # else another thread imports it anew
+            sys.modules.pop(name, None)
+            package, _, last = name.rpartition(".")
+            vars(sys.modules.get(package, ModuleType(""))).pop(last, None)
 
 
-def forget(names: Sequence[str]) -> None:
-    """Have modules imported anew when they are wanted next; who has the old ones goes on with them."""
-    for name in names:
-        sys.modules.pop(name, None)
-        package, _, last = name.rpartition(".")
-        vars(sys.modules.get(package, ModuleType(""))).pop(last, None)
+def _is_stale(module: ModuleType) -> bool:
+    loader = loader_of(module)
+    if loader is None or getattr(module.__spec__, "_initializing", False):
+        return False
+    return not (loader.is_fresh() and loader.lacks_none())
 
 
 def loader_of(module: ModuleType | None) -> Loader | None:

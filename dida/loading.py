@@ -6,7 +6,7 @@ was changed or added is taken anew, together with those that import it. What lie
 link, is never loaded.
 
 `known` is a glance (a few calls of stat), `find` may read and execute files. Both may be called from
-threads, `find` from one at a time.
+threads, `find` from one at a time; operators, and who looks at the same folder, may import its files meanwhile.
 """
 
 from __future__ import annotations
@@ -110,6 +110,13 @@ class OperatorFolder:
         """The class; a LoadingError says why it can't be had."""
         if not is_class_name(name):
             raise NoSuchOperator(f"{name!r} is no class name")
+        kind, loader = self._load(name)
+        if not loader.is_fresh():  # it has changed since its import began, maybe in another thread
+            kind, loader = self._load(name)
+        self._found[name] = kind, loader
+        return kind
+
+    def _load(self, name: str) -> tuple[type[Any], Loader]:
         self._scan()
         holders = [file for file in self._files.values() if name in file.mentioned and name in file.classes]
         if not holders:
@@ -119,9 +126,7 @@ class OperatorFolder:
         if len(holders) > 1:
             where = " and ".join(sorted(file.name for file in holders))
             raise AmbiguousOperator(f"{name} is defined in {where} of {self.path}: keep one of them")
-        kind, loader = load(self._root, holders[0].text.module, name)
-        self._found[name] = kind, loader
-        return kind
+        return load(self._root, holders[0].text.module, name)
 
     def operators(self) -> dict[str, str]:
         """Class name to file name of all that look like operators; no file is executed for it."""
@@ -173,7 +178,7 @@ class OperatorFolder:
                 elif entry.is_dir(follow_symlinks=False) and len(waiting) < MAX_FILES:
                     waiting.append((*parts, entry.name))
         self._folders, self._files = folders, files
-        loaded.forget(loaded.stale(self._root))
+        loaded.forget_stale(self._root)
         self._found = {name: found for name, found in self._found.items() if loaded.is_current(found[1])}
 
     def _look(self, entry: os.DirEntry[str], parts: Parts, files: dict[str, Outline]) -> None:

@@ -2,11 +2,15 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Thread
+from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
 
+from dida.loaded import Loader
 from dida.loading import (
     AmbiguousOperator,
     BrokenFile,
@@ -353,3 +357,111 @@ def test_many_files(tmp_path: Path) -> None:
         patch.setattr(os, "stat", noted)
         assert folder.known("Op7") is found
     assert len(asked) == 2
+
+
+LATER = """
+class Later:
+    def configure_storage(self, storage):
+        pass
+
+    def process_record(self, meta, input, previous_output):
+        from . import words
+        return words.WORD
+"""
+
+
+def before_reading(monkeypatch: pytest.MonkeyPatch, file: str, call: Callable[[], Any]) -> None:
+    """Have something happen when the module is among the imported ones, and nothing of its file has been read."""
+    original = Loader.get_code
+
+    def get_code(self: Loader, name: str) -> CodeType:
+        if self.path.endswith(file):
+            call()
+        return original(self, name)
+
+    monkeypatch.setattr(Loader, "get_code", get_code)
+
+
+def once_executed(monkeypatch: pytest.MonkeyPatch, file: str, call: Callable[[], Any]) -> None:
+    """Have something happen, once, when the module's file was executed, and its import has not ended."""
+    original = Loader.exec_module
+    calls = [call]
+
+    def exec_module(self: Loader, module: ModuleType) -> None:
+        original(self, module)
+        if self.path.endswith(file) and calls:
+            calls.pop()()
+
+    monkeypatch.setattr(Loader, "exec_module", exec_module)
+
+
+def test_a_look_while_a_file_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks at the folder, from whichever thread, take no module away that is being imported."""
+    put(tmp_path, "one.py", "from .words import WORD\n" + operator())
+    put(tmp_path, "words.py", "WORD = 'abc'\n")
+    other = OperatorFolder(str(tmp_path))
+    before_reading(monkeypatch, ".py", other.operators)
+    folder = OperatorFolder(str(tmp_path))
+    found = folder.find("Hello")
+    assert folder.known("Hello") is found
+    assert other.find("Hello") is found
+
+
+def test_a_look_while_an_operator_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator that imports a neighbour when it is executed gets it, whoever looks at the folder meanwhile."""
+    put(tmp_path, "later.py", LATER)
+    put(tmp_path, "words.py", "WORD = 'abc'\n")
+    folder = OperatorFolder(str(tmp_path))
+    found = folder.find("Later")
+    before_reading(monkeypatch, "words.py", folder.operators)
+    assert output_of(found) == "abc"
+
+
+def test_a_file_that_changes_while_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asked for a class gets it as it is now; who imports a neighbour gets what it was, and then what it is."""
+
+    def change(file: str, text: str) -> None:
+        put(tmp_path, file, text)
+        OperatorFolder(str(tmp_path)).operators()
+
+    put(tmp_path, "one.py", operator())
+    put(tmp_path, "later.py", LATER)
+    put(tmp_path, "words.py", "WORD = 'abc'\n")
+    folder = OperatorFolder(str(tmp_path))
+    once_executed(monkeypatch, "one.py", lambda: change("one.py", operator(output="HELLO")))
+    assert output_of(folder.find("Hello")) == "HELLO"
+    once_executed(monkeypatch, "words.py", lambda: change("words.py", "WORD = 'ABC'\n"))
+    assert output_of(folder.find("Later")) == "abc"
+    assert folder.known("Later") is None
+    assert output_of(folder.find("Later")) == "ABC"
+
+
+def test_two_threads_that_find_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one of them imports anew the other one does not take away."""
+    put(tmp_path, "one.py", operator())
+    folders = [OperatorFolder(str(tmp_path)) for _ in range(2)]
+    folders[0].find("Hello")
+    put(tmp_path, "one.py", operator(output="HELLO"))
+    outputs: list[str] = []
+    importing, goes_on = Event(), Event()
+    second = Thread(target=lambda: outputs.append(output_of(folders[1].find("Hello"))), daemon=True)
+
+    def in_the_second() -> None:
+        importing.set()
+        goes_on.wait(10)
+
+    original = Loader.is_fresh
+
+    def is_fresh(self: Loader, seen: set[str] | None = None) -> bool:
+        fresh = original(self, seen)
+        if not fresh and second.ident is None:
+            before_reading(monkeypatch, "one.py", in_the_second)
+            second.start()
+            assert importing.wait(10)
+        return fresh
+
+    monkeypatch.setattr(Loader, "is_fresh", is_fresh)
+    folders[0].operators()
+    goes_on.set()
+    second.join(10)
+    assert outputs == ["HELLO"]

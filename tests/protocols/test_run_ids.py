@@ -107,7 +107,7 @@ async def test_the_line_is_said_to_the_next_scheduler(system: System) -> None:
     assert refused.code == "id-in-use"
     assert (await system.ask(f"result {before[1].words[0]}")).words == ended.words
     result = await system.ask(f"result {before[0].words[0]}")
-    assert (result.words[0], result.object["application"], result.object["id"]) == ("done", "shop", "a")
+    assert (result.words[0], result.object["application"], result.object["id"]) == ("done", "shop", "a"), result
     assert (second.runs.started, second.runs.adopted) == (0, 2)
     assert system.storage.group.records["13"][0][1] == "3"
 
@@ -233,7 +233,8 @@ async def test_nobody_is_told_too_early(system: System) -> None:
     await system.start_again()
     links = [system.link_to("sc1") for _ in range(20)]
     answers = [system.ask(f"result {runs[n % 16]}", links[n % 20]) for n in range(200)]
-    assert {(await answer).words[0] for answer in answers} == {"done"}
+    replies = [await answer for answer in answers]
+    assert not [reply for reply in replies if reply.words[0] != "done"]
 
 
 @pytest_twisted.ensureDeferred
