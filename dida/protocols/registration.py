@@ -61,12 +61,13 @@ class Registration:
         if self._schedulers:
             self._saying.start(SAY_EVERY, now=False)
 
-    def leave(self) -> None:
-        """Say it no more: the worker wants no more operators."""
+    def leave(self) -> list[Address]:
+        """Say it no more: the worker wants no more operators. Where it is registered, and may be given some."""
         if self._saying.running:
             self._saying.stop()
         for scheduler in self._schedulers:
             scheduler.link.on_up = lambda: None
+        return [each.address for each in self._schedulers if each.state == REGISTERED]
 
     def stop(self) -> None:
         """Hang up."""

@@ -185,7 +185,8 @@ class WorkerNode(NodeCommands):
         return ok(self.me.id, **({"storage": storage} if storage else {}))
 
     def cmd_drain(self, request: Drain) -> Deferred[Reply]:
-        self.registration.leave()
+        for scheduler in self.registration.leave():
+            self.departure.know(scheduler)
         self._hand_over.leaving = True
         answer = self.departure.begin(request)
         self._on_idle()

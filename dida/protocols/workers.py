@@ -167,10 +167,7 @@ class Workers:
         """
         old = self._all.get(id)
         if old is not None and old.address == address:
-            old.named = old.named or named
-            if old.leaving:
-                old.leaving = False
-                self.look()
+            old.named = old.named or named  # one that is leaving, too: it may have said so before it left
             return
         other = next((worker for worker in self if worker.address == address), None)
         if other is not None and other.there and other.name != id:
