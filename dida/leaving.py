@@ -138,10 +138,14 @@ class Leaving:
         old = self.local.view
         if self._since == FOREVER or old is None or view.previous != old.name or not covers(base, self._have):
             return False
+        self.taken_over(view, base)
+        return True
+
+    def taken_over(self, view: View, base: Timestamp) -> None:
+        """All that this node has is in a view without it, whose members have what `base` says."""
         for member in view.members:
             self.replication.confirm(member.component, base)
         self._end(True, f"{', '.join(m.id for m in view.members)} go on with its state (view {view.number})")
-        return True
 
     @property
     def _have(self) -> Timestamp:

@@ -496,6 +496,9 @@ class Membership:
         stay = [m.component for m in self.local.others() if view.member(m.component) is not None]
         known = [self.replication.table[component] for component in stay]
         lost = _beyond(have, merged(self.local.base, *known)) + self._alone
+        if leaves and stay and not lost:
+            self.leaving.taken_over(view, have)
+            return
         self._alone = 0
         self._silent.clear()
         self.discarded += lost

@@ -206,6 +206,27 @@ def test_no_word_of_the_new_view() -> None:
     assert hand.left[2].kept
 
 
+@pytest.mark.parametrize("majority", [False, True])
+def test_no_word_of_the_new_view_nor_of_the_next(majority: bool) -> None:
+    """The same when the others have gone on by two views: they have all that it has, and it ends in order."""
+    hand = Parted(4, majority=majority)
+    hand.answer(2, Write("key", "value"))
+    hand.run(1.0)
+    hand.stop(2)
+    while not hand.under_way("install", target=2):
+        hand.pass_on("heartbeat", "gossip", "stop", "flush", "fetch", "level")
+        hand.tick()
+    hand.lose(*hand.under_way("install", target=2))
+    hand.part((1, 2), (2, 3), (2, 4))
+    hand.run(0.3)
+    hand.crash(4)
+    assert hand.run(5.0, lambda: all(len(hand.replicas[number].local.others()) == 1 for number in (1, 3)))
+    hand.part()
+    assert hand.run(2.0, lambda: 2 in hand.left)
+    assert hand.left[2].kept
+    assert "go on with its state" in hand.left[2].text
+
+
 def test_who_is_cut_off_is_not_waited_for_nor_counted() -> None:
     """With `majority` a leaver whose answer would be the second of three does not make a half: nobody goes on with one
     node, and the one that leaves waits."""
