@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from attrs import evolve
@@ -201,11 +201,16 @@ def real_time(history: Iterable[Event], lost: Collection[Shown] = ()) -> list[st
 Context = dict[str, Version]
 
 
-def sessions(history: Iterable[Event], lost: Collection[Shown] = (), forks: bool = False) -> list[str]:
+def sessions(
+    history: Iterable[Event], lost: Collection[Shown] = (), views: Mapping[str, str] | None = None
+) -> list[str]:
     """The session guarantees and causality. What a session saw of lost versions counts until it heard of the loss;
-    what it learned of them through others does not count. Where two sides of a partition go on (`forks`), who hears
-    of a loss goes over to the other side, and begins anew; and lost versions neither count nor are judged: who goes
-    over while the network is cut may have nothing in its timestamp any more that would tell."""
+    what it learned of them through others does not count. Where two sides of a partition go on there are `views`, to
+    each name that of the view which it changes. Then who hears of a loss, or is answered in a view that does not go
+    on with the one before, nor that with it, goes over to the other side, and begins anew; and lost versions neither
+    count nor are judged: who goes over may have nothing in its timestamp any more that would tell."""
+    forks = views is not None
+    place: dict[str, str] = {}
     wrong: list[str] = []
     kept: dict[str, Context] = defaultdict(dict)
     fragile: dict[str, Context] = defaultdict(dict)
@@ -225,6 +230,12 @@ def sessions(history: Iterable[Event], lost: Collection[Shown] = (), forks: bool
             if forks:
                 context.clear()
             continue
+        if views is not None and event.view:
+            before = place.get(event.session, event.view)
+            place[event.session] = event.view
+            if before not in _line(event.view, views) and event.view not in _line(before, views):
+                fragile[event.session].clear()
+                context.clear()
         shown = event.shown
         if event.outcome not in (OK, NO) or event.wanted is not None:
             continue
@@ -246,6 +257,13 @@ def sessions(history: Iterable[Event], lost: Collection[Shown] = (), forks: bool
         if not (event.changes and event.outcome == OK):
             _raise(context, causes.get(shown.value, {}))
     return wrong
+
+
+def _line(view: str, views: Mapping[str, str]) -> Iterator[str]:
+    """The view, and those that it goes on with."""
+    while view:
+        yield view
+        view = views.get(view, "")
 
 
 def _raise(context: Context, other: Mapping[str, Version]) -> None:

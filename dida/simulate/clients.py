@@ -279,12 +279,13 @@ class Clients:
                 self._check_in_force(event, node)
             if event.ordered and len(reply.words) == 2 and not self.plan.forks:
                 self._check_held(event, reply.words[0 if event.verb == "read" else 1], node)
+        view = node.replica.local.view_name if node.replica is not None else ""
         delay = 0.0005 + self.rng.random() * 0.002
         if not self.calm and not self.stopping and self.rng.random() < self.plan.stray:
             self.cluster.say(f"{session.name} loses its connection: {reply} does not arrive")
             self.cluster.at(delay, lambda: self._silent(session, token))
             return
-        self.cluster.at(delay, lambda: self._take(session, token, reply))
+        self.cluster.at(delay, lambda: self._take(session, token, reply, view))
 
     def _check_in_force(self, event: Event, node: Node) -> None:
         """A plain answer leaves: nobody serves in a view from which its node was removed."""
@@ -376,7 +377,7 @@ class Clients:
             elif node.component in self._holders(shown.key, shown.value, shown.version):
                 self._report(f"{node.name} left in order, and took with it {shown}")
 
-    def _take(self, session: Session, token: Any, reply: Reply) -> None:
+    def _take(self, session: Session, token: Any, reply: Reply, view: str) -> None:
         event = session.event
         if session.token != token or event is None:
             return
@@ -388,7 +389,7 @@ class Clients:
             event.outcome = FAILED
         else:
             self._note(session, event, reply)
-        event.returned = self.cluster.now
+        event.returned, event.view = self.cluster.now, view
         session.token = None
         if event.outcome == LOST and event.changes and session.uncertain:
             event.outcome, event.returned = UNKNOWN, FOREVER

@@ -49,6 +49,8 @@ class Event:
     wanted: Version | None = None
     """The version that a read asked for."""
     node: str = ""
+    view: str = ""
+    """The view in which the node was that answered, where that is known."""
 
     @property
     def changes(self) -> bool:

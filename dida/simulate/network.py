@@ -123,6 +123,8 @@ class Cluster:
         """Called after each tick of a node: a test's invariants."""
         self.cut: dict[tuple[str, str], bool] = {}
         """Directed pairs of urls between which nothing passes now."""
+        self.views: dict[str, str] = {}
+        """To the name of each view that began, that of the view which it changes."""
         self.ended: dict[str, float] = {}
         """Components whose life is over, and since when."""
         self.discarded = 0
@@ -264,6 +266,8 @@ class Cluster:
         replica = node.replica
         if replica is None:
             return
+        if (view := replica.local.view) is not None:
+            self.views[view.name] = view.previous
         if replica.local.component != node.component:  # it found out that it was removed
             self.ended[node.component] = self.now
             node.begin(replica.local.component)

@@ -160,7 +160,7 @@ class Verdict:
         self.wrong += checkers.once(stored)
         self.wrong += checkers.nobody(history, stored, plan.forks)
         self.wrong += checkers.predecessors(history, stored)
-        self.wrong += checkers.sessions(history, lost | unclear, plan.forks)
+        self.wrong += checkers.sessions(history, lost | unclear, self.cluster.views if plan.forks else None)
         if plan.forks:
             self._judge_discarded(lost)
             return

@@ -408,15 +408,30 @@ def test_a_loss_clears_no_more_than_it_must() -> None:
         did("a", R, "l", 2, "y", v(4)),
     ]
     assert keeps_sessions(history) != []
-    assert keeps_sessions(history, forks=True) == []
+    assert keeps_sessions(history, views={}) == []
 
 
 def test_what_a_side_of_a_partition_did_and_lost_is_not_judged() -> None:
     """Who goes over to the side that loses may be asked for nothing there; on the side that stays all counts."""
     seen, there = did("a", R, "k", 0, "x", v(2)), did("a", W, "k", 1, "y", v(1))
-    assert keeps_sessions([seen, there], {Shown("k", v(1), "y")}, forks=True) == []
+    assert keeps_sessions([seen, there], {Shown("k", v(1), "y")}, views={}) == []
     assert keeps_sessions([seen, there], {Shown("k", v(1), "y")}) != []
-    assert keeps_sessions([seen, there], forks=True) != []
+    assert keeps_sessions([seen, there], views={}) != []
+
+
+def test_who_goes_over_to_another_side_of_a_partition_begins_anew() -> None:
+    """Its timestamp may no longer name what both sides have removed. From a view to one that goes on with it, and the
+    other way, all counts."""
+    views = {"1@a": "", "2@a": "1@a", "2@b": "1@a", "3@b": "2@b"}
+    for here, there, counts in (
+        ("2@a", "2@b", False),
+        ("2@a", "3@b", False),
+        ("1@a", "3@b", True),
+        ("3@b", "2@b", True),
+    ):
+        seen = did("a", R, "k", 0, "x", v(2), view=here)
+        older = did("a", R, "k", 1, "o", v(1), view=there)
+        assert (keeps_sessions([seen, older], views=views) != []) == counts, (here, there)
 
 
 # --- single answers, and what is stored ------------------------------------------------------------
