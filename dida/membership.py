@@ -389,11 +389,12 @@ class Membership:
 
         In order, when it leaves, and all that it has is in that view. With `majority` not before it is known that all
         its members have entered that view: it may still come to nothing, and then what this node has, and its vote,
-        are needed.
+        are needed. Who leaves, and has promised no other to change its view, need not wait for that.
         """
-        if self.leaving.succeeded(view, base):
+        decided = complete or self.local.view is None or not self.local.config.majority
+        if (decided or self._bound <= {view.leader}) and self.leaving.succeeded(view, base):
             return
-        if complete or self.local.view is None or not self.local.config.majority:
+        if decided:
             self.fence(view, now)
         elif self._ballot is not None and any(m.component == peer for m in self._ballot.members):
             self._ballot.lost = True

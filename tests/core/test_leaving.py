@@ -227,6 +227,31 @@ def test_no_word_of_the_new_view_nor_of_the_next(majority: bool) -> None:
     assert "go on with its state" in hand.left[2].text
 
 
+def test_who_has_voted_for_another_view_does_not_end() -> None:
+    """With `majority`, 1 begins the view without 3, which leaves; 2 hears nothing of it, and changes the first view
+    with the vote of 3. Only then does 3 hear of the view of 1: if it ended, neither 1 nor 2 could go on for ever."""
+    hand = Parted(3, majority=True)
+    hand.answer(3, Write("key", "value"))
+    hand.run(1.0)
+    hand.stop(3)
+    while not hand.under_way("install", source=1):
+        hand.pass_on("heartbeat", "gossip", "stop", "flush", "fetch", "level")
+        hand.tick()
+    hand.lose(*hand.under_way("install"))
+    hand.part((1, 2), (1, 3))
+    while not hand.under_way("install", source=2, target=3):
+        hand.pass_on("heartbeat", "gossip", "stop", "suspect", "flush", "fetch", "level")
+        hand.tick()
+    hand.lose(*hand.under_way("install", target=3))
+    hand.part((1, 2), (2, 3))
+    assert not hand.run(1.0, lambda: 3 in hand.left)
+    hand.part()
+    assert hand.run(5.0, lambda: 3 in hand.left)
+    assert hand.left[3].kept
+    assert hand.run(5.0, lambda: len(_views(hand)) == 1)
+    assert isinstance(hand.answer(1, UpdateIf("key", "value", "more")), Ok)
+
+
 def test_who_is_cut_off_is_not_waited_for_nor_counted() -> None:
     """With `majority` a leaver whose answer would be the second of three does not make a half: nobody goes on with one
     node, and the one that leaves waits."""
