@@ -167,7 +167,10 @@ class Workers:
         """
         old = self._all.get(id)
         if old is not None and old.address == address:
-            old.named = old.named or named  # one that is leaving, too: it may have said so before it left
+            old.named = old.named or named
+            if old.leaving:
+                old.leaving = False
+                self.look()
             return
         other = next((worker for worker in self if worker.address == address), None)
         if other is not None and other.there and other.name != id:
@@ -195,7 +198,8 @@ class Workers:
         old = self._all.get(id)
         if old is not None and old.address != address and old.there:
             raise BadRequest(f"{id} is the id of the worker at {old.address}: start this one with another --id")
-        self.add(id, address, named=old is not None and old.named)
+        if old is None or old.address != address or not old.leaving:  # else it has said so before it left
+            self.add(id, address, named=old is not None and old.named)
 
     def leave(self, id: str) -> None:
         """That worker wants no more operators."""
