@@ -18,11 +18,11 @@ from random import Random
 
 from attrs import frozen
 
-from dida import wire
 from dida.groups import Groups
-from dida.messages import Reply, Write
 from dida.outputs import Config, Send
 from dida.simulate.network import Cluster, Network, Node
+from dida.wire import grammar
+from dida.wire.messages import Reply, Write
 
 QUIET = 1.0
 """Seconds of virtual time in which the cost of doing nothing is counted."""
@@ -75,13 +75,13 @@ class _Counted(Cluster):
     def _put(self, node: Node, send: Send, action: str | None) -> None:
         self.sent[node.url] += 1
         if self.weigh:
-            self.size += len(wire.encode(send.message)) + 2
+            self.size += len(grammar.encode(send.message)) + 2
         super()._put(node, send, action)
 
     def _reply(self, node: Node, source: str, number: int, verb: str, reply: Reply, action: str | None) -> None:
         self.sent[node.url] += 1
         if self.weigh:
-            self.size += len(wire.encode_reply(reply)) + 2
+            self.size += len(grammar.encode_reply(reply)) + 2
         super()._reply(node, source, number, verb, reply, action)
 
     def until(self, condition: Callable[[], bool], step: float = SLICE) -> float:

@@ -16,8 +16,8 @@ from attrs import define, field, frozen
 
 from dida.errors import UserError
 from dida.files import decoded_lines
-from dida.messages import Counter, Name, Timestamp
 from dida.versions import Version
+from dida.wire.messages import Counter, Name, Timestamp
 
 MAX_OUTPUT = 512 * 1024
 """Bytes that the output of one operator may have, as UTF-8."""

@@ -8,11 +8,11 @@ import attrs
 import msgspec
 from attrs import field, frozen
 
-from dida import messages
 from dida.addresses import Address, NodeAddress, node_id
 from dida.chain import MAX_OPERATORS, STATES, Assignment, Meta, Position, is_class_name
 from dida.errors import BadRequest, UserError
-from dida.messages import Counter, Name, Request, Seconds, Timestamp
+from dida.wire import messages
+from dida.wire.messages import Counter, Name, Request, Seconds, Timestamp
 
 Operators = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=MAX_OPERATORS)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]

@@ -19,11 +19,11 @@ from typing import Any
 from dida.addresses import Address, StorageAddress
 from dida.errors import UserError
 from dida.frontend import Page
-from dida.messages import DEFAULT_DEADLINE, Concern
 from dida.protocols.frontend import BlockingStorage, FrontEnd
 from dida.protocols.threads import blocking
 from dida.timestamps import Timestamp
 from dida.versions import Version
+from dida.wire.messages import DEFAULT_DEADLINE, Concern
 
 _starting = Lock()
 """Held while somebody starts the reactor."""

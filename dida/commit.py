@@ -27,7 +27,6 @@ from dida.errors import BadRequest
 from dida.executed import TOO_MANY_ANSWERS, after_of, answered, not_applied
 from dida.gossip import Replication, write_answer
 from dida.locks import MAX_QUEUE, Locks
-from dida.messages import Error, No, Ok, Reply
 from dida.operations import Operation, Waiting, refused, too_late, unknown_outcome
 from dida.outputs import Local
 from dida.peer_messages import (
@@ -47,6 +46,7 @@ from dida.room import refusal
 from dida.store import Entry
 from dida.timestamps import Timestamp, covers, merge_into, merged
 from dida.versions import Version
+from dida.wire.messages import Error, No, Ok, Reply
 
 SHORT = 1000
 """Characters of a value that a release tells; longer ones are not sent once more."""

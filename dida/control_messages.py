@@ -9,8 +9,8 @@ from msgspec import Meta
 
 from dida.addresses import Address, NodeAddress, StorageAddress, node_id
 from dida.errors import BadRequest, UserError
-from dida.messages import NODE, Counter, Milliseconds, Name, Request, Seconds, vocabulary
 from dida.versions import MAX_REPLICA
+from dida.wire.messages import NODE, Counter, Milliseconds, Name, Request, Seconds, vocabulary
 
 STOP_DEADLINE = 40.0
 """Seconds for nodes to end that finish what they have in hand first."""

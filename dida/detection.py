@@ -23,10 +23,10 @@ from itertools import islice
 from attrs import Factory, define
 
 from dida.gossip import Replication
-from dida.messages import Ok, Reply
 from dida.outputs import Local
 from dida.peer_messages import Alive, Heartbeat, Member, Suspect
 from dida.timestamps import Timestamp
+from dida.wire.messages import Ok, Reply
 
 SUSPECT_AGAIN = 0.2
 WITNESSES = 3

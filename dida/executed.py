@@ -15,8 +15,8 @@ from typing import Any
 from attrs import define, field
 
 from dida.batches import batches
-from dida.messages import No, Ok, Reply
 from dida.timestamps import Timestamp
+from dida.wire.messages import No, Ok, Reply
 
 SINGLE = "\0"
 """Begins the session of an id that is none of a session: no other id has the same."""

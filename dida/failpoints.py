@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dida.errors import UserError
-from dida.messages import form_of
 from dida.peer_messages import PEER
+from dida.wire.messages import form_of
 
 STEPS = ("send", "receive", "reply", "answered")
 ACTIONS = ("kill", "pause", "drop", "duplicate")

@@ -21,10 +21,10 @@ from dida import errors
 from dida.addresses import StorageAddress
 from dida.errors import DidaError, Unavailable
 from dida.interfaces import Record
-from dida.messages import Concern, Error, ListRecords, No, Ok, Read, Reply, Request, UpdateIf, Versions, Write
 from dida.replicas import SUSPICION, Replicas
 from dida.sessions import Seen, StepIds, UpdateIds
 from dida.versions import Version
+from dida.wire.messages import Concern, Error, ListRecords, No, Ok, Read, Reply, Request, UpdateIf, Versions, Write
 
 _T = TypeVar("_T")
 

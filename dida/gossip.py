@@ -23,12 +23,12 @@ from dida.batches import batches
 from dida.errors import UNKNOWN_OUTCOME
 from dida.executed import Executed, answered
 from dida.log import Log, bytes_of
-from dida.messages import Concern, Error, Ok
 from dida.outputs import Local
 from dida.peer_messages import Fetch, Gossip, Range, Record, commit_stream, component_of, is_commit
 from dida.store import Entry, Store
 from dida.timestamps import Timestamp, covers, merged
 from dida.versions import Version
+from dida.wire.messages import Concern, Error, Ok
 
 Place = tuple[str, int]
 """Stream and number of a record."""

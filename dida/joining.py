@@ -15,9 +15,9 @@ from dida.addresses import Address, StorageAddress
 from dida.detection import FOREVER, Detection
 from dida.errors import BAD_REQUEST, UserError
 from dida.gossip import Copy, Replication
-from dida.messages import Error, Ok, Reply
 from dida.outputs import Local, Send
 from dida.peer_messages import Heartbeat, Join, Load, Member, Record
+from dida.wire.messages import Error, Ok, Reply
 
 JOIN_AGAIN = 0.1
 PROBE_AGAIN = 1.0

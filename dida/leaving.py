@@ -16,10 +16,10 @@ from attrs import Factory, define
 from dida.detection import FOREVER, Detection
 from dida.gossip import Replication
 from dida.joining import Joining
-from dida.messages import Ok, Reply
 from dida.outputs import Left, Local
 from dida.peer_messages import Member, Stop, View
 from dida.timestamps import Timestamp, covers
+from dida.wire.messages import Ok, Reply
 
 TOGETHER = 1.0
 """Seconds in which nobody changes the view for a STOP, and the only member waits for somebody to join."""

@@ -13,12 +13,12 @@ from attrs import Factory, define
 
 from dida.executed import after_of, not_applied
 from dida.gossip import Replication
-from dida.messages import No, Ok, Reply
 from dida.operations import Waiting, refused, too_late
 from dida.outputs import Local
 from dida.peer_messages import Lock, Release, Wanted, component_of
 from dida.timestamps import Timestamp
 from dida.versions import Version
+from dida.wire.messages import No, Ok, Reply
 
 MAX_QUEUE = 1000
 """Operations that may wait at one key: transactions at its home, plain writes at each member."""

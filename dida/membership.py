@@ -27,7 +27,6 @@ from dida.detection import FOREVER, STALL, Detection
 from dida.gossip import Replication
 from dida.joining import Joining
 from dida.leaving import Leaving
-from dida.messages import Error, Ok, Reply
 from dida.outputs import CHANGING, Local
 from dida.peer_messages import (
     Alive,
@@ -42,6 +41,7 @@ from dida.peer_messages import (
     more_than_half,
 )
 from dida.timestamps import Timestamp, covers, merge_into, merged
+from dida.wire.messages import Error, Ok, Reply
 
 
 @define(eq=False)

@@ -6,10 +6,10 @@ from typing import Any
 
 from attrs import Factory, define, frozen
 
-from dida.messages import Concern, Error, Reply, Request
 from dida.peer_messages import COMMITS, Member, View
 from dida.ring import Ring
 from dida.timestamps import Timestamp
+from dida.wire.messages import Concern, Error, Reply, Request
 
 OTHER_VIEW = "other-view"
 """The error that tells a peer that it is in another view than this node; carries this node's view."""

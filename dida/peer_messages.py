@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar
 from attrs import field, frozen
 from msgspec import Meta, Struct
 
-from dida.messages import Concern, Counter, Name, Request, Timestamp, UpdateId
 from dida.versions import MAX_REPLICA, Version
+from dida.wire.messages import Concern, Counter, Name, Request, Timestamp, UpdateId
 
 COMMITS = "!"
 

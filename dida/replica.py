@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from attrs import evolve
 
-from dida import errors, wire
+from dida import errors
 from dida.addresses import Address, StorageAddress
 from dida.commit import NOT_REACHED, Commit
 from dida.errors import DidaError
@@ -21,21 +21,6 @@ from dida.gossip import Replication
 from dida.groups import Groups
 from dida.locks import Locks
 from dida.membership import Membership
-from dida.messages import (
-    Error,
-    Forget,
-    Home,
-    ListRecords,
-    Ok,
-    Read,
-    Reply,
-    Request,
-    UpdateIf,
-    Versions,
-    Watch,
-    Write,
-    form_of,
-)
 from dida.operations import Waiting, forwarded, operation
 from dida.outputs import CHANGING, OTHER_VIEW, Config, Left, Local, Output, Soon
 from dida.peer_messages import (
@@ -69,6 +54,22 @@ from dida.peer_messages import (
 from dida.requests import Requests
 from dida.room import Gauge, used, warns
 from dida.store import Entry, Store
+from dida.wire import grammar
+from dida.wire.messages import (
+    Error,
+    Forget,
+    Home,
+    ListRecords,
+    Ok,
+    Read,
+    Reply,
+    Request,
+    UpdateIf,
+    Versions,
+    Watch,
+    Write,
+    form_of,
+)
 
 EARLY = 0.03
 """Seconds before its deadline at which a request is given up, that the answer is there by then: a tick, and the way."""
@@ -162,7 +163,7 @@ class Replica:
             case Join():
                 reply = self.joining.on_join(message, now)
             case Load():
-                held = wire.shaped(message.state.get("held", []), list[Record])
+                held = grammar.shaped(message.state.get("held", []), list[Record])
                 reply = self.joining.on_load(message, tuple(held), now)
             case Install():
                 reply = self.membership.on_install(message.sender, message.installs, message.base, now)
@@ -229,13 +230,13 @@ class Replica:
     def _take_answer(self, url: str, peer: str, message: PeerMessage, reply: Reply | None, now: float) -> None:
         if isinstance(reply, Error):
             if reply.code == OTHER_VIEW:
-                other = wire.shaped(reply.object, OtherView)
+                other = grammar.shaped(reply.object, OtherView)
                 helped = "" if isinstance(message, Install) else peer
                 self.membership.on_other_view(helped, other.view, other.base, other.complete, now)
                 if self.membership.fenced is not None:
                     return
             elif reply.code == CHANGING:
-                halted = wire.shaped(reply.object, Promised)
+                halted = grammar.shaped(reply.object, Promised)
                 self._note_complete(message, halted.complete)
                 self.membership.on_changing(peer, halted.promised, now)
             elif isinstance(message, Join) and reply.code != errors.UNAVAILABLE:
@@ -245,46 +246,46 @@ class Replica:
         in_force = message.view == self.local.view_name and self.local.serving
         match message:
             case Lock() if ok is not None and in_force:
-                self.commit.on_granted(peer, message, wire.shaped(ok.object, Granted), now)
+                self.commit.on_granted(peer, message, grammar.shaped(ok.object, Granted), now)
             case Decide() if ok is not None and in_force:
-                self.commit.on_decided(peer, wire.shaped(ok.object, Has).have, now)
+                self.commit.on_decided(peer, grammar.shaped(ok.object, Has).have, now)
             case Lock() | Decide():
                 self.commit.on_unanswered(peer, message)
             case Heartbeat():
-                alive = wire.shaped(ok.object, Alive) if ok is not None and in_force else None
+                alive = grammar.shaped(ok.object, Alive) if ok is not None and in_force else None
                 if alive is not None:
                     self.replication.expose(peer, alive.exposed, now)
                     self.locks.clear(peer, alive.oldest)
                 self.membership.on_beat(peer, message.at, alive, now)
             case Join():
                 if ok is not None:
-                    told = wire.shaped(ok.object, Heard)
+                    told = grammar.shaped(ok.object, Heard)
                     self.joining.on_joined(told.heard, told.view, now)
             case Load():
                 self.joining.on_loaded(peer, message, ok is not None, now)
             case Flush():
-                has = wire.shaped(ok.object, Has) if ok is not None else None
+                has = grammar.shaped(ok.object, Has) if ok is not None else None
                 self._note_complete(message, has is not None and has.complete)
                 self.membership.on_flushed(peer, message, has.have if has is not None else None, now)
             case Level():
-                have = wire.shaped(ok.object, Has).have if ok is not None else None
+                have = grammar.shaped(ok.object, Has).have if ok is not None else None
                 self.membership.on_levelled(peer, message, have, now)
             case Suspect():
                 self.detection.on_suspected(
-                    peer, message, wire.shaped(ok.object, Silence).silent if ok is not None else None
+                    peer, message, grammar.shaped(ok.object, Silence).silent if ok is not None else None
                 )
             case Fetch():
-                fetched = wire.shaped(ok.object, Fetched) if ok is not None else None
+                fetched = grammar.shaped(ok.object, Fetched) if ok is not None else None
                 if fetched is None or not self.membership.on_fetched(peer, fetched.ranges, now):
                     if fetched is not None and in_force:
                         self.replication.on_fetched(peer, fetched.ranges, fetched.have, now)
                     else:
                         self.replication.on_fetched(peer, None, None, now)
             case Stop():
-                have = wire.shaped(ok.object, Has).have if ok is not None else None
+                have = grammar.shaped(ok.object, Has).have if ok is not None else None
                 self.membership.leaving.on_stopped(peer, message, have)
             case Gossip():
-                have = wire.shaped(ok.object, Has).have if ok is not None and in_force else None
+                have = grammar.shaped(ok.object, Has).have if ok is not None and in_force else None
                 self.replication.on_gossiped(peer, have, now)
             case Expose() if ok is None:
                 self.local.told[peer] = NOT_REACHED

@@ -19,13 +19,13 @@ from dida.gossip import FETCH_AGAIN, Replication
 from dida.groups import Groups
 from dida.locks import Locks
 from dida.membership import Membership
-from dida.messages import Error, ListRecords, No, Ok, Reply, Versions
 from dida.operations import Operation, Question, Waiting, refused, too_late, unknown_outcome
 from dida.outputs import CHANGING, OTHER_VIEW, Local
 from dida.peer_messages import Forward, Record, component_of, is_commit
 from dida.room import refusal
 from dida.store import Entry, said
 from dida.timestamps import Timestamp, covers, lacking
+from dida.wire.messages import Error, ListRecords, No, Ok, Reply, Versions
 
 MAX_LISTED = 1000
 """Records that one answer lists."""

@@ -12,10 +12,11 @@ import traceback
 
 from attrs import frozen
 
-from dida import errors, wire
+from dida import errors
 from dida.chain import MAX_OUTPUT
 from dida.errors import BadRequest, DidaError
 from dida.versions import Version
+from dida.wire import grammar
 
 ENVELOPE = 4096
 """Bytes of a line left for what is neither key nor value."""
@@ -32,7 +33,7 @@ class NotAnOutput(TypeError):
     """What an operator returned is no output; the text, to be read behind the operator's name, says why."""
 
 
-def plain(*values: object, max_line: int = wire.MAX_LINE) -> tuple[str, ...]:
+def plain(*values: object, max_line: int = grammar.MAX_LINE) -> tuple[str, ...]:
     """Keys and values by their characters; DidaErrors bad-request, line-too-long when they don't fit on a line."""
     texts = []
     size = ENVELOPE
@@ -45,7 +46,7 @@ def plain(*values: object, max_line: int = wire.MAX_LINE) -> tuple[str, ...]:
         texts.append(text)
         size += 2 * len(text)
     if size > max_line:
-        size = ENVELOPE + sum(len(wire.quote(text).encode()) for text in texts)
+        size = ENVELOPE + sum(len(grammar.quote(text).encode()) for text in texts)
     if size > max_line:
         raise DidaError(errors.LINE_TOO_LONG, f"{size} bytes are more than a line may have ({max_line})")
     return tuple(texts)
@@ -128,4 +129,4 @@ def _check(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise BadRequest(wire.SURROGATES) from None
+        raise BadRequest(grammar.SURROGATES) from None

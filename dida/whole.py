@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dida.addresses import NodeAddress, StorageAddress
-from dida.messages import Ok
+from dida.wire.messages import Ok
 
 MAX_SCHEDULERS = 10
 """Schedulers that a node knows."""

@@ -31,7 +31,6 @@ from dida.leaving import Leaving
 from dida.locks import Locks
 from dida.log import Log
 from dida.membership import Membership
-from dida.messages import Error, Ok
 from dida.operations import operation
 from dida.outputs import Config, Left, Local
 from dida.peer_messages import Install, View, component_of, is_commit
@@ -41,6 +40,7 @@ from dida.simulate import network
 from dida.simulate.scenario import Simulation
 from dida.store import Store
 from dida.timestamps import merged
+from dida.wire.messages import Error, Ok
 
 MOST = 2000
 """Seeds within which each must be found."""

@@ -11,8 +11,8 @@ from twisted.internet.testing import StringTransport
 
 from dida import errors
 from dida.errors import DidaError
-from dida.messages import NODE, Home, Ok, Read, Reply, Request, UpdateIf, Write, vocabulary
 from dida.protocols.lines import Answer, LineServer, LineServerFactory, NodeCommands, ok
+from dida.wire.messages import NODE, Home, Ok, Read, Reply, Request, UpdateIf, Write, vocabulary
 
 
 class Desk(NodeCommands):

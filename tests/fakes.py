@@ -9,10 +9,12 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 
-from dida import wire
 from dida.addresses import Address, StorageAddress
 from dida.chain_messages import Member, View
-from dida.messages import (
+from dida.protocols.lines import Answer, LineServerFactory, Node, NodeCommands, ok
+from dida.versions import Version
+from dida.wire import grammar
+from dida.wire.messages import (
     NODE,
     Error,
     Forget,
@@ -28,8 +30,6 @@ from dida.messages import (
     Write,
     vocabulary,
 )
-from dida.protocols.lines import Answer, LineServerFactory, Node, NodeCommands, ok
-from dida.versions import Version
 from tests.nodes import free_port
 
 
@@ -110,7 +110,7 @@ class FakeGroup:
     def view(self) -> Ok:
         """The answer to `watch`."""
         members = tuple(Member(each.replica, each.id, str(each.address)) for each in self.members)
-        return Ok((), wire.unshaped(View(str(self.number), self.number, members, tuple(self.dead))))
+        return Ok((), grammar.unshaped(View(str(self.number), self.number, members, tuple(self.dead))))
 
     def watch(self, view: str | None) -> Answer:
         """The view, once it is another one."""

@@ -9,12 +9,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from dida import errors, wire
+from dida import errors
 from dida.addresses import Address, NodeAddress
 from dida.chain_messages import SCHEDULER, WORKER, Execute, ListOperators, ReportTo, SchedulerAt
 from dida.errors import DidaError
 from dida.loading import OperatorFolder
-from dida.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
 from dida.protocols.execution import Operators
 from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
@@ -22,6 +21,8 @@ from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.worker import WorkerNode
 from dida.runs import Runs
 from dida.scheduling import LeastActive
+from dida.wire import grammar
+from dida.wire.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
 from tests.fakes import FakeCluster, Port, refused, the_reactor
 from tests.nodes import free_port
 
@@ -118,7 +119,7 @@ class System:
     def ask(self, line: str, link: Link | None = None) -> Deferred[Reply]:
         """The scheduler's reply to a line, over a connection of the test's own."""
         try:
-            request = wire.decode(line.encode(), VERBS)[1]
+            request = grammar.decode(line.encode(), VERBS)[1]
         except DidaError as problem:
             return succeed(Error(problem.code, problem.words))
         return (link or self.link).ask(request, 15.0)

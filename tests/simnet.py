@@ -10,12 +10,12 @@ from typing import Any
 
 from attrs import define
 
-from dida import wire
 from dida.addresses import Address, StorageAddress
-from dida.messages import Reply, Request, form_of
 from dida.outputs import Answer, Config, Left, Note, Output, Send, Soon
 from dida.peer_messages import Member, PeerMessage
 from dida.replica import Replica
+from dida.wire import grammar
+from dida.wire.messages import Reply, Request, form_of
 
 TICK = 0.02
 
@@ -263,4 +263,4 @@ class Parted(Hand):
 
 def plain(reply: Reply) -> Reply:
     """The reply as it comes off the wire."""
-    return wire.decode_reply(wire.encode_reply(reply))[1]
+    return grammar.decode_reply(grammar.encode_reply(reply))[1]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from dida.chain import STATES, Assignment
 from dida.chain_messages import Execute, Runs
-from dida.messages import Debug, Error, No, Ok, Reply, Request
 from dida.versions import MAX_NUMBER, MAX_REPLICA, Version
+from dida.wire.messages import Debug, Error, No, Ok, Reply, Request
 
 Strategy = st.SearchStrategy[Any]
 

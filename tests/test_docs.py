@@ -24,9 +24,8 @@ import pytest
 from attrs import evolve, field, frozen
 
 import dida.errors
-from dida import chain, chain_messages, control_messages, messages, peer_messages
+from dida import chain, chain_messages, control_messages, peer_messages
 from dida.commit import TRANSITIONS
-from dida.messages import NODE, Request, form_of
 from dida.outputs import CHANGING, OTHER_VIEW
 from dida.protocols.pcs import PcsCommands
 from dida.protocols.puppetmaster import DebugCommands
@@ -35,6 +34,8 @@ from dida.protocols.storage import StorageCommands
 from dida.protocols.worker import WorkerNode
 from dida.ring import Ring
 from dida.versions import Version
+from dida.wire import messages
+from dida.wire.messages import NODE, Request, form_of
 from tests.netcat import Netcat
 from tests.nodes import ROOT, environment, free_port, until
 

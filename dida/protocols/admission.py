@@ -12,11 +12,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from dida import errors, wire
+from dida import errors
 from dida.chain import is_class_name
 from dida.chain_messages import Run
 from dida.errors import BadRequest, DidaError, Unavailable
-from dida.messages import Reply
 from dida.protocols.clock import time_of_day
 from dida.protocols.deadlines import Deadlines
 from dida.protocols.lines import Answer, ok
@@ -25,6 +24,8 @@ from dida.protocols.workers import ASK_TIMEOUT, Workers
 from dida.run_ids import computed
 from dida.run_record import RunRecord
 from dida.runs import Runs
+from dida.wire import grammar
+from dida.wire.messages import Reply
 
 PART = 0.9
 """Of a request's deadline, for what it waits for; the rest is for its answer."""
@@ -152,7 +153,7 @@ class Admission:
         if not self._workers.reachable:
             raise Unavailable("no worker can be reached: start one with --scheduler URL, or name it with --worker")
         if len(request.input) + 300 * len(request.operator) > self._max_line // 8:
-            size = len(wire.encode(request)) + 400 * len(request.operator) + 1000
+            size = len(grammar.encode(request)) + 400 * len(request.operator) + 1000
             if size > self._max_line:
                 raise DidaError(errors.LINE_TOO_LONG, "the input is too long to travel along a chain: send less")
         run = self._runs.on_run(

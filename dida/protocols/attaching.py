@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, DeferredList
 
-from dida import wire
 from dida.addresses import Address, node_id
 from dida.chain_messages import Member
 from dida.control_messages import ROLES, Elsewhere, NodeEntry, Nodes
 from dida.errors import DidaError, UserError
-from dida.messages import Ok, Request, Status, System
 from dida.protocols.links import Link, Unreachable
+from dida.wire import grammar
+from dida.wire.messages import Ok, Request, Status, System
 
 _T = TypeVar("_T")
 
@@ -217,7 +217,7 @@ class RunningSystem:
         try:
             status = (await _ask(link, Status(deadline=ASK_TIME))).object
             if status.get("role") == "pcs":
-                self._tables[address] = wire.shaped((await _ask(link, Nodes(deadline=ASK_TIME))).object, _Tables)
+                self._tables[address] = grammar.shaped((await _ask(link, Nodes(deadline=ASK_TIME))).object, _Tables)
                 self.pcs[address] = status
             else:
                 self._tables[address] = _Tables()
@@ -282,7 +282,7 @@ async def _ask(link: Link, request: Request, seconds: float = ASK_TIME) -> Ok:
 def _shaped(members: Mapping[str, Any], shape: type[_T]) -> _T:
     """What a node knows; what it can't be understood of it is nothing."""
     try:
-        return wire.shaped(members, shape)
+        return grammar.shaped(members, shape)
     except DidaError:
         return shape()
 

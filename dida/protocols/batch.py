@@ -11,13 +11,13 @@ from twisted.internet.task import deferLater
 from dida.chain import short_id
 from dida.chain_messages import Run
 from dida.errors import UNAVAILABLE, DidaError, UserError
-from dida.messages import Ok
 from dida.palette import cut
 from dida.protocols.named_nodes import Once
 from dida.protocols.new_runs import NewRuns, may_have_begun
 from dida.protocols.system import System, plain
 from dida.tables import counted, progress_bar
 from dida.timestamps import Timestamp
+from dida.wire.messages import Ok
 
 AT_ONCE = 100
 """Runs that go on at the same time."""

@@ -16,9 +16,9 @@ from twisted.logger import Logger
 from dida.addresses import Address
 from dida.chain_messages import Drain, Leaving
 from dida.errors import DidaError
-from dida.messages import Ok, Reply
 from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.peers import Peers
+from dida.wire.messages import Ok, Reply
 
 MAX_SCHEDULERS = 10
 """Schedulers that are told."""

@@ -19,7 +19,6 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from dida import wire
 from dida.chain import Touch
 from dida.chain_messages import Execute
 from dida.errors import DidaError
@@ -33,6 +32,7 @@ from dida.protocols.threads import Late, Threads
 from dida.sessions import StepIds
 from dida.texts import NotAnOutput, Raised, output_of, raised, shown
 from dida.timestamps import Timestamp
+from dida.wire import grammar
 
 MAX_PAUSE = 3600.0
 """Seconds between two tries, at most."""
@@ -309,7 +309,7 @@ class Operators:
         if "failed" in said:
             raise StepFailed(said["failed"])
         if "raised" in said:
-            raise _has_raised(wire.shaped(said["raised"], Raised))
+            raise _has_raised(grammar.shaped(said["raised"], Raised))
         return said["output"]
 
     def _lateness(self, late: Late, thread: bool, terms: Terms, limit: float, left: float) -> str:

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dida import errors, wire
+from dida import errors
 from dida.addresses import Address, StorageAddress
 from dida.chain import Meta, Touch
 from dida.chain_messages import Member, View
@@ -41,7 +41,6 @@ from dida.frontend import (
     joined,
 )
 from dida.interfaces import IStorage, Record
-from dida.messages import DEFAULT_DEADLINE, Concern, Error, Watch
 from dida.protocols.clock import steady
 from dida.protocols.links import Link, Unreachable
 from dida.protocols.shortage import Lacking, lack_of_descriptors
@@ -52,6 +51,8 @@ from dida.sessions import Seen, StepIds, UpdateIds
 from dida.texts import plain, plain_version
 from dida.timestamps import Timestamp
 from dida.versions import Version
+from dida.wire import grammar
+from dida.wire.messages import DEFAULT_DEADLINE, Concern, Error, Watch
 
 WATCH_SECONDS = 5.0
 """How long one `watch` waits for a change; a node that does not answer it costs no more than that."""
@@ -78,7 +79,7 @@ class FrontEnd:
         storage: Iterable[StorageAddress] = (),
         deadline: float = DEFAULT_DEADLINE,
         session: str = "",
-        max_line: int = wire.MAX_LINE,
+        max_line: int = grammar.MAX_LINE,
     ) -> None:
         self.reactor = steady(reactor)
         self.deadline = deadline
@@ -278,7 +279,7 @@ class FrontEnd:
             reply = await self.link(member).ask(request, WATCH_SECONDS + 1)
             if isinstance(reply, Error):
                 return False
-            view = wire.shaped(reply.object, View)
+            view = grammar.shaped(reply.object, View)
             members, elsewhere = map(_addresses, (view.members, view.elsewhere))
         except (DidaError, UserError):
             return False

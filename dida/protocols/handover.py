@@ -17,10 +17,10 @@ from dida import errors
 from dida.addresses import Address
 from dida.chain_messages import Adopt, Execute, Reassign
 from dida.errors import DidaError
-from dida.messages import Error, Ok
 from dida.protocols.links import Unreachable
 from dida.protocols.peers import Peers
 from dida.protocols.reports import Reports
+from dida.wire.messages import Error, Ok
 
 HOP_TIMEOUT = 5.0
 """Seconds for a worker to acknowledge a request."""

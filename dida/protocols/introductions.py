@@ -14,7 +14,7 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
-from dida.messages import Ok, Reply
+from dida.wire.messages import Ok, Reply
 
 
 @define(eq=False)

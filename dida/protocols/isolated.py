@@ -20,13 +20,13 @@ from typing import Any
 
 import msgspec
 
-from dida import wire
 from dida.chain import StepMeta
 from dida.errors import DidaError
 from dida.interfaces import Record
 from dida.loading import OperatorFolder, load
 from dida.texts import MAX_REASON, NotAnOutput, output_of, plain, plain_version, raised, told
 from dida.versions import Version
+from dida.wire import grammar
 
 TO_WORKER = 3
 """The descriptor for what the worker is told."""
@@ -103,7 +103,7 @@ class Storage:
 def execute(folder: str, worker: _Worker) -> None:
     """Execute what the worker tells, and tell it what came of it."""
     task = worker.hear()
-    meta = wire.shaped(task["meta"], StepMeta)
+    meta = grammar.shaped(task["meta"], StepMeta)
     try:
         name, module = task["operator"], tuple(task.get("module", ()))
         kind = load(os.path.abspath(folder), module, name)[0] if module else OperatorFolder(folder).find(name)
@@ -119,7 +119,7 @@ def execute(folder: str, worker: _Worker) -> None:
         output = operator.process_record(meta, task["input"], task["previous_output"])
     except BaseException as problem:  # noqa: BLE001 - SystemExit, too, is something to tell
         _flush()
-        worker.say(raised=wire.unshaped(raised(problem)))
+        worker.say(raised=grammar.unshaped(raised(problem)))
         return
     _flush()
     try:

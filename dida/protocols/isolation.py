@@ -14,7 +14,6 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from dida import wire
 from dida.chain_messages import Execute
 from dida.errors import DidaError
 from dida.protocols.frontend import RunStorage
@@ -22,6 +21,7 @@ from dida.protocols.isolated import TO_WORKER
 from dida.protocols.printing import Printed
 from dida.sources import Parts
 from dida.versions import Version
+from dida.wire import grammar
 
 MAX_SAID = 4 * 1024 * 1024
 """Bytes that the process may say in one line."""
@@ -42,7 +42,7 @@ class Isolated(ProcessProtocol):
         self._storage = storage
         self._module = module
         self._printed = printed
-        self._said = wire.LineBuffer(MAX_SAID)
+        self._said = grammar.LineBuffer(MAX_SAID)
 
     def start(self, reactor: Any, folder: str) -> None:
         """Begin."""
@@ -77,7 +77,7 @@ class Isolated(ProcessProtocol):
         self._say(
             operator=request.assignment.operator,
             module=self._module,
-            meta=wire.unshaped(request.meta.of_step(request.next)),
+            meta=grammar.unshaped(request.meta.of_step(request.next)),
             input=request.input,
             previous_output=request.previous_output,
             deadline=self._storage.deadline,

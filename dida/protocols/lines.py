@@ -29,9 +29,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dida import errors, foreign, wire
+from dida import errors, foreign
 from dida.errors import DidaError
-from dida.messages import NODE, Crash, Error, Help, Ok, Ping, Quit, Reply, Request, System, form_of, vocabulary
 from dida.protocols.deadlines import Deadlines
 from dida.protocols.introductions import Introduction
 from dida.protocols.links import LineClient as LineClient
@@ -40,6 +39,8 @@ from dida.protocols.shortage import lack_of_descriptors
 from dida.protocols.tuning import has_ended, tune
 from dida.protocols.writing import Writer
 from dida.whole import whole
+from dida.wire import grammar
+from dida.wire.messages import NODE, Crash, Error, Help, Ok, Ping, Quit, Reply, Request, System, form_of, vocabulary
 
 MAX_IN_FLIGHT = 1000
 """Requests of one connection that may be unanswered before no more are read from it."""
@@ -97,7 +98,7 @@ class LineServer(TwistedProtocol):
         self.clock = clock
         self.introduction: Introduction | None = None
         """Who is at the other end, by its own words."""
-        self._buffer = wire.LineBuffer(max_line)
+        self._buffer = grammar.LineBuffer(max_line)
         self._lines: list[bytes] = []
         """Those that are not served yet, the next one last. (A deque takes as much as all the rest of a connection.)"""
         self._quick = node.quick
@@ -210,7 +211,7 @@ class LineServer(TwistedProtocol):
                 self._stop("order")
             else:
                 text = f"longer than {self._buffer.limit} bytes: raise --max-line, or send less"
-                self._answer(wire.encode_reply(Error(errors.LINE_TOO_LONG, (text,))))
+                self._answer(grammar.encode_reply(Error(errors.LINE_TOO_LONG, (text,))))
                 self._closing = True
         self._serving = False
         self._flush()
@@ -219,13 +220,13 @@ class LineServer(TwistedProtocol):
         commands = self.factory.commands
         ignored: list[str] = []
         try:
-            tag, request = wire.decode(line, self.node.vocabulary, ignored)
+            tag, request = grammar.decode(line, self.node.vocabulary, ignored)
         except DidaError as problem:
             if foreign.is_foreign(line, self.node.vocabulary):
                 self._cut()
                 return
-            tag = wire.tag_of(line)
-            self._answer(_encoded(wire.with_ignored(reply_to(Failure(problem)), ignored), tag))
+            tag = grammar.tag_of(line)
+            self._answer(_encoded(grammar.with_ignored(reply_to(Failure(problem)), ignored), tag))
             return
         kind = type(request)
         if tag is None and kind is Help:
@@ -242,7 +243,7 @@ class LineServer(TwistedProtocol):
         if isinstance(answer, Deferred):
             self._await(tag, request, answer, ignored)
         elif answer is not None:
-            self._answer(_encoded(wire.with_ignored(answer, ignored), tag))
+            self._answer(_encoded(grammar.with_ignored(answer, ignored), tag))
         if kind is Quit:
             self._closing = True
             self._lines.clear()
@@ -285,7 +286,7 @@ class LineServer(TwistedProtocol):
                 self._turn_taken = False
             if self._given_up:
                 return
-            self._answer(_encoded(wire.with_ignored(reply, ignored), tag))
+            self._answer(_encoded(grammar.with_ignored(reply, ignored), tag))
             if tag is None:
                 self._go_on("order")
             if len(self._waiting) < MAX_IN_FLIGHT // 2:
@@ -408,9 +409,9 @@ class LineServer(TwistedProtocol):
 
 def _encoded(reply: Reply, tag: str | None) -> bytes:
     try:
-        return wire.encode_reply(reply, tag)
+        return grammar.encode_reply(reply, tag)
     except Exception:  # noqa: BLE001 - a reply that can't be said must not hold up those behind it
-        return wire.encode_reply(reply_to(Failure()), tag)
+        return grammar.encode_reply(reply_to(Failure()), tag)
 
 
 def reply_to(failure: Failure) -> Reply:
@@ -427,7 +428,7 @@ class LineServerFactory(Factory):
 
     noisy = False
 
-    def __init__(self, node: Node, clock: IReactorTime, max_line: int = wire.MAX_LINE) -> None:
+    def __init__(self, node: Node, clock: IReactorTime, max_line: int = grammar.MAX_LINE) -> None:
         self.node = node
         self.clock = clock
         self.max_line = max_line

@@ -21,12 +21,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dida import errors, wire
+from dida import errors
 from dida.errors import BadRequest, DidaError, Unavailable
-from dida.messages import Error, No, Ok, Reply, Request
 from dida.protocols.clock import steady
 from dida.protocols.tuning import tune
 from dida.protocols.writing import Writer
+from dida.wire import grammar
+from dida.wire.messages import Error, No, Ok, Reply, Request
 
 MAX_WAITING = 100_000
 """Requests of one connection that may wait for their replies before more are refused."""
@@ -61,9 +62,9 @@ def granted(reply: Reply) -> Ok:
 class LineClient(Protocol):
     """The asking side of one connection: `ask` as often as you like, replies come as they come."""
 
-    def __init__(self, clock: IReactorTime, max_line: int = wire.LONGEST_LINE) -> None:
+    def __init__(self, clock: IReactorTime, max_line: int = grammar.LONGEST_LINE) -> None:
         self.clock = clock
-        self._buffer = wire.LineBuffer(max_line)
+        self._buffer = grammar.LineBuffer(max_line)
         self._waiting: dict[int, Taker] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._timer: IDelayedCall | None = None
@@ -101,7 +102,7 @@ class LineClient(Protocol):
             return
         number = self._last_tag + 1
         try:
-            line = wire.encode(request, str(number))
+            line = grammar.encode(request, str(number))
         except DidaError as problem:
             take(problem)
             return
@@ -145,7 +146,7 @@ class LineClient(Protocol):
 
     def _take(self, line: bytes) -> None:
         try:
-            tag, reply = wire.decode_reply(line)
+            tag, reply = grammar.decode_reply(line)
         except DidaError as problem:
             self._give_up(f"the peer sent what is no reply: {problem}")
             return

@@ -17,8 +17,8 @@ from dida.addresses import HERE, Address
 from dida.checking import no_pcs
 from dida.control_messages import Elsewhere
 from dida.errors import DidaError, UserError
-from dida.messages import Status
 from dida.protocols.pcs import Pcs
+from dida.wire.messages import Status
 
 PING_TIMEOUT = 3.0
 """Seconds for a PCS to answer that it is there."""

@@ -12,7 +12,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from dida import wire
 from dida.addresses import HERE, Address, NodeAddress, StorageAddress
 from dida.chain_messages import ListOperators, Runs, WorkerDebug, Workers
 from dida.control_messages import (
@@ -33,7 +32,11 @@ from dida.control_messages import (
     WatchNodes,
 )
 from dida.errors import TIMED_OUT, DidaError
-from dida.messages import (
+from dida.protocols.lines import GRACE, Answer, NodeCommands, ok
+from dida.protocols.links import Link, granted
+from dida.whole import whole
+from dida.wire import grammar
+from dida.wire.messages import (
     Crash,
     Debug,
     Home,
@@ -49,9 +52,6 @@ from dida.messages import (
     Versions,
     vocabulary,
 )
-from dida.protocols.lines import GRACE, Answer, NodeCommands, ok
-from dida.protocols.links import Link, granted
-from dida.whole import whole
 
 WATCH_TIME = 3.0
 """Seconds that one question for the table stays open; a PCS that says nothing for longer does not answer."""
@@ -168,11 +168,11 @@ class PcsCommands(NodeCommands):
         return ok(self.table.start(request))
 
     def cmd_nodes(self, request: Nodes) -> Answer:
-        return ok(nodes=wire.unshaped(self.table.entries()), elsewhere=wire.unshaped(self.table.elsewhere))
+        return ok(nodes=grammar.unshaped(self.table.entries()), elsewhere=grammar.unshaped(self.table.elsewhere))
 
     def cmd_watch(self, request: WatchNodes) -> Answer:
         def answer(number: int) -> Reply:
-            return ok(number=number, nodes=wire.unshaped(self.table.entries()))
+            return ok(number=number, nodes=grammar.unshaped(self.table.entries()))
 
         return self.table.watch(request.number, request.deadline).addCallback(answer)
 
@@ -216,9 +216,9 @@ class PcsCommands(NodeCommands):
 
     def cmd_tell(self, request: Tell) -> Answer:
         ignored: list[str] = []
-        _, relayed = wire.decode(request.line.encode("utf-8", "surrogatepass"), RELAYED, ignored)
+        _, relayed = grammar.decode(request.line.encode("utf-8", "surrogatepass"), RELAYED, ignored)
         reply = self.table.ask(request.id, evolve(relayed, deadline=min(relayed.deadline, request.deadline)))
-        return reply.addCallback(wire.with_ignored, ignored)
+        return reply.addCallback(grammar.with_ignored, ignored)
 
 
 def _done(result: None) -> Reply:
@@ -307,7 +307,7 @@ class Pcs:
 
     async def tell(self, id: str, request: Request) -> Ok:
         """A node's `ok` to a request."""
-        return await self.ask(Tell(id, wire.encode(request).decode(), deadline=request.deadline))
+        return await self.ask(Tell(id, grammar.encode(request).decode(), deadline=request.deadline))
 
     def watch(self) -> None:
         """Keep the table up to date from now on."""
@@ -321,7 +321,7 @@ class Pcs:
             self._own()
             try:
                 reply = await self.ask(WatchNodes(number, deadline=WATCH_TIME))
-                table = wire.shaped(reply.object, NodeTable)
+                table = grammar.shaped(reply.object, NodeTable)
             except DidaError as problem:
                 if self.answers:
                     self.on_trouble(

@@ -6,8 +6,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from dida.messages import Reply, Request
 from dida.protocols.links import Link
+from dida.wire.messages import Reply, Request
 
 MAX_LINKS = 256
 """Links kept; the one unused for longest goes first."""

@@ -20,14 +20,13 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, Defer
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from dida import guide, script, wire
+from dida import guide, script
 from dida.addresses import StorageAddress
 from dida.chain import Application, short_id
 from dida.chain_messages import Result, Run
 from dida.checking import same
 from dida.errors import NO_SUCH_RUN, TIMED_OUT, UNAVAILABLE, DidaError, UserError
 from dida.files import Row, parse_data, parse_inputs, read_file
-from dida.messages import Ok
 from dida.palette import BAD, GOOD, ODD, Page
 from dida.protocols.batch import Batch
 from dida.protocols.data_files import populate
@@ -43,6 +42,8 @@ from dida.script import Line
 from dida.story import Outcome, story
 from dida.tables import WIDTH, counted, numbered, printable, run_line
 from dida.timestamps import Timestamp
+from dida.wire import grammar
+from dida.wire.messages import Ok
 from dida.words import quoted
 
 RESULT_TIME = 30.0
@@ -333,7 +334,7 @@ class Player:
         state, text = reply.words[:2]
         if state == "done":
             self.counts.done += 1
-            shown = wire.shaped(reply.object, Outcome)
+            shown = grammar.shaped(reply.object, Outcome)
             told = run_line(run, quoted(input), name, text, shown.steps, shown.ms, self.page.width)
             self.say(self.page.paint.word(GOOD, told))
         else:
@@ -379,7 +380,7 @@ class Player:
 
     def _say_story(self, reply: Ok) -> None:
         state, text = reply.words[:2]
-        for each in story(state, text, wire.shaped(reply.object, Outcome), self.page.width):
+        for each in story(state, text, grammar.shaped(reply.object, Outcome), self.page.width):
             self.say(each)
 
     async def _until_ended(self, run: str, began: Node | None = None) -> Ok:

@@ -16,13 +16,13 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dida import wire
 from dida.chain_messages import Output
 from dida.files import MAX_SIZE
-from dida.messages import Ok, Request, Status, System, vocabulary
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.tables import printable
 from dida.whole import whole
+from dida.wire import grammar
+from dida.wire.messages import Ok, Request, Status, System, vocabulary
 
 PROMPT = "dida> "
 CLEAR_LINE = "\r\x1b[K"
@@ -107,7 +107,7 @@ class TypedConsole(Console):
         super().__init__()
         self._on_line = on_line
         self._on_end = on_end
-        self._buffer = wire.LineBuffer(MAX_TYPED)
+        self._buffer = grammar.LineBuffer(MAX_TYPED)
         self._prompting = False
 
     def prompt(self) -> None:
@@ -131,7 +131,7 @@ class TypedConsole(Console):
         if lines:
             self.prompt()
         if self._buffer.overlong:
-            self._buffer = wire.LineBuffer(MAX_TYPED)
+            self._buffer = grammar.LineBuffer(MAX_TYPED)
             self.say(f"that line was longer than {MAX_TYPED} bytes: it was dropped")
 
     def readConnectionLost(self) -> None:

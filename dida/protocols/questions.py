@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred, DeferredList
 from dida import script
 from dida.chain_messages import Cancel, Runs
 from dida.errors import DidaError, UserError
-from dida.messages import Status
 from dida.palette import ODD, STRONG, Page
 from dida.protocols.named_nodes import Node
 from dida.protocols.system import System, plain
@@ -30,6 +29,7 @@ from dida.tables import (
     status_lines,
     table,
 )
+from dida.wire.messages import Status
 
 STATUS_TIME = 5.0
 """Seconds for a node to say its status, or a page of its records; who says nothing may be paused."""

@@ -18,9 +18,9 @@ from twisted.python.failure import Failure
 from dida.addresses import Address, NodeAddress
 from dida.chain_messages import Register
 from dida.errors import DidaError
-from dida.messages import Error, Reply
 from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.links import Link
+from dida.wire.messages import Error, Reply
 
 SAY_EVERY = 2.0
 """Seconds between two times that a scheduler is told on the same connection."""

@@ -24,9 +24,9 @@ from dida import errors
 from dida.addresses import Address
 from dida.chain_messages import Adopt, Completed, Ended, Execute, Failed
 from dida.errors import DidaError
-from dida.messages import Error, Ok, Reply, Request
 from dida.protocols.links import Unreachable
 from dida.protocols.peers import Peers
+from dida.wire.messages import Error, Ok, Reply, Request
 
 MAX_WAITING = 20_000
 """Reports that wait for schedulers; the oldest is dropped for a newer one."""

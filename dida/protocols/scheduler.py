@@ -17,7 +17,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from dida import errors, wire
+from dida import errors
 from dida.addresses import Address, NodeAddress, StorageAddress, node_id
 from dida.chain import DONE, GOING_ON, Assignment
 from dida.chain_messages import (
@@ -41,7 +41,6 @@ from dida.chain_messages import (
 from dida.chain_messages import Runs as ListRuns
 from dida.chain_messages import Workers as ListWorkers
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, System, vocabulary
 from dida.protocols.admission import Admission
 from dida.protocols.deadlines import Deadline, Deadlines
 from dida.protocols.frontend import FrontEnd
@@ -53,6 +52,8 @@ from dida.protocols.workers import Workers
 from dida.run_record import RunRecord, outcome, summary
 from dida.runs import Runs
 from dida.whole import whole
+from dida.wire import grammar
+from dida.wire.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, System, vocabulary
 
 TICK = 0.25
 """Seconds between two looks at what is overdue."""
@@ -80,7 +81,7 @@ class SchedulerNode(NodeCommands):
         workers: Sequence[NodeAddress] = (),
         storage: Iterable[StorageAddress] = (),
         start_deadline: float = 30.0,
-        max_line: int = wire.MAX_LINE,
+        max_line: int = grammar.MAX_LINE,
         debug: bool = False,
     ) -> None:
         self.me = me

@@ -7,15 +7,15 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from dida import wire
 from dida.addresses import Address
 from dida.chain_messages import SchedulerAt
 from dida.errors import BadRequest, Unavailable
-from dida.messages import NODE, Ok, Reply, Request, Slow, form_of, vocabulary
 from dida.peer_messages import INTRODUCTIONS, PEER, Peer, PeerMessage
 from dida.protocols.introductions import Introduction
 from dida.protocols.lines import Answer, LineServer, NodeCommands
 from dida.replica import Replica
+from dida.wire import grammar
+from dida.wire.messages import NODE, Ok, Reply, Request, Slow, form_of, vocabulary
 
 
 class StorageCommands(NodeCommands):
@@ -44,7 +44,7 @@ class StorageCommands(NodeCommands):
             introduction = Introduction(str(address), lambda: self.vouched(address, request.word))
             connection.introduction = introduction
             introduction.proof().addCallback(
-                lambda proved: connection.take_lines_of(wire.LONGEST_LINE) if proved else None
+                lambda proved: connection.take_lines_of(grammar.LONGEST_LINE) if proved else None
             )
             return Ok()
         known = connection.introduction

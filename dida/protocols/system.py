@@ -14,13 +14,11 @@ from attrs import evolve, field, frozen
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from dida import wire
 from dida.addresses import HERE, Address, NodeAddress, StorageAddress
 from dida.chain_messages import AddStorage, AddWorker, WorkerDebug
 from dida.checking import CRASHED, STOPPED, clash, gone, missing, no_delay, no_records, unknown
 from dida.control_messages import ROLES, Elsewhere, Start
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
-from dida.messages import Crash, ListRecords, Ok, Ping, Request, Slow
 from dida.protocols.attaching import RunningSystem
 from dida.protocols.lines import GRACE
 from dida.protocols.links import Link, Unreachable, granted
@@ -31,6 +29,8 @@ from dida.script import NodeCommand, Scheduler, Storage, Worker
 from dida.tables import Records
 from dida.versions import Version
 from dida.whole import whole
+from dida.wire import grammar
+from dida.wire.messages import Crash, ListRecords, Ok, Ping, Request, Slow
 
 HURRIED = 1.0
 """Seconds for a worker to finish what it has in hand, when nobody waits for it any more."""
@@ -462,7 +462,7 @@ class System:
         start: str | None = ""
         while start is not None:
             reply = await self.tell(node, ListRecords(from_=start, deadline=seconds))
-            page = wire.shaped(reply.object, _ListObject)
+            page = grammar.shaped(reply.object, _ListObject)
             records.update(page.records)
             start = page.next
         return records

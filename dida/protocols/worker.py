@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from dida import errors, redo, wire
+from dida import errors, redo
 from dida.addresses import Address, NodeAddress
 from dida.chain import Assignment
 from dida.chain_messages import (
@@ -39,7 +39,6 @@ from dida.chain_messages import (
     WorkerDebug,
 )
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.messages import NODE, Ok, Reply, Request, Slow, Status, System, vocabulary
 from dida.protocols.clock import time_of_day
 from dida.protocols.collector import Collector
 from dida.protocols.departure import Departure
@@ -57,6 +56,8 @@ from dida.steps import Steps
 from dida.texts import MAX_REASON, told
 from dida.timestamps import Timestamp
 from dida.whole import Schedulers, whole
+from dida.wire import grammar
+from dida.wire.messages import NODE, Ok, Reply, Request, Slow, Status, System, vocabulary
 
 MAX_STEPS = 10_000
 """Steps that a worker has at once, those that wait for a thread included, when it is not told otherwise."""
@@ -87,7 +88,7 @@ class WorkerNode(NodeCommands):
         me: NodeAddress,
         operators: Operators,
         gossip_delay: float = 0.0,
-        max_line: int = wire.MAX_LINE,
+        max_line: int = grammar.MAX_LINE,
         debug: bool = False,
         max_steps: int = MAX_STEPS,
         schedulers: Iterable[Address] = (),
@@ -442,7 +443,7 @@ class WorkerNode(NodeCommands):
         """Why the request does not fit on a line; empty when it does."""
         if self._size(chain) < self.max_line:
             return ""
-        size = len(wire.encode(request)) + 32
+        size = len(grammar.encode(request)) + 32
         if size <= self.max_line:
             return ""
         return f"{size} bytes, longer than a line may be ({self.max_line}): return less, or raise --max-line"

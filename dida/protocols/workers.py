@@ -19,10 +19,10 @@ from dida.addresses import Address, NodeAddress
 from dida.catalog import Catalog
 from dida.chain_messages import ListOperators, ReportTo
 from dida.errors import BadRequest, DidaError, Unavailable
-from dida.messages import Error, Ok, Ping, Reply, Request
 from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.links import Link
 from dida.scheduling import LeastActive, Load
+from dida.wire.messages import Error, Ok, Ping, Reply, Request
 
 PING_EVERY = 1.0
 PING_TIMEOUT = 3.0

@@ -17,12 +17,13 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from dida import __version__, wire
+from dida import __version__
 from dida.addresses import Address, StorageAddress, host_and_port, node_id
 from dida.errors import UserError
-from dida.messages import Ok, Status
 from dida.protocols.lines import LineServerFactory, Node
 from dida.services.own_process import DRAIN, OwnProcess, shared_reactor
+from dida.wire import grammar
+from dida.wire.messages import Ok, Status
 
 _T = TypeVar("_T")
 
@@ -188,7 +189,13 @@ class NodeOptions(Options):
             "seconds to wait for the node to be ready; status 1: it is not yet (default: the command returns at once)",
             number(0, 86_400, "seconds", float),
         ],
-        ["max-line", None, wire.MAX_LINE, "longest line taken, in bytes", number(1024, wire.HIGHEST_LIMIT, "bytes")],
+        [
+            "max-line",
+            None,
+            grammar.MAX_LINE,
+            "longest line taken, in bytes",
+            number(1024, grammar.HIGHEST_LIMIT, "bytes"),
+        ],
     ]
     optFlags = [["debug", None, "log what goes on, line by line"]]
     process: OwnProcess | None = None

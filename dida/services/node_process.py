@@ -16,10 +16,10 @@ from twisted.python.failure import Failure
 from dida.addresses import Address
 from dida.control_messages import NodeEntry
 from dida.errors import DidaError
-from dida.messages import Ok, Status
 from dida.protocols.links import Link
 from dida.services.own_process import DRAIN
 from dida.services.processes import Child, OutputFile, TakenUp, birth, listens
+from dida.wire.messages import Ok, Status
 
 PROBE_INTERVAL = 0.03
 SILENCE = 1.0

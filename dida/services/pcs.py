@@ -35,7 +35,6 @@ from twisted.python.failure import Failure
 from dida.addresses import Address, StorageAddress, node_id
 from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments, number_of
 from dida.errors import NO_SUCH_NODE, BadRequest, DidaError, Unavailable
-from dida.messages import Reply, Request
 from dida.protocols.links import Link
 from dida.protocols.pcs import PcsCommands
 from dida.services.launch import command_line
@@ -45,6 +44,7 @@ from dida.services.node import NodeOptions, NodeService, coerced, default_reacto
 from dida.services.node_process import KeptEntry, NodeProcess
 from dida.services.own_process import DRAIN
 from dida.services.processes import LineWriter
+from dida.wire.messages import Reply, Request
 
 MAX_ENDED = 200
 """Ended nodes that the table remembers."""

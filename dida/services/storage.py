@@ -19,11 +19,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
 
-from dida import failpoints, wire
+from dida import failpoints
 from dida.addresses import Address, StorageAddress
 from dida.chain_messages import SchedulerAt
 from dida.errors import BadRequest, DidaError
-from dida.messages import Debug, No, Ok, Reply, Request, Slow, Status, System, form_of
 from dida.outputs import Answer, Config, Note, Output, Send, Soon
 from dida.peer_messages import Join, Member, Peer, PeerMessage, Vouch
 from dida.protocols.lines import Answer as LineAnswer
@@ -45,6 +44,8 @@ from dida.services.node import (
 )
 from dida.timestamps import Timestamp
 from dida.whole import Schedulers, whole
+from dida.wire import grammar
+from dida.wire.messages import Debug, No, Ok, Reply, Request, Slow, Status, System, form_of
 
 TICK = 0.02
 """Seconds between two ticks of the replica."""
@@ -211,10 +212,10 @@ class StorageService(NodeService, StorageCommands):
         entry, after = found
         said = entry.said
         if said is None:
-            said = wire.encode_reply(Ok((entry.value, str(entry.version))))
+            said = grammar.encode_reply(Ok((entry.value, str(entry.version))))
             self.replica.keep_said(entry, said)
         if after is not self._after:  # a timestamp is replaced, never changed
-            self._after, self._after_said = after, b" " + wire.encode_object({"after": after})
+            self._after, self._after_said = after, b" " + grammar.encode_object({"after": after})
         return said + self._after_said
 
     def _quick_write(self, line: bytes) -> bytes | None:
@@ -232,7 +233,7 @@ class StorageService(NodeService, StorageCommands):
             return outputs
 
         self._turn(write)
-        return wire.encode_reply(answer) if answer is not None else None
+        return grammar.encode_reply(answer) if answer is not None else None
 
     def vouched(self, address: Address, word: str) -> Deferred[Reply]:
         return self._asked.ask(address.host, address.port, Vouch(word), self.replica.config.call_timeout)

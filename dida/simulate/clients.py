@@ -7,9 +7,8 @@ from typing import Any
 
 from attrs import Factory, define
 
-from dida import errors, wire
+from dida import errors
 from dida.errors import BadRequest
-from dida.messages import Error, No, Ok, Read, Reply, UpdateIf, Write, vocabulary
 from dida.peer_messages import component_of
 from dida.replica import Replica
 from dida.simulate.history import FAILED, FOREVER, LOST, NO, OK, UNKNOWN, Event, History, Shown
@@ -17,6 +16,8 @@ from dida.simulate.network import Cluster, Node, name_of
 from dida.simulate.plan import Plan
 from dida.timestamps import Timestamp, merged
 from dida.versions import MAX_NUMBER, Version
+from dida.wire import grammar
+from dida.wire.messages import Error, No, Ok, Read, Reply, UpdateIf, Write, vocabulary
 
 INITIAL = "initial"
 DEADLINE = 1.0
@@ -467,11 +468,11 @@ class Clients:
         if node.component:
             line = f'write {self.keys[-1]} lie {{"deadline":0.5,"after":{{"{node.component}":%d}}}}'
             try:
-                wire.decode((line % 2**63).encode(), vocabulary(Write))
+                grammar.decode((line % 2**63).encode(), vocabulary(Write))
                 self._report("a counter of 2^63 was taken")
             except BadRequest:
                 pass
-            request = wire.decode((line % MAX_NUMBER).encode(), vocabulary(Write))[1]
+            request = grammar.decode((line % MAX_NUMBER).encode(), vocabulary(Write))[1]
             self.cluster.say(f"a liar asks {node.name}: {request}")
             self.cluster.ask(self.rng.choice(list(self.cluster.nodes)), request, ("lie", 0))
         self.cluster.at(self.rng.expovariate(1.0), self._lie)

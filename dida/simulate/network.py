@@ -19,13 +19,13 @@ from typing import Any, cast
 import msgspec
 from attrs import Factory, define, frozen
 
-from dida import wire
 from dida.addresses import Address, StorageAddress
-from dida.messages import Error, Reply, Request, form_of, vocabulary
 from dida.outputs import Answer, Config, Left, Note, Output, Send, Soon
 from dida.peer_messages import PEER, Member, PeerMessage, View
 from dida.replica import Replica
 from dida.versions import Version
+from dida.wire import grammar
+from dida.wire.messages import Error, Reply, Request, form_of, vocabulary
 
 TICK = 0.02
 """Seconds of virtual time between two ticks of a replica."""
@@ -381,7 +381,7 @@ class Cluster:
         target = self.nodes.get(send.url)
         line = b""
         if self.network.wire or (self.trace is not None and verb != "heartbeat"):
-            line = wire.encode(message)
+            line = grammar.encode(message)
             if verb != "heartbeat":
                 self.say(f"{node.name} -> {name_of(send.url)}  {line.decode()}")
         if target is None or target.replica is None:
@@ -394,7 +394,7 @@ class Cluster:
             self._break(node, target)
             return
         if self.network.wire:
-            message = cast(PeerMessage, wire.decode(line, _VOCABULARY)[1])
+            message = cast(PeerMessage, grammar.decode(line, _VOCABULARY)[1])
         self.at(send.timeout, lambda: self._give_up(number))
         for _ in range(2 if action == "duplicate" else 1):
             self._carry(
@@ -436,10 +436,10 @@ class Cluster:
         if action == "drop":
             self._break(self.nodes[source], node)
             return
-        line = wire.encode_reply(reply)
+        line = grammar.encode_reply(reply)
         if self.trace is not None and verb != "heartbeat":
             self.say(f"{node.name} => {name_of(source)}  {verb}: {line.decode()}")
-        heard = wire.decode_reply(line)[1]
+        heard = grammar.decode_reply(line)[1]
 
         def take(action: str | None) -> None:
             ask = self._asks.get(number)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dida.wire import quote
+from dida.wire.grammar import quote
 from tests.clusters import StorageCluster
 from tests.netcat import Netcat, object_of
 from tests.nodes import NodeProcess, free_port, until

@@ -3,12 +3,12 @@
 import attrs
 import pytest
 
-from dida import wire
 from dida.chain import Application, Assignment, Meta
 from dida.chain_messages import SCHEDULER, WORKER, Ended, Execute, Result, Run
 from dida.errors import BadRequest, UserError
-from dida.messages import vocabulary
 from dida.versions import Version
+from dida.wire import grammar
+from dida.wire.messages import vocabulary
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def request() -> Execute:
 def test_the_request_survives_the_wire() -> None:
     """What a worker sends is what the next one gets, versions and timestamp included."""
     sent = request()
-    assert wire.decode(wire.encode(sent, "7"), vocabulary(*WORKER)) == ("7", sent)
+    assert grammar.decode(grammar.encode(sent, "7"), vocabulary(*WORKER)) == ("7", sent)
 
 
 def test_an_executed_step_is_in_the_request() -> None:
@@ -94,22 +94,22 @@ def test_an_executed_step_is_in_the_request() -> None:
 def test_a_request_that_does_not_fit_is_refused(old: bytes, new: bytes) -> None:
     """A request whose parts contradict each other, or that lacks one, is a bad request and nothing worse."""
     with pytest.raises(BadRequest):
-        wire.decode(wire.encode(request()).replace(old, new), vocabulary(*WORKER))
+        grammar.decode(grammar.encode(request()).replace(old, new), vocabulary(*WORKER))
 
 
 def test_lines_that_people_type() -> None:
     """`run` takes any number of operators; `{timeout}` is the deadline of `result`."""
-    decoded = wire.decode(b'run "the input" A B A {"after":{"1:1":2}}', vocabulary(*SCHEDULER))[1]
+    decoded = grammar.decode(b'run "the input" A B A {"after":{"1:1":2}}', vocabulary(*SCHEDULER))[1]
     assert decoded == Run("the input", ("A", "B", "A"), after={"1:1": 2})
-    waiting = wire.decode(b'result r1-x {"timeout":60}', vocabulary(*SCHEDULER))[1]
+    waiting = grammar.decode(b'result r1-x {"timeout":60}', vocabulary(*SCHEDULER))[1]
     assert isinstance(waiting, Result)
     assert waiting.deadline == 60
     with pytest.raises(BadRequest):
-        wire.decode(b"run 13", vocabulary(*SCHEDULER))
+        grammar.decode(b"run 13", vocabulary(*SCHEDULER))
 
 
 def test_outputs_are_strings_whatever_they_look_like() -> None:
     """An output that reads like null, a number or JSON stays the string that it is."""
     for output in ("null", "12", "true", "[]", ""):
         ended = Ended(run="r1", chain=(Assignment("A", 0, "w", "h", 1, output, 0.5),))
-        assert wire.decode(wire.encode(ended), vocabulary(*SCHEDULER))[1] == ended
+        assert grammar.decode(grammar.encode(ended), vocabulary(*SCHEDULER))[1] == ended

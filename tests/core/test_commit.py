@@ -10,10 +10,10 @@ import pytest
 from dida import commit as commit_module
 from dida import executed as executed_module
 from dida import locks as locks_module
-from dida import wire
-from dida.messages import Error, No, Ok, Read, Reply, UpdateIf, Write
 from dida.peer_messages import Decide, Ended, Range, Record, Release
 from dida.ring import Ring
+from dida.wire import grammar
+from dida.wire.messages import Error, No, Ok, Read, Reply, UpdateIf, Write
 from tests.simnet import Hand
 
 KEY_AT = 2
@@ -286,7 +286,7 @@ def test_what_ends_at_once_is_told_in_messages_of_bounded_size() -> None:
         hand.flush()
         letters = hand.under_way(verb, target=1)
         assert [len(x.send.message.keys) for x in letters] == [2] * 5  # type: ignore[attr-defined]
-        assert all(len(wire.encode(x.send.message)) < 2**19 for x in letters)
+        assert all(len(grammar.encode(x.send.message)) < 2**19 for x in letters)
         hand.gathering = True
         hand.deliver(*hand.under_way(verb))
         hand.deliver(*hand.under_way(verb))

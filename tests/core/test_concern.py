@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dida import wire
 from dida.errors import BadRequest
-from dida.messages import Error, Ok, Read, Write, vocabulary
+from dida.wire import grammar
+from dida.wire.messages import Error, Ok, Read, Write, vocabulary
 from tests.simnet import Hand, Parted
 
 LATE = 60.0
@@ -187,4 +187,4 @@ def test_a_latest_read_is_not_held_back_by_a_message_that_is_lost() -> None:
 def test_what_is_no_concern(said: str) -> None:
     """A number from 1, or all; the line says which member is wrong, and nothing is done."""
     with pytest.raises(BadRequest, match=r"concern: .*; expected: write KEY VALUE"):
-        wire.decode(f'write k v {{"concern": {said}}}'.encode(), vocabulary(Write))
+        grammar.decode(f'write k v {{"concern": {said}}}'.encode(), vocabulary(Write))

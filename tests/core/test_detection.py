@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from dida.messages import Ok, Read, UpdateIf, Write
 from dida.outputs import Config
 from dida.peer_messages import Heartbeat, Lock, PeerMessage, Suspect, Wanted
 from dida.simulate.network import Cluster, Network, Node
 from dida.simulate.verdict import quiet
+from dida.wire.messages import Ok, Read, UpdateIf, Write
 from tests.simnet import TICK, Hand, Parted
 
 NODES = 24

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dida import executed
 from dida.executed import Executed, answered, split, whole
-from dida.messages import No, Ok
+from dida.wire.messages import No, Ok
 
 
 def test_a_session_forgets_what_it_no_longer_asks_for() -> None:

@@ -22,11 +22,11 @@ from dida.frontend import (
 )
 from dida.groups import Groups
 from dida.interfaces import Record
-from dida.messages import Error, No, Ok, Read, UpdateIf, Write
 from dida.replicas import Replicas
 from dida.ring import Ring
 from dida.sessions import Seen, UpdateIds
 from dida.versions import Version
+from dida.wire.messages import Error, No, Ok, Read, UpdateIf, Write
 
 
 def member(number: int, port: int = 0, id: str = "") -> StorageAddress:

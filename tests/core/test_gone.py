@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dida.messages import Error, Read, Request, Watch, Write
+from dida.wire.messages import Error, Read, Request, Watch, Write
 from tests.core.test_commit import cluster, update
 from tests.simnet import TICK, Hand
 

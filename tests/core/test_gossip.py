@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from dida import log as log_module
 from dida.executed import Executed, not_applied
 from dida.gossip import Replication
-from dida.messages import Error, Ok, Read, Write
 from dida.outputs import Config, Local
 from dida.peer_messages import Fetch, Gossip, Member, Range, Record, View, commit_stream
 from dida.requests import Requests
 from dida.store import Entry, Store
 from dida.timestamps import Timestamp, covers
+from dida.wire.messages import Error, Ok, Read, Write
 from tests.simnet import Hand
 
 HERE, THERE, THIRD = "1:1", "2:1", "3:1"

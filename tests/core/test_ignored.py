@@ -6,17 +6,17 @@ from contextlib import suppress
 
 import pytest
 
-from dida import wire
 from dida.chain_messages import Runs
 from dida.errors import BadRequest
-from dida.messages import Error, No, Ok, Read, form_of, vocabulary
+from dida.wire import grammar
+from dida.wire.messages import Error, No, Ok, Read, form_of, vocabulary
 from tests.test_docs import NODES
 
 
 def ignored(line: str, node: str = "storage") -> list[str]:
     """What of a line is ignored there."""
     found: list[str] = []
-    wire.decode(line.encode(), NODES[node], found)
+    grammar.decode(line.encode(), NODES[node], found)
     return found
 
 
@@ -48,7 +48,7 @@ def test_it_changes_nothing() -> None:
         ('list {"from_": "k", "from": "j"}', 'list {"from": "j"}'),
         ('read k {"key": "other", "x": 1}', "read k"),
     ):
-        assert wire.decode(said.encode(), NODES["storage"]) == wire.decode(meant.encode(), NODES["storage"])
+        assert grammar.decode(said.encode(), NODES["storage"]) == grammar.decode(meant.encode(), NODES["storage"])
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -58,7 +58,7 @@ def test_nodes_are_not_told(node: str) -> None:
         words = " on" if verb == "debug" else " 1.1" * form_of(kind).required
         found: list[str] = []
         with suppress(BadRequest):  # of those whose words or members are not all there
-            wire.decode(f'{verb}{words} {{"later": 1}}'.encode(), NODES[node], found)
+            grammar.decode(f'{verb}{words} {{"later": 1}}'.encode(), NODES[node], found)
         assert found == ([] if kind.between_nodes else ["later"]), verb
 
 
@@ -67,18 +67,18 @@ def test_nodes_are_not_told(node: str) -> None:
 )
 def test_every_reply_can_name_it(reply: Ok | No | Error) -> None:
     """Replies of all kinds, with an object and without, get the member `ignored` beside what they have."""
-    said = wire.with_ignored(reply, ["sate"])
+    said = grammar.with_ignored(reply, ["sate"])
     assert type(said) is type(reply)
     assert said.words == reply.words
     assert said.object == {**reply.object, "ignored": ["sate"]}
-    assert wire.with_ignored(reply, []) is reply
+    assert grammar.with_ignored(reply, []) is reply
 
 
 def test_a_refused_line_names_it_too() -> None:
     """When another member is wrong, the names of those that do not exist are told with that."""
     found: list[str] = []
     with pytest.raises(BadRequest):
-        wire.decode(b'runs {"sate": "failed", "limit": "many"}', vocabulary(Runs), found)
+        grammar.decode(b'runs {"sate": "failed", "limit": "many"}', vocabulary(Runs), found)
     assert found == ["sate"]
 
 
@@ -86,11 +86,11 @@ def test_not_without_bound() -> None:
     """A line of nothing but unknown members gets a short answer."""
     names = ", ".join(f'"{"x" * 1000}{number}": 0' for number in range(1000))
     found = ignored(f"ping {{{names}}}")
-    assert len(found) == wire.MAX_IGNORED
-    assert {len(name) for name in found} == {wire.MAX_NAME}
+    assert len(found) == grammar.MAX_IGNORED
+    assert {len(name) for name in found} == {grammar.MAX_NAME}
 
 
 def test_a_name_that_is_no_text() -> None:
     """Half a surrogate pair in a name is refused as everywhere."""
     with pytest.raises(BadRequest):
-        wire.decode(rb'read k {"\ud800": 1}', vocabulary(Read))
+        grammar.decode(rb'read k {"\ud800": 1}', vocabulary(Read))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from dida.messages import Error, Ok, Reply, UpdateIf, Write
 from dida.outputs import Config
 from dida.peer_messages import Flush, Install, Member, View, more_than_half
 from dida.simulate.network import Cluster, Network, Node
+from dida.wire.messages import Error, Ok, Reply, UpdateIf, Write
 from tests.simnet import Hand
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 from attrs import field, frozen
 
-from dida.messages import NODE, Debug, Read, Request, form_of, vocabulary
+from dida.wire.messages import NODE, Debug, Read, Request, form_of, vocabulary
 
 
 @frozen

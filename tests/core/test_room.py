@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from dida.messages import Error, ListRecords, No, Ok, Read, Reply, UpdateIf, Write
 from dida.room import used
 from dida.store import KEY, Entry, Store, bytes_of
+from dida.wire.messages import Error, ListRecords, No, Ok, Read, Reply, UpdateIf, Write
 from tests.simnet import Hand
 
 SMALL = 200_000

@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 from attrs import Factory, define
 
-from dida import wire
 from dida.chain import Touch
 from dida.errors import NO_SUCH_VERSION, DidaError
 from dida.frontend import Done, Operation, Pause, ReadOperation, UpdateIfOperation, WriteOperation
-from dida.messages import Read, Reply, UpdateIf, Write, vocabulary
 from dida.outputs import Config
 from dida.replicas import Replicas
 from dida.sessions import Seen, StepIds
@@ -21,6 +19,8 @@ from dida.simulate import checkers
 from dida.simulate.network import Cluster, Network, Node
 from dida.timestamps import Timestamp
 from dida.versions import Version
+from dida.wire import grammar
+from dida.wire.messages import Read, Reply, UpdateIf, Write, vocabulary
 
 KEYS = ("a", "b", "c")
 STEPS, CALLS = 5, 3
@@ -135,7 +135,7 @@ class Chains:
     def ask(self, url: str, request: Any, then: Any) -> None:
         token = ("run", len(self._waiting))
         self._waiting[token] = then
-        request = wire.decode(wire.encode(request), VOCABULARY)[1]
+        request = grammar.decode(grammar.encode(request), VOCABULARY)[1]
         self.cluster.at(0.001, lambda: self.cluster.ask(url, request, token))
 
     def _replied(self, token: Any, reply: Reply, node: Node) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from dida.messages import Error, Home, ListRecords, Ok, Read, Reply, Request, UpdateIf, Versions, Write
 from dida.outputs import Config
 from dida.peer_messages import Join, Load, Member, View
 from dida.replica import Replica
 from dida.simulate.network import Cluster, Network
+from dida.wire.messages import Error, Home, ListRecords, Ok, Read, Reply, Request, UpdateIf, Versions, Write
 from tests.simnet import Hand, Parted
 
 

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dida import chain_messages, control_messages, messages, peer_messages, wire
+from dida import chain_messages, control_messages, peer_messages
 from dida.errors import BAD_REQUEST, BadRequest, DidaError, UnknownVerb
-from dida.messages import Debug, Error, No, Ok, Quit, Read, Request, UpdateIf, Write, form_of, vocabulary
 from dida.versions import Version
+from dida.wire import grammar, messages
+from dida.wire.messages import Debug, Error, No, Ok, Quit, Read, Request, UpdateIf, Write, form_of, vocabulary
 from tests import strategies
 
 KINDS = sorted(
@@ -43,10 +44,10 @@ def test_a_request_comes_back_from_its_line_as_it_was(kind: type[Request], data:
     """`decode` is the inverse of `encode` for every request class, whatever its fields and tag are."""
     request = data.draw(strategies.requests(kind))
     tag = data.draw(st.none() | strategies.tags)
-    line = wire.encode(request, tag)
+    line = grammar.encode(request, tag)
     assert b"\n" not in line
     assert b"\r" not in line
-    assert wire.decode(line, vocabulary(kind)) == (tag, request)
+    assert grammar.decode(line, vocabulary(kind)) == (tag, request)
 
 
 @given(strategies.replies, st.none() | strategies.tags)
@@ -56,16 +57,16 @@ def test_a_request_comes_back_from_its_line_as_it_was(kind: type[Request], data:
 @example(Error("bad-request", ('say "x"',)), '"')
 def test_a_reply_comes_back_from_its_line_as_it_was(reply: messages.Reply, tag: str | None) -> None:
     """`decode_reply` is the inverse of `encode_reply`, whatever words, object and tag are."""
-    line = wire.encode_reply(reply, tag)
+    line = grammar.encode_reply(reply, tag)
     assert b"\n" not in line
     assert b"\r" not in line
-    assert wire.decode_reply(line) == (tag, reply)
+    assert grammar.decode_reply(line) == (tag, reply)
 
 
 @given(st.text())
 def test_any_text_can_be_stored_and_comes_back(text: str) -> None:
     """Whatever text a key and a value are, a node gets just these."""
-    assert wire.decode(wire.encode(Write(text, text)), STORAGE) == (None, Write(text, text))
+    assert grammar.decode(grammar.encode(Write(text, text)), STORAGE) == (None, Write(text, text))
 
 
 @given(st.text(), st.text())
@@ -75,44 +76,44 @@ def test_a_word_written_as_json_is_that_word(key: str, value: str) -> None:
         spelled = " ".join(json.dumps(word, ensure_ascii=ascii_only) for word in (key, value))
         assert spelled.isascii() or not ascii_only
         if not any(0x7F <= ord(char) < 0xA0 for char in spelled):
-            assert wire.decode(f"write {spelled}".encode(), STORAGE)[1] == Write(key, value)
+            assert grammar.decode(f"write {spelled}".encode(), STORAGE)[1] == Write(key, value)
 
 
 @given(st.sampled_from(KINDS), st.data())
 def test_blanks_and_unknown_members_change_nothing(kind: type[Request], data: st.DataObject) -> None:
     """Between the tokens of a line any run of blanks and tabs may stand; unknown members are ignored."""
     request = data.draw(strategies.requests(kind))
-    line = wire.encode(request, "t").decode()
-    tokens = wire._TOKEN.findall(line)
+    line = grammar.encode(request, "t").decode()
+    tokens = grammar._TOKEN.findall(line)
     if not tokens[-1].startswith("{"):
         tokens.append("{}")
     known = json.loads(tokens[-1])
     tokens[-1] = json.dumps({**known, "of a later version": [1, {"x": None}]})
     blanks = st.text(" \t", min_size=1, max_size=3)
     spaced = "".join(data.draw(blanks) + token for token in tokens) + data.draw(blanks)
-    assert wire.decode(spaced.encode(), vocabulary(kind)) == ("t", request)
+    assert grammar.decode(spaced.encode(), vocabulary(kind)) == ("t", request)
 
 
 @given(strategies.objects, strategies.words)
 def test_the_quick_way_and_the_thorough_way_agree(members: dict[str, Any], words: tuple[str, ...]) -> None:
     """A line that is split in a few steps gives what scanning it token by token gives."""
-    line = wire.encode_reply(Ok(words, members), "t")
-    assert wire._split(line) == wire._scan(line)
+    line = grammar.encode_reply(Ok(words, members), "t")
+    assert grammar._split(line) == grammar._scan(line)
 
 
 @given(st.sampled_from([kind for kind in KINDS if not form_of(kind).words]), st.data())
 def test_an_object_read_in_one_go_is_the_same(kind: type[Request], data: st.DataObject) -> None:
     """Whatever its members are, right or wrong, a line gives what it gives when it is taken apart first."""
-    _, _, members = wire._split(wire.encode(data.draw(strategies.requests(kind)), "t"))
+    _, _, members = grammar._split(grammar.encode(data.draw(strategies.requests(kind)), "t"))
     for name in data.draw(st.lists(st.sampled_from([*members, "deadline"]), max_size=2)):
         members[name] = data.draw(
             st.none() | st.integers() | st.floats(allow_nan=False) | st.text() | strategies.objects
         )
     found = []
     for blanks in (b" ", b"  "):
-        line = b"#t%b%b {%b" % (blanks, form_of(kind).verb.encode(), wire.encode_object({"x": 1, **members})[1:])
+        line = b"#t%b%b {%b" % (blanks, form_of(kind).verb.encode(), grammar.encode_object({"x": 1, **members})[1:])
         try:
-            found.append(wire.decode(line, vocabulary(kind)))
+            found.append(grammar.decode(line, vocabulary(kind)))
         except BadRequest as problem:
             found.append((str(problem), None))  # type: ignore[arg-type]
     assert found[0] == found[1]
@@ -146,14 +147,14 @@ FORMS = {
 @pytest.mark.parametrize("line", FORMS)
 def test_forms_that_people_type(line: str) -> None:
     """A line means what its verb's usage says, however it is spaced and quoted."""
-    assert wire.decode(line.encode(), STORAGE) == (None, FORMS[line])
+    assert grammar.decode(line.encode(), STORAGE) == (None, FORMS[line])
 
 
 @pytest.mark.parametrize("tag", ["1", "a-b", "#", '"', "{", "é", "x" * 64])
 def test_tags(tag: str) -> None:
     """Any 1 to 64 printable characters without blanks are a tag, and come back with the reply."""
-    assert wire.decode(f" #{tag} read k".encode(), STORAGE) == (tag, Read("k"))
-    assert wire.decode_reply(f"#{tag} ok".encode()) == (tag, Ok())
+    assert grammar.decode(f" #{tag} read k".encode(), STORAGE) == (tag, Read("k"))
+    assert grammar.decode_reply(f"#{tag} ok".encode()) == (tag, Ok())
 
 
 @pytest.mark.parametrize(
@@ -176,14 +177,14 @@ def test_tags(tag: str) -> None:
 )
 def test_quoting(word: str, written: str) -> None:
     """A word stands bare where it can, and as a JSON string without control characters elsewhere."""
-    assert wire.quote(word) == written
+    assert grammar.quote(word) == written
 
 
 def test_members_of_default_value_are_left_out() -> None:
     """A line says only what differs from the defaults, so that it stays short enough to read."""
-    assert wire.encode(Read("k")) == b"read k"
-    assert wire.encode(Write("k", "v", retry=False), "7") == b'#7 write k v {"retry":false}'
-    assert wire.encode(messages.ListRecords(from_="k")) == b'list {"from":"k"}'
+    assert grammar.encode(Read("k")) == b"read k"
+    assert grammar.encode(Write("k", "v", retry=False), "7") == b'#7 write k v {"retry":false}'
+    assert grammar.encode(messages.ListRecords(from_="k")) == b'list {"from":"k"}'
 
 
 @names
@@ -201,7 +202,7 @@ def test_a_verb_alone(kind: type[Request]) -> None:
     """A verb without anything is a request, or a bad request that tells its form: never a bug."""
     said = ""
     try:
-        _, request = wire.decode(form_of(kind).verb.encode(), vocabulary(kind))
+        _, request = grammar.decode(form_of(kind).verb.encode(), vocabulary(kind))
     except BadRequest as problem:
         said = problem.words[0]
     assert isinstance(request, kind) if not said else f"expected: {kind.usage}" in said
@@ -258,7 +259,7 @@ MALFORMED = {
 @pytest.mark.parametrize("text", ["b\x7fc", "\x85", "a\u2028b", "\x9f"])
 def test_what_json_does_not_want_spelled_may_be_raw(text: str) -> None:
     """In a JSON string only what is below U+0020 must be spelled; all else is taken as it is."""
-    assert wire.decode(f'write "{text}" "{text}"'.encode(), STORAGE) == (None, messages.Write(text, text))
+    assert grammar.decode(f'write "{text}" "{text}"'.encode(), STORAGE) == (None, messages.Write(text, text))
 
 
 @pytest.mark.parametrize(
@@ -272,29 +273,29 @@ def test_what_json_does_not_want_spelled_may_be_raw(text: str) -> None:
 )
 def test_characters_that_were_taken_back(typed: str, meant: str) -> None:
     """What a terminal sends that does not edit its lines is read as it was meant."""
-    assert wire.decode(typed.encode(), STORAGE) == wire.decode(meant.encode(), STORAGE)
+    assert grammar.decode(typed.encode(), STORAGE) == grammar.decode(meant.encode(), STORAGE)
 
 
 def test_only_what_may_have_been_typed_is_taken_back() -> None:
     """Characters are taken back in lines as long as a terminal's; a longer line was not typed, and is refused."""
-    half = wire.MAX_TYPED // 2 - 4
-    assert wire.decode(b"x" * half + b"\x7f" * half + b"ping", STORAGE) == (None, messages.Ping())
+    half = grammar.MAX_TYPED // 2 - 4
+    assert grammar.decode(b"x" * half + b"\x7f" * half + b"ping", STORAGE) == (None, messages.Ping())
     with pytest.raises(BadRequest):
-        wire.decode(b"x" * 500_000 + b"\x7f" * 500_000 + b"ping", STORAGE)
+        grammar.decode(b"x" * 500_000 + b"\x7f" * 500_000 + b"ping", STORAGE)
 
 
 @pytest.mark.parametrize("line", MALFORMED)
 def test_malformed_lines(line: bytes) -> None:
     """A line that can't be understood is a bad request, which says what is wrong and where."""
     with pytest.raises(BadRequest) as caught:
-        wire.decode(line, STORAGE)
+        grammar.decode(line, STORAGE)
     assert (caught.value.code, caught.value.words) == (BAD_REQUEST, (MALFORMED[line],))
 
 
 def test_unknown_verb() -> None:
     """A verb that the node has not is named in the error."""
     with pytest.raises(UnknownVerb) as caught:
-        wire.decode(b"#1 raed k", STORAGE)
+        grammar.decode(b"#1 raed k", STORAGE)
     assert str(caught.value) == "unknown-verb: raed"
 
 
@@ -314,14 +315,14 @@ def test_unknown_verb() -> None:
 )
 def test_the_tag_of_a_malformed_line(line: bytes, tag: str | None) -> None:
     """The answer to a malformed line can carry its tag as long as that can be read."""
-    assert wire.tag_of(line) == tag
+    assert grammar.tag_of(line) == tag
 
 
 @pytest.mark.parametrize("line", [b"what", b"error", b"4.1 ok", b'"ok" \xff', b'ok {"a"}', b""])
 def test_what_is_no_reply(line: bytes) -> None:
     """A line that is no reply is a bad request, nothing else."""
     with pytest.raises(BadRequest):
-        wire.decode_reply(line)
+        grammar.decode_reply(line)
 
 
 tokens = st.sampled_from(
@@ -337,11 +338,11 @@ lines = st.binary(max_size=80) | st.lists(tokens, max_size=12).map(b"".join) | s
 @example(b'read "\\ud800"')
 def test_nothing_but_a_dida_error_comes_out_of_any_bytes(line: bytes) -> None:
     """Whatever bytes arrive, decoding gives a message or raises a DidaError that can be answered."""
-    for decoded in (lambda: wire.decode(line, STORAGE), lambda: wire.decode_reply(line)):
+    for decoded in (lambda: grammar.decode(line, STORAGE), lambda: grammar.decode_reply(line)):
         try:
             decoded()
         except DidaError as problem:
-            wire.encode_reply(Error(problem.code, problem.words), wire.tag_of(line))
+            grammar.encode_reply(Error(problem.code, problem.words), grammar.tag_of(line))
 
 
 @pytest.mark.parametrize(
@@ -369,12 +370,12 @@ def test_a_line_without_words_is_decoded_in_one_step_to_the_same(line: bytes, mo
 
     def outcome() -> object:
         try:
-            return wire.decode(line, vocabulary(*peer_messages.PEER))
+            return grammar.decode(line, vocabulary(*peer_messages.PEER))
         except DidaError as problem:
             return type(problem), problem.words
 
     fast = outcome()
-    monkeypatch.setattr(wire, "_WORDLESS", re.compile(rb"(?!)"))
+    monkeypatch.setattr(grammar, "_WORDLESS", re.compile(rb"(?!)"))
     assert fast == outcome()
 
 
@@ -382,10 +383,10 @@ def test_a_line_without_words_is_decoded_in_one_step_to_the_same(line: bytes, mo
 def test_half_a_character_is_refused(text: str) -> None:
     """A lone surrogate, which is no text, is refused where a message is made, with a clear error."""
     for encoded in (
-        lambda: wire.encode(Write("k", text)),
-        lambda: wire.encode(Write("k", "v", id=text)),
-        lambda: wire.encode_reply(Ok((text,))),
-        lambda: wire.encode_reply(Ok((), {"a": text})),
+        lambda: grammar.encode(Write("k", text)),
+        lambda: grammar.encode(Write("k", "v", id=text)),
+        lambda: grammar.encode_reply(Ok((text,))),
+        lambda: grammar.encode_reply(Ok((), {"a": text})),
     ):
         with pytest.raises(BadRequest, match="surrogate"):
             encoded()
@@ -403,11 +404,11 @@ class Shape:
 def test_objects_of_replies() -> None:
     """A reply's object becomes an attrs object and back; one of another form is a bad request."""
     shape = Shape(Version(4, 1), ("a",))
-    assert wire.unshaped(shape) == {"version": "4.1", "names": ("a",)}
-    assert wire.shaped(wire.unshaped(shape), Shape) == shape
+    assert grammar.unshaped(shape) == {"version": "4.1", "names": ("a",)}
+    assert grammar.shaped(grammar.unshaped(shape), Shape) == shape
     for wrong in ({}, {"version": "4"}, {"version": 4}, {"version": "4.1", "names": 5}):
         with pytest.raises(BadRequest, match="unexpected reply"):
-            wire.shaped(wrong, Shape)
+            grammar.shaped(wrong, Shape)
 
 
 # --- bytes to lines -----------------------------------------------------------------------------
@@ -418,7 +419,7 @@ def test_lines_come_out_whatever_pieces_come_in(lines: list[bytes], data: st.Dat
     """The lines are the same however the stream is cut, with LF and with CRLF."""
     stream = b"".join(line + data.draw(st.sampled_from([b"\n", b"\r\n"])) for line in lines) + b"begun"
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
-    buffer = wire.LineBuffer(8)
+    buffer = grammar.LineBuffer(8)
     taken: list[bytes] = []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         taken += buffer.take(stream[start:end])
@@ -432,7 +433,7 @@ def test_the_limit_of_a_line(end: bytes, size: int) -> None:
     """A line of just the limit is taken; one byte more ends the stream there, not what came before it."""
     for length, overlong in ((8, False), (9, True)):
         stream = b"first" + end + b"x" * length + end + b"last" + end
-        buffer = wire.LineBuffer(8)
+        buffer = grammar.LineBuffer(8)
         taken = [line for at in range(0, len(stream), size) for line in buffer.take(stream[at : at + size])]
         assert taken == ([b"first"] if overlong else [b"first", b"x" * 8, b"last"])
         assert buffer.overlong is overlong
@@ -440,7 +441,7 @@ def test_the_limit_of_a_line(end: bytes, size: int) -> None:
 
 def test_a_line_that_never_ends_is_not_kept() -> None:
     """Once a line is longer than the limit, no more of it is held, however much comes."""
-    buffer = wire.LineBuffer(1000)
+    buffer = grammar.LineBuffer(1000)
     for _ in range(100):
         assert buffer.take(b"x" * 100) == []
         assert len(buffer._begun) <= 1001
@@ -458,7 +459,7 @@ def test_every_error_code_is_documented() -> None:
 
 def test_nothing_else_parses_lines() -> None:
     """JSON is read and written in the wire module (and in files that are JSON), nowhere else in the core."""
-    core = Path(wire.__file__).parent
+    core = Path(grammar.__file__).parent
     for module in core.glob("*.py"):
         if module.name != "wire.py":
             assert "json" not in [

@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 from dida.chain_messages import AddStorage, AddWorker, Cancel, Result, Run, Runs
 from dida.control_messages import Elsewhere, NodeEntry, Start
 from dida.errors import BAD_REQUEST, NO_SUCH_NODE, TIMED_OUT, UNAVAILABLE, BadRequest, DidaError
-from dida.messages import NODE, Error, ListRecords, Ok, Reply, Request, Status, vocabulary
 from dida.protocols.lines import Answer, NodeCommands, ok
+from dida.wire.messages import NODE, Error, ListRecords, Ok, Reply, Request, Status, vocabulary
 
 
 class FakeTable:

@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred
 
 from dida.addresses import NodeAddress
 from dida.chain_messages import ListOperators
-from dida.messages import Error, Ok, Reply
 from dida.protocols.lines import Answer, ok
+from dida.wire.messages import Error, Ok, Reply
 from tests.fakes import the_reactor, until
 from tests.schedulers import Silent, System
 

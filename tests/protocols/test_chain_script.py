@@ -13,9 +13,9 @@ from twisted.internet.utils import getProcessOutputAndValue
 
 from dida.chain_messages import Result, Run
 from dida.errors import BadRequest, DidaError
-from dida.messages import NODE, Error, No, Ok, Reply, Request, vocabulary
 from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import granted
+from dida.wire.messages import NODE, Error, No, Ok, Reply, Request, vocabulary
 from tests.fakes import FakeCluster, Port, the_reactor
 from tests.nodes import ROOT, environment
 

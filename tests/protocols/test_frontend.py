@@ -12,9 +12,9 @@ from dida.chain import Meta
 from dida.client import connect
 from dida.errors import DidaError, Unavailable, UserError
 from dida.interfaces import IStorage, Record
-from dida.messages import Error, Read, Write
 from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
 from dida.versions import Version
+from dida.wire.messages import Error, Read, Write
 from tests.fakes import FakeCluster, refused, the_reactor, until
 
 reactor = the_reactor()

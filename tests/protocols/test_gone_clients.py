@@ -11,10 +11,10 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from dida.messages import Ping, Reply
 from dida.protocols import lines, tuning
 from dida.protocols.lines import ok
 from dida.protocols.links import Link
+from dida.wire.messages import Ping, Reply
 from tests.desk import Listener, turn
 from tests.netcat import Netcat
 from tests.protocols.test_lines import READ, Server

@@ -16,9 +16,9 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 
-from dida.messages import Request, vocabulary
 from dida.protocols import lines
 from dida.protocols.lines import LineServerFactory, ok
+from dida.wire.messages import Request, vocabulary
 from tests.desk import Desk, Listener, Wire, turn
 from tests.netcat import Netcat
 

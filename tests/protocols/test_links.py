@@ -17,10 +17,10 @@ from twisted.test.iosim import FakeTransport, connect
 
 from dida import errors
 from dida.errors import DidaError, Unavailable
-from dida.messages import Ok, Ping, Read, Request, Write
 from dida.protocols import links
 from dida.protocols.lines import LineServerFactory, ok
 from dida.protocols.links import LineClient, Link, Unreachable
+from dida.wire.messages import Ok, Ping, Read, Request, Write
 from tests.desk import Desk, Listener, Wire, cut, turn
 from tests.fakes import refused, the_reactor
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from dida.messages import Error, Ok
 from dida.protocols.clock import time_of_day
+from dida.wire.messages import Error, Ok
 from tests.fakes import until
 from tests.schedulers import Silent, System
 

@@ -11,9 +11,9 @@ import pytest_twisted
 from dida.addresses import StorageAddress
 from dida.errors import UserError
 from dida.files import Row
-from dida.messages import Error, Reply, Request, Write
 from dida.protocols.data_files import AT_ONCE, populate
 from dida.protocols.frontend import FrontEnd
+from dida.wire.messages import Error, Reply, Request, Write
 from tests.clusters import StorageCluster
 from tests.fakes import FakeCluster, the_reactor, until
 

@@ -21,7 +21,6 @@ from dida.chain_messages import WorkerDebug
 from dida.checking import check
 from dida.control_messages import Start
 from dida.errors import BadRequest, UserError
-from dida.messages import Error, Ok, Slow
 from dida.palette import Page, Palette
 from dida.protocols import losses
 from dida.protocols.lines import LineServerFactory, ok
@@ -31,6 +30,7 @@ from dida.protocols.player import Player
 from dida.protocols.puppetmaster import DebugCommands, KeyReader, ScriptConsole, TypedConsole
 from dida.protocols.system import System
 from dida.protocols.trials import _difference
+from dida.wire.messages import Error, Ok, Slow
 from tests.desk import Wire
 from tests.fakes import FakeCluster, Port, refused, the_reactor, until
 from tests.netcat import object_of

@@ -8,8 +8,8 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from zope.interface import provider
 
 from dida.addresses import Address
-from dida.messages import Error, Ok
 from dida.protocols.scheduler import SchedulerNode
+from dida.wire.messages import Error, Ok
 from tests.fakes import refused, the_reactor, until
 from tests.schedulers import System
 

@@ -14,10 +14,10 @@ from dida.addresses import Address
 from dida.chain import Assignment, Meta
 from dida.chain_messages import Adopt, Ended, Execute, Returned
 from dida.errors import Unavailable
-from dida.messages import Error, Ok, Reply, Request
 from dida.protocols import reports as module
 from dida.protocols.peers import Peers
 from dida.protocols.reports import Reports
+from dida.wire.messages import Error, Ok, Reply, Request
 
 HERE = Address("127.0.0.1", 2000)
 STEP = Assignment("Shout", 0, "w1", "127.0.0.1", 4001)

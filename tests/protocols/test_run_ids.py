@@ -8,9 +8,9 @@ from twisted.internet.defer import Deferred
 
 from dida.chain_messages import ReportTo
 from dida.errors import DidaError
-from dida.messages import Error, Ok, Reply
 from dida.protocols.lines import Answer
 from dida.run_ids import computed
+from dida.wire.messages import Error, Ok, Reply
 from tests.fakes import the_reactor, until
 from tests.schedulers import Silent, System
 

@@ -7,11 +7,9 @@ import pytest
 import pytest_twisted
 from twisted.logger import LogEvent
 
-from dida import wire
 from dida.addresses import NodeAddress
 from dida.chain_messages import Drain
 from dida.errors import DidaError
-from dida.messages import Error, Ok, Reply
 from dida.protocols import lines
 from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.worker import WorkerNode
@@ -19,6 +17,8 @@ from dida.protocols.workers import Workers
 from dida.run_record import RunRecord
 from dida.runs import Runs
 from dida.scheduling import LeastActive
+from dida.wire import grammar
+from dida.wire.messages import Error, Ok, Reply
 from tests.fakes import Port, refused, the_reactor, until
 from tests.schedulers import VERBS, Silent, System
 
@@ -477,7 +477,7 @@ async def test_a_worker_leaves_politely(system: System) -> None:
     await until(lambda: ended)
     workers = (await system.ask("workers")).object["workers"]
     assert [(each["id"], each["active"], each["leaving"]) for each in workers] == [("w1", 0, True), ("w2", 0, False)]
-    refusal = await link.ask(wire.decode(EXECUTE.encode(), w1.vocabulary)[1], 5.0)
+    refusal = await link.ask(grammar.decode(EXECUTE.encode(), w1.vocabulary)[1], 5.0)
     assert refusal == Error("unavailable", ("w1 is leaving: try another worker",))
     assert await system.ask(f"worker w1 {scheduler.workers['w1'].address}") == Ok()
     assert scheduler.workers["w1"].reachable
@@ -502,7 +502,7 @@ async def test_who_is_gone_is_not_waited_for(system: System, monkeypatch: pytest
     monkeypatch.setattr(lines, "PATIENCE", 0.02)
     scheduler = system.start(0)
     link = system.link_to("sc1")
-    asked = link.ask(wire.decode(b'run 13 AddOperator {"deadline": 3600}', VERBS)[1], 15.0)
+    asked = link.ask(grammar.decode(b'run 13 AddOperator {"deadline": 3600}', VERBS)[1], 15.0)
     await until(lambda: scheduler._admission._for_worker)
     link.stop()
     asked.addErrback(lambda failure: failure.trap(DidaError))
@@ -513,7 +513,7 @@ async def test_who_is_gone_is_not_waited_for(system: System, monkeypatch: pytest
     assert scheduler.runs.started == 0
     run = (await system.ask("run 13 AddOperator")).words[0]
     link = system.link_to("sc1")
-    asked = link.ask(wire.decode(f'result {run} {{"timeout": 3600}}'.encode(), VERBS)[1], 15.0)
+    asked = link.ask(grammar.decode(f'result {run} {{"timeout": 3600}}'.encode(), VERBS)[1], 15.0)
     await until(lambda: scheduler._waiting_results.get(run))
     link.stop()
     asked.addErrback(lambda failure: failure.trap(DidaError))

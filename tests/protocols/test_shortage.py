@@ -12,10 +12,10 @@ import pytest_twisted
 
 from dida.chain_messages import Ended, Failed
 from dida.loading import LoadingError, OperatorFolder
-from dida.messages import Error
 from dida.protocols.isolation import Isolated
 from dida.protocols.lines import LineServerFactory
 from dida.protocols.shortage import Lacking, lack_of, lack_of_descriptors
+from dida.wire.messages import Error
 from tests.fakes import the_reactor
 from tests.protocols.test_worker import PLAIN, Stage, stage, warnings
 

@@ -35,7 +35,6 @@ from dida.chain_messages import (
     WorkerDebug,
 )
 from dida.loading import OperatorFolder
-from dida.messages import NODE, Error, Ok, Read, Request, Status, Write, vocabulary
 from dida.protocols.execution import Operators
 from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
@@ -43,6 +42,7 @@ from dida.protocols.peers import Peers
 from dida.protocols.worker import WorkerNode
 from dida.redo import rewound
 from dida.versions import Version
+from dida.wire.messages import NODE, Error, Ok, Read, Request, Status, Write, vocabulary
 from tests.fakes import FakeCluster, Port, refused, the_reactor, until
 
 reactor = the_reactor()

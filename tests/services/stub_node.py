@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dida.addresses import Address
-from dida.messages import ListRecords, Request, vocabulary
 from dida.protocols.lines import Answer, LineServerFactory, NodeCommands, ok
 from dida.services.logs import NodeLog
+from dida.wire.messages import ListRecords, Request, vocabulary
 
 
 class StubNode(NodeCommands):

@@ -19,12 +19,12 @@ from twisted.logger import formatEvent
 
 from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments
 from dida.errors import BadRequest, DidaError, Unavailable
-from dida.messages import ListRecords, Status
 from dida.protocols.lines import LineServerFactory
 from dida.protocols.pcs import PcsCommands
 from dida.services.log_folder import LogFolder
 from dida.services.pcs import Options, Processes, makeService
 from dida.services.processes import LineWriter, OutputFile, birth, listens
+from dida.wire.messages import ListRecords, Status
 from tests.desk import Wire
 from tests.fakes import Port, refused, until
 from tests.nodes import free_port

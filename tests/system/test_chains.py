@@ -14,7 +14,7 @@ import pytest
 
 from dida.chain import Touch
 from dida.simulate import checkers
-from dida.wire import shaped
+from dida.wire.grammar import shaped
 from tests.clusters import StorageCluster
 from tests.netcat import Netcat, object_of
 from tests.nodes import NodeProcess, free_port, until

@@ -24,8 +24,8 @@ import attrs
 import msgspec
 
 from dida.errors import BadRequest, UnknownVerb
-from dida.messages import Error, Form, No, Ok, Reply, Request, form_of
 from dida.versions import Version
+from dida.wire.messages import Error, Form, No, Ok, Reply, Request, form_of
 
 MAX_LINE = 2**20
 """The default limit of a line in bytes, line end not counted."""

@@ -3,7 +3,7 @@
 A request's `usage` is its whole form on the line: the words in capitals are fields of the same name
 in lower case (in brackets: may be left out; with an ellipsis: all the rest). Every other field is a
 member of the line's object (a trailing underscore, as in `from_`, left out). `help` prints the usage,
-`dida.wire` decodes and encodes by it, so a verb is described in one place. Field types are checked
+`dida.wire.grammar` decodes and encodes by it, so a verb is described in one place. Field types are checked
 while decoding (msgspec).
 """
 
@@ -127,7 +127,7 @@ form_of = cast("Callable[[type[Request]], Form]", cache(_form_of))
 
 
 def vocabulary(*kinds: type[Request]) -> dict[str, type[Request]]:
-    """Verb to request class, as `dida.wire.decode` wants it."""
+    """Verb to request class, as `dida.wire.grammar.decode` wants it."""
     return {form_of(kind).verb: kind for kind in kinds}
 
 
