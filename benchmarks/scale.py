@@ -19,7 +19,7 @@ from random import Random
 from attrs import frozen
 
 from dida.groups import Groups
-from dida.outputs import Config, Send
+from dida.replication.outputs import Config, Send
 from dida.simulate.network import Cluster, Network, Node
 from dida.wire import grammar
 from dida.wire.messages import Reply, Write

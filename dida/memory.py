@@ -23,11 +23,11 @@ from dida.frontend import (
     WriteOperation,
 )
 from dida.interfaces import IStorage, Record
-from dida.outputs import Answer, Config, Output
-from dida.peer_messages import Member
 from dida.redo import first_reads
-from dida.replica import Replica
 from dida.replicas import Replicas
+from dida.replication.messages import Member
+from dida.replication.outputs import Answer, Config, Output
+from dida.replication.replica import Replica
 from dida.sessions import Seen, StepIds, UpdateIds
 from dida.texts import plain, plain_version
 from dida.versions import Version

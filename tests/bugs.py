@@ -18,27 +18,27 @@ from unittest import mock
 
 from attrs import evolve, frozen
 
-from dida import replica as replica_module
-from dida import requests as requests_module
-from dida import room
-from dida.commit import Commit
-from dida.detection import Detection
 from dida.errors import UNAVAILABLE
-from dida.executed import Executed, answered
-from dida.gossip import Replication
-from dida.joining import Joining
-from dida.leaving import Leaving
-from dida.locks import Locks
-from dida.log import Log
-from dida.membership import Membership
-from dida.operations import operation
-from dida.outputs import Config, Left, Local
-from dida.peer_messages import Install, View, component_of, is_commit
-from dida.replica import Replica
-from dida.requests import Requests
+from dida.replication import replica as replica_module
+from dida.replication import requests as requests_module
+from dida.replication import room
+from dida.replication.coordinator import Commit
+from dida.replication.detection import Detection
+from dida.replication.executed import Executed, answered
+from dida.replication.gossip import Replication
+from dida.replication.joining import Joining
+from dida.replication.leaving import Leaving
+from dida.replication.log import Log
+from dida.replication.membership import Membership
+from dida.replication.messages import Install, View, component_of, is_commit
+from dida.replication.operations import operation
+from dida.replication.outputs import Config, Left, Local
+from dida.replication.participant import Locks
+from dida.replication.replica import Replica
+from dida.replication.requests import Requests
+from dida.replication.store import Store
 from dida.simulate import network
 from dida.simulate.scenario import Simulation
-from dida.store import Store
 from dida.timestamps import merged
 from dida.wire.messages import Error, Ok
 

@@ -24,14 +24,15 @@ import pytest
 from attrs import evolve, field, frozen
 
 import dida.errors
-from dida import chain, chain_messages, control_messages, peer_messages
-from dida.commit import TRANSITIONS
-from dida.outputs import CHANGING, OTHER_VIEW
+from dida import chain, chain_messages, control_messages
 from dida.protocols.pcs import PcsCommands
 from dida.protocols.puppetmaster import DebugCommands
 from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.storage import StorageCommands
 from dida.protocols.worker import WorkerNode
+from dida.replication import messages as peer_messages
+from dida.replication.coordinator import TRANSITIONS
+from dida.replication.outputs import CHANGING, OTHER_VIEW
 from dida.ring import Ring
 from dida.versions import Version
 from dida.wire import messages

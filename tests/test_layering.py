@@ -27,13 +27,27 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+ROOMS = {
+    "simulate": 1,
+    "protocols": 2,
+    "client": 3,
+    "storage": 4,
+    "pcs": 4,
+    "worker": 4,
+    "scheduler": 4,
+    "puppetmaster": 5,
+    "services": 6,
+    "testing": 6,
+}
+"""How high each package of `dida` lies; the core, which is everything else, is 0."""
+
+
 def layer(module: str) -> int:
-    """0: the core, 1: its simulator, 2: protocols, 3: services, operators and what scripts use, 4: plugins."""
-    if module == "twisted.plugins.dida_plugins":
-        return 4
-    if module.startswith(("dida.services", "dida.client", "dida.testing", "operators")):
-        return 3
-    return 2 if module.startswith("dida.protocols") else int(module.startswith("dida.simulate"))
+    """Return the layer of a module: 0 is the core."""
+    top, _, rest = module.partition(".")
+    if top in ("twisted", "operators"):
+        return 7
+    return ROOMS.get(rest.partition(".")[0], 0)
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:

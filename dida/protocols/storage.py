@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred
 from dida.addresses import Address
 from dida.chain_messages import SchedulerAt
 from dida.errors import BadRequest, Unavailable
-from dida.peer_messages import INTRODUCTIONS, PEER, Peer, PeerMessage
 from dida.protocols.introductions import Introduction
 from dida.protocols.lines import Answer, LineServer, NodeCommands
-from dida.replica import Replica
+from dida.replication.messages import INTRODUCTIONS, PEER, Peer, PeerMessage
+from dida.replication.replica import Replica
 from dida.wire import grammar
 from dida.wire.messages import NODE, Ok, Reply, Request, Slow, form_of, vocabulary
 

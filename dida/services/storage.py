@@ -19,17 +19,17 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
 
-from dida import failpoints
 from dida.addresses import Address, StorageAddress
 from dida.chain_messages import SchedulerAt
 from dida.errors import BadRequest, DidaError
-from dida.outputs import Answer, Config, Note, Output, Send, Soon
-from dida.peer_messages import Join, Member, Peer, PeerMessage, Vouch
 from dida.protocols.lines import Answer as LineAnswer
 from dida.protocols.links import Link
 from dida.protocols.peers import Peers
 from dida.protocols.storage import StorageCommands
-from dida.replica import Replica
+from dida.replication import failpoints
+from dida.replication.messages import Join, Member, Peer, PeerMessage, Vouch
+from dida.replication.outputs import Answer, Config, Note, Output, Send, Soon
+from dida.replication.replica import Replica
 from dida.services.memory import half_of_memory, memory_size, own_memory
 from dida.services.node import (
     NodeOptions,

@@ -22,7 +22,7 @@ from types import FrameType
 from attrs import Factory, define, frozen
 
 from dida.errors import UserError
-from dida.failpoints import FAILPOINTS
+from dida.replication.failpoints import FAILPOINTS
 from dida.simulate.plan import FIELDS
 from dida.simulate.scenario import Simulation, plan_of
 

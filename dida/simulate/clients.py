@@ -9,8 +9,8 @@ from attrs import Factory, define
 
 from dida import errors
 from dida.errors import BadRequest
-from dida.peer_messages import component_of
-from dida.replica import Replica
+from dida.replication.messages import component_of
+from dida.replication.replica import Replica
 from dida.simulate.history import FAILED, FOREVER, LOST, NO, OK, UNKNOWN, Event, History, Shown
 from dida.simulate.network import Cluster, Node, name_of
 from dida.simulate.plan import Plan

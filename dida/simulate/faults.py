@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from dida.peer_messages import more_than_half
+from dida.replication.messages import more_than_half
 from dida.simulate.network import Cluster, Node, name_of
 from dida.simulate.plan import NEVER, Armed, Plan
 

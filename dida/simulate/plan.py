@@ -9,10 +9,10 @@ from typing import Any, get_type_hints
 import attrs
 from attrs import evolve, fields, frozen
 
-from dida import failpoints
 from dida.errors import UserError
-from dida.failpoints import ACTIONS, FAILPOINTS
-from dida.outputs import Config
+from dida.replication import failpoints
+from dida.replication.failpoints import ACTIONS, FAILPOINTS
+from dida.replication.outputs import Config
 from dida.simulate.network import Network
 
 FULL = 8_000

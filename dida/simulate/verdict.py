@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from dida.executed import whole
-from dida.outputs import Local
-from dida.peer_messages import component_of, is_commit
-from dida.replica import Replica
+from dida.replication.executed import whole
+from dida.replication.messages import component_of, is_commit
+from dida.replication.outputs import Local
+from dida.replication.replica import Replica
 from dida.simulate import checkers
 from dida.simulate.clients import INITIAL, Clients
 from dida.simulate.history import OK, Shown, by_key

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from dida import commit as commit_module
-from dida import executed as executed_module
-from dida import locks as locks_module
-from dida.peer_messages import Decide, Ended, Range, Record, Release
+from dida.replication import coordinator as commit_module
+from dida.replication import executed as executed_module
+from dida.replication import participant as locks_module
+from dida.replication.messages import Decide, Ended, Range, Record, Release
 from dida.ring import Ring
 from dida.wire import grammar
 from dida.wire.messages import Error, No, Ok, Read, Reply, UpdateIf, Write

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dida import executed
-from dida.executed import Executed, answered, split, whole
+from dida.replication import executed
+from dida.replication.executed import Executed, answered, split, whole
 from dida.wire.messages import No, Ok
 
 

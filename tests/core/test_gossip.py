@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dida import log as log_module
-from dida.executed import Executed, not_applied
-from dida.gossip import Replication
-from dida.outputs import Config, Local
-from dida.peer_messages import Fetch, Gossip, Member, Range, Record, View, commit_stream
-from dida.requests import Requests
-from dida.store import Entry, Store
+from dida.replication import log as log_module
+from dida.replication.executed import Executed, not_applied
+from dida.replication.gossip import Replication
+from dida.replication.messages import Fetch, Gossip, Member, Range, Record, View, commit_stream
+from dida.replication.outputs import Config, Local
+from dida.replication.requests import Requests
+from dida.replication.store import Entry, Store
 from dida.timestamps import Timestamp, covers
 from dida.wire.messages import Error, Ok, Read, Write
 from tests.simnet import Hand

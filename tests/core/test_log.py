@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dida import log as log_module
-from dida.log import Log
-from dida.peer_messages import Range, Record
+from dida.replication import log as log_module
+from dida.replication.log import Log
+from dida.replication.messages import Range, Record
 
 STREAMS = ("1:1", "2:1!", "3:1")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dida.room import used
-from dida.store import KEY, Entry, Store, bytes_of
+from dida.replication.room import used
+from dida.replication.store import KEY, Entry, Store, bytes_of
 from dida.wire.messages import Error, ListRecords, No, Ok, Read, Reply, UpdateIf, Write
 from tests.simnet import Hand
 

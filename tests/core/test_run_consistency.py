@@ -12,8 +12,8 @@ from attrs import Factory, define
 from dida.chain import Touch
 from dida.errors import NO_SUCH_VERSION, DidaError
 from dida.frontend import Done, Operation, Pause, ReadOperation, UpdateIfOperation, WriteOperation
-from dida.outputs import Config
 from dida.replicas import Replicas
+from dida.replication.outputs import Config
 from dida.sessions import Seen, StepIds
 from dida.simulate import checkers
 from dida.simulate.network import Cluster, Network, Node

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dida.failpoints import FAILPOINTS
+from dida.replication.failpoints import FAILPOINTS
 from dida.simulate.__main__ import main
 from dida.simulate.scenario import Simulation, plan_of
 from tests.bugs import BUGS, seeds_needed

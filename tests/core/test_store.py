@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dida.store import Entry, Store, said
+from dida.replication.store import Entry, Store, said
 from dida.versions import Version
 
 versions = st.builds(Version, st.integers(1, 6), st.integers(1, 3))

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dida.outputs import Config
-from dida.peer_messages import Join, Load, Member, View
-from dida.replica import Replica
+from dida.replication.messages import Join, Load, Member, View
+from dida.replication.outputs import Config
+from dida.replication.replica import Replica
 from dida.simulate.network import Cluster, Network
 from dida.wire.messages import Error, Home, ListRecords, Ok, Read, Reply, Request, UpdateIf, Versions, Write
 from tests.simnet import Hand, Parted

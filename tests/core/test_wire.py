@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dida import chain_messages, control_messages, peer_messages
+from dida import chain_messages, control_messages
 from dida.errors import BAD_REQUEST, BadRequest, DidaError, UnknownVerb
+from dida.replication import messages as peer_messages
 from dida.versions import Version
 from dida.wire import grammar, messages
 from dida.wire.messages import Debug, Error, No, Ok, Quit, Read, Request, UpdateIf, Write, form_of, vocabulary

@@ -3,8 +3,8 @@
 Theory of operation. The lowest member that is not suspected leads a change of the view: FLUSH stops the old
 view at all that go on, LEVEL gives everyone what any of them has (there the streams of the dead are cut), INSTALL
 begins the new view. A leader that dies midway is followed by the next with a higher number; each member obeys
-the highest it has promised. Who lives is found out by `dida.detection`, who comes in gets the state by
-`dida.joining`.
+the highest it has promised. Who lives is found out by `dida.replication.detection`, who comes in gets the state by
+`dida.replication.joining`.
 
 With `majority` a view is changed by more than half of its members, of those that become members of the next. As long
 as it is not known to be **complete** (each of its members has entered it, and answered a heartbeat there) more than
@@ -23,12 +23,11 @@ from __future__ import annotations
 from attrs import Factory, define, field
 
 from dida.addresses import StorageAddress
-from dida.detection import FOREVER, STALL, Detection
-from dida.gossip import Replication
-from dida.joining import Joining
-from dida.leaving import Leaving
-from dida.outputs import CHANGING, Local
-from dida.peer_messages import (
+from dida.replication.detection import FOREVER, STALL, Detection
+from dida.replication.gossip import Replication
+from dida.replication.joining import Joining
+from dida.replication.leaving import Leaving
+from dida.replication.messages import (
     Alive,
     Fetch,
     Flush,
@@ -40,6 +39,7 @@ from dida.peer_messages import (
     component_of,
     more_than_half,
 )
+from dida.replication.outputs import CHANGING, Local
 from dida.timestamps import Timestamp, covers, merge_into, merged
 from dida.wire.messages import Error, Ok, Reply
 

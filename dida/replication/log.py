@@ -11,8 +11,8 @@ from itertools import islice
 
 from attrs import define, field
 
-from dida.batches import BATCH
-from dida.peer_messages import Range, Record
+from dida.replication.batches import BATCH
+from dida.replication.messages import Range, Record
 
 
 @define

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dida.errors import UserError
-from dida.peer_messages import PEER
+from dida.replication.messages import PEER
 from dida.wire.messages import form_of
 
 STEPS = ("send", "receive", "reply", "answered")

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 from sortedcontainers import SortedList
 
-from dida.batches import batches
+from dida.replication.batches import batches
 from dida.versions import Version
 
 PAGE = 512 * 1024

@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import Factory, define, frozen
 
-from dida.peer_messages import COMMITS, Member, View
+from dida.replication.messages import COMMITS, Member, View
 from dida.ring import Ring
 from dida.timestamps import Timestamp
 from dida.wire.messages import Concern, Error, Reply, Request

@@ -13,17 +13,17 @@ from typing import Any
 from attrs import evolve
 
 from dida import errors
-from dida.commit import Commit
-from dida.executed import CROWDED_TTL, TOO_MANY_ANSWERS, after_of, answered
-from dida.gossip import FETCH_AGAIN, Replication
 from dida.groups import Groups
-from dida.locks import Locks
-from dida.membership import Membership
-from dida.operations import Operation, Question, Waiting, refused, too_late, unknown_outcome
-from dida.outputs import CHANGING, OTHER_VIEW, Local
-from dida.peer_messages import Forward, Record, component_of, is_commit
-from dida.room import refusal
-from dida.store import Entry, said
+from dida.replication.coordinator import Commit
+from dida.replication.executed import CROWDED_TTL, TOO_MANY_ANSWERS, after_of, answered
+from dida.replication.gossip import FETCH_AGAIN, Replication
+from dida.replication.membership import Membership
+from dida.replication.messages import Forward, Record, component_of, is_commit
+from dida.replication.operations import Operation, Question, Waiting, refused, too_late, unknown_outcome
+from dida.replication.outputs import CHANGING, OTHER_VIEW, Local
+from dida.replication.participant import Locks
+from dida.replication.room import refusal
+from dida.replication.store import Entry, said
 from dida.timestamps import Timestamp, covers, lacking
 from dida.wire.messages import Error, ListRecords, No, Ok, Reply, Versions
 

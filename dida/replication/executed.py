@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import define, field
 
-from dida.batches import batches
+from dida.replication.batches import batches
 from dida.timestamps import Timestamp
 from dida.wire.messages import No, Ok, Reply
 

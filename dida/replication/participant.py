@@ -1,4 +1,4 @@
-"""Locks on keys: a participant's side of the transactions that `dida.commit` coordinates.
+"""Locks on keys: a participant's side of the transactions that `dida.replication.coordinator` coordinates.
 
 The home of a key locks it at all members before it compares: they say their newest version, and hold plain writes
 of the key back until the update is applied, or released. One home per key: its next transaction supersedes the
@@ -11,11 +11,11 @@ from typing import Any
 
 from attrs import Factory, define
 
-from dida.executed import after_of, not_applied
-from dida.gossip import Replication
-from dida.operations import Waiting, refused, too_late
-from dida.outputs import Local
-from dida.peer_messages import Lock, Release, Wanted, component_of
+from dida.replication.executed import after_of, not_applied
+from dida.replication.gossip import Replication
+from dida.replication.messages import Lock, Release, Wanted, component_of
+from dida.replication.operations import Waiting, refused, too_late
+from dida.replication.outputs import Local
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire.messages import No, Ok, Reply

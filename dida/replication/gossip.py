@@ -19,13 +19,13 @@ from typing import Any
 
 from attrs import define, field
 
-from dida.batches import batches
 from dida.errors import UNKNOWN_OUTCOME
-from dida.executed import Executed, answered
-from dida.log import Log, bytes_of
-from dida.outputs import Local
-from dida.peer_messages import Fetch, Gossip, Range, Record, commit_stream, component_of, is_commit
-from dida.store import Entry, Store
+from dida.replication.batches import batches
+from dida.replication.executed import Executed, answered
+from dida.replication.log import Log, bytes_of
+from dida.replication.messages import Fetch, Gossip, Range, Record, commit_stream, component_of, is_commit
+from dida.replication.outputs import Local
+from dida.replication.store import Entry, Store
 from dida.timestamps import Timestamp, covers, merged
 from dida.versions import Version
 from dida.wire.messages import Concern, Error, Ok

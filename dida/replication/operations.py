@@ -8,7 +8,7 @@ from attrs import Factory, define, frozen
 
 from dida import errors
 from dida.errors import BadRequest
-from dida.peer_messages import Forward
+from dida.replication.messages import Forward
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire.messages import Concern, Error, Home, ListRecords, Read, Request, UpdateIf, Versions, Write, form_of

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from attrs import define
 
-from dida.gossip import Replication
+from dida.replication.gossip import Replication
 
 MIB = 2**20
 WARN_AT = 0.8

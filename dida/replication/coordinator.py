@@ -11,7 +11,7 @@ What one turn has for a member is gathered, and `flush` sends it: transactions t
 their messages, so that the price of a message is divided among them.
 
 Source: two-phase commit (Gray, 1978), with one coordinator per key and the barrier of replication.md.
-Views, and what becomes of transactions when they change, are decided by `dida.membership`.
+Views, and what becomes of transactions when they change, are decided by `dida.replication.membership`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,11 @@ from collections.abc import Collection
 from attrs import Factory, define
 
 from dida import errors
-from dida.batches import batches
 from dida.errors import BadRequest
-from dida.executed import TOO_MANY_ANSWERS, after_of, answered, not_applied
-from dida.gossip import Replication, write_answer
-from dida.locks import MAX_QUEUE, Locks
-from dida.operations import Operation, Waiting, refused, too_late, unknown_outcome
-from dida.outputs import Local
-from dida.peer_messages import (
+from dida.replication.batches import batches
+from dida.replication.executed import TOO_MANY_ANSWERS, after_of, answered, not_applied
+from dida.replication.gossip import Replication, write_answer
+from dida.replication.messages import (
     Decide,
     Ended,
     Expose,
@@ -42,8 +39,11 @@ from dida.peer_messages import (
     Wanted,
     component_of,
 )
-from dida.room import refusal
-from dida.store import Entry
+from dida.replication.operations import Operation, Waiting, refused, too_late, unknown_outcome
+from dida.replication.outputs import Local
+from dida.replication.participant import MAX_QUEUE, Locks
+from dida.replication.room import refusal
+from dida.replication.store import Entry
 from dida.timestamps import Timestamp, covers, merge_into, merged
 from dida.versions import Version
 from dida.wire.messages import Error, No, Ok, Reply

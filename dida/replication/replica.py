@@ -14,16 +14,13 @@ from attrs import evolve
 
 from dida import errors
 from dida.addresses import Address, StorageAddress
-from dida.commit import NOT_REACHED, Commit
 from dida.errors import DidaError
-from dida.executed import Executed
-from dida.gossip import Replication
 from dida.groups import Groups
-from dida.locks import Locks
-from dida.membership import Membership
-from dida.operations import Waiting, forwarded, operation
-from dida.outputs import CHANGING, OTHER_VIEW, Config, Left, Local, Output, Soon
-from dida.peer_messages import (
+from dida.replication.coordinator import NOT_REACHED, Commit
+from dida.replication.executed import Executed
+from dida.replication.gossip import Replication
+from dida.replication.membership import Membership
+from dida.replication.messages import (
     Alive,
     Decide,
     Expose,
@@ -51,9 +48,12 @@ from dida.peer_messages import (
     Stop,
     Suspect,
 )
-from dida.requests import Requests
-from dida.room import Gauge, used, warns
-from dida.store import Entry, Store
+from dida.replication.operations import Waiting, forwarded, operation
+from dida.replication.outputs import CHANGING, OTHER_VIEW, Config, Left, Local, Output, Soon
+from dida.replication.participant import Locks
+from dida.replication.requests import Requests
+from dida.replication.room import Gauge, used, warns
+from dida.replication.store import Entry, Store
 from dida.wire import grammar
 from dida.wire.messages import (
     Error,

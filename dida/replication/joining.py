@@ -12,11 +12,11 @@ from typing import Any
 from attrs import Factory, define
 
 from dida.addresses import Address, StorageAddress
-from dida.detection import FOREVER, Detection
 from dida.errors import BAD_REQUEST, UserError
-from dida.gossip import Copy, Replication
-from dida.outputs import Local, Send
-from dida.peer_messages import Heartbeat, Join, Load, Member, Record
+from dida.replication.detection import FOREVER, Detection
+from dida.replication.gossip import Copy, Replication
+from dida.replication.messages import Heartbeat, Join, Load, Member, Record
+from dida.replication.outputs import Local, Send
 from dida.wire.messages import Error, Ok, Reply
 
 JOIN_AGAIN = 0.1

@@ -1,6 +1,6 @@
 """What storage nodes of one group say to each other: gossip, two-phase commit, pings, view changes.
 
-All carry the cluster's name, the sender's component and its view; `dida.replica` refuses what comes from
+All carry the cluster's name, the sender's component and its view; `dida.replication.replica` refuses what comes from
 another view. A **component** is one life of one replica, `R:incarnation`. It numbers its updates in two
 **streams**: its plain writes (named like the component) and the commits that it coordinates (the name with
 a `!` behind); a timestamp counts each stream by itself. So a plain write never waits for a commit that is
