@@ -13,7 +13,7 @@ from attrs import define, field
 
 from dida import script
 from dida.addresses import HERE
-from dida.chain import Application
+from dida.chains.records import Application
 from dida.errors import UserError
 from dida.files import parse_data, parse_inputs, read_file, shown
 from dida.script import Line, NodeCommand, Scheduler

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from attrs import frozen
 
-from dida.chain import Application
+from dida.chains.records import Application
 from dida.errors import UserError
 from dida.files import parse_data, parse_inputs
 from dida.script import COMMANDS

@@ -26,7 +26,7 @@ class IOperator(Interface):
     def process_record(meta, input, previous_output):  # type: ignore[no-untyped-def] # noqa: N805
         """The operator's output, a string.
 
-        `meta` is the `dida.chain.StepMeta` of the run, `input` the client's string, `previous_output` what the
+        `meta` is the `dida.chains.records.StepMeta` of the run, `input` the client's string, `previous_output` what the
         operator before returned (the empty string for the first). An ordinary method runs in a thread
         and its storage calls block; an `async def` runs on the reactor, or, with `loop = "asyncio"` on the class,
         on an asyncio loop, and awaits them.

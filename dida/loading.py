@@ -21,11 +21,11 @@ from typing import Any
 from attrs import define, field
 
 from dida import loaded
-from dida.chain import is_class_name
+from dida.chains.records import is_class_name
+from dida.chains.texts import raised
 from dida.errors import DidaError
 from dida.loaded import Loader
 from dida.sources import Outline, Parts, Stamp, Text, processes, stamp_of
-from dida.texts import raised
 
 MAX_FILES = 5000
 """Files of a folder that are looked at, the nearest ones; also sub-folders."""

@@ -12,7 +12,9 @@ from typing import TypeVar
 from zope.interface import implementer
 
 from dida.addresses import Address, StorageAddress
-from dida.chain import Meta, Touch
+from dida.chains.records import Meta, Touch
+from dida.chains.redo import first_reads
+from dida.chains.texts import plain, plain_version
 from dida.frontend import (
     ListOperation,
     Operation,
@@ -23,13 +25,11 @@ from dida.frontend import (
     WriteOperation,
 )
 from dida.interfaces import IStorage, Record
-from dida.redo import first_reads
 from dida.replicas import Replicas
 from dida.replication.messages import Member
 from dida.replication.outputs import Answer, Config, Output
 from dida.replication.replica import Replica
 from dida.sessions import Seen, StepIds, UpdateIds
-from dida.texts import plain, plain_version
 from dida.versions import Version
 
 ADDRESS = StorageAddress(1, "memory", Address("memory", 1))

@@ -2,7 +2,7 @@
 
 Words are those of `dida.words`. A byte-order mark, CRLF, blank lines, a missing final newline and comments (`#` at
 the start of a line or after a blank) are all fine. The files that commands name are read by `dida.files`,
-applications by `dida.chain`.
+applications by `dida.chains.records`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 from attrs import frozen
 
 from dida.addresses import Address
-from dida.chain import is_class_name
+from dida.chains.records import is_class_name
 from dida.errors import UserError
 from dida.files import MAX_SIZE, SHOWN, decoded_lines, shown
 from dida.versions import Version

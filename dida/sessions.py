@@ -12,7 +12,7 @@ from typing import Any
 from attrs import define, field
 
 from dida import errors
-from dida.chain import Touch
+from dida.chains.records import Touch
 from dida.errors import BadRequest, DidaError
 from dida.interfaces import Record
 from dida.timestamps import Timestamp, merge_into

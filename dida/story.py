@@ -8,7 +8,7 @@ from textwrap import wrap
 
 from attrs import frozen
 
-from dida.chain import Step, Touch, short_id
+from dida.chains.records import Step, Touch, short_id
 from dida.palette import cut
 from dida.tables import WIDTH, printable, table
 

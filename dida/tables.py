@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from dida.chain import Step, short_id
+from dida.chains.records import Step, short_id
 from dida.palette import BAD, FAINT, ODD, PLAIN, STRONG, Palette, columns, cut, padded
 from dida.versions import Version
 

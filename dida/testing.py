@@ -21,14 +21,14 @@ from typing import Any, TypeVar
 from attrs import evolve, frozen
 from zope.interface import implementer
 
-from dida.chain import Assignment, Meta, Step, steps
-from dida.chain_messages import Execute
+from dida.chains.messages import Execute
+from dida.chains.records import Assignment, Meta, Step, steps
+from dida.chains.redo import of_applied, rewound
+from dida.chains.texts import NotAnOutput, output_of
 from dida.interfaces import IStorage, Record
 from dida.loading import OperatorFolder
 from dida.memory import MemoryStorage, StepView
-from dida.redo import of_applied, rewound
 from dida.sessions import StepIds
-from dida.texts import NotAnOutput, output_of
 from dida.versions import Version
 
 __all__ = ["Crash", "Execution", "MemoryStorage", "every_crash", "execute_chain", "run_chain"]

@@ -2,7 +2,7 @@
 
 from zope.interface import implementer
 
-from dida.chain import Meta
+from dida.chains.records import Meta
 from dida.interfaces import IOperator, IStorage
 
 

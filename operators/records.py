@@ -3,7 +3,7 @@
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
-from dida.chain import Meta
+from dida.chains.records import Meta
 from dida.interfaces import IOperator, IStorage, Record
 
 

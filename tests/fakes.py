@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 
 from dida.addresses import Address, StorageAddress
-from dida.chain_messages import Member, View
+from dida.chains.messages import Member, View
 from dida.protocols.lines import Answer, LineServerFactory, Node, NodeCommands, ok
 from dida.versions import Version
 from dida.wire import grammar

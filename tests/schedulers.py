@@ -11,7 +11,9 @@ from twisted.internet.defer import Deferred, succeed
 
 from dida import errors
 from dida.addresses import Address, NodeAddress
-from dida.chain_messages import SCHEDULER, WORKER, Execute, ListOperators, ReportTo, SchedulerAt
+from dida.chains.messages import SCHEDULER, WORKER, Execute, ListOperators, ReportTo, SchedulerAt
+from dida.chains.runs import Runs
+from dida.chains.scheduling import LeastActive
 from dida.errors import DidaError
 from dida.loading import OperatorFolder
 from dida.protocols.execution import Operators
@@ -19,8 +21,6 @@ from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
 from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.worker import WorkerNode
-from dida.runs import Runs
-from dida.scheduling import LeastActive
 from dida.wire import grammar
 from dida.wire.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
 from tests.fakes import FakeCluster, Port, refused, the_reactor

@@ -10,8 +10,8 @@ import attrs
 import msgspec
 from hypothesis import strategies as st
 
-from dida.chain import STATES, Assignment
-from dida.chain_messages import Execute, Runs
+from dida.chains.messages import Execute, Runs
+from dida.chains.records import STATES, Assignment
 from dida.versions import MAX_NUMBER, MAX_REPLICA, Version
 from dida.wire.messages import Debug, Error, No, Ok, Reply, Request
 

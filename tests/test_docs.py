@@ -24,7 +24,9 @@ import pytest
 from attrs import evolve, field, frozen
 
 import dida.errors
-from dida import chain, chain_messages, control_messages
+from dida import control_messages
+from dida.chains import messages as chain_messages
+from dida.chains import records
 from dida.protocols.pcs import PcsCommands
 from dida.protocols.puppetmaster import DebugCommands
 from dida.protocols.scheduler import SchedulerNode
@@ -52,7 +54,7 @@ DOCUMENTS = sorted([README, *ROOT.glob("CONTRIBUTING.md"), *(ROOT / "docs").glob
 TYPES: dict[str, Any] = {
     "counter": messages.Counter,
     "name": messages.Name,
-    "position": chain.Position,
+    "position": records.Position,
     "seconds": messages.Seconds,
     "timestamp": messages.Timestamp,
     "version": Version,
@@ -69,7 +71,7 @@ NODES: dict[str, Mapping[str, type[Request]]] = {
 }
 
 SHAPES: dict[str, tuple[type[Any], ...]] = {
-    "chains": (chain.Meta, chain.Assignment, chain.Touch, chain.Step),
+    "chains": (records.Meta, records.Assignment, records.Touch, records.Step),
     "storage": (chain_messages.Member,),
     "PCS": (control_messages.NodeEntry, control_messages.Elsewhere),
     "peers": (

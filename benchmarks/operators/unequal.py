@@ -4,7 +4,7 @@ import time
 
 from zope.interface import implementer
 
-from dida.chain import Meta
+from dida.chains.records import Meta
 from dida.interfaces import IOperator, IStorage
 
 

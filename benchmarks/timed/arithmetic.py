@@ -5,7 +5,7 @@ import os
 import time
 from typing import Any
 
-from dida.chain import Meta
+from dida.chains.records import Meta
 from dida.interfaces import IStorage
 from operators import arithmetic
 

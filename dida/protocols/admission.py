@@ -13,17 +13,17 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from dida import errors
-from dida.chain import is_class_name
-from dida.chain_messages import Run
+from dida.chains.messages import Run
+from dida.chains.records import is_class_name
+from dida.chains.run_ids import computed
+from dida.chains.run_record import RunRecord
+from dida.chains.runs import Runs
 from dida.errors import BadRequest, DidaError, Unavailable
 from dida.protocols.clock import time_of_day
 from dida.protocols.deadlines import Deadlines
 from dida.protocols.lines import Answer, ok
 from dida.protocols.waiting import WaitingRoom
 from dida.protocols.workers import ASK_TIMEOUT, Workers
-from dida.run_ids import computed
-from dida.run_record import RunRecord
-from dida.runs import Runs
 from dida.wire import grammar
 from dida.wire.messages import Reply
 

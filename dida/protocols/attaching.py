@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, DeferredList
 
 from dida.addresses import Address, node_id
-from dida.chain_messages import Member
+from dida.chains.messages import Member
 from dida.control_messages import ROLES, Elsewhere, NodeEntry, Nodes
 from dida.errors import DidaError, UserError
 from dida.protocols.links import Link, Unreachable

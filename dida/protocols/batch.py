@@ -8,8 +8,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 
-from dida.chain import short_id
-from dida.chain_messages import Run
+from dida.chains.messages import Run
+from dida.chains.records import short_id
 from dida.errors import UNAVAILABLE, DidaError, UserError
 from dida.palette import cut
 from dida.protocols.named_nodes import Once

@@ -6,7 +6,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida.addresses import Address
-from dida.chain_messages import Execute, Output
+from dida.chains.messages import Execute, Output
 from dida.protocols.peers import Peers
 
 MAX_REPORTS = 100

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from dida.addresses import Address
-from dida.chain_messages import Drain, Leaving
+from dida.chains.messages import Drain, Leaving
 from dida.errors import DidaError
 from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.peers import Peers

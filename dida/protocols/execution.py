@@ -19,8 +19,9 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from dida.chain import Touch
-from dida.chain_messages import Execute
+from dida.chains.messages import Execute
+from dida.chains.records import Touch
+from dida.chains.texts import NotAnOutput, Raised, output_of, raised, shown
 from dida.errors import DidaError
 from dida.loading import OperatorFolder
 from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
@@ -30,7 +31,6 @@ from dida.protocols.printing import LogOfSteps, Printed
 from dida.protocols.shortage import Lacking, lack_of, lack_of_descriptors
 from dida.protocols.threads import Late, Threads
 from dida.sessions import StepIds
-from dida.texts import NotAnOutput, Raised, output_of, raised, shown
 from dida.timestamps import Timestamp
 from dida.wire import grammar
 

@@ -24,8 +24,10 @@ from zope.interface import implementer
 
 from dida import errors
 from dida.addresses import Address, StorageAddress
-from dida.chain import Meta, Touch
-from dida.chain_messages import Member, View
+from dida.chains.messages import Member, View
+from dida.chains.records import Meta, Touch
+from dida.chains.redo import first_reads
+from dida.chains.texts import plain, plain_version
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.frontend import (
     ListOperation,
@@ -45,10 +47,8 @@ from dida.protocols.clock import steady
 from dida.protocols.links import Link, Unreachable
 from dida.protocols.shortage import Lacking, lack_of_descriptors
 from dida.protocols.threads import blocking
-from dida.redo import first_reads
 from dida.replicas import Replicas
 from dida.sessions import Seen, StepIds, UpdateIds
-from dida.texts import plain, plain_version
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire import grammar

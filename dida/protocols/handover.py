@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 
 from dida import errors
 from dida.addresses import Address
-from dida.chain_messages import Adopt, Execute, Reassign
+from dida.chains.messages import Adopt, Execute, Reassign
 from dida.errors import DidaError
 from dida.protocols.links import Unreachable
 from dida.protocols.peers import Peers

@@ -20,11 +20,11 @@ from typing import Any
 
 import msgspec
 
-from dida.chain import StepMeta
+from dida.chains.records import StepMeta
+from dida.chains.texts import MAX_REASON, NotAnOutput, output_of, plain, plain_version, raised, told
 from dida.errors import DidaError
 from dida.interfaces import Record
 from dida.loading import OperatorFolder, load
-from dida.texts import MAX_REASON, NotAnOutput, output_of, plain, plain_version, raised, told
 from dida.versions import Version
 from dida.wire import grammar
 

@@ -14,7 +14,7 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from dida.chain_messages import Execute
+from dida.chains.messages import Execute
 from dida.errors import DidaError
 from dida.protocols.frontend import RunStorage
 from dida.protocols.isolated import TO_WORKER

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from attrs import evolve
 from twisted.internet.task import deferLater
 
-from dida.chain_messages import Run
+from dida.chains.messages import Run
 from dida.errors import TIMED_OUT, UNAVAILABLE, UNKNOWN_OUTCOME, DidaError, Unavailable
 from dida.protocols.links import Unreachable
 from dida.protocols.system import System

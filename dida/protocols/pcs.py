@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida.addresses import HERE, Address, NodeAddress, StorageAddress
-from dida.chain_messages import ListOperators, Runs, WorkerDebug, Workers
+from dida.chains.messages import ListOperators, Runs, WorkerDebug, Workers
 from dida.control_messages import (
     PCS,
     STOP_DEADLINE,

@@ -22,8 +22,8 @@ from twisted.logger import Logger
 
 from dida import guide, script
 from dida.addresses import StorageAddress
-from dida.chain import Application, short_id
-from dida.chain_messages import Result, Run
+from dida.chains.messages import Result, Run
+from dida.chains.records import Application, short_id
 from dida.checking import same
 from dida.errors import NO_SUCH_RUN, TIMED_OUT, UNAVAILABLE, DidaError, UserError
 from dida.files import Row, parse_data, parse_inputs, read_file

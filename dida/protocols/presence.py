@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from twisted.python.failure import Failure
 
 from dida.addresses import NodeAddress
-from dida.chain_messages import SchedulerAt
+from dida.chains.messages import SchedulerAt
 from dida.errors import DidaError
 from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.links import Link

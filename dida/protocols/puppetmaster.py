@@ -16,7 +16,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dida.chain_messages import Output
+from dida.chains.messages import Output
 from dida.files import MAX_SIZE
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.tables import printable

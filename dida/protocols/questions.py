@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 
 from dida import script
-from dida.chain_messages import Cancel, Runs
+from dida.chains.messages import Cancel, Runs
 from dida.errors import DidaError, UserError
 from dida.palette import ODD, STRONG, Page
 from dida.protocols.named_nodes import Node

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida.addresses import Address, NodeAddress
-from dida.chain_messages import Register
+from dida.chains.messages import Register
 from dida.errors import DidaError
 from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.links import Link

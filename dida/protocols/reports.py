@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from dida import errors
 from dida.addresses import Address
-from dida.chain_messages import Adopt, Completed, Ended, Execute, Failed
+from dida.chains.messages import Adopt, Completed, Ended, Execute, Failed
 from dida.errors import DidaError
 from dida.protocols.links import Unreachable
 from dida.protocols.peers import Peers

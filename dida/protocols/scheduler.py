@@ -1,6 +1,6 @@
 """The scheduler on the line protocol: starts runs, learns how they go on, and tells how they ended.
 
-The bookkeeping is `dida.runs`, the choice of workers `dida.scheduling`, the links to them
+The bookkeeping is `dida.chains.runs`, the choice of workers `dida.chains.scheduling`, the links to them
 `dida.protocols.workers`. A front end watches which storage nodes live.
 """
 
@@ -19,8 +19,7 @@ from twisted.python.failure import Failure
 
 from dida import errors
 from dida.addresses import Address, NodeAddress, StorageAddress, node_id
-from dida.chain import DONE, GOING_ON, Assignment
-from dida.chain_messages import (
+from dida.chains.messages import (
     SCHEDULER,
     AddStorage,
     AddWorker,
@@ -38,8 +37,11 @@ from dida.chain_messages import (
     Returned,
     Run,
 )
-from dida.chain_messages import Runs as ListRuns
-from dida.chain_messages import Workers as ListWorkers
+from dida.chains.messages import Runs as ListRuns
+from dida.chains.messages import Workers as ListWorkers
+from dida.chains.records import DONE, GOING_ON, Assignment
+from dida.chains.run_record import RunRecord, outcome, summary
+from dida.chains.runs import Runs
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.protocols.admission import Admission
 from dida.protocols.deadlines import Deadline, Deadlines
@@ -49,8 +51,6 @@ from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.links import Link
 from dida.protocols.presence import Presence
 from dida.protocols.workers import Workers
-from dida.run_record import RunRecord, outcome, summary
-from dida.runs import Runs
 from dida.whole import whole
 from dida.wire import grammar
 from dida.wire.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, System, vocabulary

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from dida.addresses import Address
-from dida.chain_messages import SchedulerAt
+from dida.chains.messages import SchedulerAt
 from dida.errors import BadRequest, Unavailable
 from dida.protocols.introductions import Introduction
 from dida.protocols.lines import Answer, LineServer, NodeCommands

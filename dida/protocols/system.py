@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from dida.addresses import HERE, Address, NodeAddress, StorageAddress
-from dida.chain_messages import AddStorage, AddWorker, WorkerDebug
+from dida.chains.messages import AddStorage, AddWorker, WorkerDebug
 from dida.checking import CRASHED, STOPPED, clash, gone, missing, no_delay, no_records, unknown
 from dida.control_messages import ROLES, Elsewhere, Start
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError

@@ -1,10 +1,10 @@
 """The worker on the line protocol: executes one operator of a chain and sends the request on.
 
-`execute` is acknowledged at once, and a request that comes twice is executed once (`dida.steps`). Then the
+`execute` is acknowledged at once, and a request that comes twice is executed once (`dida.chains.steps`). Then the
 operator is executed, its output goes into the request, its completion to the scheduler (`completed`), and, after
 the worker's gossip delay, the request to the worker of the next operator (`dida.protocols.handover`). The last
 worker sees to it that what the run has written is on two storage nodes, and tells the outcome (`ended`). When an
-update that the run depends on was lost, the request goes back (`dida.redo`). Whatever else goes wrong on the
+update that the run depends on was lost, the request goes back (`dida.chains.redo`). Whatever else goes wrong on the
 way ends in `failed` at the scheduler, which is told until it has understood (`dida.protocols.reports`).
 """
 
@@ -20,10 +20,10 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from dida import errors, redo
+from dida import errors
 from dida.addresses import Address, NodeAddress
-from dida.chain import Assignment
-from dida.chain_messages import (
+from dida.chains import redo
+from dida.chains.messages import (
     WORKER,
     Adopt,
     CancelStep,
@@ -38,6 +38,9 @@ from dida.chain_messages import (
     SchedulerAt,
     WorkerDebug,
 )
+from dida.chains.records import Assignment
+from dida.chains.steps import Steps
+from dida.chains.texts import MAX_REASON, told
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.protocols.clock import time_of_day
 from dida.protocols.collector import Collector
@@ -52,8 +55,6 @@ from dida.protocols.registration import Registration
 from dida.protocols.reports import CHOOSE_AFTER, Reports
 from dida.protocols.shortage import lack_of_descriptors
 from dida.sessions import Seen, StepIds
-from dida.steps import Steps
-from dida.texts import MAX_REASON, told
 from dida.timestamps import Timestamp
 from dida.whole import Schedulers, whole
 from dida.wire import grammar

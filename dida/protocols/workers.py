@@ -1,7 +1,7 @@
 """The workers as their scheduler knows them: a link to each, and whether it gets operators.
 
 A ping every second finds a worker that is connected and silent. One that is leaving (`drain`) ends what it has
-in hand, and gets nothing more. The choice among them is `dida.scheduling`.
+in hand, and gets nothing more. The choice among them is `dida.chains.scheduling`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from twisted.python.failure import Failure
 
 from dida import errors
 from dida.addresses import Address, NodeAddress
-from dida.catalog import Catalog
-from dida.chain_messages import ListOperators, ReportTo
+from dida.chains.catalog import Catalog
+from dida.chains.messages import ListOperators, ReportTo
+from dida.chains.scheduling import LeastActive, Load
 from dida.errors import BadRequest, DidaError, Unavailable
 from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.links import Link
-from dida.scheduling import LeastActive, Load
 from dida.wire.messages import Error, Ok, Ping, Reply, Request
 
 PING_EVERY = 1.0

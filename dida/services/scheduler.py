@@ -9,9 +9,9 @@ from typing import Any
 from twisted.python import usage
 
 from dida.addresses import NodeAddress, StorageAddress
+from dida.chains.runs import Runs
+from dida.chains.scheduling import POLICIES, LeastActive
 from dida.protocols.scheduler import SchedulerNode
-from dida.runs import Runs
-from dida.scheduling import POLICIES, LeastActive
 from dida.services.node import NodeOptions, NodeService, check_distinct, default_reactor, number, serve
 
 LIFE = 6

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from dida.addresses import Address, StorageAddress
-from dida.chain_messages import SchedulerAt
+from dida.chains.messages import SchedulerAt
 from dida.errors import BadRequest, DidaError
 from dida.protocols.lines import Answer as LineAnswer
 from dida.protocols.links import Link

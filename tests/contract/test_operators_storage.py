@@ -14,15 +14,15 @@ from attrs import define
 from twisted.internet.threads import deferToThread
 
 from dida.addresses import StorageAddress
-from dida.chain import Meta
-from dida.chain_messages import Ended
+from dida.chains.messages import Ended
+from dida.chains.records import Meta
+from dida.chains.texts import raised
 from dida.errors import DidaError
 from dida.interfaces import Record
 from dida.memory import MemoryStorage, StepView
 from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
 from dida.sessions import StepIds
 from dida.testing import run_chain
-from dida.texts import raised
 from dida.versions import Version
 from tests.clusters import StorageCluster
 from tests.fakes import the_reactor, until

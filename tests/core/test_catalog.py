@@ -2,9 +2,9 @@
 
 import pytest
 
-from dida.catalog import MAX_NAMES, Catalog, meant
-from dida.runs import Runs
-from dida.scheduling import POLICIES
+from dida.chains.catalog import MAX_NAMES, Catalog, meant
+from dida.chains.runs import Runs
+from dida.chains.scheduling import POLICIES
 
 WORKERS = {f"w{n}": ("localhost", 4000 + n) for n in (1, 2, 3)}
 

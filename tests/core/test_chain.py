@@ -3,8 +3,8 @@
 import attrs
 import pytest
 
-from dida.chain import Application, Assignment, Meta
-from dida.chain_messages import SCHEDULER, WORKER, Ended, Execute, Result, Run
+from dida.chains.messages import SCHEDULER, WORKER, Ended, Execute, Result, Run
+from dida.chains.records import Application, Assignment, Meta
 from dida.errors import BadRequest, UserError
 from dida.versions import Version
 from dida.wire import grammar

@@ -9,13 +9,13 @@ import attrs
 import pytest
 from attrs import define, field
 
-from dida.chain import GOING_ON, Assignment
-from dida.chain_messages import Execute
+from dida.chains.messages import Execute
+from dida.chains.records import GOING_ON, Assignment
+from dida.chains.run_record import RunRecord
+from dida.chains.runs import Runs
+from dida.chains.scheduling import POLICIES
+from dida.chains.steps import Steps
 from dida.errors import DidaError
-from dida.run_record import RunRecord
-from dida.runs import Runs
-from dida.scheduling import POLICIES
-from dida.steps import Steps
 
 
 @define(eq=False)

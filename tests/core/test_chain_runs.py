@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dida.chain import DONE, FAILED
+from dida.chains.records import DONE, FAILED
+from dida.chains.run_record import RunRecord, outcome, summary
+from dida.chains.runs import MAX_PRINTED, SUSPECTS, Runs
+from dida.chains.scheduling import LeastActive
+from dida.chains.steps import Steps
 from dida.errors import DidaError, Unavailable
-from dida.run_record import RunRecord, outcome, summary
-from dida.runs import MAX_PRINTED, SUSPECTS, Runs
-from dida.scheduling import LeastActive
-from dida.steps import Steps
 
 WORKERS = {"w1": ("localhost", 4001), "w2": ("localhost", 4002)}
 
@@ -304,7 +304,7 @@ def test_the_list_of_runs_is_short() -> None:
 
 def test_large_outcomes_are_kept_for_less_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory for outcomes is bounded, too: of large ones fewer are kept."""
-    monkeypatch.setattr("dida.runs.MAX_BYTES", 50_000)
+    monkeypatch.setattr("dida.chains.runs.MAX_BYTES", 50_000)
     runs = table()
     for _ in range(20):
         run = start(runs, length=1)

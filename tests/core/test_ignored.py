@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from dida.chain_messages import Runs
+from dida.chains.messages import Runs
 from dida.errors import BadRequest
 from dida.wire import grammar
 from dida.wire.messages import Error, No, Ok, Read, form_of, vocabulary

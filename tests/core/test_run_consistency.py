@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from attrs import Factory, define
 
-from dida.chain import Touch
+from dida.chains.records import Touch
 from dida.errors import NO_SUCH_VERSION, DidaError
 from dida.frontend import Done, Operation, Pause, ReadOperation, UpdateIfOperation, WriteOperation
 from dida.replicas import Replicas

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dida.chains.run_record import RunRecord
+from dida.chains.runs import Runs
+from dida.chains.scheduling import POLICIES, LeastActive, RoundRobin
 from dida.errors import Unavailable
-from dida.run_record import RunRecord
-from dida.runs import Runs
-from dida.scheduling import POLICIES, LeastActive, RoundRobin
 
 WORKERS = ("w1", "w2", "w3")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dida.chain import Step, Touch
+from dida.chains.records import Step, Touch
 from dida.story import Outcome, story
 from dida.versions import Version
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
-from dida.chain import Step
+from dida.chains.records import Step
 from dida.palette import Palette, columns
 from dida.tables import (
     NodeState,

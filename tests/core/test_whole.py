@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dida.addresses import Address, NodeAddress, StorageAddress
-from dida.chain_messages import SchedulerAt
+from dida.chains.messages import SchedulerAt
 from dida.errors import BadRequest
 from dida.whole import MAX_SCHEDULERS, REMEMBERED, Schedulers, whole
 from tests.simnet import Hand

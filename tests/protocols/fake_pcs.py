@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail, succeed
 
-from dida.chain_messages import AddStorage, AddWorker, Cancel, Result, Run, Runs
+from dida.chains.messages import AddStorage, AddWorker, Cancel, Result, Run, Runs
 from dida.control_messages import Elsewhere, NodeEntry, Start
 from dida.errors import BAD_REQUEST, NO_SUCH_NODE, TIMED_OUT, UNAVAILABLE, BadRequest, DidaError
 from dida.protocols.lines import Answer, NodeCommands, ok

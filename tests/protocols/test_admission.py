@@ -8,7 +8,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from dida.addresses import NodeAddress
-from dida.chain_messages import ListOperators
+from dida.chains.messages import ListOperators
 from dida.protocols.lines import Answer, ok
 from dida.wire.messages import Error, Ok, Reply
 from tests.fakes import the_reactor, until

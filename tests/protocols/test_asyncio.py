@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 
-from dida.chain_messages import Ended
+from dida.chains.messages import Ended
 from tests.fakes import until
 from tests.protocols.test_worker import ASYNC, PLAIN, Stage, stage
 

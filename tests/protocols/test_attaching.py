@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet.protocol import Factory, Protocol
 
 from dida.addresses import Address
-from dida.chain_messages import AddStorage, AddWorker, WorkerDebug
+from dida.chains.messages import AddStorage, AddWorker, WorkerDebug
 from dida.checking import check
 from dida.control_messages import NodeEntry
 from dida.errors import UserError

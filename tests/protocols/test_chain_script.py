@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.utils import getProcessOutputAndValue
 
-from dida.chain_messages import Result, Run
+from dida.chains.messages import Result, Run
 from dida.errors import BadRequest, DidaError
 from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import granted

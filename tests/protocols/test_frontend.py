@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.threads import deferToThread
 
 from dida.addresses import StorageAddress
-from dida.chain import Meta
+from dida.chains.records import Meta
 from dida.client import connect
 from dida.errors import DidaError, Unavailable, UserError
 from dida.interfaces import IStorage, Record

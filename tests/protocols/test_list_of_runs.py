@@ -75,7 +75,7 @@ async def test_a_list_is_read_page_by_page(system: System, monkeypatch: pytest.M
     assert await pages('"limit":3') == [["r4", "r3", "r2"], ["r1"]]
     assert await pages('"limit":1,"state":"done"') == [["r3"], ["r1"]]
     assert await listed(system, '"from":"r2","limit":1') == ["r2"], "in short will do"
-    monkeypatch.setattr("dida.runs.MAX_LOOKED", 1)
+    monkeypatch.setattr("dida.chains.runs.MAX_LOOKED", 1)
     assert await pages('"limit":3,"state":"failed"') == [[], [], ["r2"], []]
     refused = await system.ask('runs {"from":"r9-x"}')
     assert refused == Error("no-such-run", ("r9-x",))

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import provider
 
-from dida.chain_messages import Ended, Failed
+from dida.chains.messages import Ended, Failed
 from dida.protocols.printing import LINES_A_SECOND, MAX_PRINTED, LogOfSteps, Printed, Streams
 from tests.fakes import until
 from tests.protocols.test_worker import ASYNC, PLAIN, Stage, no_pipes

@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 
 from dida import script
 from dida.addresses import Address
-from dida.chain_messages import WorkerDebug
+from dida.chains.messages import WorkerDebug
 from dida.checking import check
 from dida.control_messages import Start
 from dida.errors import BadRequest, UserError

@@ -11,8 +11,8 @@ from twisted.internet.task import Clock
 
 from dida import errors
 from dida.addresses import Address
-from dida.chain import Assignment, Meta
-from dida.chain_messages import Adopt, Ended, Execute, Returned
+from dida.chains.messages import Adopt, Ended, Execute, Returned
+from dida.chains.records import Assignment, Meta
 from dida.errors import Unavailable
 from dida.protocols import reports as module
 from dida.protocols.peers import Peers

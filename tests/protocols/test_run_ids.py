@@ -6,10 +6,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from dida.chain_messages import ReportTo
+from dida.chains.messages import ReportTo
+from dida.chains.run_ids import computed
 from dida.errors import DidaError
 from dida.protocols.lines import Answer
-from dida.run_ids import computed
 from dida.wire.messages import Error, Ok, Reply
 from tests.fakes import the_reactor, until
 from tests.schedulers import Silent, System

@@ -8,15 +8,15 @@ import pytest_twisted
 from twisted.logger import LogEvent
 
 from dida.addresses import NodeAddress
-from dida.chain_messages import Drain
+from dida.chains.messages import Drain
+from dida.chains.run_record import RunRecord
+from dida.chains.runs import Runs
+from dida.chains.scheduling import LeastActive
 from dida.errors import DidaError
 from dida.protocols import lines
 from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.worker import WorkerNode
 from dida.protocols.workers import Workers
-from dida.run_record import RunRecord
-from dida.runs import Runs
-from dida.scheduling import LeastActive
 from dida.wire import grammar
 from dida.wire.messages import Error, Ok, Reply
 from tests.fakes import Port, refused, the_reactor, until

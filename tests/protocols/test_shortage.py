@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from dida.chain_messages import Ended, Failed
+from dida.chains.messages import Ended, Failed
 from dida.loading import LoadingError, OperatorFolder
 from dida.protocols.isolation import Isolated
 from dida.protocols.lines import LineServerFactory

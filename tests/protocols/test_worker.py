@@ -19,8 +19,7 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from zope.interface import provider
 
 from dida.addresses import NodeAddress
-from dida.chain import Assignment, Meta, Touch
-from dida.chain_messages import (
+from dida.chains.messages import (
     Adopt,
     CancelStep,
     Completed,
@@ -34,13 +33,14 @@ from dida.chain_messages import (
     Returned,
     WorkerDebug,
 )
+from dida.chains.records import Assignment, Meta, Touch
+from dida.chains.redo import rewound
 from dida.loading import OperatorFolder
 from dida.protocols.execution import Operators
 from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
 from dida.protocols.peers import Peers
 from dida.protocols.worker import WorkerNode
-from dida.redo import rewound
 from dida.versions import Version
 from dida.wire.messages import NODE, Error, Ok, Read, Request, Status, Write, vocabulary
 from tests.fakes import FakeCluster, Port, refused, the_reactor, until

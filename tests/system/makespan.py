@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dida.scheduling import POLICIES
+from dida.chains.scheduling import POLICIES
 from tests.nodes import NodeProcess, free_port
 
 WORKERS = 4

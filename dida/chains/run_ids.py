@@ -12,9 +12,9 @@ import re
 import string
 from collections.abc import Sequence
 
-from dida.chain import short_id
+from dida.chains.records import short_id
+from dida.chains.run_record import RunRecord
 from dida.errors import ID_IN_USE, DidaError
-from dida.run_record import RunRecord
 
 LENGTH = 14
 """Characters of the computed part: 83 bits, of which nobody finds another text that gives the same."""

@@ -1,4 +1,4 @@
-"""One run, as the scheduler keeps it, and what it tells of it. The table of all runs is `dida.runs`."""
+"""One run, as the scheduler keeps it, and what it tells of it. The table of all runs is `dida.chains.runs`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import attrs
 from attrs import define, field
 
-from dida.chain import DONE, FAILED, GOING_ON, Assignment, Step
+from dida.chains.records import DONE, FAILED, GOING_ON, Assignment, Step
 from dida.palette import cut
 from dida.timestamps import Timestamp
 

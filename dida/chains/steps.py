@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from attrs import define, field
 
-from dida.chain_messages import Execute
+from dida.chains.messages import Execute
 
 MAX_KNOWN = 50_000
 """Steps that have ended and are remembered, and runs that were cancelled."""

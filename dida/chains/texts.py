@@ -13,7 +13,7 @@ import traceback
 from attrs import frozen
 
 from dida import errors
-from dida.chain import MAX_OUTPUT
+from dida.chains.records import MAX_OUTPUT
 from dida.errors import BadRequest, DidaError
 from dida.versions import Version
 from dida.wire import grammar

@@ -9,7 +9,7 @@ import msgspec
 from attrs import field, frozen
 
 from dida.addresses import Address, NodeAddress, node_id
-from dida.chain import MAX_OPERATORS, STATES, Assignment, Meta, Position, is_class_name
+from dida.chains.records import MAX_OPERATORS, STATES, Assignment, Meta, Position, is_class_name
 from dida.errors import BadRequest, UserError
 from dida.wire import messages
 from dida.wire.messages import Counter, Name, Request, Seconds, Timestamp

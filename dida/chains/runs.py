@@ -14,14 +14,14 @@ from itertools import dropwhile
 
 import attrs
 
-from dida.catalog import Catalog, Places
-from dida.chain import DONE, FAILED, GOING_ON, Assignment, Meta, steps
-from dida.chain_messages import Execute
+from dida.chains.catalog import Catalog, Places
+from dida.chains.messages import Execute
+from dida.chains.records import DONE, FAILED, GOING_ON, Assignment, Meta, steps
+from dida.chains.redo import versions_after
+from dida.chains.run_ids import RunIds, computed
+from dida.chains.run_record import DOUBT, GRACE, RunRecord
+from dida.chains.scheduling import LeastActive
 from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
-from dida.redo import versions_after
-from dida.run_ids import RunIds, computed
-from dida.run_record import DOUBT, GRACE, RunRecord
-from dida.scheduling import LeastActive
 
 MAX_BYTES = 2**28
 """Memory for the outcomes of runs that have ended, however few they are."""

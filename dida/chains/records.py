@@ -2,7 +2,7 @@
 
 An `Application` is read from a file. A run of it is a request: the `Meta` record, the input, and one
 `Assignment` per operator, which worker executes it and, once it did, what came out. The line that
-carries a request is `dida.chain_messages.Execute`.
+carries a request is `dida.chains.messages.Execute`.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from itertools import pairwise
 
 from attrs import evolve
 
-from dida.chain import Assignment, Touch
-from dida.chain_messages import Execute
+from dida.chains.messages import Execute
+from dida.chains.records import Assignment, Touch
 from dida.timestamps import Timestamp
 from dida.versions import Version
 
