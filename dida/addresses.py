@@ -10,8 +10,8 @@ from functools import lru_cache
 
 from attrs import frozen
 
+from dida.console.data_files import shown
 from dida.errors import UserError
-from dida.files import shown
 from dida.versions import MAX_REPLICA
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

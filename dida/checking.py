@@ -11,12 +11,12 @@ from difflib import get_close_matches
 
 from attrs import define, field
 
-from dida import script
 from dida.addresses import HERE
 from dida.chains.records import Application
+from dida.console import script
+from dida.console.data_files import parse_data, parse_inputs, read_file, shown
+from dida.console.script import Line, NodeCommand, Scheduler
 from dida.errors import UserError
-from dida.files import parse_data, parse_inputs, read_file, shown
-from dida.script import Line, NodeCommand, Scheduler
 
 CRASHED = "crashed by command"
 STOPPED = "stopped by command"

@@ -14,8 +14,8 @@ from typing import Annotated
 import msgspec
 from attrs import define, field, frozen
 
+from dida.console.data_files import decoded_lines
 from dida.errors import UserError
-from dida.files import decoded_lines
 from dida.versions import Version
 from dida.wire.messages import Counter, Name, Timestamp
 

@@ -8,7 +8,7 @@ import attrs
 from attrs import define, field
 
 from dida.chains.records import DONE, FAILED, GOING_ON, Assignment, Step
-from dida.palette import cut
+from dida.console.style import cut
 from dida.timestamps import Timestamp
 
 SLACK = 0.2

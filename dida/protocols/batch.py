@@ -10,12 +10,12 @@ from twisted.internet.task import deferLater
 
 from dida.chains.messages import Run
 from dida.chains.records import short_id
+from dida.console.style import cut
+from dida.console.tables import counted, progress_bar
 from dida.errors import UNAVAILABLE, DidaError, UserError
-from dida.palette import cut
 from dida.protocols.named_nodes import Once
 from dida.protocols.new_runs import NewRuns, may_have_begun
 from dida.protocols.system import System, plain
-from dida.tables import counted, progress_bar
 from dida.timestamps import Timestamp
 from dida.wire.messages import Ok
 

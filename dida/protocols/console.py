@@ -1,8 +1,8 @@
 """The console on a terminal in raw mode: a prompt, a line that is edited, and what is said above it.
 
-Keys are parsed by Twisted's insults; what they do to the line is `dida.editing`'s, what Tab does to it is
-`dida.completion`'s. The line is drawn anew after whatever changed it, always in one row of the terminal: a longer
-one is scrolled sideways. So it can be cleared and drawn again around what is said while it is being typed.
+Keys are parsed by Twisted's insults; what they do to the line is `dida.console.editing`'s, what Tab does to it is
+`dida.console.completion`'s. The line is drawn anew after whatever changed it, always in one row of the terminal: a
+longer one is scrolled sideways. So it can be cleared and drawn again around what is said while it is being typed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 from twisted.conch.insults.insults import ServerProtocol, TerminalProtocol
 
-from dida.completion import complete
-from dida.editing import MAX_TYPED, EditedLine
-from dida.palette import STRONG, Page, columns
+from dida.console.completion import complete
+from dida.console.editing import MAX_TYPED, EditedLine
+from dida.console.style import STRONG, Page, columns
+from dida.console.tables import WIDTH, in_columns
 from dida.protocols.puppetmaster import CLEAR_LINE, PROMPT, Console
-from dida.tables import WIDTH, in_columns
 
 BELL = "\x07"
 PASTES_MARKED, PASTES_PLAIN = "\x1b[?2004h", "\x1b[?2004l"

@@ -8,11 +8,11 @@ from typing import Any, cast
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredList
 
+from dida.console.data_files import Row
+from dida.console.tables import numbered, printable
 from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, UNKNOWN_OUTCOME, DidaError, UserError
-from dida.files import Row
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.system import plain
-from dida.tables import numbered, printable
 
 AT_ONCE = 256
 """Records that are written at a time."""

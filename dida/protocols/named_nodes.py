@@ -6,8 +6,8 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 
 from dida.addresses import Address
+from dida.console.script import NodeCommand
 from dida.protocols.pcs import Pcs
-from dida.script import NodeCommand
 
 PLANNED, STARTING, READY, FAILED, ENDED = "planned", "starting", "ready", "failed", "ended"
 

@@ -20,14 +20,18 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, Defer
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from dida import guide, script
 from dida.addresses import StorageAddress
 from dida.chains.messages import Result, Run
 from dida.chains.records import Application, short_id
 from dida.checking import same
+from dida.console import guide, script
+from dida.console.data_files import Row, parse_data, parse_inputs, read_file
+from dida.console.script import Line
+from dida.console.story import Outcome, story
+from dida.console.style import BAD, GOOD, ODD, Page
+from dida.console.tables import WIDTH, counted, numbered, printable, run_line
+from dida.console.words import quoted
 from dida.errors import NO_SUCH_RUN, TIMED_OUT, UNAVAILABLE, DidaError, UserError
-from dida.files import Row, parse_data, parse_inputs, read_file
-from dida.palette import BAD, GOOD, ODD, Page
 from dida.protocols.batch import Batch
 from dida.protocols.data_files import populate
 from dida.protocols.frontend import FrontEnd
@@ -38,13 +42,9 @@ from dida.protocols.questions import Question, Questions
 from dida.protocols.records import Access, Records
 from dida.protocols.system import System, plain
 from dida.protocols.trials import ClientRun, Trials
-from dida.script import Line
-from dida.story import Outcome, story
-from dida.tables import WIDTH, counted, numbered, printable, run_line
 from dida.timestamps import Timestamp
 from dida.wire import grammar
 from dida.wire.messages import Ok
-from dida.words import quoted
 
 RESULT_TIME = 30.0
 """Seconds that one question for a run's result stays open."""

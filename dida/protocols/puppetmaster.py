@@ -17,9 +17,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dida.chains.messages import Output
-from dida.files import MAX_SIZE
+from dida.console.data_files import MAX_SIZE
+from dida.console.tables import printable
 from dida.protocols.lines import Answer, NodeCommands, ok
-from dida.tables import printable
 from dida.whole import whole
 from dida.wire import grammar
 from dida.wire.messages import Ok, Request, Status, System, vocabulary

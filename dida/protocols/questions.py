@@ -11,13 +11,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from dida import script
 from dida.chains.messages import Cancel, Runs
-from dida.errors import DidaError, UserError
-from dida.palette import ODD, STRONG, Page
-from dida.protocols.named_nodes import Node
-from dida.protocols.system import System, plain
-from dida.tables import (
+from dida.console import script
+from dida.console.style import ODD, STRONG, Page
+from dida.console.tables import (
     NodeState,
     Records,
     global_rows,
@@ -29,6 +26,9 @@ from dida.tables import (
     status_lines,
     table,
 )
+from dida.errors import DidaError, UserError
+from dida.protocols.named_nodes import Node
+from dida.protocols.system import System, plain
 from dida.wire.messages import Status
 
 STATUS_TIME = 5.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dida import script
+from dida.console import script
+from dida.console.tables import printable
 from dida.errors import NO_SUCH_RECORD, DidaError
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.system import System
-from dida.tables import printable
 
 ACCESS_TIME = 10.0
 """Seconds that such a command may take."""

@@ -17,6 +17,8 @@ from twisted.logger import Logger
 from dida.addresses import HERE, Address, NodeAddress, StorageAddress
 from dida.chains.messages import AddStorage, AddWorker, WorkerDebug
 from dida.checking import CRASHED, STOPPED, clash, gone, missing, no_delay, no_records, unknown
+from dida.console.script import NodeCommand, Scheduler, Storage, Worker
+from dida.console.tables import Records
 from dida.control_messages import ROLES, Elsewhere, Start
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
 from dida.protocols.attaching import RunningSystem
@@ -25,8 +27,6 @@ from dida.protocols.links import Link, Unreachable, granted
 from dida.protocols.machines import Machines
 from dida.protocols.named_nodes import ENDED, FAILED, PLANNED, READY, STARTING, Node
 from dida.protocols.pcs import Pcs
-from dida.script import NodeCommand, Scheduler, Storage, Worker
-from dida.tables import Records
 from dida.versions import Version
 from dida.whole import whole
 from dida.wire import grammar

@@ -13,13 +13,13 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.task import deferLater
 
-from dida import script
 from dida.checking import no_client
+from dida.console import script
+from dida.console.script import Line
 from dida.errors import LOST_UPDATE, NO_SUCH_RECORD, DidaError, UserError
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.named_nodes import Once
 from dida.protocols.system import System, plain
-from dida.script import Line
 
 EXPECT_TIME = 10.0
 """Seconds for a record to have the value that is expected."""

@@ -25,14 +25,15 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger, textFileLogObserver
 from twisted.python.failure import Failure
 
-from dida import script
 from dida.addresses import HERE, Address
 from dida.checking import check
-from dida.completion import usable_files
-from dida.editing import EditedLine
+from dida.console import script
+from dida.console.completion import usable_files
+from dida.console.editing import EditedLine
+from dida.console.style import BAD, FAINT, GOOD, ODD, STRONG
+from dida.console.tables import counted, printable, progress_line
 from dida.errors import DidaError, UserError
 from dida.loading import OperatorFolder
-from dida.palette import BAD, FAINT, GOOD, ODD, STRONG
 from dida.protocols.attaching import RunningSystem, who_listens
 from dida.protocols.console import EditedConsole
 from dida.protocols.named_nodes import STARTING, Node
@@ -46,7 +47,6 @@ from dida.services.node import Options as CommonOptions
 from dida.services.own_pcs import OwnPcs
 from dida.services.own_process import shared_reactor
 from dida.services.terminal import HistoryFile, TerminalMode, is_dumb, page_of, width_of
-from dida.tables import counted, printable, progress_line
 
 OUTPUT_DEADLINE = 2.0
 """Seconds for a slow reader of the last lines."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import IO
 
-from dida.editing import MAX_HISTORY, MAX_TYPED
-from dida.palette import PLAIN, Page, Palette
+from dida.console.editing import MAX_HISTORY, MAX_TYPED
+from dida.console.style import PLAIN, Page, Palette
 
 KNOWN_WIDTHS = range(20, 10_000)
 """Columns that are believed."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dida.completion import complete, expected, usable_files
+from dida.console.completion import complete, expected, usable_files
 
 
 def known(command: str, place: str, last: str) -> list[str]:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dida.editing import MAX_HISTORY, MAX_TYPED, EditedLine
-from dida.palette import columns
+from dida.console.editing import MAX_HISTORY, MAX_TYPED, EditedLine
+from dida.console.style import columns
 
 
 def line(text: str, history: list[str] | None = None) -> EditedLine:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dida.guide import DETAILS, EXAMPLES, help_lines
-from dida.palette import PLAIN, Palette
-from dida.script import COMMANDS, parse_command
+from dida.console.guide import DETAILS, EXAMPLES, help_lines
+from dida.console.script import COMMANDS, parse_command
+from dida.console.style import PLAIN, Palette
 
 NAMES = {kind.usage.split()[0]: kind for kind in COMMANDS}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dida.palette import BAD, PLAIN, Palette, columns, cut, padded
+from dida.console.style import BAD, PLAIN, Palette, columns, cut, padded
 
 
 def test_colours() -> None:

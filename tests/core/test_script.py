@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dida import script
 from dida.addresses import Address
+from dida.console import script
+from dida.console.data_files import find_file, parse_data, parse_inputs, read_file
+from dida.console.script import first_members, in_order, parse_command, parse_script
 from dida.errors import UserError
-from dida.files import find_file, parse_data, parse_inputs, read_file
-from dida.script import first_members, in_order, parse_command, parse_script
 from dida.versions import Version
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dida.chains.records import Step, Touch
-from dida.story import Outcome, story
+from dida.console.story import Outcome, story
 from dida.versions import Version
 
 

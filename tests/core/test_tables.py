@@ -6,8 +6,8 @@ import pytest
 from attrs import evolve
 
 from dida.chains.records import Step
-from dida.palette import Palette, columns
-from dida.tables import (
+from dida.console.style import Palette, columns
+from dida.console.tables import (
     NodeState,
     global_rows,
     held_versions,

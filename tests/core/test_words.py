@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dida.words import quoted, words_of
+from dida.console.words import quoted, words_of
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from dida.editing import MAX_TYPED, EditedLine
-from dida.palette import Page, Palette
+from dida.console.editing import MAX_TYPED, EditedLine
+from dida.console.style import Page, Palette
 from dida.protocols.console import EditedConsole
 from tests.desk import Wire
 from tests.screens import Screen

@@ -9,8 +9,8 @@ import pytest
 import pytest_twisted
 
 from dida.addresses import StorageAddress
+from dida.console.data_files import Row
 from dida.errors import UserError
-from dida.files import Row
 from dida.protocols.data_files import AT_ONCE, populate
 from dida.protocols.frontend import FrontEnd
 from dida.wire.messages import Error, Reply, Request, Write

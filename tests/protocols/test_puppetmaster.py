@@ -15,13 +15,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 
-from dida import script
 from dida.addresses import Address
 from dida.chains.messages import WorkerDebug
 from dida.checking import check
+from dida.console import script
+from dida.console.style import Page, Palette
 from dida.control_messages import Start
 from dida.errors import BadRequest, UserError
-from dida.palette import Page, Palette
 from dida.protocols import losses
 from dida.protocols.lines import LineServerFactory, ok
 from dida.protocols.machines import Machines

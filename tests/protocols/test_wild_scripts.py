@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from dida import script
+from dida.console import script
 from tests.fakes import until
 from tests.protocols.test_puppetmaster import NODES, Scene
 from tests.wild import WILD

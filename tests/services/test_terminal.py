@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dida.editing import MAX_HISTORY
+from dida.console.editing import MAX_HISTORY
 from dida.services.terminal import HistoryFile, TerminalMode, is_dumb, page_of, width_of
 
 

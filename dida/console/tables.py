@@ -10,7 +10,7 @@ from typing import Any
 from attrs import field, frozen
 
 from dida.chains.records import Step, short_id
-from dida.palette import BAD, FAINT, ODD, PLAIN, STRONG, Palette, columns, cut, padded
+from dida.console.style import BAD, FAINT, ODD, PLAIN, STRONG, Palette, columns, cut, padded
 from dida.versions import Version
 
 WIDTH = 80

@@ -1,8 +1,8 @@
 """The puppetmaster's commands: one class a command, one command a line.
 
-Words are those of `dida.words`. A byte-order mark, CRLF, blank lines, a missing final newline and comments (`#` at
-the start of a line or after a blank) are all fine. The files that commands name are read by `dida.files`,
-applications by `dida.chains.records`.
+Words are those of `dida.console.words`. A byte-order mark, CRLF, blank lines, a missing final newline and comments
+(`#` at the start of a line or after a blank) are all fine. The files that commands name are read by
+`dida.console.data_files`, applications by `dida.chains.records`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from attrs import frozen
 
 from dida.addresses import Address
 from dida.chains.records import is_class_name
+from dida.console.data_files import MAX_SIZE, SHOWN, decoded_lines, shown
+from dida.console.words import Word, words_of
 from dida.errors import UserError
-from dida.files import MAX_SIZE, SHOWN, decoded_lines, shown
 from dida.versions import Version
-from dida.words import Word, words_of
 
 SCRIPT = "script"
 """What a script is called whose file is not known."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from attrs import define, field
 
-from dida.palette import columns
+from dida.console.style import columns
 
 MAX_TYPED = 10_000
 """Characters of a typed line."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from dida.palette import FAINT, PLAIN, STRONG, Palette
-from dida.script import COMMANDS
-from dida.tables import WIDTH
+from dida.console.script import COMMANDS
+from dida.console.style import FAINT, PLAIN, STRONG, Palette
+from dida.console.tables import WIDTH
 
 NARROW = 20
 """Columns that are too few for what a command does."""

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from attrs import frozen
 
 from dida.chains.records import Application
+from dida.console.data_files import parse_data, parse_inputs
+from dida.console.script import COMMANDS
+from dida.console.words import Word, as_string, quoted, words_of
 from dida.errors import UserError
-from dida.files import parse_data, parse_inputs
-from dida.script import COMMANDS
-from dida.words import Word, as_string, quoted, words_of
 
 COMMAND = "COMMAND"
 MAX_FILES = 500

@@ -9,8 +9,8 @@ from textwrap import wrap
 from attrs import frozen
 
 from dida.chains.records import Step, Touch, short_id
-from dida.palette import cut
-from dida.tables import WIDTH, printable, table
+from dida.console.style import cut
+from dida.console.tables import WIDTH, printable, table
 
 MAX_KEY = 40
 """Characters of a key that are shown."""
