@@ -28,8 +28,8 @@ from dida import control_messages
 from dida.chains import messages as chain_messages
 from dida.chains import records
 from dida.protocols.pcs import PcsCommands
-from dida.protocols.puppetmaster import DebugCommands
 from dida.protocols.scheduler import SchedulerNode
+from dida.protocols.stdio import DebugCommands
 from dida.protocols.storage import StorageCommands
 from dida.protocols.worker import WorkerNode
 from dida.replication import messages as peer_messages

@@ -1,5 +1,5 @@
 """A line as it is typed on a terminal: text, cursor, history, search. Pure: keys are bound, and the line is drawn,
-by `dida.protocols.console`.
+by `dida.protocols.terminal`.
 
 The keys' names are readline's. Lines of the history may be edited before they are taken; the history itself
 stays as it was.

@@ -7,7 +7,7 @@ from twisted.python.failure import Failure
 
 from dida.addresses import Address
 from dida.chains.messages import Execute, Output
-from dida.protocols.peers import Peers
+from dida.protocols.link_pool import Peers
 
 MAX_REPORTS = 100
 """Debug reports that are under way at once; what comes beyond is dropped and counted."""

@@ -17,7 +17,7 @@ from dida.addresses import Address
 from dida.chains.messages import Drain, Leaving
 from dida.errors import DidaError
 from dida.protocols.handover import HOP_TIMEOUT
-from dida.protocols.peers import Peers
+from dida.protocols.link_pool import Peers
 from dida.wire.messages import Ok, Reply
 
 MAX_SCHEDULERS = 10

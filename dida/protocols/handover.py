@@ -17,8 +17,8 @@ from dida import errors
 from dida.addresses import Address
 from dida.chains.messages import Adopt, Execute, Reassign
 from dida.errors import DidaError
+from dida.protocols.link_pool import Peers
 from dida.protocols.links import Unreachable
-from dida.protocols.peers import Peers
 from dida.protocols.reports import Reports
 from dida.wire.messages import Error, Ok
 

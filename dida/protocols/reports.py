@@ -24,8 +24,8 @@ from dida import errors
 from dida.addresses import Address
 from dida.chains.messages import Adopt, Completed, Ended, Execute, Failed
 from dida.errors import DidaError
+from dida.protocols.link_pool import Peers
 from dida.protocols.links import Unreachable
-from dida.protocols.peers import Peers
 from dida.wire.messages import Error, Ok, Reply, Request
 
 MAX_WAITING = 20_000

@@ -49,7 +49,7 @@ from dida.protocols.execution import Operators, Outcome, StepFailed, StepLost
 from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HandOver, NotHandedOn
 from dida.protocols.lines import Answer, NodeCommands, ok
-from dida.protocols.peers import Peers
+from dida.protocols.link_pool import Peers
 from dida.protocols.printing import Printed
 from dida.protocols.registration import Registration
 from dida.protocols.reports import CHOOSE_AFTER, Reports

@@ -12,7 +12,7 @@ from twisted.internet.error import CannotListenError
 from dida.addresses import HERE, LOOPBACK, Address
 from dida.errors import UserError
 from dida.protocols.lines import LineServerFactory
-from dida.protocols.puppetmaster import DebugCommands
+from dida.protocols.stdio import DebugCommands
 from dida.whole import whole
 from dida.wire.messages import Ok
 

@@ -35,11 +35,11 @@ from dida.console.tables import counted, printable, progress_line
 from dida.errors import DidaError, UserError
 from dida.loading import OperatorFolder
 from dida.protocols.attaching import RunningSystem, who_listens
-from dida.protocols.console import EditedConsole
 from dida.protocols.named_nodes import STARTING, Node
 from dida.protocols.player import Player
-from dida.protocols.puppetmaster import Console, KeyReader, ScriptConsole, TypedConsole
+from dida.protocols.stdio import Console, KeyReader, ScriptConsole, TypedConsole
 from dida.protocols.system import System
+from dida.protocols.terminal import EditedConsole
 from dida.services.debug_ports import DebugPorts
 from dida.services.logs import NodeLog
 from dida.services.node import NodeService, fail, installed_folder, number

@@ -23,8 +23,8 @@ from dida.addresses import Address, StorageAddress
 from dida.chains.messages import SchedulerAt
 from dida.errors import BadRequest, DidaError
 from dida.protocols.lines import Answer as LineAnswer
+from dida.protocols.link_pool import Peers
 from dida.protocols.links import Link
-from dida.protocols.peers import Peers
 from dida.protocols.storage import StorageCommands
 from dida.replication import failpoints
 from dida.replication.messages import Join, Member, Peer, PeerMessage, Vouch

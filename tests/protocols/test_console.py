@@ -8,7 +8,7 @@ import pytest
 
 from dida.console.editing import MAX_TYPED, EditedLine
 from dida.console.style import Page, Palette
-from dida.protocols.console import EditedConsole
+from dida.protocols.terminal import EditedConsole
 from tests.desk import Wire
 from tests.screens import Screen
 

@@ -27,7 +27,7 @@ from dida.protocols.lines import LineServerFactory, ok
 from dida.protocols.machines import Machines
 from dida.protocols.pcs import PcsCommands
 from dida.protocols.player import Player
-from dida.protocols.puppetmaster import DebugCommands, KeyReader, ScriptConsole, TypedConsole
+from dida.protocols.stdio import DebugCommands, KeyReader, ScriptConsole, TypedConsole
 from dida.protocols.system import System
 from dida.protocols.trials import _difference
 from dida.wire.messages import Error, Ok, Slow

@@ -15,7 +15,7 @@ from dida.chains.messages import Adopt, Ended, Execute, Returned
 from dida.chains.records import Assignment, Meta
 from dida.errors import Unavailable
 from dida.protocols import reports as module
-from dida.protocols.peers import Peers
+from dida.protocols.link_pool import Peers
 from dida.protocols.reports import Reports
 from dida.wire.messages import Error, Ok, Reply, Request
 

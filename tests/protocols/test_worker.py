@@ -38,8 +38,8 @@ from dida.chains.redo import rewound
 from dida.loading import OperatorFolder
 from dida.protocols.execution import Operators
 from dida.protocols.lines import Answer, NodeCommands
+from dida.protocols.link_pool import Peers
 from dida.protocols.links import Link
-from dida.protocols.peers import Peers
 from dida.protocols.worker import WorkerNode
 from dida.versions import Version
 from dida.wire.messages import NODE, Error, Ok, Read, Request, Status, Write, vocabulary

@@ -15,7 +15,7 @@ from twisted.logger import ILogObserver
 from dida.addresses import Address
 from dida.errors import UserError
 from dida.protocols.links import Link
-from dida.protocols.puppetmaster import ScriptConsole
+from dida.protocols.stdio import ScriptConsole
 from dida.services.debug_ports import DebugPorts
 from dida.services.puppetmaster import Options, PuppetMaster, makeService
 from dida.wire.messages import Ok, Ping

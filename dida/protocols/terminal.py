@@ -17,7 +17,7 @@ from dida.console.completion import complete
 from dida.console.editing import MAX_TYPED, EditedLine
 from dida.console.style import STRONG, Page, columns
 from dida.console.tables import WIDTH, in_columns
-from dida.protocols.puppetmaster import CLEAR_LINE, PROMPT, Console
+from dida.protocols.stdio import CLEAR_LINE, PROMPT, Console
 
 BELL = "\x07"
 PASTES_MARKED, PASTES_PLAIN = "\x1b[?2004h", "\x1b[?2004l"

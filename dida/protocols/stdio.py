@@ -2,7 +2,7 @@
 
 A console says lines, and tells what comes in: `ScriptConsole` a whole script, `TypedConsole` typed lines at
 a prompt, where the terminal itself edits them; `KeyReader` that Enter was pressed. On a terminal that can do more
-there is `dida.protocols.console`. What is printed goes through `say` and `progress` alone.
+there is `dida.protocols.terminal`. What is printed goes through `say` and `progress` alone.
 """
 
 from __future__ import annotations
