@@ -15,7 +15,7 @@ from dida.addresses import Address, StorageAddress
 from dida.chains.records import Meta, Touch
 from dida.chains.redo import first_reads
 from dida.chains.texts import plain, plain_version
-from dida.frontend import (
+from dida.client.operations import (
     ListOperation,
     Operation,
     Pause,
@@ -24,12 +24,12 @@ from dida.frontend import (
     VersionsOperation,
     WriteOperation,
 )
+from dida.client.replicas import Replicas
+from dida.client.sessions import Seen, StepIds, UpdateIds
 from dida.interfaces import IStorage, Record
-from dida.replicas import Replicas
 from dida.replication.messages import Member
 from dida.replication.outputs import Answer, Config, Output
 from dida.replication.replica import Replica
-from dida.sessions import Seen, StepIds, UpdateIds
 from dida.versions import Version
 
 ADDRESS = StorageAddress(1, "memory", Address("memory", 1))

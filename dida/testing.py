@@ -25,10 +25,10 @@ from dida.chains.messages import Execute
 from dida.chains.records import Assignment, Meta, Step, steps
 from dida.chains.redo import of_applied, rewound
 from dida.chains.texts import NotAnOutput, output_of
+from dida.client.sessions import StepIds
 from dida.interfaces import IStorage, Record
 from dida.loading import OperatorFolder
 from dida.memory import MemoryStorage, StepView
-from dida.sessions import StepIds
 from dida.versions import Version
 
 __all__ = ["Crash", "Execution", "MemoryStorage", "every_crash", "execute_chain", "run_chain"]

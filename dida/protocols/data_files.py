@@ -8,10 +8,10 @@ from typing import Any, cast
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredList
 
+from dida.client.storage_client import FrontEnd
 from dida.console.data_files import Row
 from dida.console.tables import numbered, printable
 from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, UNKNOWN_OUTCOME, DidaError, UserError
-from dida.protocols.frontend import FrontEnd
 from dida.protocols.system import plain
 
 AT_ONCE = 256

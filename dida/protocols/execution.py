@@ -22,15 +22,15 @@ from twisted.python.failure import Failure
 from dida.chains.messages import Execute
 from dida.chains.records import Touch
 from dida.chains.texts import NotAnOutput, Raised, output_of, raised, shown
+from dida.client.sessions import StepIds
+from dida.client.storage_client import BlockingStorage, FrontEnd, RunStorage
 from dida.errors import DidaError
 from dida.loading import OperatorFolder
-from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
 from dida.protocols.isolation import Isolated
 from dida.protocols.loops import AsyncioStorage, Loop, Loops
 from dida.protocols.printing import LogOfSteps, Printed
 from dida.protocols.shortage import Lacking, lack_of, lack_of_descriptors
 from dida.protocols.threads import Late, Threads
-from dida.sessions import StepIds
 from dida.timestamps import Timestamp
 from dida.wire import grammar
 

@@ -15,8 +15,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from dida.chains.messages import Execute
+from dida.client.storage_client import RunStorage
 from dida.errors import DidaError
-from dida.protocols.frontend import RunStorage
 from dida.protocols.isolated import TO_WORKER
 from dida.protocols.printing import Printed
 from dida.sources import Parts

@@ -9,9 +9,9 @@ What bounds it: the line, the requests in flight per connection, and the transpo
 fullness stops the reading (a client that does not read its answers is not read from, either). Lines
 that had been read by then wait, at most one read's worth.
 
-What speaks another protocol (`dida.foreign`) is cut off. A client that has closed its sending side may still read, or
-be gone, which looks the same: it gets the answers that come, and is given up when none has come for `PATIENCE` seconds.
-While nothing is read from a connection, its end is looked for.
+What speaks another protocol (`dida.wire.foreign`) is cut off. A client that has closed its sending side may still read,
+or be gone, which looks the same: it gets the answers that come, and is given up when none has come for `PATIENCE`
+seconds. While nothing is read from a connection, its end is looked for.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dida import errors, foreign
+from dida import errors
 from dida.errors import DidaError
 from dida.protocols.deadlines import Deadlines
 from dida.protocols.introductions import Introduction
@@ -38,9 +38,9 @@ from dida.protocols.links import Link as Link
 from dida.protocols.shortage import lack_of_descriptors
 from dida.protocols.tuning import has_ended, tune
 from dida.protocols.writing import Writer
-from dida.whole import whole
-from dida.wire import grammar
+from dida.wire import foreign, grammar
 from dida.wire.messages import NODE, Crash, Error, Help, Ok, Ping, Quit, Reply, Request, System, form_of, vocabulary
+from dida.wire.whole import whole
 
 MAX_IN_FLIGHT = 1000
 """Requests of one connection that may be unanswered before no more are read from it."""

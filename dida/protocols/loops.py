@@ -20,8 +20,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from dida.client.storage_client import RunStorage
 from dida.interfaces import IStorage, Record
-from dida.protocols.frontend import RunStorage
 from dida.protocols.printing import Printed
 from dida.protocols.threads import Late
 from dida.versions import Version

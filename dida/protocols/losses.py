@@ -11,8 +11,8 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from dida.client.storage_client import FrontEnd
 from dida.errors import DidaError
-from dida.protocols.frontend import FrontEnd
 from dida.protocols.system import System, plain
 from dida.timestamps import Timestamp
 

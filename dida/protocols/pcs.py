@@ -34,7 +34,6 @@ from dida.control_messages import (
 from dida.errors import TIMED_OUT, DidaError
 from dida.protocols.lines import GRACE, Answer, NodeCommands, ok
 from dida.protocols.links import Link, granted
-from dida.whole import whole
 from dida.wire import grammar
 from dida.wire.messages import (
     Crash,
@@ -52,6 +51,7 @@ from dida.wire.messages import (
     Versions,
     vocabulary,
 )
+from dida.wire.whole import whole
 
 WATCH_TIME = 3.0
 """Seconds that one question for the table stays open; a PCS that says nothing for longer does not answer."""

@@ -24,6 +24,7 @@ from dida.addresses import StorageAddress
 from dida.chains.messages import Result, Run
 from dida.chains.records import Application, short_id
 from dida.checking import same
+from dida.client.storage_client import FrontEnd
 from dida.console import guide, script
 from dida.console.data_files import Row, parse_data, parse_inputs, read_file
 from dida.console.script import Line
@@ -34,7 +35,6 @@ from dida.console.words import quoted
 from dida.errors import NO_SUCH_RUN, TIMED_OUT, UNAVAILABLE, DidaError, UserError
 from dida.protocols.batch import Batch
 from dida.protocols.data_files import populate
-from dida.protocols.frontend import FrontEnd
 from dida.protocols.losses import Losses
 from dida.protocols.named_nodes import READY, Node
 from dida.protocols.new_runs import NewRuns, may_have_begun

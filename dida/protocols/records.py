@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dida.client.storage_client import FrontEnd
 from dida.console import script
 from dida.console.tables import printable
 from dida.errors import NO_SUCH_RECORD, DidaError
-from dida.protocols.frontend import FrontEnd
 from dida.protocols.system import System
 
 ACCESS_TIME = 10.0

@@ -42,18 +42,18 @@ from dida.chains.messages import Workers as ListWorkers
 from dida.chains.records import DONE, GOING_ON, Assignment
 from dida.chains.run_record import RunRecord, outcome, summary
 from dida.chains.runs import Runs
+from dida.client.storage_client import FrontEnd
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.protocols.admission import Admission
 from dida.protocols.deadlines import Deadline, Deadlines
-from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HOP_TIMEOUT, TRANSIENT, why_not
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.links import Link
 from dida.protocols.presence import Presence
 from dida.protocols.workers import Workers
-from dida.whole import whole
 from dida.wire import grammar
 from dida.wire.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, System, vocabulary
+from dida.wire.whole import whole
 
 TICK = 0.25
 """Seconds between two looks at what is overdue."""

@@ -20,9 +20,9 @@ from dida.chains.messages import Output
 from dida.console.data_files import MAX_SIZE
 from dida.console.tables import printable
 from dida.protocols.lines import Answer, NodeCommands, ok
-from dida.whole import whole
 from dida.wire import grammar
 from dida.wire.messages import Ok, Request, Status, System, vocabulary
+from dida.wire.whole import whole
 
 PROMPT = "dida> "
 CLEAR_LINE = "\r\x1b[K"

@@ -28,9 +28,9 @@ from dida.protocols.machines import Machines
 from dida.protocols.named_nodes import ENDED, FAILED, PLANNED, READY, STARTING, Node
 from dida.protocols.pcs import Pcs
 from dida.versions import Version
-from dida.whole import whole
 from dida.wire import grammar
 from dida.wire.messages import Crash, ListRecords, Ok, Ping, Request, Slow
+from dida.wire.whole import whole
 
 HURRIED = 1.0
 """Seconds for a worker to finish what it has in hand, when nobody waits for it any more."""

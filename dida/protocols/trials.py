@@ -14,10 +14,10 @@ from attrs import define, field
 from twisted.internet.task import deferLater
 
 from dida.checking import no_client
+from dida.client.storage_client import FrontEnd
 from dida.console import script
 from dida.console.script import Line
 from dida.errors import LOST_UPDATE, NO_SUCH_RECORD, DidaError, UserError
-from dida.protocols.frontend import FrontEnd
 from dida.protocols.named_nodes import Once
 from dida.protocols.system import System, plain
 

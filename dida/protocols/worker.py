@@ -41,12 +41,13 @@ from dida.chains.messages import (
 from dida.chains.records import Assignment
 from dida.chains.steps import Steps
 from dida.chains.texts import MAX_REASON, told
+from dida.client.sessions import Seen, StepIds
+from dida.client.storage_client import FrontEnd
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.protocols.clock import time_of_day
 from dida.protocols.collector import Collector
 from dida.protocols.departure import Departure
 from dida.protocols.execution import Operators, Outcome, StepFailed, StepLost
-from dida.protocols.frontend import FrontEnd
 from dida.protocols.handover import HandOver, NotHandedOn
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.link_pool import Peers
@@ -54,11 +55,10 @@ from dida.protocols.printing import Printed
 from dida.protocols.registration import Registration
 from dida.protocols.reports import CHOOSE_AFTER, Reports
 from dida.protocols.shortage import lack_of_descriptors
-from dida.sessions import Seen, StepIds
 from dida.timestamps import Timestamp
-from dida.whole import Schedulers, whole
 from dida.wire import grammar
 from dida.wire.messages import NODE, Ok, Reply, Request, Slow, Status, System, vocabulary
+from dida.wire.whole import Schedulers, whole
 
 MAX_STEPS = 10_000
 """Steps that a worker has at once, those that wait for a thread included, when it is not told otherwise."""

@@ -13,8 +13,8 @@ from dida.addresses import HERE, LOOPBACK, Address
 from dida.errors import UserError
 from dida.protocols.lines import LineServerFactory
 from dida.protocols.stdio import DebugCommands
-from dida.whole import whole
 from dida.wire.messages import Ok
+from dida.wire.whole import whole
 
 
 class DebugPorts:

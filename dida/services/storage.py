@@ -43,9 +43,9 @@ from dida.services.node import (
     serve,
 )
 from dida.timestamps import Timestamp
-from dida.whole import Schedulers, whole
 from dida.wire import grammar
 from dida.wire.messages import Debug, No, Ok, Reply, Request, Slow, Status, System, form_of
+from dida.wire.whole import Schedulers, whole
 
 TICK = 0.02
 """Seconds between two ticks of the replica."""

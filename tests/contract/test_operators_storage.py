@@ -17,11 +17,11 @@ from dida.addresses import StorageAddress
 from dida.chains.messages import Ended
 from dida.chains.records import Meta
 from dida.chains.texts import raised
+from dida.client.sessions import StepIds
+from dida.client.storage_client import BlockingStorage, FrontEnd, RunStorage
 from dida.errors import DidaError
 from dida.interfaces import Record
 from dida.memory import MemoryStorage, StepView
-from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
-from dida.sessions import StepIds
 from dida.testing import run_chain
 from dida.versions import Version
 from tests.clusters import StorageCluster

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dida import foreign
+from dida.wire import foreign
 from tests.test_docs import NODES
 
 REQUESTS = [

@@ -6,8 +6,7 @@ import pytest
 
 from dida import errors
 from dida.addresses import Address, StorageAddress
-from dida.errors import DidaError, Unavailable
-from dida.frontend import (
+from dida.client.operations import (
     Done,
     NoOther,
     Operation,
@@ -20,11 +19,12 @@ from dida.frontend import (
     WriteOperation,
     joined,
 )
+from dida.client.replicas import Replicas
+from dida.client.sessions import Seen, UpdateIds
+from dida.errors import DidaError, Unavailable
 from dida.groups import Groups
 from dida.interfaces import Record
-from dida.replicas import Replicas
 from dida.ring import Ring
-from dida.sessions import Seen, UpdateIds
 from dida.versions import Version
 from dida.wire.messages import Error, No, Ok, Read, UpdateIf, Write
 

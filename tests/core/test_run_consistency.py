@@ -10,11 +10,11 @@ import pytest
 from attrs import Factory, define
 
 from dida.chains.records import Touch
+from dida.client.operations import Done, Operation, Pause, ReadOperation, UpdateIfOperation, WriteOperation
+from dida.client.replicas import Replicas
+from dida.client.sessions import Seen, StepIds
 from dida.errors import NO_SUCH_VERSION, DidaError
-from dida.frontend import Done, Operation, Pause, ReadOperation, UpdateIfOperation, WriteOperation
-from dida.replicas import Replicas
 from dida.replication.outputs import Config
-from dida.sessions import Seen, StepIds
 from dida.simulate import checkers
 from dida.simulate.network import Cluster, Network, Node
 from dida.timestamps import Timestamp

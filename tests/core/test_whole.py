@@ -7,7 +7,7 @@ import pytest
 from dida.addresses import Address, NodeAddress, StorageAddress
 from dida.chains.messages import SchedulerAt
 from dida.errors import BadRequest
-from dida.whole import MAX_SCHEDULERS, REMEMBERED, Schedulers, whole
+from dida.wire.whole import MAX_SCHEDULERS, REMEMBERED, Schedulers, whole
 from tests.simnet import Hand
 
 

@@ -15,8 +15,8 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock, LoopingCall, deferLater
 
+from dida.client.storage_client import FrontEnd
 from dida.protocols.clock import steady, time_of_day
-from dida.protocols.frontend import FrontEnd
 from dida.protocols.links import Link
 from tests.nodes import ROOT, environment, free_port
 

@@ -10,9 +10,9 @@ from twisted.internet.threads import deferToThread
 from dida.addresses import StorageAddress
 from dida.chains.records import Meta
 from dida.client import connect
+from dida.client.storage_client import BlockingStorage, FrontEnd, RunStorage
 from dida.errors import DidaError, Unavailable, UserError
 from dida.interfaces import IStorage, Record
-from dida.protocols.frontend import BlockingStorage, FrontEnd, RunStorage
 from dida.versions import Version
 from dida.wire.messages import Error, Read, Write
 from tests.fakes import FakeCluster, refused, the_reactor, until

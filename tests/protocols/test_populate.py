@@ -9,10 +9,10 @@ import pytest
 import pytest_twisted
 
 from dida.addresses import StorageAddress
+from dida.client.storage_client import FrontEnd
 from dida.console.data_files import Row
 from dida.errors import UserError
 from dida.protocols.data_files import AT_ONCE, populate
-from dida.protocols.frontend import FrontEnd
 from dida.wire.messages import Error, Reply, Request, Write
 from tests.clusters import StorageCluster
 from tests.fakes import FakeCluster, the_reactor, until

@@ -1,6 +1,6 @@
 """The front end: the storage's client, for workers, for scripts, and for anyone who writes Python.
 
-`FrontEnd` runs the operations of `dida.frontend` over connections to the storage nodes, which it keeps,
+`FrontEnd` runs the operations of `dida.client.operations` over connections to the storage nodes, which it keeps,
 and keeps itself up to date about the living ones (`watch`). `RunStorage` is what an operator sees of it:
 the same operations, with the versions and the timestamp of its run. Both give Deferreds;
 `BlockingStorage` is either of them for code in another thread.
@@ -28,8 +28,7 @@ from dida.chains.messages import Member, View
 from dida.chains.records import Meta, Touch
 from dida.chains.redo import first_reads
 from dida.chains.texts import plain, plain_version
-from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.frontend import (
+from dida.client.operations import (
     ListOperation,
     NoOther,
     Operation,
@@ -42,13 +41,14 @@ from dida.frontend import (
     WriteOperation,
     joined,
 )
+from dida.client.replicas import Replicas
+from dida.client.sessions import Seen, StepIds, UpdateIds
+from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.interfaces import IStorage, Record
 from dida.protocols.clock import steady
 from dida.protocols.links import Link, Unreachable
 from dida.protocols.shortage import Lacking, lack_of_descriptors
 from dida.protocols.threads import blocking
-from dida.replicas import Replicas
-from dida.sessions import Seen, StepIds, UpdateIds
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire import grammar

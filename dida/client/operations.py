@@ -2,9 +2,9 @@
 
 An `Operation` is one read, write or updateif from the first try to its end. `next` says what to do now;
 what came of it goes to `on_reply` or `on_no_reply`, until `on_reply` gives the answer or `next` raises.
-What a client keeps from one operation to the next is in `dida.sessions`.
+What a client keeps from one operation to the next is in `dida.client.sessions`.
 
-`dida.replicas` knows which replicas there are. One that does not answer, or can't serve, is followed by
+`dida.client.replicas` knows which replicas there are. One that does not answer, or can't serve, is followed by
 the next one on the ring, with the same update id. A try is given only a part of the time that is left,
 so that a paused replica does not eat it.
 """
@@ -19,10 +19,10 @@ from attrs import define, field, frozen
 
 from dida import errors
 from dida.addresses import StorageAddress
+from dida.client.replicas import SUSPICION, Replicas
+from dida.client.sessions import Seen, StepIds, UpdateIds
 from dida.errors import DidaError, Unavailable
 from dida.interfaces import Record
-from dida.replicas import SUSPICION, Replicas
-from dida.sessions import Seen, StepIds, UpdateIds
 from dida.versions import Version
 from dida.wire.messages import Concern, Error, ListRecords, No, Ok, Read, Reply, Request, UpdateIf, Versions, Write
 

@@ -7,7 +7,7 @@
         print(storage.read("greeting").value)
 
 One of the nodes is enough: it names the others. The reactor runs in a daemon thread, started by the
-first `connect`. Code that runs a reactor of its own uses `dida.protocols.frontend.FrontEnd`.
+first `connect`. Code that runs a reactor of its own uses `dida.client.storage_client.FrontEnd`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any
 
 from dida.addresses import Address, StorageAddress
+from dida.client.operations import Page
+from dida.client.storage_client import BlockingStorage, FrontEnd
 from dida.errors import UserError
-from dida.frontend import Page
-from dida.protocols.frontend import BlockingStorage, FrontEnd
 from dida.protocols.threads import blocking
 from dida.timestamps import Timestamp
 from dida.versions import Version
@@ -86,7 +86,7 @@ def connect(*urls: str, deadline: float = DEFAULT_DEADLINE) -> Client:
             Thread(target=running.run, kwargs={"installSignalHandlers": False}, name="reactor", daemon=True).start()
             started.wait(deadline)
     if isInIOThread():
-        raise UserError("connect() blocks, and this is the reactor's thread: use dida.protocols.frontend.FrontEnd")
+        raise UserError("connect() blocks, and this is the reactor's thread: use dida.client.storage_client.FrontEnd")
     return Client(running, FrontEnd(running, members, deadline))
 
 

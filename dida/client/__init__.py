@@ -1,0 +1,9 @@
+"""The clients of a system: of the storage, on a reactor or with calls that block.
+
+from dida.client import connect
+"""
+
+from dida.client.blocking import Client, connect
+from dida.client.storage_client import FrontEnd
+
+__all__ = ["Client", "FrontEnd", "connect"]
