@@ -30,12 +30,12 @@ from dida.chains import records
 from dida.protocols.pcs import PcsCommands
 from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.stdio import DebugCommands
-from dida.protocols.storage import StorageCommands
 from dida.protocols.worker import WorkerNode
 from dida.replication import messages as peer_messages
 from dida.replication.coordinator import TRANSITIONS
 from dida.replication.outputs import CHANGING, OTHER_VIEW
 from dida.ring import Ring
+from dida.storage.node import StorageCommands
 from dida.versions import Version
 from dida.wire import messages
 from dida.wire.messages import NODE, Request, form_of

@@ -25,7 +25,6 @@ from dida.errors import BadRequest, DidaError
 from dida.protocols.lines import Answer as LineAnswer
 from dida.protocols.link_pool import Peers
 from dida.protocols.links import Link
-from dida.protocols.storage import StorageCommands
 from dida.replication import failpoints
 from dida.replication.messages import Join, Member, Peer, PeerMessage, Vouch
 from dida.replication.outputs import Answer, Config, Note, Output, Send, Soon
@@ -42,6 +41,7 @@ from dida.services.node import (
     number,
     serve,
 )
+from dida.storage.node import StorageCommands
 from dida.timestamps import Timestamp
 from dida.wire import grammar
 from dida.wire.messages import Debug, No, Ok, Reply, Request, Slow, Status, System, form_of
