@@ -24,10 +24,10 @@ import pytest
 from attrs import evolve, field, frozen
 
 import dida.errors
-from dida import control_messages
 from dida.chains import messages as chain_messages
 from dida.chains import records
-from dida.protocols.pcs import PcsCommands
+from dida.pcs import messages as control_messages
+from dida.pcs.node import PcsCommands
 from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.stdio import DebugCommands
 from dida.protocols.worker import WorkerNode

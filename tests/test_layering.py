@@ -32,7 +32,7 @@ ROOMS = {
     "protocols": 2,
     "client": 2,
     "storage": 4,
-    "pcs": 4,
+    "pcs": 2,
     "worker": 4,
     "scheduler": 4,
     "puppetmaster": 5,

@@ -15,9 +15,9 @@ from twisted.python.failure import Failure
 
 from dida.addresses import HERE, Address
 from dida.checking import no_pcs
-from dida.control_messages import Elsewhere
 from dida.errors import DidaError, UserError
-from dida.protocols.pcs import Pcs
+from dida.pcs.messages import Elsewhere
+from dida.pcs.node import Pcs
 from dida.wire.messages import Status
 
 PING_TIMEOUT = 3.0

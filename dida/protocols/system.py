@@ -19,14 +19,14 @@ from dida.chains.messages import AddStorage, AddWorker, WorkerDebug
 from dida.checking import CRASHED, STOPPED, clash, gone, missing, no_delay, no_records, unknown
 from dida.console.script import NodeCommand, Scheduler, Storage, Worker
 from dida.console.tables import Records
-from dida.control_messages import ROLES, Elsewhere, Start
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
+from dida.pcs.messages import ROLES, Elsewhere, Start
+from dida.pcs.node import Pcs
 from dida.protocols.attaching import RunningSystem
 from dida.protocols.lines import GRACE
 from dida.protocols.links import Link, Unreachable, granted
 from dida.protocols.machines import Machines
 from dida.protocols.named_nodes import ENDED, FAILED, PLANNED, READY, STARTING, Node
-from dida.protocols.pcs import Pcs
 from dida.versions import Version
 from dida.wire import grammar
 from dida.wire.messages import Crash, ListRecords, Ok, Ping, Request, Slow

@@ -12,10 +12,10 @@ from threading import Lock
 
 from twisted.logger import Logger
 
+from dida.pcs.log_folder import KEPT_LOGS
+
 LOG_SIZE = 5_000_000
 """Bytes of a log file before a new one is begun."""
-KEPT_LOGS = 3
-"""Older files that are kept: `NAME.1` is the newest of them."""
 STREAMS = (1, 2)
 
 _log = Logger()

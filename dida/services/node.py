@@ -21,9 +21,9 @@ from dida import __version__
 from dida.addresses import Address, StorageAddress, host_and_port, node_id
 from dida.errors import UserError
 from dida.protocols.lines import LineServerFactory, Node
-from dida.services.own_process import DRAIN, OwnProcess, shared_reactor
+from dida.services.own_process import OwnProcess, shared_reactor
 from dida.wire import grammar
-from dida.wire.messages import Ok, Status
+from dida.wire.messages import DRAIN, Ok, Status
 
 _T = TypeVar("_T")
 

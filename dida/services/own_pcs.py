@@ -18,11 +18,10 @@ from twisted.python.failure import Failure
 
 from dida.addresses import HERE, Address
 from dida.errors import DidaError, UserError
-from dida.protocols.pcs import Pcs
-from dida.services.launch import command_line
-from dida.services.own_process import DRAIN
-from dida.services.processes import how_it_ended, listens
-from dida.wire.messages import Status
+from dida.pcs.launch import command_line
+from dida.pcs.node import Pcs
+from dida.pcs.processes import how_it_ended, listens
+from dida.wire.messages import DRAIN, Status
 
 PCS_DEADLINE = 15.0
 """Seconds for a PCS that was started here to listen."""

@@ -23,8 +23,6 @@ from dida.services.pid_file import PidFile
 from dida.services.signals import Signals, outlive_signals
 from dida.services.waiting import fork_and_wait, say_ready
 
-DRAIN = 30.0
-"""Seconds in which a node that is told to end finishes what it has in hand, unless `--drain` says otherwise."""
 YOUNG = 20_000
 """Objects made and not freed until the young ones are searched for cycles: some megabytes. With Python's own 700,
 what some hundred requests in flight consist of is searched again and again, which is a fifth of a worker's time."""
@@ -146,5 +144,5 @@ def shared_reactor() -> Any:
 
     gc.freeze()  # what was imported stays: no collection goes through it any more
     gc.set_threshold(YOUNG)
-    gc.enable()  # where dida.services.launch has kept it from the imports
+    gc.enable()  # where dida.pcs.launch has kept it from the imports
     return steady(installed)

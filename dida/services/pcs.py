@@ -33,18 +33,17 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from dida.addresses import Address, StorageAddress, node_id
-from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments, number_of
 from dida.errors import NO_SUCH_NODE, BadRequest, DidaError, Unavailable
+from dida.pcs.launch import command_line
+from dida.pcs.log_folder import LogFolder
+from dida.pcs.messages import Elsewhere, NodeEntry, Start, node_arguments, number_of
+from dida.pcs.node import PcsCommands
+from dida.pcs.node_process import KeptEntry, NodeProcess
+from dida.pcs.processes import LineWriter
 from dida.protocols.links import Link
-from dida.protocols.pcs import PcsCommands
-from dida.services.launch import command_line
-from dida.services.log_folder import LogFolder
 from dida.services.memory import half_of_memory, memory_size
 from dida.services.node import NodeOptions, NodeService, coerced, default_reactor, fail, number, serve
-from dida.services.node_process import KeptEntry, NodeProcess
-from dida.services.own_process import DRAIN
-from dida.services.processes import LineWriter
-from dida.wire.messages import Reply, Request
+from dida.wire.messages import DRAIN, Reply, Request
 
 MAX_ENDED = 200
 """Ended nodes that the table remembers."""
@@ -69,7 +68,7 @@ _log = Logger()
 
 
 class Processes(Service):
-    """The nodes of this PCS: what `dida.protocols.pcs.Table` says. `kept`: the file with the table of the living."""
+    """The nodes of this PCS: what `dida.pcs.node.Table` says. `kept`: the file with the table of the living."""
 
     def __init__(
         self, reactor: Any, logs: str, most: int, keep: bool, operators: str | None = None, kept: str = "pcs.nodes"

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from dida.errors import UserError
+from dida.pcs.processes import birth
 from dida.protocols.clock import monotonic, sleep
-from dida.services.processes import birth
 
 NOTICE = 1.0
 """Seconds in which a node that was just told to end has surely begun to."""

@@ -23,6 +23,9 @@ from dida.versions import MAX_NUMBER, Version
 DEFAULT_DEADLINE = 10.0
 """Seconds that a request may wait for its answer when it does not say."""
 
+DRAIN = 30.0
+"""Seconds in which a node that is told to end finishes what it has in hand, unless `--drain` says otherwise."""
+
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 Counter = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]

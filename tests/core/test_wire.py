@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dida import control_messages
 from dida.chains import messages as chain_messages
 from dida.errors import BAD_REQUEST, BadRequest, DidaError, UnknownVerb
+from dida.pcs import messages as control_messages
 from dida.replication import messages as peer_messages
 from dida.versions import Version
 from dida.wire import grammar, messages

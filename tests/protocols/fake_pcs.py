@@ -9,14 +9,14 @@ from attrs import evolve
 from twisted.internet.defer import Deferred, fail, succeed
 
 from dida.chains.messages import AddStorage, AddWorker, Cancel, Result, Run, Runs
-from dida.control_messages import Elsewhere, NodeEntry, Start
 from dida.errors import BAD_REQUEST, NO_SUCH_NODE, TIMED_OUT, UNAVAILABLE, BadRequest, DidaError
+from dida.pcs.messages import Elsewhere, NodeEntry, Start
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.wire.messages import NODE, Error, ListRecords, Ok, Reply, Request, Status, vocabulary
 
 
 class FakeTable:
-    """What `dida.protocols.pcs.Table` says. `ready_at_once`: a node that is started is ready."""
+    """What `dida.pcs.node.Table` says. `ready_at_once`: a node that is started is ready."""
 
     def __init__(self) -> None:
         self.logs = "logs"

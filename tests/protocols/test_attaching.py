@@ -13,11 +13,11 @@ from twisted.internet.protocol import Factory, Protocol
 from dida.addresses import Address
 from dida.chains.messages import AddStorage, AddWorker, WorkerDebug
 from dida.checking import check
-from dida.control_messages import NodeEntry
 from dida.errors import UserError
+from dida.pcs.messages import NodeEntry
+from dida.pcs.node import PcsCommands
 from dida.protocols.attaching import RunningSystem, who_listens
 from dida.protocols.lines import Answer, NodeCommands, ok
-from dida.protocols.pcs import PcsCommands
 from dida.wire.messages import NODE, Request, Slow, Status, System, vocabulary
 from tests.fakes import Port, the_reactor, until
 from tests.protocols.fake_pcs import FakeTable

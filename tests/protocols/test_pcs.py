@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from dida.addresses import Address
-from dida.control_messages import Elsewhere, NodeEntry, Start
 from dida.errors import DidaError
+from dida.pcs.messages import Elsewhere, NodeEntry, Start
+from dida.pcs.node import Pcs, PcsCommands
 from dida.protocols.lines import LineServerFactory
-from dida.protocols.pcs import Pcs, PcsCommands
 from dida.wire.messages import Status
 from tests.desk import Wire
 from tests.fakes import Port, refused, the_reactor, until

@@ -20,12 +20,12 @@ from dida.chains.messages import WorkerDebug
 from dida.checking import check
 from dida.console import script
 from dida.console.style import Page, Palette
-from dida.control_messages import Start
 from dida.errors import BadRequest, UserError
+from dida.pcs.messages import Start
+from dida.pcs.node import PcsCommands
 from dida.protocols import losses
 from dida.protocols.lines import LineServerFactory, ok
 from dida.protocols.machines import Machines
-from dida.protocols.pcs import PcsCommands
 from dida.protocols.player import Player
 from dida.protocols.stdio import DebugCommands, KeyReader, ScriptConsole, TypedConsole
 from dida.protocols.system import System

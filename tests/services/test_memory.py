@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dida.control_messages import Start
 from dida.errors import UserError
+from dida.pcs.messages import Start
 from dida.services import memory, pcs, storage
 from dida.services.memory import BUFFERS, MIB, half_of_memory, limits, memory_size, own_memory
 from tests.fakes import the_reactor

@@ -17,13 +17,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent
 
-from dida.control_messages import Elsewhere, NodeEntry, Start, node_arguments
 from dida.errors import BadRequest, DidaError, Unavailable
+from dida.pcs.log_folder import LogFolder
+from dida.pcs.messages import Elsewhere, NodeEntry, Start, node_arguments
+from dida.pcs.node import PcsCommands
+from dida.pcs.processes import LineWriter, OutputFile, birth, listens
 from dida.protocols.lines import LineServerFactory
-from dida.protocols.pcs import PcsCommands
-from dida.services.log_folder import LogFolder
 from dida.services.pcs import Options, Processes, makeService
-from dida.services.processes import LineWriter, OutputFile, birth, listens
 from dida.wire.messages import ListRecords, Status
 from tests.desk import Wire
 from tests.fakes import Port, refused, until
@@ -251,7 +251,7 @@ async def test_output(processes: Processes, tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_stop(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that does not end when told to is killed, but only when its --drain has passed."""
-    monkeypatch.setattr("dida.services.node_process.POLITE", 0.5)
+    monkeypatch.setattr("dida.pcs.node_process.POLITE", 0.5)
     processes.drain = 1.0
     await start_all(processes, "w1", "stubborn")
     began = _reactor().seconds()
@@ -507,7 +507,7 @@ def test_an_owner_hangs_up(processes: Processes) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_slow_console(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A console that nobody reads holds up nobody: what is too much for it is left out, and that is said."""
-    monkeypatch.setattr("dida.services.processes.MAX_UNSHOWN", 100_000)
+    monkeypatch.setattr("dida.pcs.processes.MAX_UNSHOWN", 100_000)
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb", buffering=0) as console:
         processes.console = LineWriter(console)

@@ -14,12 +14,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida.addresses import Address
-from dida.control_messages import NodeEntry
 from dida.errors import DidaError
+from dida.pcs.messages import NodeEntry
+from dida.pcs.processes import Child, OutputFile, TakenUp, birth, listens
 from dida.protocols.links import Link
-from dida.services.own_process import DRAIN
-from dida.services.processes import Child, OutputFile, TakenUp, birth, listens
-from dida.wire.messages import Ok, Status
+from dida.wire.messages import DRAIN, Ok, Status
 
 PROBE_INTERVAL = 0.03
 SILENCE = 1.0

@@ -1,4 +1,4 @@
-"""What a child process runs: `python -m dida.services.launch …` is `twistd -n …`, in a session of its own.
+"""What a child process runs: `python -m dida.pcs.launch …` is `twistd -n …`, in a session of its own.
 
 So Ctrl-C on the parent's terminal does not reach it, it is found wherever Python keeps its scripts, and its
 output and errors come through one file, so in their order. With `--output=FILE` that file is FILE, and the node's log
@@ -19,7 +19,7 @@ OUTPUT = "--output="
 def command_line(*words: str, output: str | None = None) -> list[str]:
     """The arguments of a child process, its executable first."""
     to = [] if output is None else [OUTPUT + output]
-    return [sys.executable, "-m", "dida.services.launch", *to, *words]
+    return [sys.executable, "-m", "dida.pcs.launch", *to, *words]
 
 
 def main(words: Sequence[str]) -> None:

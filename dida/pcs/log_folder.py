@@ -7,6 +7,8 @@ import fcntl
 import os
 from typing import IO
 
+KEPT_LOGS = 3
+"""Older files of a node's log that are kept: `NAME.1` is the newest of them."""
 LOCK = ".pcs.lock"
 MOST = 1000
 """PCSs that log below one folder at the same time."""

@@ -14,7 +14,8 @@ from twisted.python.failure import Failure
 
 from dida.addresses import HERE, Address, NodeAddress, StorageAddress
 from dida.chains.messages import ListOperators, Runs, WorkerDebug, Workers
-from dida.control_messages import (
+from dida.errors import TIMED_OUT, DidaError
+from dida.pcs.messages import (
     PCS,
     STOP_DEADLINE,
     CrashNode,
@@ -31,7 +32,6 @@ from dida.control_messages import (
     Tell,
     WatchNodes,
 )
-from dida.errors import TIMED_OUT, DidaError
 from dida.protocols.lines import GRACE, Answer, NodeCommands, ok
 from dida.protocols.links import Link, granted
 from dida.wire import grammar

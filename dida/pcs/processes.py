@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dida.addresses import Address
-from dida.services.logs import KEPT_LOGS
+from dida.pcs.log_folder import KEPT_LOGS
 
 KEPT_LINES = 1000
 MAX_OUTPUT_LINE = 4096
