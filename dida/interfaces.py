@@ -49,3 +49,13 @@ class IStorage(Interface):
 
     def update_if_value_is(key, old, new):  # type: ignore[no-untyped-def] # noqa: N805
         """The new `Version`, or None when the value was not `old` (or there is no such record)."""
+
+
+@frozen
+class Touch:
+    """A record that a step has read or written."""
+
+    how: str
+    """`read`, `written`, `updated` (by `update_if_value_is`), or `refused`: the value was another one."""
+    key: str
+    version: Version

@@ -12,9 +12,8 @@ from typing import TypeVar
 from zope.interface import implementer
 
 from dida.addresses import Address, StorageAddress
-from dida.chains.records import Meta, Touch
+from dida.chains.records import Meta
 from dida.chains.redo import first_reads
-from dida.chains.texts import plain, plain_version
 from dida.client.operations import (
     ListOperation,
     Operation,
@@ -26,11 +25,12 @@ from dida.client.operations import (
 )
 from dida.client.replicas import Replicas
 from dida.client.sessions import Seen, StepIds, UpdateIds
-from dida.interfaces import IStorage, Record
+from dida.interfaces import IStorage, Record, Touch
 from dida.replication.messages import Member
 from dida.replication.outputs import Answer, Config, Output
 from dida.replication.replica import Replica
 from dida.versions import Version
+from dida.wire.texts import plain, plain_version
 
 ADDRESS = StorageAddress(1, "memory", Address("memory", 1))
 TICK = 0.001

@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 
 from dida.addresses import Address, StorageAddress
-from dida.chains.messages import Member, View
 from dida.protocols.lines import Answer, LineServerFactory, Node, NodeCommands, ok
 from dida.versions import Version
 from dida.wire import grammar
@@ -19,6 +18,7 @@ from dida.wire.messages import (
     Error,
     Forget,
     ListRecords,
+    Member,
     No,
     Ok,
     Read,
@@ -26,6 +26,7 @@ from dida.wire.messages import (
     Request,
     UpdateIf,
     Versions,
+    View,
     Watch,
     Write,
     vocabulary,

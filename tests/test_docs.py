@@ -24,7 +24,7 @@ import pytest
 from attrs import evolve, field, frozen
 
 import dida.errors
-from dida.chains import messages as chain_messages
+from dida import interfaces
 from dida.chains import records
 from dida.pcs import messages as control_messages
 from dida.pcs.node import PcsCommands
@@ -71,8 +71,8 @@ NODES: dict[str, Mapping[str, type[Request]]] = {
 }
 
 SHAPES: dict[str, tuple[type[Any], ...]] = {
-    "chains": (records.Meta, records.Assignment, records.Touch, records.Step),
-    "storage": (chain_messages.Member,),
+    "chains": (records.Meta, records.Assignment, interfaces.Touch, records.Step),
+    "storage": (messages.Member,),
     "PCS": (control_messages.NodeEntry, control_messages.Elsewhere),
     "peers": (
         peer_messages.Wanted,

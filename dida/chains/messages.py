@@ -408,25 +408,3 @@ class Output(Request):
 
 
 # --- what storage nodes answer to `watch` -------------------------------------------------------
-
-
-@frozen
-class Member:
-    """A living storage node."""
-
-    replica: int
-    id: str
-    url: str
-
-
-@frozen
-class View:
-    """The answer to `watch`."""
-
-    view: str
-    number: Counter = 0
-    members: tuple[Member, ...] = ()
-    dead: tuple[str, ...] = ()
-    groups: tuple[tuple[int, ...], ...] = ()
-    elsewhere: tuple[Member, ...] = ()
-    """Nodes of other groups, as the node was told of them at its start."""

@@ -16,6 +16,7 @@ from attrs import define, field, frozen
 
 from dida.console.data_files import decoded_lines
 from dida.errors import UserError
+from dida.interfaces import Touch
 from dida.versions import Version
 from dida.wire.messages import Counter, Name, Timestamp
 
@@ -61,16 +62,6 @@ class StepMeta(Meta):
 
     position: int = 0
     """The operator's place in the chain, from 0."""
-
-
-@frozen
-class Touch:
-    """A record that a step has read or written."""
-
-    how: str
-    """`read`, `written`, `updated` (by `update_if_value_is`), or `refused`: the value was another one."""
-    key: str
-    version: Version
 
 
 @frozen

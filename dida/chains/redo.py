@@ -15,7 +15,8 @@ from itertools import pairwise
 from attrs import evolve
 
 from dida.chains.messages import Execute
-from dida.chains.records import Assignment, Touch
+from dida.chains.records import Assignment
+from dida.interfaces import Touch
 from dida.timestamps import Timestamp
 from dida.versions import Version
 

@@ -12,14 +12,9 @@ import traceback
 
 from attrs import frozen
 
-from dida import errors
 from dida.chains.records import MAX_OUTPUT
-from dida.errors import BadRequest, DidaError
-from dida.versions import Version
-from dida.wire import grammar
+from dida.errors import DidaError
 
-ENVELOPE = 4096
-"""Bytes of a line left for what is neither key nor value."""
 MAX_TEXT = 500
 """Characters of an exception's text that are told."""
 MAX_TRACE = 8000
@@ -31,32 +26,6 @@ MAX_REASON = 4000
 
 class NotAnOutput(TypeError):
     """What an operator returned is no output; the text, to be read behind the operator's name, says why."""
-
-
-def plain(*values: object, max_line: int = grammar.MAX_LINE) -> tuple[str, ...]:
-    """Keys and values by their characters; DidaErrors bad-request, line-too-long when they don't fit on a line."""
-    texts = []
-    size = ENVELOPE
-    for value in values:
-        if not isinstance(value, str):
-            raise BadRequest(f"keys and values are strings, not {type(value).__name__}")
-        text = str.__str__(value)
-        if not text.isascii():
-            _check(text)
-        texts.append(text)
-        size += 2 * len(text)
-    if size > max_line:
-        size = ENVELOPE + sum(len(grammar.quote(text).encode()) for text in texts)
-    if size > max_line:
-        raise DidaError(errors.LINE_TOO_LONG, f"{size} bytes are more than a line may have ({max_line})")
-    return tuple(texts)
-
-
-def plain_version(version: object) -> Version | None:
-    """The version that a read wants, if it wants one; bad-request when it is something else."""
-    if version is None or isinstance(version, Version):
-        return version
-    raise BadRequest(f"a version is what a read or write gave, not {type(version).__name__}: Version.parse makes one")
 
 
 def output_of(returned: object) -> str:
@@ -123,10 +92,3 @@ def raised(problem: BaseException) -> Raised:
         trace = f"{type(problem).__name__} (without traceback)"
     kind = "" if isinstance(problem, DidaError) else type(problem).__name__
     return Raised(told(kind, MAX_TEXT), told(text, MAX_TEXT), told(trace, MAX_TRACE))
-
-
-def _check(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadRequest(grammar.SURROGATES) from None

@@ -12,9 +12,8 @@ from typing import Any
 from attrs import define, field
 
 from dida import errors
-from dida.chains.records import Touch
 from dida.errors import BadRequest, DidaError
-from dida.interfaces import Record
+from dida.interfaces import Record, Touch
 from dida.timestamps import Timestamp, merge_into
 from dida.versions import Version
 

@@ -24,10 +24,8 @@ from zope.interface import implementer
 
 from dida import errors
 from dida.addresses import Address, StorageAddress
-from dida.chains.messages import Member, View
-from dida.chains.records import Meta, Touch
+from dida.chains.records import Meta
 from dida.chains.redo import first_reads
-from dida.chains.texts import plain, plain_version
 from dida.client.operations import (
     ListOperation,
     NoOther,
@@ -44,7 +42,7 @@ from dida.client.operations import (
 from dida.client.replicas import Replicas
 from dida.client.sessions import Seen, StepIds, UpdateIds
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.interfaces import IStorage, Record
+from dida.interfaces import IStorage, Record, Touch
 from dida.protocols.clock import steady
 from dida.protocols.links import Link, Unreachable
 from dida.protocols.shortage import Lacking, lack_of_descriptors
@@ -52,7 +50,8 @@ from dida.protocols.threads import blocking
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire import grammar
-from dida.wire.messages import DEFAULT_DEADLINE, Concern, Error, Watch
+from dida.wire.messages import DEFAULT_DEADLINE, Concern, Error, Member, View, Watch
+from dida.wire.texts import plain, plain_version
 
 WATCH_SECONDS = 5.0
 """How long one `watch` waits for a change; a node that does not answer it costs no more than that."""

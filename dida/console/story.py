@@ -8,9 +8,10 @@ from textwrap import wrap
 
 from attrs import frozen
 
-from dida.chains.records import Step, Touch, short_id
+from dida.chains.records import Step, short_id
 from dida.console.style import cut
 from dida.console.tables import WIDTH, printable, table
+from dida.interfaces import Touch
 
 MAX_KEY = 40
 """Characters of a key that are shown."""

@@ -14,12 +14,11 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, DeferredList
 
 from dida.addresses import Address, node_id
-from dida.chains.messages import Member
 from dida.errors import DidaError, UserError
 from dida.pcs.messages import ROLES, Elsewhere, NodeEntry, Nodes
 from dida.protocols.links import Link, Unreachable
 from dida.wire import grammar
-from dida.wire.messages import Ok, Request, Status, System
+from dida.wire.messages import Member, Ok, Request, Status, System
 
 _T = TypeVar("_T")
 

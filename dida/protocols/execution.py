@@ -20,11 +20,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida.chains.messages import Execute
-from dida.chains.records import Touch
 from dida.chains.texts import NotAnOutput, Raised, output_of, raised, shown
 from dida.client.sessions import StepIds
 from dida.client.storage_client import BlockingStorage, FrontEnd, RunStorage
 from dida.errors import DidaError
+from dida.interfaces import Touch
 from dida.loading import OperatorFolder
 from dida.protocols.isolation import Isolated
 from dida.protocols.loops import AsyncioStorage, Loop, Loops

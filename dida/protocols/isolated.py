@@ -21,12 +21,13 @@ from typing import Any
 import msgspec
 
 from dida.chains.records import StepMeta
-from dida.chains.texts import MAX_REASON, NotAnOutput, output_of, plain, plain_version, raised, told
+from dida.chains.texts import MAX_REASON, NotAnOutput, output_of, raised, told
 from dida.errors import DidaError
 from dida.interfaces import Record
 from dida.loading import OperatorFolder, load
 from dida.versions import Version
 from dida.wire import grammar
+from dida.wire.texts import plain, plain_version
 
 TO_WORKER = 3
 """The descriptor for what the worker is told."""

@@ -23,7 +23,7 @@ from itertools import pairwise
 
 from attrs import evolve
 
-from dida.chains.records import Touch
+from dida.interfaces import Touch
 from dida.simulate.history import FAILED, FOREVER, LOST, NO, OK, UNKNOWN, Event, History, Shown
 from dida.versions import Version
 

@@ -276,3 +276,25 @@ class Watch(Request):
     usage: ClassVar[str] = "watch [VIEW]"
     about: ClassVar[str] = "the members of the view, once it is another than VIEW"
     view: str | None = None
+
+
+@frozen
+class Member:
+    """A living storage node."""
+
+    replica: int
+    id: str
+    url: str
+
+
+@frozen
+class View:
+    """The answer to `watch`."""
+
+    view: str
+    number: Counter = 0
+    members: tuple[Member, ...] = ()
+    dead: tuple[str, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
+    elsewhere: tuple[Member, ...] = ()
+    """Nodes of other groups, as the node was told of them at its start."""

@@ -13,7 +13,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dida.chains.records import Touch
+from dida.interfaces import Touch
 from dida.simulate import checkers
 from dida.simulate.checkers import (
     beginning,

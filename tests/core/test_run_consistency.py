@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from attrs import Factory, define
 
-from dida.chains.records import Touch
 from dida.client.operations import Done, Operation, Pause, ReadOperation, UpdateIfOperation, WriteOperation
 from dida.client.replicas import Replicas
 from dida.client.sessions import Seen, StepIds
 from dida.errors import NO_SUCH_VERSION, DidaError
+from dida.interfaces import Touch
 from dida.replication.outputs import Config
 from dida.simulate import checkers
 from dida.simulate.network import Cluster, Network, Node

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dida.chains.records import Step, Touch
+from dida.chains.records import Step
 from dida.console.story import Outcome, story
+from dida.interfaces import Touch
 from dida.versions import Version
 
 

@@ -33,8 +33,9 @@ from dida.chains.messages import (
     Returned,
     WorkerDebug,
 )
-from dida.chains.records import Assignment, Meta, Touch
+from dida.chains.records import Assignment, Meta
 from dida.chains.redo import rewound
+from dida.interfaces import Touch
 from dida.loading import OperatorFolder
 from dida.protocols.execution import Operators
 from dida.protocols.lines import Answer, NodeCommands

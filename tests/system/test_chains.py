@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dida.chains.records import Touch
+from dida.interfaces import Touch
 from dida.simulate import checkers
 from dida.wire.grammar import shaped
 from tests.clusters import StorageCluster

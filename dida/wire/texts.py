@@ -1,0 +1,44 @@
+"""Strings of operators and scripts as the storage and the wire take them: keys and values by their characters."""
+
+from __future__ import annotations
+
+from dida import errors
+from dida.errors import BadRequest, DidaError
+from dida.versions import Version
+from dida.wire import grammar
+
+ENVELOPE = 4096
+"""Bytes of a line left for what is neither key nor value."""
+
+
+def plain(*values: object, max_line: int = grammar.MAX_LINE) -> tuple[str, ...]:
+    """Keys and values by their characters; DidaErrors bad-request, line-too-long when they don't fit on a line."""
+    texts = []
+    size = ENVELOPE
+    for value in values:
+        if not isinstance(value, str):
+            raise BadRequest(f"keys and values are strings, not {type(value).__name__}")
+        text = str.__str__(value)
+        if not text.isascii():
+            _check(text)
+        texts.append(text)
+        size += 2 * len(text)
+    if size > max_line:
+        size = ENVELOPE + sum(len(grammar.quote(text).encode()) for text in texts)
+    if size > max_line:
+        raise DidaError(errors.LINE_TOO_LONG, f"{size} bytes are more than a line may have ({max_line})")
+    return tuple(texts)
+
+
+def plain_version(version: object) -> Version | None:
+    """The version that a read wants, if it wants one; bad-request when it is something else."""
+    if version is None or isinstance(version, Version):
+        return version
+    raise BadRequest(f"a version is what a read or write gave, not {type(version).__name__}: Version.parse makes one")
+
+
+def _check(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(grammar.SURROGATES) from None
