@@ -27,9 +27,9 @@ from dida.chains.redo import of_applied, rewound
 from dida.chains.texts import NotAnOutput, output_of
 from dida.client.sessions import StepIds
 from dida.interfaces import IStorage, Record
-from dida.loading import OperatorFolder
 from dida.memory import MemoryStorage, StepView
 from dida.versions import Version
+from dida.worker.loading import OperatorFolder
 
 __all__ = ["Crash", "Execution", "MemoryStorage", "every_crash", "execute_chain", "run_chain"]
 

@@ -15,14 +15,14 @@ from dida.chains.messages import SCHEDULER, WORKER, Execute, ListOperators, Repo
 from dida.chains.runs import Runs
 from dida.chains.scheduling import LeastActive
 from dida.errors import DidaError
-from dida.loading import OperatorFolder
-from dida.protocols.execution import Operators
 from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
 from dida.protocols.scheduler import SchedulerNode
-from dida.protocols.worker import WorkerNode
 from dida.wire import grammar
 from dida.wire.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
+from dida.worker.execution import Operators
+from dida.worker.loading import OperatorFolder
+from dida.worker.node import WorkerNode
 from tests.fakes import FakeCluster, Port, refused, the_reactor
 from tests.nodes import free_port
 

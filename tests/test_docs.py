@@ -30,7 +30,6 @@ from dida.pcs import messages as control_messages
 from dida.pcs.node import PcsCommands
 from dida.protocols.scheduler import SchedulerNode
 from dida.protocols.stdio import DebugCommands
-from dida.protocols.worker import WorkerNode
 from dida.replication import messages as peer_messages
 from dida.replication.coordinator import TRANSITIONS
 from dida.replication.outputs import CHANGING, OTHER_VIEW
@@ -39,6 +38,7 @@ from dida.storage.node import StorageCommands
 from dida.versions import Version
 from dida.wire import messages
 from dida.wire.messages import NODE, Request, form_of
+from dida.worker.node import WorkerNode
 from tests.netcat import Netcat
 from tests.nodes import ROOT, environment, free_port, until
 

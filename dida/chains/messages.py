@@ -8,11 +8,17 @@ import attrs
 import msgspec
 from attrs import field, frozen
 
+from dida import errors
 from dida.addresses import Address, NodeAddress, node_id
 from dida.chains.records import MAX_OPERATORS, STATES, Assignment, Meta, Position, is_class_name
 from dida.errors import BadRequest, UserError
 from dida.wire import messages
-from dida.wire.messages import Counter, Name, Request, Seconds, Timestamp
+from dida.wire.messages import Counter, Error, Name, Request, Seconds, Timestamp
+
+HOP_TIMEOUT = 5.0
+"""Seconds for a worker to acknowledge a request."""
+TRANSIENT = (errors.UNAVAILABLE, errors.TIMED_OUT, errors.UNKNOWN_VERB)
+"""Refusals that another worker, or the same one later, may not repeat."""
 
 Operators = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=MAX_OPERATORS)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -408,3 +414,9 @@ class Output(Request):
 
 
 # --- what storage nodes answer to `watch` -------------------------------------------------------
+
+
+def why_not(reply: Error) -> str:
+    """Why a worker has not taken a request, in words."""
+    said = f"{reply.code}: {' '.join(reply.words)}"
+    return f"is no worker: {said}" if reply.code == errors.UNKNOWN_VERB else said

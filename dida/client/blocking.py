@@ -12,21 +12,92 @@ first `connect`. Code that runs a reactor of its own uses `dida.client.storage_c
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, cast
 
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from dida import errors
 from dida.addresses import Address, StorageAddress
 from dida.client.operations import Page
-from dida.client.storage_client import BlockingStorage, FrontEnd
-from dida.errors import UserError
-from dida.protocols.threads import blocking
+from dida.client.storage_client import FrontEnd
+from dida.errors import DidaError, UserError
+from dida.interfaces import IStorage, Record
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire.messages import DEFAULT_DEADLINE, Concern
 
+MARGIN = 2.0
+"""Seconds that a blocking call waits beyond its deadline for the word that it has passed."""
+
 _starting = Lock()
 """Held while somebody starts the reactor."""
+
+
+def blocking(reactor: Any, seconds: float, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call on the reactor's thread from another one and wait for what the Deferred gives; timed-out after `seconds`."""
+    answer: SimpleQueue[Any] = SimpleQueue()
+    reactor.callFromThread(lambda: maybeDeferred(call, *arguments).addBoth(answer.put))
+    try:
+        result = answer.get(timeout=seconds)
+    except Empty:
+        raise DidaError(errors.TIMED_OUT, f"no answer within {seconds:g} s") from None
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result
+
+
+class AwaitedStorage(Protocol):
+    """A storage whose calls give Deferreds: of a client, or of a step of a run."""
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that a call may take."""
+
+    @property
+    def read(self) -> Callable[..., Deferred[Record]]:
+        """The record under a key."""
+
+    @property
+    def write(self) -> Callable[..., Deferred[Version]]:
+        """Write a new version."""
+
+    @property
+    def update_if_value_is(self) -> Callable[..., Deferred[Version | None]]:
+        """Compare and swap."""
+
+
+@implementer(IStorage)
+class BlockingStorage:
+    """A storage for code in a thread that is not the reactor's: calls return, or raise, the outcome."""
+
+    def __init__(self, reactor: Any, storage: AwaitedStorage) -> None:
+        self._reactor = reactor
+        self._storage = storage
+
+    @property
+    def deadline(self) -> float:
+        return self._storage.deadline
+
+    def read(self, key: str, version: Version | None = None) -> Record:
+        """The record, newest or of that version."""
+        return cast(Record, self._wait(self._storage.read, key, version))
+
+    def write(self, key: str, value: str) -> Version:
+        """Write a new version."""
+        return cast(Version, self._wait(self._storage.write, key, value))
+
+    def update_if_value_is(self, key: str, old: str, new: str) -> Version | None:
+        """Compare and swap; None when the value was not `old`."""
+        return cast("Version | None", self._wait(self._storage.update_if_value_is, key, old, new))
+
+    def _wait(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return blocking(self._reactor, self.deadline + MARGIN, call, *arguments)
 
 
 class Client(BlockingStorage):

@@ -1,9 +1,8 @@
 """The front end: the storage's client, for workers, for scripts, and for anyone who writes Python.
 
 `FrontEnd` runs the operations of `dida.client.operations` over connections to the storage nodes, which it keeps,
-and keeps itself up to date about the living ones (`watch`). `RunStorage` is what an operator sees of it:
-the same operations, with the versions and the timestamp of its run. Both give Deferreds;
-`BlockingStorage` is either of them for code in another thread.
+and keeps itself up to date about the living ones (`watch`). Its calls give Deferreds;
+`dida.client.blocking.BlockingStorage` is the same for code in another thread.
 
     front_end = FrontEnd(reactor, [StorageAddress.parse("1=s1@localhost:5001")])
     record = await front_end.read("13")
@@ -12,7 +11,7 @@ the same operations, with the versions and the timestamp of its run. Both give D
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -24,8 +23,6 @@ from zope.interface import implementer
 
 from dida import errors
 from dida.addresses import Address, StorageAddress
-from dida.chains.records import Meta
-from dida.chains.redo import first_reads
 from dida.client.operations import (
     ListOperation,
     NoOther,
@@ -41,12 +38,11 @@ from dida.client.operations import (
 )
 from dida.client.replicas import Replicas
 from dida.client.sessions import Seen, StepIds, UpdateIds
-from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.interfaces import IStorage, Record, Touch
+from dida.errors import BadRequest, DidaError, UserError
+from dida.interfaces import IStorage, Record
 from dida.protocols.clock import steady
 from dida.protocols.links import Link, Unreachable
 from dida.protocols.shortage import Lacking, lack_of_descriptors
-from dida.protocols.threads import blocking
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire import grammar
@@ -55,10 +51,6 @@ from dida.wire.texts import plain, plain_version
 
 WATCH_SECONDS = 5.0
 """How long one `watch` waits for a change; a node that does not answer it costs no more than that."""
-MARGIN = 2.0
-"""Seconds that a blocking call waits beyond its deadline for the word that it has passed."""
-NO_STORAGE = "the run's scheduler knows no storage node: start it with --storage R=ID@URL, or tell it: storage R ID URL"
-"""Why an operator can't use the storage when nobody has ever told its worker of any."""
 
 _log = Logger()
 _T = TypeVar("_T")
@@ -293,103 +285,3 @@ def _addresses(members: Iterable[Member]) -> list[StorageAddress]:
 def _watch_ended(failure: Failure) -> None:
     if not failure.check(CancelledError):
         _log.failure("the watch over the storage nodes ended in a bug", failure)
-
-
-@implementer(IStorage)
-class RunStorage:
-    """The storage as one step of a run sees it; what it reads and writes is noted in the run's meta record.
-
-    A record that the run has read or written before is read in that very version.
-    """
-
-    def __init__(
-        self,
-        front_end: FrontEnd,
-        meta: Meta,
-        deadline: float,
-        ids: StepIds | None = None,
-        before: Iterable[Touch] = (),
-    ) -> None:
-        """`before` is what an earlier execution of the step has read and written."""
-        self.deadline = deadline
-        self.unanswered = 0
-        """Calls that have no answer yet."""
-        self._front_end = front_end
-        self._ids = ids or StepIds(meta.run, 0)
-        self._seen = Seen(meta.after, meta.versions, pins=first_reads(before))
-        self._closed = ""
-
-    @property
-    def records(self) -> tuple[Touch, ...]:
-        """What the step has read and written so far."""
-        return tuple(self._seen.records)
-
-    @property
-    def lost(self) -> Timestamp:
-        """What the run depended on and was lost with a storage node; then the step can't go on."""
-        return self._seen.lost
-
-    def read(self, key: str, version: Version | None = None) -> Deferred[Record]:
-        """The record: of that version, or as the run has seen it, or the newest."""
-        return self._counted(self._front_end.read_as(self._seen, key, version, self.deadline))
-
-    def write(self, key: str, value: str) -> Deferred[Version]:
-        """Write a new version."""
-        return self._counted(self._front_end.write_as(self._seen, key, value, self.deadline, self._ids))
-
-    def update_if_value_is(self, key: str, old: str, new: str) -> Deferred[Version | None]:
-        """Compare and swap; None when the value was not `old`. What the value was then counts as read."""
-        work = self._front_end.update_if_as(self._seen, key, old, new, self.deadline, self._ids)
-        return self._counted(work)
-
-    def close(self, why: str) -> None:
-        """The step has ended: nothing more is read or written in its name."""
-        self._closed = why
-
-    def _counted(self, work: Coroutine[Any, Any, _T]) -> Deferred[_T]:
-        if self._front_end.replicas.unknown:
-            work.close()
-            raise Unavailable(NO_STORAGE)
-        if self._closed:
-            work.close()
-            raise DidaError(errors.UNAVAILABLE, self._closed)
-        if self.lost:
-            work.close()
-            raise DidaError(errors.LOST_UPDATE, "what this run has seen was lost with a storage node")
-        answer = Deferred.fromCoroutine(work)
-        if not answer.called:
-            self.unanswered += 1
-            answer.addBoth(self._answered)
-        return answer
-
-    def _answered(self, result: _T) -> _T:
-        self.unanswered -= 1
-        return result
-
-
-@implementer(IStorage)
-class BlockingStorage:
-    """The same for code in a thread that is not the reactor's: calls return, or raise, the outcome."""
-
-    def __init__(self, reactor: Any, storage: FrontEnd | RunStorage) -> None:
-        self._reactor = reactor
-        self._storage = storage
-
-    @property
-    def deadline(self) -> float:
-        return self._storage.deadline
-
-    def read(self, key: str, version: Version | None = None) -> Record:
-        """The record, newest or of that version."""
-        return cast(Record, self._wait(self._storage.read, key, version))
-
-    def write(self, key: str, value: str) -> Version:
-        """Write a new version."""
-        return cast(Version, self._wait(self._storage.write, key, value))
-
-    def update_if_value_is(self, key: str, old: str, new: str) -> Version | None:
-        """Compare and swap; None when the value was not `old`."""
-        return cast("Version | None", self._wait(self._storage.update_if_value_is, key, old, new))
-
-    def _wait(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        return blocking(self._reactor, self.deadline + MARGIN, call, *arguments)

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 from twisted.python.failure import Failure
 
 from dida.addresses import NodeAddress
-from dida.chains.messages import SchedulerAt
+from dida.chains.messages import HOP_TIMEOUT, SchedulerAt
 from dida.errors import DidaError
-from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.links import Link
 
 TELL_EVERY = 2.0

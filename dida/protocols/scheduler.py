@@ -20,7 +20,9 @@ from twisted.python.failure import Failure
 from dida import errors
 from dida.addresses import Address, NodeAddress, StorageAddress, node_id
 from dida.chains.messages import (
+    HOP_TIMEOUT,
     SCHEDULER,
+    TRANSIENT,
     AddStorage,
     AddWorker,
     Adopt,
@@ -36,6 +38,7 @@ from dida.chains.messages import (
     Result,
     Returned,
     Run,
+    why_not,
 )
 from dida.chains.messages import Runs as ListRuns
 from dida.chains.messages import Workers as ListWorkers
@@ -46,7 +49,6 @@ from dida.client.storage_client import FrontEnd
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.protocols.admission import Admission
 from dida.protocols.deadlines import Deadline, Deadlines
-from dida.protocols.handover import HOP_TIMEOUT, TRANSIENT, why_not
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.links import Link
 from dida.protocols.presence import Presence

@@ -17,10 +17,9 @@ from twisted.python.failure import Failure
 from dida import errors
 from dida.addresses import Address, NodeAddress
 from dida.chains.catalog import Catalog
-from dida.chains.messages import ListOperators, ReportTo
+from dida.chains.messages import HOP_TIMEOUT, ListOperators, ReportTo
 from dida.chains.scheduling import LeastActive, Load
 from dida.errors import BadRequest, DidaError, Unavailable
-from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.links import Link
 from dida.wire.messages import Error, Ok, Ping, Reply, Request
 

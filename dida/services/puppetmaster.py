@@ -33,7 +33,6 @@ from dida.console.editing import EditedLine
 from dida.console.style import BAD, FAINT, GOOD, ODD, STRONG
 from dida.console.tables import counted, printable, progress_line
 from dida.errors import DidaError, UserError
-from dida.loading import OperatorFolder
 from dida.protocols.attaching import RunningSystem, who_listens
 from dida.protocols.named_nodes import STARTING, Node
 from dida.protocols.player import Player
@@ -47,6 +46,7 @@ from dida.services.node import Options as CommonOptions
 from dida.services.own_pcs import OwnPcs
 from dida.services.own_process import shared_reactor
 from dida.services.terminal import HistoryFile, TerminalMode, is_dumb, page_of, width_of
+from dida.worker.loading import OperatorFolder
 
 OUTPUT_DEADLINE = 2.0
 """Seconds for a slow reader of the last lines."""

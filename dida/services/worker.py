@@ -8,10 +8,6 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from dida.addresses import Address, NodeAddress
-from dida.loading import OperatorFolder
-from dida.protocols.execution import Operators
-from dida.protocols.printing import Streams
-from dida.protocols.worker import WorkerNode
 from dida.services.node import (
     NodeOptions,
     NodeService,
@@ -23,6 +19,10 @@ from dida.services.node import (
     number,
     serve,
 )
+from dida.worker.execution import Operators
+from dida.worker.loading import OperatorFolder
+from dida.worker.node import WorkerNode
+from dida.worker.printing import Streams
 
 
 class Options(NodeOptions):

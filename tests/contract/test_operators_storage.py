@@ -17,13 +17,15 @@ from dida.addresses import StorageAddress
 from dida.chains.messages import Ended
 from dida.chains.records import Meta
 from dida.chains.texts import raised
+from dida.client.blocking import BlockingStorage
 from dida.client.sessions import StepIds
-from dida.client.storage_client import BlockingStorage, FrontEnd, RunStorage
+from dida.client.storage_client import FrontEnd
 from dida.errors import DidaError
 from dida.interfaces import Record
 from dida.memory import MemoryStorage, StepView
 from dida.testing import run_chain
 from dida.versions import Version
+from dida.worker.run_storage import RunStorage
 from tests.clusters import StorageCluster
 from tests.fakes import the_reactor, until
 from tests.protocols.test_worker import Stage, no_pipes

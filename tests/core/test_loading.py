@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dida.loaded import Loader
-from dida.loading import (
+from dida.worker.loaded import Loader
+from dida.worker.loading import (
     AmbiguousOperator,
     BrokenFile,
     FolderMissing,

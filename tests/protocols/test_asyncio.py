@@ -97,7 +97,7 @@ async def test_an_operator_on_a_loop_is_cancelled(stage: Stage) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_blocked_loop_is_replaced(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """An operator that blocks its loop holds up those that are on it, not those that come when that is known."""
-    monkeypatch.setattr("dida.protocols.loops.BLOCKED_AFTER", 0.2)
+    monkeypatch.setattr("dida.worker.loops.BLOCKED_AFTER", 0.2)
     stage.start("w1", timeout=2.0)
     put(
         stage,

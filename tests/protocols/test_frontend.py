@@ -10,11 +10,13 @@ from twisted.internet.threads import deferToThread
 from dida.addresses import StorageAddress
 from dida.chains.records import Meta
 from dida.client import connect
-from dida.client.storage_client import BlockingStorage, FrontEnd, RunStorage
+from dida.client.blocking import BlockingStorage
+from dida.client.storage_client import FrontEnd
 from dida.errors import DidaError, Unavailable, UserError
 from dida.interfaces import IStorage, Record
 from dida.versions import Version
 from dida.wire.messages import Error, Read, Write
+from dida.worker.run_storage import RunStorage
 from tests.fakes import FakeCluster, refused, the_reactor, until
 
 reactor = the_reactor()

@@ -13,7 +13,7 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from zope.interface import provider
 
 from dida.chains.messages import Ended, Failed
-from dida.protocols.printing import LINES_A_SECOND, MAX_PRINTED, LogOfSteps, Printed, Streams
+from dida.worker.printing import LINES_A_SECOND, MAX_PRINTED, LogOfSteps, Printed, Streams
 from tests.fakes import until
 from tests.protocols.test_worker import ASYNC, PLAIN, Stage, no_pipes
 

@@ -14,10 +14,10 @@ from dida.addresses import Address
 from dida.chains.messages import Adopt, Ended, Execute, Returned
 from dida.chains.records import Assignment, Meta
 from dida.errors import Unavailable
-from dida.protocols import reports as module
 from dida.protocols.link_pool import Peers
-from dida.protocols.reports import Reports
 from dida.wire.messages import Error, Ok, Reply, Request
+from dida.worker import reports as module
+from dida.worker.reports import Reports
 
 HERE = Address("127.0.0.1", 2000)
 STEP = Assignment("Shout", 0, "w1", "127.0.0.1", 4001)

@@ -15,10 +15,10 @@ from dida.chains.scheduling import LeastActive
 from dida.errors import DidaError
 from dida.protocols import lines
 from dida.protocols.scheduler import SchedulerNode
-from dida.protocols.worker import WorkerNode
 from dida.protocols.workers import Workers
 from dida.wire import grammar
 from dida.wire.messages import Error, Ok, Reply
+from dida.worker.node import WorkerNode
 from tests.fakes import Port, refused, the_reactor, until
 from tests.schedulers import VERBS, Silent, System
 

@@ -11,11 +11,11 @@ import pytest
 import pytest_twisted
 
 from dida.chains.messages import Ended, Failed
-from dida.loading import LoadingError, OperatorFolder
-from dida.protocols.isolation import Isolated
 from dida.protocols.lines import LineServerFactory
 from dida.protocols.shortage import Lacking, lack_of, lack_of_descriptors
 from dida.wire.messages import Error
+from dida.worker.isolation import Isolated
+from dida.worker.loading import LoadingError, OperatorFolder
 from tests.fakes import the_reactor
 from tests.protocols.test_worker import PLAIN, Stage, stage, warnings
 
@@ -111,7 +111,7 @@ async def test_what_fails_meanwhile(stage: Stage, monkeypatch: pytest.MonkeyPatc
     assert stage.workers["w1"].counts["passed_on"] == 0
     assert len([line for line in warnings if "Traceback" in line]) == 1
     lacking = [True, False]
-    monkeypatch.setattr("dida.protocols.execution.lack_of_descriptors", lambda: DESCRIPTORS if lacking.pop(0) else "")
+    monkeypatch.setattr("dida.worker.execution.lack_of_descriptors", lambda: DESCRIPTORS if lacking.pop(0) else "")
     assert (await stage.reason("Op@w1", "Op@w2")).endswith("on w2 raised OSError: [Errno 24] too many open files")
     assert stage.workers["w1"].counts["passed_on"] == 1
     assert len([line for line in warnings if "Traceback" in line]) == 2, "on w1 before, on w2 now"
@@ -121,8 +121,8 @@ async def test_what_fails_meanwhile(stage: Stage, monkeypatch: pytest.MonkeyPatc
 async def test_all_workers_lack_it(stage: Stage, monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
     """A step that nobody can execute goes round slowly until somebody can, or the run's deadline."""
     stage.operator("return 'out'")
-    monkeypatch.setattr("dida.protocols.worker.LACKING_TIME", 0.1)
-    monkeypatch.setattr("dida.protocols.worker.LACKING_PAUSE", 0.02)
+    monkeypatch.setattr("dida.worker.node.LACKING_TIME", 0.1)
+    monkeypatch.setattr("dida.worker.node.LACKING_PAUSE", 0.02)
     for worker in stage.workers.values():
         monkeypatch.setattr(worker.operators.threads, "_one_more", lambda: False)
     assert isinstance(await stage.outcome(stage.request("Op@w1", left=1.0)), Failed)

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from dida.protocols.deadlines import SLACK, Deadlines
-from dida.protocols.threads import Late, Threads
+from dida.worker.threads import Late, Threads
 from tests.nodes import until
 
 SECONDS = 10.0

@@ -36,14 +36,14 @@ from dida.chains.messages import (
 from dida.chains.records import Assignment, Meta
 from dida.chains.redo import rewound
 from dida.interfaces import Touch
-from dida.loading import OperatorFolder
-from dida.protocols.execution import Operators
 from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.link_pool import Peers
 from dida.protocols.links import Link
-from dida.protocols.worker import WorkerNode
 from dida.versions import Version
 from dida.wire.messages import NODE, Error, Ok, Read, Request, Status, Write, vocabulary
+from dida.worker.execution import Operators
+from dida.worker.loading import OperatorFolder
+from dida.worker.node import WorkerNode
 from tests.fakes import FakeCluster, Port, refused, the_reactor, until
 
 reactor = the_reactor()
@@ -242,7 +242,7 @@ async def test_the_run_goes_on_before_it_is_reported(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, delay: float, order: list[type[Request]]
 ) -> None:
     """After a quick step the request does not wait for the report; the report does not wait for a gossip delay."""
-    monkeypatch.setattr("dida.protocols.worker.CHOOSE_AFTER", 60.0)  # however slow the machine is
+    monkeypatch.setattr("dida.worker.node.CHOOSE_AFTER", 60.0)  # however slow the machine is
     asked: list[type[Request]] = []
     ask = Peers.ask
 
@@ -482,7 +482,7 @@ async def test_after_a_while_the_scheduler_chooses_the_next_worker(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step that has taken its time asks who is to execute the next one; a quick one hands on by the plan."""
-    monkeypatch.setattr("dida.protocols.worker.CHOOSE_AFTER", 0.5)  # a quick one is below it on a busy machine, too
+    monkeypatch.setattr("dida.worker.node.CHOOSE_AFTER", 0.5)  # a quick one is below it on a busy machine, too
     stage.put(PLAIN.format(name="Slow", body="time.sleep(0.6); return 's'"))
     stage.put(ASYNC.format(name="Quick", body="return 'q'"), "quick.py")
     w2 = stage._ports["w2"].address
@@ -499,7 +499,7 @@ async def test_after_a_while_the_scheduler_chooses_the_next_worker(
 @pytest_twisted.ensureDeferred
 async def test_a_scheduler_that_does_not_choose_in_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scheduler that keeps silent when it is asked holds nothing up: the plan is kept, and it is told so."""
-    monkeypatch.setattr("dida.protocols.reports.CHOOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("dida.worker.reports.CHOOSE_TIMEOUT", 0.05)
     stage.operator("time.sleep(0.02); return 's'")
     stage.told.choice = Deferred()
     ended = await stage.outcome(stage.request("Op@w1", "Op@w2"))
@@ -868,7 +868,7 @@ async def test_outcomes_are_kept_for_the_scheduler_after_this_one(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scheduler of another life hears the newest outcomes that the one before it has taken, that one does not."""
-    monkeypatch.setattr("dida.protocols.reports.MAX_OUTCOMES", 2)
+    monkeypatch.setattr("dida.worker.reports.MAX_OUTCOMES", 2)
     stage.operator("return input + previous_output")
     for _ in range(3):
         await stage.outcome(stage.request("Op@w1"))
@@ -985,7 +985,7 @@ def test_a_process_ends_with_its_worker(tmp_path: Path, body: str) -> None:
     """An operator in a process of its own does not outlive its worker, whatever it does, and leaves no traceback."""
     (tmp_path / "ops.py").write_text(HEAD + PLAIN.format(name="Op", body=f"self.storage.write('begun', ''); {body}"))
     (hears, told), (heard, says) = os.pipe(), os.pipe()
-    arguments = [sys.executable, "-m", "dida.protocols.isolated", str(tmp_path)]
+    arguments = [sys.executable, "-m", "dida.worker.isolated", str(tmp_path)]
     command = f"import os; os.dup2({says}, 3); os.execv({sys.executable!r}, {arguments})"
     meta = {"run": "r1", "scheduler": "localhost:1"}
     task = {"operator": "Op", "meta": meta, "input": "", "previous_output": "", "deadline": 5.0}

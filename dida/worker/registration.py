@@ -16,9 +16,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida.addresses import Address, NodeAddress
-from dida.chains.messages import Register
+from dida.chains.messages import HOP_TIMEOUT, Register
 from dida.errors import DidaError
-from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.links import Link
 from dida.wire.messages import Error, Reply
 

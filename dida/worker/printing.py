@@ -15,7 +15,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from dida.protocols.isolated import log_all
+from dida.worker.isolated import log_all
 
 MAX_PRINTED = 64 * 1024
 """Bytes that are kept of what a step prints."""

@@ -21,18 +21,20 @@ from twisted.python.failure import Failure
 
 from dida.chains.messages import Execute
 from dida.chains.texts import NotAnOutput, Raised, output_of, raised, shown
+from dida.client.blocking import BlockingStorage
 from dida.client.sessions import StepIds
-from dida.client.storage_client import BlockingStorage, FrontEnd, RunStorage
+from dida.client.storage_client import FrontEnd
 from dida.errors import DidaError
 from dida.interfaces import Touch
-from dida.loading import OperatorFolder
-from dida.protocols.isolation import Isolated
-from dida.protocols.loops import AsyncioStorage, Loop, Loops
-from dida.protocols.printing import LogOfSteps, Printed
 from dida.protocols.shortage import Lacking, lack_of, lack_of_descriptors
-from dida.protocols.threads import Late, Threads
 from dida.timestamps import Timestamp
 from dida.wire import grammar
+from dida.worker.isolation import Isolated
+from dida.worker.loading import OperatorFolder
+from dida.worker.loops import AsyncioStorage, Loop, Loops
+from dida.worker.printing import LogOfSteps, Printed
+from dida.worker.run_storage import RunStorage
+from dida.worker.threads import Late, Threads
 
 MAX_PAUSE = 3600.0
 """Seconds between two tries, at most."""

@@ -14,9 +14,8 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from dida.addresses import Address
-from dida.chains.messages import Drain, Leaving
+from dida.chains.messages import HOP_TIMEOUT, Drain, Leaving
 from dida.errors import DidaError
-from dida.protocols.handover import HOP_TIMEOUT
 from dida.protocols.link_pool import Peers
 from dida.wire.messages import Ok, Reply
 

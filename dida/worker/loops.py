@@ -20,11 +20,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dida.client.storage_client import RunStorage
 from dida.interfaces import IStorage, Record
-from dida.protocols.printing import Printed
-from dida.protocols.threads import Late
 from dida.versions import Version
+from dida.worker.printing import Printed
+from dida.worker.run_storage import RunStorage
+from dida.worker.threads import Late
 
 BLOCKED_AFTER = 1.0
 """Seconds in which a loop must hear that an operator of it is cancelled."""

@@ -1,9 +1,9 @@
 """Operator classes by name, out of the files of one folder and its sub-folders, at run time.
 
 The files are read to learn which classes they define, and only a file whose class is asked for is executed: a broken
-file hurts nobody who does not need it. It is imported under `dida.loaded`, where it finds its neighbours; a file that
-was changed or added is taken anew, together with those that import it. What lies outside the folder, also through a
-link, is never loaded.
+file hurts nobody who does not need it. It is imported under `dida.worker.loaded`, where it finds its neighbours; a file
+that was changed or added is taken anew, together with those that import it. What lies outside the folder, also through
+a link, is never loaded.
 
 `known` is a glance (a few calls of stat), `find` may read and execute files. Both may be called from
 threads, `find` from one at a time; operators, and who looks at the same folder, may import its files meanwhile.
@@ -20,12 +20,12 @@ from typing import Any
 
 from attrs import define, field
 
-from dida import loaded
 from dida.chains.records import is_class_name
 from dida.chains.texts import raised
 from dida.errors import DidaError
-from dida.loaded import Loader
-from dida.sources import Outline, Parts, Stamp, Text, processes, stamp_of
+from dida.worker import loaded
+from dida.worker.loaded import Loader
+from dida.worker.sources import Outline, Parts, Stamp, Text, processes, stamp_of
 
 MAX_FILES = 5000
 """Files of a folder that are looked at, the nearest ones; also sub-folders."""

@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from dida import errors
-from dida.errors import DidaError
 from dida.protocols.deadlines import Deadline, Deadlines
 from dida.protocols.shortage import Lacking
 
@@ -183,16 +181,3 @@ class Threads:
         for job, result in done:
             if not job.given_up:
                 job.result.callback(result)
-
-
-def blocking(reactor: Any, seconds: float, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call on the reactor's thread from another one and wait for what the Deferred gives; timed-out after `seconds`."""
-    answer: SimpleQueue[Any] = SimpleQueue()
-    reactor.callFromThread(lambda: maybeDeferred(call, *arguments).addBoth(answer.put))
-    try:
-        result = answer.get(timeout=seconds)
-    except Empty:
-        raise DidaError(errors.TIMED_OUT, f"no answer within {seconds:g} s") from None
-    if isinstance(result, Failure):
-        result.raiseException()
-    return result

@@ -1,4 +1,4 @@
-"""The package under which operator files are imported: `dida.loaded.FOLDER.MODULE`, FOLDER being the folder's path.
+"""The package of the operator files: `dida.worker.loaded.FOLDER.MODULE`, FOLDER being the folder's path.
 
 The files of a folder are a package of their own: they import each other, relatively and absolutely, and meet neither
 the modules of another folder nor anybody else's. The name says all that it takes to import them. So a child process
@@ -19,7 +19,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
-from dida.sources import Parts, Stamp, Text, Unreadable, neighbourly, stamp_of
+from dida.worker.sources import Parts, Stamp, Text, Unreadable, neighbourly, stamp_of
 
 __path__: list[str] = []  # it is a package, whose modules the finder below finds
 _PREFIX = __name__ + "."

@@ -2,10 +2,10 @@
 
 `execute` is acknowledged at once, and a request that comes twice is executed once (`dida.chains.steps`). Then the
 operator is executed, its output goes into the request, its completion to the scheduler (`completed`), and, after
-the worker's gossip delay, the request to the worker of the next operator (`dida.protocols.handover`). The last
+the worker's gossip delay, the request to the worker of the next operator (`dida.worker.handover`). The last
 worker sees to it that what the run has written is on two storage nodes, and tells the outcome (`ended`). When an
 update that the run depends on was lost, the request goes back (`dida.chains.redo`). Whatever else goes wrong on the
-way ends in `failed` at the scheduler, which is told until it has understood (`dida.protocols.reports`).
+way ends in `failed` at the scheduler, which is told until it has understood (`dida.worker.reports`).
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ from dida.client.sessions import Seen, StepIds
 from dida.client.storage_client import FrontEnd
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.protocols.clock import time_of_day
-from dida.protocols.collector import Collector
-from dida.protocols.departure import Departure
-from dida.protocols.execution import Operators, Outcome, StepFailed, StepLost
-from dida.protocols.handover import HandOver, NotHandedOn
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.link_pool import Peers
-from dida.protocols.printing import Printed
-from dida.protocols.registration import Registration
-from dida.protocols.reports import CHOOSE_AFTER, Reports
 from dida.protocols.shortage import lack_of_descriptors
 from dida.timestamps import Timestamp
 from dida.wire import grammar
 from dida.wire.messages import NODE, Ok, Reply, Request, Slow, Status, System, vocabulary
 from dida.wire.whole import Schedulers, whole
+from dida.worker.collector import Collector
+from dida.worker.departure import Departure
+from dida.worker.execution import Operators, Outcome, StepFailed, StepLost
+from dida.worker.handover import HandOver, NotHandedOn
+from dida.worker.printing import Printed
+from dida.worker.registration import Registration
+from dida.worker.reports import CHOOSE_AFTER, Reports
 
 MAX_STEPS = 10_000
 """Steps that a worker has at once, those that wait for a thread included, when it is not told otherwise."""

@@ -15,27 +15,17 @@ from twisted.internet.task import deferLater
 
 from dida import errors
 from dida.addresses import Address
-from dida.chains.messages import Adopt, Execute, Reassign
+from dida.chains.messages import HOP_TIMEOUT, TRANSIENT, Adopt, Execute, Reassign, why_not
 from dida.errors import DidaError
 from dida.protocols.link_pool import Peers
 from dida.protocols.links import Unreachable
-from dida.protocols.reports import Reports
 from dida.wire.messages import Error, Ok
+from dida.worker.reports import Reports
 
-HOP_TIMEOUT = 5.0
-"""Seconds for a worker to acknowledge a request."""
 ASK_TIMEOUT = 2.0
 """Seconds for a scheduler to name another worker."""
 PAUSE = 0.2
 """Seconds until those who refused are asked again, when there is nobody else."""
-TRANSIENT = (errors.UNAVAILABLE, errors.TIMED_OUT, errors.UNKNOWN_VERB)
-"""Refusals that another worker, or the same one later, may not repeat."""
-
-
-def why_not(reply: Error) -> str:
-    """Why a worker has not taken a request, in words."""
-    said = f"{reply.code}: {' '.join(reply.words)}"
-    return f"is no worker: {said}" if reply.code == errors.UNKNOWN_VERB else said
 
 
 class NotHandedOn(Exception):

@@ -1,4 +1,4 @@
-"""One execution of an operator in a process of its own: a worker starts `python -m dida.protocols.isolated FOLDER`.
+"""One execution of an operator in a process of its own: a worker starts `python -m dida.worker.isolated FOLDER`.
 
 It is told what to execute by a line of JSON on standard input, and says what comes of it on descriptor 3. A call
 of the storage is a line there, and its answer one on standard input: the worker has the connections, and the ids
@@ -24,10 +24,10 @@ from dida.chains.records import StepMeta
 from dida.chains.texts import MAX_REASON, NotAnOutput, output_of, raised, told
 from dida.errors import DidaError
 from dida.interfaces import Record
-from dida.loading import OperatorFolder, load
 from dida.versions import Version
 from dida.wire import grammar
 from dida.wire.texts import plain, plain_version
+from dida.worker.loading import OperatorFolder, load
 
 TO_WORKER = 3
 """The descriptor for what the worker is told."""

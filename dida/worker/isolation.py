@@ -1,4 +1,4 @@
-"""Executing an operator in a process of its own, which is killed at its time-out (see `dida.protocols.isolated`)."""
+"""Executing an operator in a process of its own, which is killed at its time-out (see `dida.worker.isolated`)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from dida.chains.messages import Execute
-from dida.client.storage_client import RunStorage
 from dida.errors import DidaError
-from dida.protocols.isolated import TO_WORKER
-from dida.protocols.printing import Printed
-from dida.sources import Parts
 from dida.versions import Version
 from dida.wire import grammar
+from dida.worker.isolated import TO_WORKER
+from dida.worker.printing import Printed
+from dida.worker.run_storage import RunStorage
+from dida.worker.sources import Parts
 
 MAX_SAID = 4 * 1024 * 1024
 """Bytes that the process may say in one line."""
@@ -50,7 +50,7 @@ class Isolated(ProcessProtocol):
         reactor.spawnProcess(
             self,
             sys.executable,
-            [sys.executable, "-m", "dida.protocols.isolated", folder],
+            [sys.executable, "-m", "dida.worker.isolated", folder],
             env={**os.environ, "PYTHONPATH": path},
             childFDs={0: "w", **dict.fromkeys(OUTPUT, "r"), TO_WORKER: "r"},
         )

@@ -1,0 +1,96 @@
+"""The storage as a step of a run uses it: the versions and the timestamp of the run, update ids of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from dida import errors
+from dida.chains.records import Meta
+from dida.chains.redo import first_reads
+from dida.client.sessions import Seen, StepIds
+from dida.client.storage_client import FrontEnd
+from dida.errors import DidaError, Unavailable
+from dida.interfaces import IStorage, Record, Touch
+from dida.timestamps import Timestamp
+from dida.versions import Version
+
+_T = TypeVar("_T")
+
+NO_STORAGE = "the run's scheduler knows no storage node: start it with --storage R=ID@URL, or tell it: storage R ID URL"
+"""Why an operator can't use the storage when nobody has ever told its worker of any."""
+
+
+@implementer(IStorage)
+class RunStorage:
+    """The storage as one step of a run sees it; what it reads and writes is noted in the run's meta record.
+
+    A record that the run has read or written before is read in that very version.
+    """
+
+    def __init__(
+        self,
+        front_end: FrontEnd,
+        meta: Meta,
+        deadline: float,
+        ids: StepIds | None = None,
+        before: Iterable[Touch] = (),
+    ) -> None:
+        """`before` is what an earlier execution of the step has read and written."""
+        self.deadline = deadline
+        self.unanswered = 0
+        """Calls that have no answer yet."""
+        self._front_end = front_end
+        self._ids = ids or StepIds(meta.run, 0)
+        self._seen = Seen(meta.after, meta.versions, pins=first_reads(before))
+        self._closed = ""
+
+    @property
+    def records(self) -> tuple[Touch, ...]:
+        """What the step has read and written so far."""
+        return tuple(self._seen.records)
+
+    @property
+    def lost(self) -> Timestamp:
+        """What the run depended on and was lost with a storage node; then the step can't go on."""
+        return self._seen.lost
+
+    def read(self, key: str, version: Version | None = None) -> Deferred[Record]:
+        """The record: of that version, or as the run has seen it, or the newest."""
+        return self._counted(self._front_end.read_as(self._seen, key, version, self.deadline))
+
+    def write(self, key: str, value: str) -> Deferred[Version]:
+        """Write a new version."""
+        return self._counted(self._front_end.write_as(self._seen, key, value, self.deadline, self._ids))
+
+    def update_if_value_is(self, key: str, old: str, new: str) -> Deferred[Version | None]:
+        """Compare and swap; None when the value was not `old`. What the value was then counts as read."""
+        work = self._front_end.update_if_as(self._seen, key, old, new, self.deadline, self._ids)
+        return self._counted(work)
+
+    def close(self, why: str) -> None:
+        """The step has ended: nothing more is read or written in its name."""
+        self._closed = why
+
+    def _counted(self, work: Coroutine[Any, Any, _T]) -> Deferred[_T]:
+        if self._front_end.replicas.unknown:
+            work.close()
+            raise Unavailable(NO_STORAGE)
+        if self._closed:
+            work.close()
+            raise DidaError(errors.UNAVAILABLE, self._closed)
+        if self.lost:
+            work.close()
+            raise DidaError(errors.LOST_UPDATE, "what this run has seen was lost with a storage node")
+        answer = Deferred.fromCoroutine(work)
+        if not answer.called:
+            self.unanswered += 1
+            answer.addBoth(self._answered)
+        return answer
+
+    def _answered(self, result: _T) -> _T:
+        self.unanswered -= 1
+        return result
