@@ -17,7 +17,7 @@ from dida.chains.scheduling import LeastActive
 from dida.errors import DidaError
 from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
-from dida.protocols.scheduler import SchedulerNode
+from dida.scheduler.node import SchedulerNode
 from dida.wire import grammar
 from dida.wire.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
 from dida.worker.execution import Operators

@@ -17,7 +17,7 @@ CORE_MAY_NOT_USE = {"asyncio", "datetime", "logging", "secrets", "select", "sock
 CLOCKS = {"time", "datetime"}
 CLOCK = "dida.protocols.clock"
 """The one module that knows the machine's clocks."""
-TIME_OF_DAY = {"dida.protocols.admission", "dida.worker.node"}
+TIME_OF_DAY = {"dida.scheduler.admission", "dida.worker.node"}
 """Who asks for the time of day, for people: when a run, or a step, was begun."""
 
 

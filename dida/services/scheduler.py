@@ -11,7 +11,7 @@ from twisted.python import usage
 from dida.addresses import NodeAddress, StorageAddress
 from dida.chains.runs import Runs
 from dida.chains.scheduling import POLICIES, LeastActive
-from dida.protocols.scheduler import SchedulerNode
+from dida.scheduler.node import SchedulerNode
 from dida.services.node import NodeOptions, NodeService, check_distinct, default_reactor, number, serve
 
 LIFE = 6

@@ -11,7 +11,7 @@ from tests.schedulers import System
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
     """The system, started by the test."""
-    monkeypatch.setattr("dida.protocols.workers.REGISTRATION_TIME", 0.05)  # here nobody waits longer than that
+    monkeypatch.setattr("dida.scheduler.workers.REGISTRATION_TIME", 0.05)  # here nobody waits longer than that
     made = System(tmp_path)
     for key, value in (("13", "1"), ("14", "one_ahead_of_13"), ("23", "11"), ("24", "one_ahead_of_23")):
         made.storage.group.put(key, value)

@@ -8,7 +8,7 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from zope.interface import provider
 
 from dida.addresses import Address
-from dida.protocols.scheduler import SchedulerNode
+from dida.scheduler.node import SchedulerNode
 from dida.wire.messages import Error, Ok
 from tests.fakes import refused, the_reactor, until
 from tests.schedulers import System
@@ -59,7 +59,7 @@ async def test_a_scheduler_that_is_started_anew(system: System, monkeypatch: pyt
     await registered(first, "w1")
     going_on = (await system.ask("run 13 NapOperator")).words[0]
     ended = (await system.run("13 ReaderOperator")).object["run"]
-    monkeypatch.setattr("dida.protocols.workers.REGISTRATION_TIME", 1.5)
+    monkeypatch.setattr("dida.scheduler.workers.REGISTRATION_TIME", 1.5)
     second = await system.start_again()
     results = [await system.ask(f"result {run}") for run in (going_on, ended)]
     assert [result.words[0] for result in results] == ["done", "done"]
@@ -120,7 +120,7 @@ async def test_who_can_not_register(system: System) -> None:
 @pytest_twisted.ensureDeferred
 async def test_who_has_ended_is_forgotten(system: System, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     """One that left in order at once, one that died after a while; one that was named stays in the list."""
-    monkeypatch.setattr("dida.protocols.workers.GONE_FOR", 0.6)
+    monkeypatch.setattr("dida.scheduler.workers.GONE_FOR", 0.6)
     here = refused()
     scheduler = system.start(1, here=here)
     for id in ("leaves", "dies"):

@@ -196,7 +196,7 @@ async def test_questions_wait_for_the_reports(system: System) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_worker_that_tells_nothing(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is silent is not waited for for ever, one that is not there not at all."""
-    monkeypatch.setattr("dida.protocols.workers.HOP_TIMEOUT", 0.2)
+    monkeypatch.setattr("dida.scheduler.workers.HOP_TIMEOUT", 0.2)
     slow = Slow()
     scheduler = system.start(0, (system.node("slow", slow),))
     assert await system.ask("result r9-x") == Error("no-such-run", ("r9-x",))

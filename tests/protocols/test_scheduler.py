@@ -14,8 +14,8 @@ from dida.chains.runs import Runs
 from dida.chains.scheduling import LeastActive
 from dida.errors import DidaError
 from dida.protocols import lines
-from dida.protocols.scheduler import SchedulerNode
-from dida.protocols.workers import Workers
+from dida.scheduler.node import SchedulerNode
+from dida.scheduler.workers import Workers
 from dida.wire import grammar
 from dida.wire.messages import Error, Ok, Reply
 from dida.worker.node import WorkerNode
@@ -217,8 +217,8 @@ async def test_a_run_that_can_not_go_on(
 @pytest_twisted.ensureDeferred
 async def test_a_silent_worker_gets_nothing(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is connected and does not answer pings gets no operators until it does."""
-    monkeypatch.setattr("dida.protocols.workers.PING_TIMEOUT", 0.2)
-    monkeypatch.setattr("dida.protocols.workers.PING_EVERY", 0.05)
+    monkeypatch.setattr("dida.scheduler.workers.PING_TIMEOUT", 0.2)
+    monkeypatch.setattr("dida.scheduler.workers.PING_EVERY", 0.05)
     paused = Silent()
     scheduler = system.start(0, (system.node("x", paused),))
     await until(lambda: scheduler.workers and scheduler.workers["x"].reachable)

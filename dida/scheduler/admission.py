@@ -22,8 +22,8 @@ from dida.errors import BadRequest, DidaError, Unavailable
 from dida.protocols.clock import time_of_day
 from dida.protocols.deadlines import Deadlines
 from dida.protocols.lines import Answer, ok
-from dida.protocols.waiting import WaitingRoom
-from dida.protocols.workers import ASK_TIMEOUT, Workers
+from dida.scheduler.waiting import WaitingRoom
+from dida.scheduler.workers import ASK_TIMEOUT, Workers
 from dida.wire import grammar
 from dida.wire.messages import Reply
 

@@ -1,7 +1,7 @@
 """The scheduler on the line protocol: starts runs, learns how they go on, and tells how they ended.
 
 The bookkeeping is `dida.chains.runs`, the choice of workers `dida.chains.scheduling`, the links to them
-`dida.protocols.workers`. A front end watches which storage nodes live.
+`dida.scheduler.workers`. A front end watches which storage nodes live.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from dida.chains.run_record import RunRecord, outcome, summary
 from dida.chains.runs import Runs
 from dida.client.storage_client import FrontEnd
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.protocols.admission import Admission
 from dida.protocols.deadlines import Deadline, Deadlines
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.links import Link
-from dida.protocols.presence import Presence
-from dida.protocols.workers import Workers
+from dida.scheduler.admission import Admission
+from dida.scheduler.presence import Presence
+from dida.scheduler.workers import Workers
 from dida.wire import grammar
 from dida.wire.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, System, vocabulary
 from dida.wire.whole import whole
