@@ -26,26 +26,26 @@ from twisted.logger import ILogObserver, Logger, textFileLogObserver
 from twisted.python.failure import Failure
 
 from dida.addresses import HERE, Address
-from dida.checking import check
 from dida.console import script
 from dida.console.completion import usable_files
 from dida.console.editing import EditedLine
 from dida.console.style import BAD, FAINT, GOOD, ODD, STRONG
 from dida.console.tables import counted, printable, progress_line
 from dida.errors import DidaError, UserError
-from dida.protocols.attaching import RunningSystem, who_listens
-from dida.protocols.named_nodes import STARTING, Node
-from dida.protocols.player import Player
 from dida.protocols.stdio import Console, KeyReader, ScriptConsole, TypedConsole
-from dida.protocols.system import System
 from dida.protocols.terminal import EditedConsole
-from dida.services.debug_ports import DebugPorts
+from dida.puppetmaster.attaching import RunningSystem, who_listens
+from dida.puppetmaster.checking import check
+from dida.puppetmaster.debug_ports import DebugPorts
+from dida.puppetmaster.local_pcs import OwnPcs
+from dida.puppetmaster.nodes import STARTING, Node
+from dida.puppetmaster.player import Player
+from dida.puppetmaster.system import System
+from dida.puppetmaster.tty import HistoryFile, TerminalMode, is_dumb, page_of, width_of
 from dida.services.logs import NodeLog
 from dida.services.node import NodeService, fail, installed_folder, number
 from dida.services.node import Options as CommonOptions
-from dida.services.own_pcs import OwnPcs
 from dida.services.own_process import shared_reactor
-from dida.services.terminal import HistoryFile, TerminalMode, is_dumb, page_of, width_of
 from dida.worker.loading import OperatorFolder
 
 OUTPUT_DEADLINE = 2.0

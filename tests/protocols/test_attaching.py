@@ -12,12 +12,12 @@ from twisted.internet.protocol import Factory, Protocol
 
 from dida.addresses import Address
 from dida.chains.messages import AddStorage, AddWorker, WorkerDebug
-from dida.checking import check
 from dida.errors import UserError
 from dida.pcs.messages import NodeEntry
 from dida.pcs.node import PcsCommands
-from dida.protocols.attaching import RunningSystem, who_listens
 from dida.protocols.lines import Answer, NodeCommands, ok
+from dida.puppetmaster.attaching import RunningSystem, who_listens
+from dida.puppetmaster.checking import check
 from dida.wire.messages import NODE, Request, Slow, Status, System, vocabulary
 from tests.fakes import Port, the_reactor, until
 from tests.protocols.fake_pcs import FakeTable
@@ -195,7 +195,7 @@ class Silent(Protocol):
 @pytest_twisted.ensureDeferred
 async def test_wrong_urls(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no node is one line that says so: nobody, another protocol, silence, a role that is none."""
-    monkeypatch.setattr("dida.protocols.attaching.ASK_TIME", 0.2)
+    monkeypatch.setattr("dida.puppetmaster.attaching.ASK_TIME", 0.2)
     reactor = the_reactor()
     ports = [reactor.listenTCP(0, Factory.forProtocol(kind), interface="127.0.0.1") for kind in (Stranger, Silent)]
     odd = Peer("odd", "gateway", 5)

@@ -12,7 +12,7 @@ from dida.addresses import StorageAddress
 from dida.client.storage_client import FrontEnd
 from dida.console.data_files import Row
 from dida.errors import UserError
-from dida.protocols.data_files import AT_ONCE, populate
+from dida.puppetmaster.populate import AT_ONCE, populate
 from dida.wire.messages import Error, Reply, Request, Write
 from tests.clusters import StorageCluster
 from tests.fakes import FakeCluster, the_reactor, until

@@ -17,19 +17,19 @@ from twisted.internet.task import Clock
 
 from dida.addresses import Address
 from dida.chains.messages import WorkerDebug
-from dida.checking import check
 from dida.console import script
 from dida.console.style import Page, Palette
 from dida.errors import BadRequest, UserError
 from dida.pcs.messages import Start
 from dida.pcs.node import PcsCommands
-from dida.protocols import losses
 from dida.protocols.lines import LineServerFactory, ok
-from dida.protocols.machines import Machines
-from dida.protocols.player import Player
 from dida.protocols.stdio import DebugCommands, KeyReader, ScriptConsole, TypedConsole
-from dida.protocols.system import System
-from dida.protocols.trials import _difference
+from dida.puppetmaster import losses
+from dida.puppetmaster.checking import check
+from dida.puppetmaster.machines import Machines
+from dida.puppetmaster.player import Player
+from dida.puppetmaster.system import System
+from dida.puppetmaster.trials import _difference
 from dida.wire.messages import Error, Ok, Slow
 from tests.desk import Wire
 from tests.fakes import FakeCluster, Port, refused, the_reactor, until

@@ -16,7 +16,7 @@ from dida.addresses import Address
 from dida.errors import UserError
 from dida.protocols.links import Link
 from dida.protocols.stdio import ScriptConsole
-from dida.services.debug_ports import DebugPorts
+from dida.puppetmaster.debug_ports import DebugPorts
 from dida.services.puppetmaster import Options, PuppetMaster, makeService
 from dida.wire.messages import Ok, Ping
 from tests.fakes import the_reactor

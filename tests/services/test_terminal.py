@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dida.console.editing import MAX_HISTORY
-from dida.services.terminal import HistoryFile, TerminalMode, is_dumb, page_of, width_of
+from dida.puppetmaster.tty import HistoryFile, TerminalMode, is_dumb, page_of, width_of
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from dida.client.storage_client import FrontEnd
 from dida.errors import DidaError
-from dida.protocols.system import System, plain
+from dida.puppetmaster.system import System, plain
 from dida.timestamps import Timestamp
 
 LOST_TIME = 2.0

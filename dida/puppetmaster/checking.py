@@ -1,6 +1,6 @@
 """What is wrong with a command before anything is started: as far as the commands before it tell.
 
-The puppetmaster's `--check` asks `check` of a whole script. A running system (`dida.protocols.system`)
+The puppetmaster's `--check` asks `check` of a whole script. A running system (`dida.puppetmaster.system`)
 refuses in the same words.
 """
 

@@ -27,8 +27,8 @@ from dida.console.tables import (
     table,
 )
 from dida.errors import DidaError, UserError
-from dida.protocols.named_nodes import Node
-from dida.protocols.system import System, plain
+from dida.puppetmaster.nodes import Node
+from dida.puppetmaster.system import System, plain
 from dida.wire.messages import Status
 
 STATUS_TIME = 5.0

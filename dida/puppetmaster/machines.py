@@ -14,10 +14,10 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from dida.addresses import HERE, Address
-from dida.checking import no_pcs
 from dida.errors import DidaError, UserError
 from dida.pcs.messages import Elsewhere
 from dida.pcs.node import Pcs
+from dida.puppetmaster.checking import no_pcs
 from dida.wire.messages import Status
 
 PING_TIMEOUT = 3.0

@@ -8,7 +8,7 @@ from dida.client.storage_client import FrontEnd
 from dida.console import script
 from dida.console.tables import printable
 from dida.errors import NO_SUCH_RECORD, DidaError
-from dida.protocols.system import System
+from dida.puppetmaster.system import System
 
 ACCESS_TIME = 10.0
 """Seconds that such a command may take."""

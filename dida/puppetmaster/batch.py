@@ -13,9 +13,9 @@ from dida.chains.records import short_id
 from dida.console.style import cut
 from dida.console.tables import counted, progress_bar
 from dida.errors import UNAVAILABLE, DidaError, UserError
-from dida.protocols.named_nodes import Once
-from dida.protocols.new_runs import NewRuns, may_have_begun
-from dida.protocols.system import System, plain
+from dida.puppetmaster.new_runs import NewRuns, may_have_begun
+from dida.puppetmaster.nodes import Once
+from dida.puppetmaster.system import System, plain
 from dida.timestamps import Timestamp
 from dida.wire.messages import Ok
 

@@ -23,7 +23,6 @@ from twisted.logger import Logger
 from dida.addresses import StorageAddress
 from dida.chains.messages import Result, Run
 from dida.chains.records import Application, short_id
-from dida.checking import same
 from dida.client.storage_client import FrontEnd
 from dida.console import guide, script
 from dida.console.data_files import Row, parse_data, parse_inputs, read_file
@@ -33,15 +32,16 @@ from dida.console.style import BAD, GOOD, ODD, Page
 from dida.console.tables import WIDTH, counted, numbered, printable, run_line
 from dida.console.words import quoted
 from dida.errors import NO_SUCH_RUN, TIMED_OUT, UNAVAILABLE, DidaError, UserError
-from dida.protocols.batch import Batch
-from dida.protocols.data_files import populate
-from dida.protocols.losses import Losses
-from dida.protocols.named_nodes import READY, Node
-from dida.protocols.new_runs import NewRuns, may_have_begun
-from dida.protocols.questions import Question, Questions
-from dida.protocols.records import Access, Records
-from dida.protocols.system import System, plain
-from dida.protocols.trials import ClientRun, Trials
+from dida.puppetmaster.batch import Batch
+from dida.puppetmaster.checking import same
+from dida.puppetmaster.losses import Losses
+from dida.puppetmaster.new_runs import NewRuns, may_have_begun
+from dida.puppetmaster.nodes import READY, Node
+from dida.puppetmaster.populate import populate
+from dida.puppetmaster.questions import Question, Questions
+from dida.puppetmaster.records import Access, Records
+from dida.puppetmaster.system import System, plain
+from dida.puppetmaster.trials import ClientRun, Trials
 from dida.timestamps import Timestamp
 from dida.wire import grammar
 from dida.wire.messages import Ok

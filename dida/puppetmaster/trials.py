@@ -13,13 +13,13 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.task import deferLater
 
-from dida.checking import no_client
 from dida.client.storage_client import FrontEnd
 from dida.console import script
 from dida.console.script import Line
 from dida.errors import LOST_UPDATE, NO_SUCH_RECORD, DidaError, UserError
-from dida.protocols.named_nodes import Once
-from dida.protocols.system import System, plain
+from dida.puppetmaster.checking import no_client
+from dida.puppetmaster.nodes import Once
+from dida.puppetmaster.system import System, plain
 
 EXPECT_TIME = 10.0
 """Seconds for a record to have the value that is expected."""

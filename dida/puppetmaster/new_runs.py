@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from dida.chains.messages import Run
 from dida.errors import TIMED_OUT, UNAVAILABLE, UNKNOWN_OUTCOME, DidaError, Unavailable
 from dida.protocols.links import Unreachable
-from dida.protocols.system import System
+from dida.puppetmaster.system import System
 from dida.timestamps import Timestamp
 
 RETRY_INTERVAL = 0.2

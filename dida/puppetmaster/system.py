@@ -1,7 +1,7 @@
 """The running system as the puppetmaster sees it: nodes, started through PCSs, and what can be asked of them.
 
-Not here: when a command is executed (`dida.protocols.player`), and which PCS starts a node
-(`dida.protocols.machines`). A node is settled once it is ready and those that need to know it know it, or once
+Not here: when a command is executed (`dida.puppetmaster.player`), and which PCS starts a node
+(`dida.puppetmaster.machines`). A node is settled once it is ready and those that need to know it know it, or once
 it is certain that it will not be ready; that takes no longer than the deadline.
 """
 
@@ -16,17 +16,17 @@ from twisted.logger import Logger
 
 from dida.addresses import HERE, Address, NodeAddress, StorageAddress
 from dida.chains.messages import AddStorage, AddWorker, WorkerDebug
-from dida.checking import CRASHED, STOPPED, clash, gone, missing, no_delay, no_records, unknown
 from dida.console.script import NodeCommand, Scheduler, Storage, Worker
 from dida.console.tables import Records
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
 from dida.pcs.messages import ROLES, Elsewhere, Start
 from dida.pcs.node import Pcs
-from dida.protocols.attaching import RunningSystem
 from dida.protocols.lines import GRACE
 from dida.protocols.links import Link, Unreachable, granted
-from dida.protocols.machines import Machines
-from dida.protocols.named_nodes import ENDED, FAILED, PLANNED, READY, STARTING, Node
+from dida.puppetmaster.attaching import RunningSystem
+from dida.puppetmaster.checking import CRASHED, STOPPED, clash, gone, missing, no_delay, no_records, unknown
+from dida.puppetmaster.machines import Machines
+from dida.puppetmaster.nodes import ENDED, FAILED, PLANNED, READY, STARTING, Node
 from dida.versions import Version
 from dida.wire import grammar
 from dida.wire.messages import Crash, ListRecords, Ok, Ping, Request, Slow

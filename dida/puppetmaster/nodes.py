@@ -1,4 +1,4 @@
-"""The nodes that the puppetmaster's commands name, and what is known of each. Kept by `dida.protocols.system`."""
+"""The nodes that the puppetmaster's commands name, and what is known of each. Kept by `dida.puppetmaster.system`."""
 
 from __future__ import annotations
 
