@@ -30,14 +30,13 @@ def name_of(path: Path) -> str:
 ROOMS = {
     "simulate": 1,
     "protocols": 2,
-    "client": 2,
+    "client": 3,
     "storage": 4,
-    "pcs": 2,
+    "pcs": 4,
     "worker": 4,
     "scheduler": 4,
     "puppetmaster": 5,
     "services": 6,
-    "memory": 6,
     "testing": 6,
 }
 """How high each package of `dida` lies; the core, which is everything else, is 0."""

@@ -22,8 +22,8 @@ from dida.client.sessions import StepIds
 from dida.client.storage_client import FrontEnd
 from dida.errors import DidaError
 from dida.interfaces import Record
-from dida.memory import MemoryStorage, StepView
 from dida.testing import run_chain
+from dida.testing.memory import MemoryStorage, StepView
 from dida.versions import Version
 from dida.worker.run_storage import RunStorage
 from tests.clusters import StorageCluster

@@ -27,7 +27,7 @@ from dida.chains.redo import of_applied, rewound
 from dida.chains.texts import NotAnOutput, output_of
 from dida.client.sessions import StepIds
 from dida.interfaces import IStorage, Record
-from dida.memory import MemoryStorage, StepView
+from dida.testing.memory import MemoryStorage, StepView
 from dida.versions import Version
 from dida.worker.loading import OperatorFolder
 
