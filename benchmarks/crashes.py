@@ -20,7 +20,7 @@ from attrs import frozen
 
 from benchmarks.load import LoadFailed
 from benchmarks.nodes import storage
-from dida.ring import Ring
+from dida.placement import Ring
 from tests.clusters import StorageCluster
 from tests.netcat import Netcat
 

@@ -18,7 +18,7 @@ from random import Random
 
 from attrs import frozen
 
-from dida.groups import Groups
+from dida.placement import Groups
 from dida.replication.outputs import Config, Send
 from dida.simulate.network import Cluster, Network, Node
 from dida.wire import grammar

@@ -28,11 +28,11 @@ from dida import interfaces
 from dida.chains import records
 from dida.pcs import messages as control_messages
 from dida.pcs.node import PcsCommands
+from dida.placement import Ring
 from dida.protocols.stdio import DebugCommands
 from dida.replication import messages as peer_messages
 from dida.replication.coordinator import TRANSITIONS
 from dida.replication.outputs import CHANGING, OTHER_VIEW
-from dida.ring import Ring
 from dida.scheduler.node import SchedulerNode
 from dida.storage.node import StorageCommands
 from dida.versions import Version

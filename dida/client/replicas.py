@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from dida.addresses import StorageAddress
-from dida.groups import Groups
-from dida.ring import Ring
+from dida.placement import Groups, Ring
 
 MAX_DEAD = 1000
 """Dead nodes that are remembered."""

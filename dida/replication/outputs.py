@@ -6,8 +6,8 @@ from typing import Any
 
 from attrs import Factory, define, frozen
 
+from dida.placement import Ring
 from dida.replication.messages import COMMITS, Member, View
-from dida.ring import Ring
 from dida.timestamps import Timestamp
 from dida.wire.messages import Concern, Error, Reply, Request
 

@@ -15,7 +15,7 @@ from attrs import evolve
 from dida import errors
 from dida.addresses import Address, StorageAddress
 from dida.errors import DidaError
-from dida.groups import Groups
+from dida.placement import Groups
 from dida.replication.coordinator import NOT_REACHED, Commit
 from dida.replication.executed import Executed
 from dida.replication.gossip import Replication

@@ -13,7 +13,7 @@ from typing import Any
 from attrs import evolve
 
 from dida import errors
-from dida.groups import Groups
+from dida.placement import Groups
 from dida.replication.coordinator import Commit
 from dida.replication.executed import CROWDED_TTL, TOO_MANY_ANSWERS, after_of, answered
 from dida.replication.gossip import FETCH_AGAIN, Replication

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from dida.placement import Ring
 from dida.replication import coordinator as commit_module
 from dida.replication import executed as executed_module
 from dida.replication import participant as locks_module
 from dida.replication.messages import Decide, Ended, Range, Record, Release
-from dida.ring import Ring
 from dida.wire import grammar
 from dida.wire.messages import Error, No, Ok, Read, Reply, UpdateIf, Write
 from tests.simnet import Hand

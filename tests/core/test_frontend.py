@@ -22,9 +22,8 @@ from dida.client.operations import (
 from dida.client.replicas import Replicas
 from dida.client.sessions import Seen, UpdateIds
 from dida.errors import DidaError, Unavailable
-from dida.groups import Groups
 from dida.interfaces import Record
-from dida.ring import Ring
+from dida.placement import Groups, Ring
 from dida.versions import Version
 from dida.wire.messages import Error, No, Ok, Read, UpdateIf, Write
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from dida.groups import Groups
+from dida.placement import Groups
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dida.ring import Ring
+from dida.placement import Ring
 
 KEYS = 10_000
 SHAPES: dict[str, Callable[[int], str]] = {

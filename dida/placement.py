@@ -1,14 +1,19 @@
-"""Consistent hashing: which node a key belongs to, and who comes next when that one is dead.
+"""Which storage nodes hold a key: consistent hashing, and groups of nodes for partial replication.
 
-Each name owns many points of a circle of 2^64 positions (virtual nodes, so that load spreads); a key
+A ring: each name owns many points of a circle of 2^64 positions (virtual nodes, so that load spreads); a key
 belongs to the first point at or after its own position. When a name goes, only its keys move.
 Source: Karger et al., "Consistent Hashing and Random Trees" (1997); hash: MurmurHash3 x64, 128 bit.
+
+Groups: the named nodes, in the order of their replica numbers, are split into groups of R; what is left over joins
+the last group, so that no record has fewer than R copies. A node that was not named belongs to the group that its
+number falls into. A ring over the groups decides which group holds a key, and the ring over its members the order
+within. Everybody who knows the named nodes and R knows the groups.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import mmh3
@@ -52,3 +57,36 @@ class Ring:
                 yield name
                 if len(seen) == len(self.names):
                     return
+
+
+class Groups:
+    """Replica numbers in groups of `factor`; one group of all when it is None."""
+
+    def __init__(self, named: Iterable[int], factor: int | None) -> None:
+        self._named = sorted(set(named))
+        self.factor = factor
+        self._count = max(1, len(self._named) // factor) if factor else 1
+        self._ring = Ring(map(str, range(self._count)))
+
+    @classmethod
+    def told(cls, groups: Sequence[Sequence[int]]) -> Groups:
+        """The groups as a storage node tells them."""
+        named = [replica for group in groups for replica in group]
+        return cls(named, len(groups[0]) if len(groups) > 1 else None)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def of_replica(self, replica: int) -> int:
+        """The group that a replica belongs to, from 0."""
+        if not self.factor:
+            return 0
+        return min(bisect_left(self._named, replica) // self.factor, self._count - 1)
+
+    def of_key(self, key: str) -> int:
+        """The group that holds a key."""
+        return int(self._ring.owner(key)) if self._count > 1 else 0
+
+    def replicas(self, group: int) -> list[int]:
+        """The named replicas of a group."""
+        return [replica for replica in self._named if self.of_replica(replica) == group]
