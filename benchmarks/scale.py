@@ -19,7 +19,8 @@ from random import Random
 from attrs import frozen
 
 from dida.placement import Groups
-from dida.replication.outputs import Config, Send
+from dida.replication.config import Config
+from dida.replication.outputs import Send
 from dida.simulate.network import Cluster, Network, Node
 from dida.wire import grammar
 from dida.wire.messages import Reply, Write

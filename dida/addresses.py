@@ -10,8 +10,7 @@ from functools import lru_cache
 
 from attrs import frozen
 
-from dida.console.data_files import shown
-from dida.errors import UserError
+from dida.errors import UserError, shown
 from dida.versions import MAX_REPLICA
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+SHOWN = 60
+"""Characters of a faulty word that an error shows."""
+
 BAD_REQUEST = "bad-request"
 UNKNOWN_VERB = "unknown-verb"
 LINE_TOO_LONG = "line-too-long"
@@ -72,3 +75,8 @@ class UserError(DidaError):
 
     def __str__(self) -> str:
         return self.words[0]
+
+
+def shown(word: str) -> str:
+    """A faulty word as an error shows it."""
+    return repr(word if len(word) <= SHOWN else word[:SHOWN] + "…")

@@ -22,6 +22,8 @@ from dida.errors import UNAVAILABLE
 from dida.replication import replica as replica_module
 from dida.replication import requests as requests_module
 from dida.replication import room
+from dida.replication.config import Config
+from dida.replication.context import Local
 from dida.replication.coordinator import Commit
 from dida.replication.detection import Detection
 from dida.replication.executed import Executed, answered
@@ -32,7 +34,7 @@ from dida.replication.log import Log
 from dida.replication.membership import Membership
 from dida.replication.messages import Install, View, component_of, is_commit
 from dida.replication.operations import operation
-from dida.replication.outputs import Config, Left, Local
+from dida.replication.outputs import Left
 from dida.replication.participant import Locks
 from dida.replication.replica import Replica
 from dida.replication.requests import Requests

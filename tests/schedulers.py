@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from dida import errors
 from dida.addresses import Address, NodeAddress
-from dida.chains.messages import SCHEDULER, WORKER, Execute, ListOperators, ReportTo, SchedulerAt
+from dida.chains.messages import SCHEDULER, WORKER, Execute, ListOperators, ReportTo
 from dida.chains.runs import Runs
 from dida.chains.scheduling import LeastActive
 from dida.errors import DidaError
@@ -19,7 +19,7 @@ from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import Link
 from dida.scheduler.node import SchedulerNode
 from dida.wire import grammar
-from dida.wire.messages import NODE, Error, Ok, Ping, Reply, Request, vocabulary
+from dida.wire.messages import NODE, Error, Ok, Ping, Reply, Request, SchedulerAt, vocabulary
 from dida.worker.execution import Operators
 from dida.worker.loading import OperatorFolder
 from dida.worker.node import WorkerNode
@@ -103,10 +103,10 @@ class System:
         self.link.stop()
         return self.start(0, tuple(first._declared), here=first.me.address, life="next", **options)
 
-    def worker(self, id: str, port: int = 0, schedulers: Iterable[Address] = ()) -> NodeAddress:
+    def worker(self, id: str, port: int = 0, **options: Any) -> NodeAddress:
         operators = Operators(reactor, OperatorFolder(self.folder), 4, 5.0)
         me = Address("127.0.0.1", port or free_port())
-        worker = WorkerNode(reactor, NodeAddress(id, me), operators, schedulers=schedulers)
+        worker = WorkerNode(reactor, NodeAddress(id, me), operators, **options)
         return self.node(id, worker, me.port)
 
     def node(self, id: str, node: Any, port: int = 0) -> NodeAddress:

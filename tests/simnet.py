@@ -11,8 +11,9 @@ from typing import Any
 from attrs import define
 
 from dida.addresses import Address, StorageAddress
+from dida.replication.config import Config
 from dida.replication.messages import Member, PeerMessage
-from dida.replication.outputs import Answer, Config, Left, Note, Output, Send, Soon
+from dida.replication.outputs import Answer, Left, Note, Output, Send, Soon
 from dida.replication.replica import Replica
 from dida.wire import grammar
 from dida.wire.messages import Reply, Request, form_of

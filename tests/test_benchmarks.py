@@ -28,8 +28,8 @@ TURNS = 3
 SLOW = """
 import time
 from dida.protocols.lines import LineServer
-from dida.services.storage import StorageService
-for kind, name in ((LineServer, "_serve_line"), (StorageService, "quick")):
+from dida.storage.node import StorageNode
+for kind, name in ((LineServer, "_serve_line"), (StorageNode, "quick")):
     def slowly(self, line, usual=getattr(kind, name)):
         time.sleep(0.001)
         return usual(self, line)

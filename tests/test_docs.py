@@ -27,14 +27,14 @@ import dida.errors
 from dida import interfaces
 from dida.chains import records
 from dida.pcs import messages as control_messages
-from dida.pcs.node import PcsCommands
+from dida.pcs.node import PcsNode
 from dida.placement import Ring
-from dida.protocols.stdio import DebugCommands
+from dida.puppetmaster.debug_port import DebugCommands
 from dida.replication import messages as peer_messages
 from dida.replication.coordinator import TRANSITIONS
 from dida.replication.outputs import CHANGING, OTHER_VIEW
 from dida.scheduler.node import SchedulerNode
-from dida.storage.node import StorageCommands
+from dida.storage.node import StorageNode
 from dida.versions import Version
 from dida.wire import messages
 from dida.wire.messages import NODE, Request, form_of
@@ -63,10 +63,10 @@ TYPES: dict[str, Any] = {
 VERSION = "string `NUMBER.REPLICA`, as in `4.1`"
 
 NODES: dict[str, Mapping[str, type[Request]]] = {
-    "storage": StorageCommands.vocabulary,
+    "storage": StorageNode.vocabulary,
     "scheduler": SchedulerNode.vocabulary,
     "worker": WorkerNode.vocabulary,
-    "PCS": PcsCommands.vocabulary,
+    "PCS": PcsNode.vocabulary,
     "debug port": DebugCommands.vocabulary,
 }
 

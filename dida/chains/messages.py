@@ -9,11 +9,9 @@ import msgspec
 from attrs import field, frozen
 
 from dida import errors
-from dida.addresses import Address, NodeAddress, node_id
 from dida.chains.records import MAX_OPERATORS, STATES, Assignment, Meta, Position, is_class_name
-from dida.errors import BadRequest, UserError
 from dida.wire import messages
-from dida.wire.messages import Counter, Error, Name, Request, Seconds, Timestamp
+from dida.wire.messages import Counter, Error, Name, Request, SchedulerAt, Seconds, Timestamp
 
 HOP_TIMEOUT = 5.0
 """Seconds for a worker to acknowledge a request."""
@@ -371,25 +369,6 @@ class ListOperators(Request):
 class WorkerDebug(messages.Debug):
     about: ClassVar[str] = "debug on, debug off; {to: URL}: also report every output there"
     to: str = field(default="", kw_only=True)
-
-
-@frozen
-class SchedulerAt(Request):
-    """Said again every few seconds, to storage nodes, too; whoever falls silent is forgotten."""
-
-    usage: ClassVar[str] = "scheduler ID URL"
-    about: ClassVar[str] = "from a scheduler that uses this node: where it is"
-    between_nodes: ClassVar[bool] = True
-    id: Name
-    url: Annotated[str, msgspec.Meta(max_length=300)]
-
-    @property
-    def where(self) -> NodeAddress:
-        """Of the scheduler; BadRequest when the URL is none."""
-        try:
-            return NodeAddress(node_id(self.id), Address.parse(self.url))
-        except UserError as problem:
-            raise BadRequest(str(problem)) from None
 
 
 WORKER = (Execute, CancelStep, Drain, ReportTo, ListOperators, WorkerDebug, SchedulerAt)

@@ -14,8 +14,6 @@ from typing import Annotated
 import msgspec
 from attrs import define, field, frozen
 
-from dida.console.data_files import decoded_lines
-from dida.errors import UserError
 from dida.interfaces import Touch
 from dida.versions import Version
 from dida.wire.messages import Counter, Name, Timestamp
@@ -120,55 +118,6 @@ def steps(
         )
         for a in chain
     ]
-
-
-@frozen
-class Application:
-    """The class names of the operators, in the order in which they run."""
-
-    operators: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, content: bytes, file: str) -> Application:
-        """An application file: `operator CLASSNAME SEQ` lines; UserError names `file` and line."""
-        found: list[tuple[int, int, str]] = []
-        for number, line_text, problem in decoded_lines(content):
-            if problem:
-                raise UserError(f"{file} line {number}: {problem}")
-            words = line_text.partition("#")[0].split()
-            if words:
-                found.append(_operator(words, f"{file} line {number}", number))
-        if not found:
-            raise UserError(f"{file}: no operator in it: write lines like operator AddOperator 0")
-        found.sort(key=lambda entry: entry[0])
-        expected = 0
-        for sequence, number, _ in found:
-            if sequence > expected:
-                raise UserError(
-                    f"{file} line {number}: number {sequence} leaves a gap, {expected} is missing:"
-                    " number the operators 0, 1, 2 … without gaps"
-                )
-            expected = sequence + 1
-        if len(found) > MAX_OPERATORS:
-            raise UserError(f"{file}: {len(found)} operators, but a chain may have {MAX_OPERATORS}: make it shorter")
-        return cls(tuple(name for _, _, name in found))
-
-
-def _operator(words: list[str], where: str, number: int) -> tuple[int, int, str]:
-    """(sequence number, line number, class name) of one line."""
-    if words[0] != "operator":
-        raise UserError(f"{where}: {words[0]!r} is not known here: write operator CLASSNAME SEQ")
-    if len(words) != 3:
-        given = len(words) - 1
-        raise UserError(
-            f"{where}: got {given} word{'' if given == 1 else 's'} after operator: write operator CLASSNAME SEQ"
-        )
-    _, name, sequence = words
-    if not is_class_name(name):
-        raise UserError(f"{where}: {name!r} is no class name: write it as in the operator's file")
-    if not (sequence.isascii() and sequence.isdigit() and len(sequence) <= 9):
-        raise UserError(f"{where}: {sequence!r} is no number: the operators are numbered 0, 1, 2 …")
-    return int(sequence), number, name
 
 
 def short_id(run: str) -> str:

@@ -8,7 +8,6 @@ import attrs
 from attrs import define, field
 
 from dida.chains.records import DONE, FAILED, GOING_ON, Assignment, Step
-from dida.console.style import cut
 from dida.timestamps import Timestamp
 
 SLACK = 0.2
@@ -149,12 +148,12 @@ def summary(run: RunRecord) -> dict[str, object]:
     return {
         "run": run.id,
         "state": run.state,
-        "input": cut(run.input, MAX_SHOWN),
-        "operators": [cut(each.operator, MAX_SHOWN) for each in run.chain[:MAX_OPERATORS_SHOWN]],
+        "input": _cut(run.input, MAX_SHOWN),
+        "operators": [_cut(each.operator, MAX_SHOWN) for each in run.chain[:MAX_OPERATORS_SHOWN]],
         "size": len(run.chain),
         "start": run.start,
         "ms": run.ms,
-        **({"reason": cut(run.reason, MAX_REASON)} if run.state == FAILED else {}),
+        **({"reason": _cut(run.reason, MAX_REASON)} if run.state == FAILED else {}),
         **_named(run),
     }
 
@@ -178,3 +177,8 @@ def outcome(run: RunRecord) -> dict[str, object]:
         if printed := run.printed.get(run.failed_at):
             members["printed"] = printed
     return members
+
+
+def _cut(text: str, most: int) -> str:
+    """At most so many characters of it."""
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -5,27 +5,14 @@ What may stand at a place is read off the command's usage line, so that a new co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 
 from attrs import frozen
 
-from dida.chains.records import Application
-from dida.console.data_files import parse_data, parse_inputs
 from dida.console.script import COMMANDS
 from dida.console.words import Word, as_string, quoted, words_of
-from dida.errors import UserError
 
 COMMAND = "COMMAND"
-MAX_FILES = 500
-"""Files of a folder that are looked into."""
-MAX_BYTES = 65_536
-_FORMS: dict[str, Callable[[bytes, str], object]] = {
-    "APP_FILE": Application.parse,
-    "DATA_FILE": parse_data,
-    "FILE_OF_INPUTS": parse_inputs,
-}
-"""What the files are that commands name."""
 _NAMES = tuple(kind.usage.split()[0] for kind in COMMANDS)
 
 
@@ -79,39 +66,3 @@ def complete(text: str, known: Callable[[str, str, str], Iterable[str]]) -> Comp
     if typed.written.startswith('"') or any(quoted(word) != word for word in found):
         found = [as_string(word) for word in found]
     return Completion(typed.start, tuple(found))
-
-
-def usable_files(place: str, last: str, folders: Sequence[str]) -> list[str]:
-    """The files of that form which a command would find under a name that begins with `last`.
-
-    When there is none in the current folder: its folders.
-    """
-    if place not in _FORMS:
-        return []
-    here, slash, _ = last.rpartition("/")
-    folder = here + slash
-    names = [folder + name for name in _names(folder or ".") if (folder + name).startswith(last)]
-    found = [name for name in names if _is_usable(name, place)]
-    for top in folders:
-        for path, subfolders, files in os.walk(top):
-            subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith((".", "__")))
-            fits = sorted(file for file in files if file.startswith(last))[:MAX_FILES]
-            found += [file for file in fits if _is_usable(os.path.join(path, file), place)]
-    return found or [name + "/" for name in names if os.path.isdir(name)]
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))[:MAX_FILES]
-    except OSError:
-        return []
-
-
-def _is_usable(path: str, place: str) -> bool:
-    try:
-        if not os.path.isfile(path) or os.path.getsize(path) > MAX_BYTES:
-            return False
-        with open(path, "rb") as file:
-            return bool(_FORMS[place](file.read(), path))
-    except (OSError, UserError):
-        return False

@@ -1,25 +1,16 @@
-"""The files that commands name: where they are sought, how they are read, and the form of a data file."""
+"""The forms of data files, of files of inputs, and of the lines of any file that a command names."""
 
 from __future__ import annotations
 
-import os
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import NamedTuple
 
-from dida.errors import UserError
+from dida.errors import UserError, shown
 
 MAX_SIZE = 2**24
 """Bytes of a script, or of a file that a command names."""
-SHOWN = 60
-"""Characters of a faulty word that an error shows."""
-
-
-def shown(word: str) -> str:
-    """A faulty word as an error shows it."""
-    return repr(word if len(word) <= SHOWN else word[:SHOWN] + "…")
 
 
 def decoded_lines(data: bytes) -> Iterator[tuple[int, str, str]]:
@@ -77,53 +68,3 @@ def parse_inputs(data: bytes, name: str) -> tuple[tuple[int, str], ...]:
     if not inputs:
         raise UserError(f"{name}: no input in it: write one a line")
     return tuple(inputs)
-
-
-def find_file(name: str, folders: Sequence[str]) -> str:
-    """The path of a file that a command names: in the current folder, else in `folders` and below them.
-
-    UserError names the places, and a file of nearly that name.
-    """
-    if os.path.isfile(name):
-        return name
-    found: dict[str, str] = {}
-    for top in folders:
-        for folder, subfolders, files in os.walk(top):
-            subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith((".", "__")))
-            path = os.path.join(folder, name)
-            if os.path.isfile(path):
-                return path
-            found.update((file, os.path.join(folder, file)) for file in sorted(files) if file not in found)
-    if os.path.isdir(name):
-        raise UserError(f"{shown(name)} is a folder: name a file in it")
-    here = _files_beside(name)
-    near = get_close_matches(os.path.basename(name), [*here, *found], n=1)
-    if not near:
-        hint = "check the name"
-    elif near[0] in here:
-        hint = f"did you mean {os.path.join(os.path.dirname(name), near[0])}?"
-    else:
-        hint = f"did you mean {near[0]} (in {os.path.dirname(found[near[0]])})?"
-    raise UserError(f"no file {shown(name)} in the current folder or below {', '.join(folders) or 'it'}: {hint}")
-
-
-def _files_beside(path: str) -> list[str]:
-    """The names of the files in that path's folder."""
-    try:
-        with os.scandir(os.path.dirname(path) or ".") as entries:
-            return sorted(entry.name for entry in entries if entry.is_file())
-    except OSError:
-        return []
-
-
-def read_file(name: str, folders: Sequence[str]) -> tuple[str, bytes]:
-    """Path and content of a file that a command names."""
-    path = find_file(name, folders)
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_SIZE + 1)
-    except OSError as problem:
-        raise UserError(f"can't read {path}: {os.strerror(problem.errno or 0).lower()}") from None
-    if len(data) > MAX_SIZE:
-        raise UserError(f"{path} is longer than {MAX_SIZE} bytes: cut it in two")
-    return path, data

@@ -16,9 +16,9 @@ from attrs import frozen
 
 from dida.addresses import Address
 from dida.chains.records import is_class_name
-from dida.console.data_files import MAX_SIZE, SHOWN, decoded_lines, shown
+from dida.console.data_files import MAX_SIZE, decoded_lines
 from dida.console.words import Word, words_of
-from dida.errors import UserError
+from dida.errors import SHOWN, UserError, shown
 from dida.versions import Version
 
 SCRIPT = "script"

@@ -7,8 +7,6 @@ from typing import Annotated, ClassVar
 from attrs import field, frozen
 from msgspec import Meta
 
-from dida.addresses import Address, NodeAddress, StorageAddress, node_id
-from dida.errors import BadRequest, UserError
 from dida.versions import MAX_REPLICA
 from dida.wire.messages import NODE, Counter, Milliseconds, Name, Request, Seconds, vocabulary
 
@@ -159,35 +157,3 @@ class Tell(Request):
 
 PCS = vocabulary(*NODE, Start, Nodes, WatchNodes, CrashNode, Stop, Pause, Resume, Own, Know, Output, Tell)
 """The verbs of a PCS; `crash` takes a node's id here."""
-
-
-def node_arguments(request: Start, operators: str | None, drain: float | None = None) -> list[str]:
-    """The command line of the node that `request` asks for; BadRequest says what is wrong with it."""
-    if request.role not in ROLES:
-        raise BadRequest(f"{request.role!r} is no role: write one of {', '.join(ROLES)}")
-    try:
-        words = [f"dida-{request.role}", f"--id={node_id(request.id)}", f"--url=http://{Address.parse(request.url)}"]
-        if request.role != "scheduler":
-            words.append(f"--gossip-delay={request.gossip_delay}")
-            if drain is not None:
-                words.append(f"--drain={drain:g}")
-        if request.role == "storage":
-            words.append(f"--replica={number_of(request)}")
-        if request.role == "worker" and operators is not None:
-            words.append(f"--operators={operators}")
-        if request.role != "worker":
-            words += [f"--storage={StorageAddress.parse(member)}" for member in request.storage]
-        if request.role == "scheduler":
-            words += [f"--worker={NodeAddress.parse(member)}" for member in request.worker]
-    except UserError as problem:
-        raise BadRequest(str(problem)) from None
-    return words
-
-
-def number_of(request: Start) -> int:
-    """The number of the storage node that `request` asks for; 0 of other nodes. UserError: its members are none."""
-    if request.replica or request.role != "storage":
-        return request.replica
-    members = [StorageAddress.parse(member) for member in request.storage]
-    own = next((member.replica for member in members if member.id == request.id), 0)
-    return own or 1 + max((member.replica for member in members), default=0)

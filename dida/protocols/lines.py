@@ -86,6 +86,18 @@ class Node(Protocol):
     def quick(self, line: bytes) -> bytes | None:
         """The answer to an untagged line that needs no more than a look; None: it is decoded and dispatched."""
 
+    def start(self) -> None:
+        """Begin: the port is open."""
+
+    def leave(self) -> Deferred[Any] | None:
+        """Finish what is in hand, and tell who has to know; None: there is nothing to wait for.
+
+        Fires within the node's `--drain` seconds. The port and all else still work.
+        """
+
+    def stop(self) -> Deferred[Any] | None:
+        """Give up what is still going on; the port is closed at the same time."""
+
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class LineServer(TwistedProtocol):
@@ -507,6 +519,17 @@ class NodeCommands:
 
     def quick(self, line: bytes) -> bytes | None:
         """Nothing is as frequent as that."""
+        return None
+
+    def start(self) -> None:
+        """Nothing goes on before a request comes."""
+
+    def leave(self) -> Deferred[Any] | None:
+        """Nothing is in hand."""
+        return None
+
+    def stop(self) -> Deferred[Any] | None:
+        """Nothing goes on."""
         return None
 
     def cmd_help(self, request: Help) -> Answer:

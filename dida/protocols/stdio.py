@@ -7,8 +7,7 @@ there is `dida.protocols.terminal`. What is printed goes through `say` and `prog
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -16,13 +15,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dida.chains.messages import Output
 from dida.console.data_files import MAX_SIZE
-from dida.console.tables import printable
-from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.wire import grammar
-from dida.wire.messages import Ok, Request, Status, System, vocabulary
-from dida.wire.whole import whole
 
 PROMPT = "dida> "
 CLEAR_LINE = "\r\x1b[K"
@@ -148,33 +142,3 @@ class KeyReader(Protocol):
     def dataReceived(self, data: bytes) -> None:
         for _ in range(data.count(b"\n")):
             self._on_key()
-
-
-class DebugCommands(NodeCommands):
-    """The debug port: workers in debug mode say there what they output."""
-
-    vocabulary: Mapping[str, type[Request]] = {**NodeCommands.vocabulary, **vocabulary(Output)}
-
-    def __init__(self, say: Callable[[str], None], known: Callable[[], Ok] = whole) -> None:
-        """`known` gives the answer to `system`."""
-        self._say = say
-        self._known = known
-
-    def cmd_system(self, request: System) -> Answer:
-        return self._known()
-
-    def cmd_status(self, request: Status) -> Answer:
-        return ok(id="puppetmaster", role="puppetmaster", pid=os.getpid(), ready=True)
-
-    def cmd_debug(self, request: Request) -> Answer:
-        """Nothing more can be said here."""
-        return ok()
-
-    def cmd_output(self, request: Output) -> Answer:
-        meta = request.meta
-        seen = ", ".join(f"{key} {version}" for key, version in meta.versions.items()) or "nothing"
-        after = " ".join(f"{stream}:{count}" for stream, count in meta.after.items()) or "-"
-        where = f"{request.operator} at {request.position}"
-        self._say(printable(f"debug    {request.run} {where} on {request.worker} -> {request.output}"))
-        self._say(printable(f"         read or wrote {seen}; after {after}; view {meta.view} of {len(meta.storage)}"))
-        return ok()

@@ -12,11 +12,12 @@ from difflib import get_close_matches
 from attrs import define, field
 
 from dida.addresses import HERE
-from dida.chains.records import Application
 from dida.console import script
-from dida.console.data_files import parse_data, parse_inputs, read_file, shown
+from dida.console.application import Application
+from dida.console.data_files import parse_data, parse_inputs
 from dida.console.script import Line, NodeCommand, Scheduler
-from dida.errors import UserError
+from dida.errors import UserError, shown
+from dida.puppetmaster.files import read_file
 
 CRASHED = "crashed by command"
 STOPPED = "stopped by command"

@@ -18,8 +18,8 @@ from twisted.python.failure import Failure
 
 from dida.addresses import HERE, Address
 from dida.errors import DidaError, UserError
+from dida.pcs.client import Pcs
 from dida.pcs.launch import command_line
-from dida.pcs.node import Pcs
 from dida.pcs.processes import how_it_ended, listens
 from dida.wire.messages import DRAIN, Status
 

@@ -15,8 +15,8 @@ from twisted.python.failure import Failure
 
 from dida.addresses import HERE, Address
 from dida.errors import DidaError, UserError
+from dida.pcs.client import Pcs
 from dida.pcs.messages import Elsewhere
-from dida.pcs.node import Pcs
 from dida.puppetmaster.checking import no_pcs
 from dida.wire.messages import Status
 

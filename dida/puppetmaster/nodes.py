@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from dida.addresses import Address
 from dida.console.script import NodeCommand
-from dida.pcs.node import Pcs
+from dida.pcs.client import Pcs
 
 PLANNED, STARTING, READY, FAILED, ENDED = "planned", "starting", "ready", "failed", "ended"
 

@@ -22,10 +22,11 @@ from twisted.logger import Logger
 
 from dida.addresses import StorageAddress
 from dida.chains.messages import Result, Run
-from dida.chains.records import Application, short_id
+from dida.chains.records import short_id
 from dida.client.storage_client import FrontEnd
 from dida.console import guide, script
-from dida.console.data_files import Row, parse_data, parse_inputs, read_file
+from dida.console.application import Application
+from dida.console.data_files import Row, parse_data, parse_inputs
 from dida.console.script import Line
 from dida.console.story import Outcome, story
 from dida.console.style import BAD, GOOD, ODD, Page
@@ -34,6 +35,7 @@ from dida.console.words import quoted
 from dida.errors import NO_SUCH_RUN, TIMED_OUT, UNAVAILABLE, DidaError, UserError
 from dida.puppetmaster.batch import Batch
 from dida.puppetmaster.checking import same
+from dida.puppetmaster.files import read_file
 from dida.puppetmaster.losses import Losses
 from dida.puppetmaster.new_runs import NewRuns, may_have_begun
 from dida.puppetmaster.nodes import READY, Node

@@ -19,8 +19,8 @@ from dida.chains.messages import AddStorage, AddWorker, WorkerDebug
 from dida.console.script import NodeCommand, Scheduler, Storage, Worker
 from dida.console.tables import Records
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
+from dida.pcs.client import Pcs
 from dida.pcs.messages import ROLES, Elsewhere, Start
-from dida.pcs.node import Pcs
 from dida.protocols.lines import GRACE
 from dida.protocols.links import Link, Unreachable, granted
 from dida.puppetmaster.attaching import RunningSystem

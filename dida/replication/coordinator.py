@@ -24,6 +24,7 @@ from attrs import Factory, define
 from dida import errors
 from dida.errors import BadRequest
 from dida.replication.batches import batches
+from dida.replication.context import Local
 from dida.replication.executed import TOO_MANY_ANSWERS, after_of, answered, not_applied
 from dida.replication.gossip import Replication, write_answer
 from dida.replication.messages import (
@@ -40,7 +41,6 @@ from dida.replication.messages import (
     component_of,
 )
 from dida.replication.operations import Operation, Waiting, refused, too_late, unknown_outcome
-from dida.replication.outputs import Local
 from dida.replication.participant import MAX_QUEUE, Locks
 from dida.replication.room import refusal
 from dida.replication.store import Entry

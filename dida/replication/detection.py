@@ -22,9 +22,9 @@ from itertools import islice
 
 from attrs import Factory, define
 
+from dida.replication.context import Local
 from dida.replication.gossip import Replication
 from dida.replication.messages import Alive, Heartbeat, Member, Suspect
-from dida.replication.outputs import Local
 from dida.timestamps import Timestamp
 from dida.wire.messages import Ok, Reply
 

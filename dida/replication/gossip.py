@@ -21,17 +21,15 @@ from attrs import define, field
 
 from dida.errors import UNKNOWN_OUTCOME
 from dida.replication.batches import batches
+from dida.replication.context import Local
 from dida.replication.executed import Executed, answered
-from dida.replication.log import Log, bytes_of
+from dida.replication.log import Log, Place, bytes_of
 from dida.replication.messages import Fetch, Gossip, Range, Record, commit_stream, component_of, is_commit
-from dida.replication.outputs import Local
+from dida.replication.snapshot import Copy, _bytes_of_answers, _bytes_of_versions
 from dida.replication.store import Entry, Store
 from dida.timestamps import Timestamp, covers, merged
 from dida.versions import Version
 from dida.wire.messages import Concern, Error, Ok
-
-Place = tuple[str, int]
-"""Stream and number of a record."""
 
 KEPT_CUTS = 4096
 FETCH_AGAIN = 0.3
@@ -458,36 +456,6 @@ class Replication:
         self.value_ts, self.exposed = copy.value_ts, copy.exposed
         self.log.restart(copy.have)
         self.apply_held(now)
-
-
-@define
-class Copy:
-    """The state of another replica as it comes in, part by part."""
-
-    store: Store
-    executed: Executed
-    held: dict[Place, Record] = field(factory=dict)
-    cuts: dict[str, int] = field(factory=dict)
-    value_ts: Timestamp = field(factory=dict)
-    have: Timestamp = field(factory=dict)
-    exposed: dict[str, int] = field(factory=dict)
-
-    def take(self, part: Mapping[str, Any], held: Iterable[Record], now: float) -> None:
-        """The next part of a dump; `held` are the records that it has under that name."""
-        self.store.load(part.get("records", []))
-        self.executed.load(part.get("executed", []), part.get("expired", []), now)
-        self.held.update({(record.stream, record.seq): record for record in held})
-        if "have" in part:
-            self.value_ts, self.have = dict(part["value_ts"]), dict(part["have"])
-            self.exposed, self.cuts = dict(part["exposed"]), dict(part["cuts"])
-
-
-def _bytes_of_versions(item: list[Any]) -> int:
-    return len(item[0]) + sum(60 + len(entry[2]) for entry in item[1])
-
-
-def _bytes_of_answers(item: list[Any]) -> int:
-    return len(item[0]) + sum(100 + sum(map(len, words)) for _, _, words, _ in item[3])
 
 
 def write_answer(record: Record) -> Ok:

@@ -13,10 +13,12 @@ from attrs import Factory, define
 
 from dida.addresses import Address, StorageAddress
 from dida.errors import BAD_REQUEST, UserError
+from dida.replication.context import Local
 from dida.replication.detection import FOREVER, Detection
-from dida.replication.gossip import Copy, Replication
+from dida.replication.gossip import Replication
 from dida.replication.messages import Heartbeat, Join, Load, Member, Record
-from dida.replication.outputs import Local, Send
+from dida.replication.outputs import Send
+from dida.replication.snapshot import Copy
 from dida.wire.messages import Error, Ok, Reply
 
 JOIN_AGAIN = 0.1

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from attrs import Factory, define
 
+from dida.replication.context import Local
 from dida.replication.detection import FOREVER, Detection
 from dida.replication.gossip import Replication
 from dida.replication.joining import Joining
 from dida.replication.messages import Member, Stop, View
-from dida.replication.outputs import Left, Local
+from dida.replication.outputs import Left
 from dida.timestamps import Timestamp, covers
 from dida.wire.messages import Ok, Reply
 

@@ -14,6 +14,9 @@ from attrs import define, field
 from dida.replication.batches import BATCH
 from dida.replication.messages import Range, Record
 
+Place = tuple[str, int]
+"""Stream and number of a record."""
+
 
 @define
 class Log:

@@ -23,6 +23,7 @@ from __future__ import annotations
 from attrs import Factory, define, field
 
 from dida.addresses import StorageAddress
+from dida.replication.context import Local
 from dida.replication.detection import FOREVER, STALL, Detection
 from dida.replication.gossip import Replication
 from dida.replication.joining import Joining
@@ -39,7 +40,7 @@ from dida.replication.messages import (
     component_of,
     more_than_half,
 )
-from dida.replication.outputs import CHANGING, Local
+from dida.replication.outputs import CHANGING
 from dida.timestamps import Timestamp, covers, merge_into, merged
 from dida.wire.messages import Error, Ok, Reply
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from attrs import Factory, define
 
+from dida.replication.context import Local
 from dida.replication.executed import after_of, not_applied
 from dida.replication.gossip import Replication
 from dida.replication.messages import Lock, Release, Wanted, component_of
 from dida.replication.operations import Waiting, refused, too_late
-from dida.replication.outputs import Local
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire.messages import No, Ok, Reply

@@ -16,6 +16,8 @@ from dida import errors
 from dida.addresses import Address, StorageAddress
 from dida.errors import DidaError
 from dida.placement import Groups
+from dida.replication.config import Config
+from dida.replication.context import Local
 from dida.replication.coordinator import NOT_REACHED, Commit
 from dida.replication.executed import Executed
 from dida.replication.gossip import Replication
@@ -49,7 +51,7 @@ from dida.replication.messages import (
     Suspect,
 )
 from dida.replication.operations import Waiting, forwarded, operation
-from dida.replication.outputs import CHANGING, OTHER_VIEW, Config, Left, Local, Output, Soon
+from dida.replication.outputs import CHANGING, OTHER_VIEW, Left, Output, Soon
 from dida.replication.participant import Locks
 from dida.replication.requests import Requests
 from dida.replication.room import Gauge, used, warns

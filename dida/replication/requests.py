@@ -14,13 +14,14 @@ from attrs import evolve
 
 from dida import errors
 from dida.placement import Groups
+from dida.replication.context import Local
 from dida.replication.coordinator import Commit
 from dida.replication.executed import CROWDED_TTL, TOO_MANY_ANSWERS, after_of, answered
 from dida.replication.gossip import FETCH_AGAIN, Replication
 from dida.replication.membership import Membership
 from dida.replication.messages import Forward, Record, component_of, is_commit
 from dida.replication.operations import Operation, Question, Waiting, refused, too_late, unknown_outcome
-from dida.replication.outputs import CHANGING, OTHER_VIEW, Local
+from dida.replication.outputs import CHANGING, OTHER_VIEW
 from dida.replication.participant import Locks
 from dida.replication.room import refusal
 from dida.replication.store import Entry, said

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from twisted.python.failure import Failure
 
 from dida.addresses import NodeAddress
-from dida.chains.messages import HOP_TIMEOUT, SchedulerAt
+from dida.chains.messages import HOP_TIMEOUT
 from dida.errors import DidaError
 from dida.protocols.links import Link
+from dida.wire.messages import SchedulerAt
 
 TELL_EVERY = 2.0
 """Seconds between two times that each node is told."""

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, NoReturn, TypeVar, cast
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python import usage
@@ -327,12 +327,6 @@ def default_reactor(reactor: Any, options: NodeOptions) -> Any:
         fail(options.command, str(problem))
 
 
-def serve(service: NodeService, node: Node, options: NodeOptions, reactor: Any) -> None:
-    """Give the service its port, which is bound already, or the process has ended, and its process."""
-    service.process = options.process
-    listening(node, options, reactor).setServiceParent(service)
-
-
 def listening(node: Node, options: NodeOptions, reactor: Any) -> Listening:
     """The listening service of `node` where its options say; its port is bound already, or the process has ended."""
     bound = bind(options.command, options.address, options["listen"])
@@ -341,42 +335,40 @@ def listening(node: Node, options: NodeOptions, reactor: Any) -> Listening:
 
 
 class NodeService(MultiService):
-    """A node: its children are the listening port and whatever the node needs.
+    """A node and its port. `process` is the node's process, if it is its alone.
 
     A node that ends first leaves, while its port and all else still work, and then closes.
     """
 
-    process: OwnProcess | None = None
-    """The process, if it is this node's alone."""
-
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, node: Node, port: Listening, process: OwnProcess | None = None) -> None:
         super().__init__()
         self.setName(name)
+        self.node = node
+        self.process = process
+        port.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
         super().setServiceParent(parent)
         if self.process is not None:
             self.process.log_to(parent)
 
-    def leave(self) -> Deferred[Any] | None:
-        """Finish what the node has in hand, and tell who has to know; None: there is nothing to wait for.
-
-        A subclass sees to it that this fires within its `--drain` seconds.
-        """
-        return None
-
-    def close(self) -> None:
-        """Give up what is still going on; the port and the other children are closed right after."""
+    def startService(self) -> None:
+        super().startService()
+        self.node.start()
 
     def stopService(self) -> Deferred[Any]:
-        left = self.leave()
+        left = self.node.leave()
         return self._closed(None) if left is None else left.addBoth(self._closed)
 
     def _closed(self, result: Any) -> Deferred[Any]:
         if isinstance(result, Failure):
             _log.failure("the node could not leave in order", result)
-        self.close()
-        return cast("Deferred[Any]", super().stopService())
+        return DeferredList([maybeDeferred(self.node.stop), super().stopService()])
+
+
+def serve(node: Node, options: NodeOptions, reactor: Any) -> NodeService:
+    """The service of `node`; its port is bound already, or the process has ended."""
+    return NodeService(options["id"], node, listening(node, options, reactor), options.process)
 
 
 def installed_folder(name: str) -> str:

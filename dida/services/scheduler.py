@@ -69,22 +69,7 @@ class Options(NodeOptions):
             raise usage.UsageError(f"--policy: {problem}") from None
 
 
-class SchedulerService(NodeService):
-    """The scheduler: its port, and what it does."""
-
-    def __init__(self, node: SchedulerNode) -> None:
-        super().__init__(node.me.id)
-        self.node = node
-
-    def startService(self) -> None:
-        super().startService()
-        self.node.start()
-
-    def close(self) -> None:
-        self.node.stop()
-
-
-def makeService(options: Options, reactor: Any = None) -> SchedulerService:
+def makeService(options: Options, reactor: Any = None) -> NodeService:
     """The service that the options describe; its port is bound already."""
     reactor = default_reactor(reactor, options)
     runs = Runs(
@@ -103,6 +88,4 @@ def makeService(options: Options, reactor: Any = None) -> SchedulerService:
         max_line=int(options["max-line"]),
         debug=bool(options["debug"]),
     )
-    service = SchedulerService(node)
-    serve(service, node, options, reactor)
-    return service
+    return serve(node, options, reactor)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from twisted.internet.defer import Deferred
-
 from dida.addresses import Address, NodeAddress
 from dida.services.node import (
     NodeOptions,
@@ -64,30 +62,7 @@ class Options(NodeOptions):
             )
 
 
-class WorkerService(NodeService):
-    """The worker: its port, and what it does."""
-
-    def __init__(self, node: WorkerNode, drain: float) -> None:
-        super().__init__(node.me.id)
-        self.node = node
-        self._drain = drain
-        self._streams = Streams()
-
-    def startService(self) -> None:
-        self._streams.start()
-        super().startService()
-        self.node.start()
-
-    def leave(self) -> Deferred[Any]:
-        self.node.departure.on_end = lambda: None  # the process is ending already
-        return self.node.leave(self._drain)
-
-    def close(self) -> None:
-        self.node.stop()
-        self._streams.stop()
-
-
-def makeService(options: Options, reactor: Any = None) -> WorkerService:
+def makeService(options: Options, reactor: Any = None) -> NodeService:
     """The service that the options describe; its port is bound already."""
     reactor = default_reactor(reactor, options)
     operators = Operators(
@@ -105,8 +80,8 @@ def makeService(options: Options, reactor: Any = None) -> WorkerService:
         debug=bool(options["debug"]),
         max_steps=int(options["max-operators"]),
         schedulers=options.schedulers,
+        drain=float(options["drain"]),
+        streams=Streams(),
+        on_end=reactor.stop,
     )
-    node.departure.on_end = reactor.stop
-    service = WorkerService(node, float(options["drain"]))
-    serve(service, node, options, reactor)
-    return service
+    return serve(node, options, reactor)

@@ -20,8 +20,9 @@ import msgspec
 from attrs import Factory, define, frozen
 
 from dida.addresses import Address, StorageAddress
+from dida.replication.config import Config
 from dida.replication.messages import PEER, Member, PeerMessage, View
-from dida.replication.outputs import Answer, Config, Left, Note, Output, Send, Soon
+from dida.replication.outputs import Answer, Left, Note, Output, Send, Soon
 from dida.replication.replica import Replica
 from dida.versions import Version
 from dida.wire import grammar

@@ -11,8 +11,8 @@ from attrs import evolve, fields, frozen
 
 from dida.errors import UserError
 from dida.replication import failpoints
+from dida.replication.config import Config
 from dida.replication.failpoints import ACTIONS, FAILPOINTS
-from dida.replication.outputs import Config
 from dida.simulate.network import Network
 
 FULL = 8_000

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from dida.replication.context import Local
 from dida.replication.executed import whole
 from dida.replication.messages import component_of, is_commit
-from dida.replication.outputs import Local
 from dida.replication.replica import Replica
 from dida.simulate import checkers
 from dida.simulate.clients import INITIAL, Clients

@@ -1,47 +1,301 @@
-"""The verbs of a storage node: what clients ask, and what storage nodes say to each other."""
+"""A storage node: the replica's state machines, its clients and its peers on connections.
+
+The node owns no rules: it gives the replica what comes in (requests, messages of peers, answers, broken
+connections, ticks) and acts on its outputs in their order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from secrets import token_hex
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
-from dida.addresses import Address
-from dida.chains.messages import SchedulerAt
-from dida.errors import BadRequest, Unavailable
+from dida.addresses import Address, StorageAddress
+from dida.errors import BadRequest, DidaError, Unavailable
 from dida.protocols.introductions import Introduction
-from dida.protocols.lines import Answer, LineServer, NodeCommands
-from dida.replication.messages import INTRODUCTIONS, PEER, Peer, PeerMessage
+from dida.protocols.lines import Answer as LineAnswer
+from dida.protocols.lines import LineServer, NodeCommands
+from dida.protocols.link_pool import Peers
+from dida.protocols.links import Link
+from dida.replication.config import Config
+from dida.replication.failpoints import Failpoints
+from dida.replication.messages import INTRODUCTIONS, PEER, Join, Member, Peer, PeerMessage, Vouch
+from dida.replication.outputs import Answer, Note, Output, Send, Soon
 from dida.replication.replica import Replica
+from dida.storage.fast_path import FastPath
 from dida.wire import grammar
-from dida.wire.messages import NODE, Ok, Reply, Request, Slow, form_of, vocabulary
+from dida.wire.messages import (
+    NODE,
+    Debug,
+    No,
+    Ok,
+    Reply,
+    Request,
+    SchedulerAt,
+    Slow,
+    Status,
+    System,
+    form_of,
+    vocabulary,
+)
+from dida.wire.whole import Schedulers, whole
+
+TICK = 0.02
+"""Seconds between two ticks of the replica."""
+
+_SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP}
+
+_log = Logger()
 
 
-class StorageCommands(NodeCommands):
-    """`ask` and `tell` take a request to the replica; each gives the reply, or a Deferred of it."""
+class _Token:
+    """A request that came over a connection: its reply, or whom to tell it."""
+
+    __slots__ = ("deferred", "reply")
+
+    def __init__(self) -> None:
+        self.reply: Reply | None = None
+        self.deferred: Deferred[Reply] | None = None
+
+    def answer(self, reply: Reply) -> None:
+        if self.deferred is not None:
+            self.deferred.callback(reply)
+        else:
+            self.reply = reply
+
+
+class StorageNode(NodeCommands):
+    """One replica and its connections."""
 
     vocabulary: Mapping[str, type[Request]] = vocabulary(
         *NODE, Slow, *Replica.VERBS, SchedulerAt, *INTRODUCTIONS, *PEER
     )
 
-    ask: Callable[[Request], Answer]
-    """A client's request."""
-    tell: Callable[[PeerMessage, str], Answer]
-    """The message of the storage node at that URL."""
-    vouched: Callable[[Address, str], Deferred[Reply]]
-    """Asks the node at an address whether the word is its own."""
+    def __init__(
+        self,
+        reactor: Any,
+        me: Member,
+        config: Config,
+        named: Iterable[StorageAddress],
+        drain: float | None = None,
+        failpoints: Failpoints | None = None,
+        debug: bool = False,
+        die: Callable[[int], None] = os._exit,
+    ) -> None:
+        """`named` are the members of the first view. `drain`: seconds that it may take at its end to leave in order;
+        None: it does not leave, for who stops it wants it gone. `die` ends a process whose invariants do not hold."""
+        self._reactor = reactor
+        self._die = die
+        self._debug = debug
+        self._word = token_hex(16)
+        """By which this node's own connections are known; nobody can guess it."""
+        self._links: dict[str, Link] = {}
+        self._asked = Peers(reactor)
+        self._schedulers = Schedulers()
+        self._gone: set[_Token] = set()
+        """Of clients that are gone, and wait for nothing any more."""
+        self._drain = drain
+        self._leaving: Deferred[Any] | None = None
+        """While it leaves: fires when it has left."""
+        self._failpoints = failpoints or Failpoints(())
+        self.replica = Replica(config, me, tuple(named), reactor.seconds(), f"~{token_hex(8)}")
+        self._fast_path = FastPath(self.replica, self._turn, reactor.seconds)
+        self._ticks = LoopingCall(self._tick)
+        self._ticks.clock = reactor
 
-    def cmd_read(self, request: Request) -> Answer:
-        return self.ask(request)
+    # --- its life -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._ticks.start(TICK, now=True)
+
+    def leave(self) -> Deferred[Any] | None:
+        """Leave in order: fires when another node has the state, or after `drain` seconds."""
+        if self._drain is None:
+            return None
+        drain = self._drain
+        self._leaving = Deferred()
+        self._turn(lambda: self.replica.on_stop(drain, self._reactor.seconds()))
+        return self._leaving
+
+    def stop(self) -> None:
+        if self._ticks.running:
+            self._ticks.stop()
+        self._asked.stop()
+        for link in self._links.values():
+            link.stop()
+
+    # --- in -------------------------------------------------------------------------------------
+
+    def _ask(self, request: Request) -> LineAnswer:
+        def ask(token: _Token) -> list[Output]:
+            return self.replica.on_request(token, request, self._reactor.seconds())
+
+        return self._answered(ask, self._gone.add)
+
+    def quick(self, line: bytes) -> bytes | None:
+        return self._fast_path.answer(line)
+
+    def _vouched(self, address: Address, word: str) -> Deferred[Reply]:
+        return self._asked.ask(address.host, address.port, Vouch(word), self.replica.config.call_timeout)
+
+    def cmd_vouch(self, request: Vouch) -> LineAnswer:
+        return Ok() if request.word == self._word else No()
+
+    def _tell(self, message: PeerMessage, url: str) -> LineAnswer:
+        member = self.replica.local.member(message.sender)
+        told = message.member if isinstance(message, Join) else member
+        if told is not None and told.url != url:
+            raise BadRequest(f"this is the connection of {url}, not of {told.url}")
+        if self._goes_off(message, "receive") == "drop":
+            return Deferred()  # never taken, never answered
+        answer = self._answered(lambda token: self.replica.on_peer(token, message, self._reactor.seconds()))
+        return Deferred() if self._goes_off(message, "reply") == "drop" else answer
+
+    def _goes_off(self, message: Request, step: str) -> str | None:
+        """What an armed failpoint does here; kill and pause are done at once."""
+        if not self._failpoints:
+            return None
+        name = f"{form_of(type(message)).verb}.{step}"
+        action = self._failpoints.hit(name)
+        if action is not None:
+            _log.info("failpoint {name}: {action}", name=name, action=action)
+            if action in _SIGNALS:
+                os.kill(os.getpid(), _SIGNALS[action])
+        return action
+
+    def _answered(
+        self, turn: Callable[[_Token], list[Output]], on_gone: Callable[[_Token], None] = lambda token: None
+    ) -> LineAnswer:
+        token = _Token()
+        self._turn(lambda: turn(token))
+        if token.reply is not None:
+            return token.reply
+
+        def gone(answer: Deferred[Reply]) -> None:
+            token.deferred = None
+            on_gone(token)
+
+        token.deferred = Deferred(gone)
+        return token.deferred
+
+    def _tick(self) -> None:
+        try:
+            if self._gone:
+                gone, self._gone = self._gone, set()
+                self._turn(lambda: self.replica.give_up(gone, self._reactor.seconds()))
+            self._turn(lambda: self.replica.tick(self._reactor.seconds()))
+        except Exception:  # noqa: BLE001 - a LoopingCall that raised once never runs again
+            _log.failure("a bug in a tick")
+
+    def _turn(self, turn: Callable[[], list[Output]]) -> None:
+        """One input of the replica, and what comes of it. A broken invariant ends the process: better a
+        crash, which the others survive, than a wrong answer."""
+        try:
+            outputs = turn()
+        except AssertionError:
+            _log.failure("an invariant does not hold; this node stops")
+            self._die(70)
+            return
+        for output in outputs:
+            if isinstance(output, Answer):
+                output.token.answer(output.reply)
+            elif isinstance(output, Send):
+                self._send(output)
+            elif isinstance(output, Soon):
+                self._reactor.callLater(0, self._flush)
+            elif isinstance(output, Note):
+                self._say(output)
+            elif self._leaving is not None:
+                # the answers go out in the turn between these two
+                self._reactor.callLater(0, self._reactor.callLater, 0, self._leaving.callback, None)
+
+    def _flush(self) -> None:
+        self._turn(lambda: self.replica.flush(self._reactor.seconds()))
+        for link in self._links.values():
+            link.flush()
+
+    def _say(self, note: Note) -> None:
+        _log.info("{text}", text=note.text)
+
+    # --- out ------------------------------------------------------------------------------------
+
+    def _send(self, send: Send) -> None:
+        if self._debug:
+            _log.debug("-> {url} {message}", url=send.url, message=send.message)
+        action = self._goes_off(send.message, "send")
+        if action == "drop":
+            self._got(send, None)
+            return
+        link = self._link(send.url)
+        link.send(
+            send.message, send.timeout, lambda came: self._got(send, None if isinstance(came, DidaError) else came)
+        )
+        if action == "duplicate":
+            link.send(send.message, send.timeout, lambda came: None)
+
+    def _got(self, send: Send, reply: Reply | None) -> None:
+        """The reply to what was sent; None: whatever went wrong, it did not get through."""
+        if reply is not None and self._goes_off(send.message, "answered") == "drop":
+            reply = None
+        now = self._reactor.seconds()
+        try:
+            if send.token is not None:
+                self._turn(lambda: self.replica.on_forwarded(send.token, reply, now))
+            else:
+                self._turn(lambda: self.replica.on_answer(send.url, send.peer, send.message, reply, now))
+        except Exception:  # noqa: BLE001 - one answer must not take the connection's others with it
+            _log.failure("a bug while taking an answer")
+
+    def _link(self, url: str) -> Link:
+        link = self._links.get(url)
+        if link is None:
+            address = Address.parse(url)
+            link = self._links[url] = Link(self._reactor, address.host, address.port)
+            link.on_broken = lambda: self._turn(lambda: self.replica.on_broken(url, self._reactor.seconds()))
+            link.greeting = Peer(self.replica.local.me.url, self._word)
+            link.on_refused = lambda at: self._turn(lambda: self.replica.on_refused(url, at, self._reactor.seconds()))
+        return link
+
+    # --- verbs of every node --------------------------------------------------------------------
+
+    def cmd_status(self, request: Status) -> LineAnswer:
+        now = self._reactor.seconds()
+        me = {"id": self.replica.local.me.id, "role": "storage", "url": self.replica.local.me.url, "pid": os.getpid()}
+        return Ok((), {**me, **self.replica.status(now)})
+
+    def cmd_scheduler(self, request: SchedulerAt) -> LineAnswer:
+        self._schedulers.hear(request.where, self._reactor.seconds())
+        return Ok()
+
+    def cmd_system(self, request: System) -> LineAnswer:
+        return whole(self.replica.pool(), self._schedulers.living(self._reactor.seconds()))
+
+    def cmd_debug(self, request: Debug) -> LineAnswer:
+        self._debug = request.switch == "on"
+        return Ok()
+
+    def cmd_slow(self, request: Slow) -> LineAnswer:
+        self.replica.slow(request.ms / 1000)
+        return Ok()
+
+    # --- verbs of clients and of peers ------------------------------------------------------------
+
+    def cmd_read(self, request: Request) -> LineAnswer:
+        return self._ask(request)
 
     cmd_write = cmd_updateif = cmd_list = cmd_versions = cmd_home = cmd_forget = cmd_watch = cmd_read
 
-    def heard(self, request: Any, connection: LineServer) -> Answer:
+    def heard(self, request: Any, connection: LineServer) -> LineAnswer:
         """`peer`, or what only another storage node may say: its connection has proved whose it is."""
         if isinstance(request, Peer):
             address = Address.parse(request.url)
-            introduction = Introduction(str(address), lambda: self.vouched(address, request.word))
+            introduction = Introduction(str(address), lambda: self._vouched(address, request.word))
             connection.introduction = introduction
             introduction.proof().addCallback(
                 lambda proved: connection.take_lines_of(grammar.LONGEST_LINE) if proved else None
@@ -51,10 +305,10 @@ class StorageCommands(NodeCommands):
         if known is None:
             raise BadRequest(f"{form_of(type(request)).verb} is for storage nodes, whose connections begin with peer")
         if known.proved:
-            return self.tell(request, known.url)
+            return self._tell(request, known.url)
         return known.proof().addCallback(lambda proved: self._told(request, known, proved))
 
     def _told(self, message: PeerMessage, introduction: Introduction, proved: bool) -> Any:
         if not proved:
             raise Unavailable(f"{introduction.url} does not vouch for this connection")
-        return self.tell(message, introduction.url)
+        return self._tell(message, introduction.url)

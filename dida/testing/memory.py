@@ -26,8 +26,9 @@ from dida.client.operations import (
 from dida.client.replicas import Replicas
 from dida.client.sessions import Seen, StepIds, UpdateIds
 from dida.interfaces import IStorage, Record, Touch
+from dida.replication.config import Config
 from dida.replication.messages import Member
-from dida.replication.outputs import Answer, Config, Output
+from dida.replication.outputs import Answer, Output
 from dida.replication.replica import Replica
 from dida.versions import Version
 from dida.wire.texts import plain, plain_version

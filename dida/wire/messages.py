@@ -15,9 +15,12 @@ from itertools import takewhile
 from typing import Annotated, Any, ClassVar, Literal, cast, get_type_hints
 
 import attrs
+import msgspec
 from attrs import field, frozen
 from msgspec import Meta
 
+from dida.addresses import Address, NodeAddress, node_id
+from dida.errors import BadRequest, UserError
 from dida.versions import MAX_NUMBER, Version
 
 DEFAULT_DEADLINE = 10.0
@@ -298,3 +301,22 @@ class View:
     groups: tuple[tuple[int, ...], ...] = ()
     elsewhere: tuple[Member, ...] = ()
     """Nodes of other groups, as the node was told of them at its start."""
+
+
+@frozen
+class SchedulerAt(Request):
+    """Said again every few seconds, to storage nodes, too; whoever falls silent is forgotten."""
+
+    usage: ClassVar[str] = "scheduler ID URL"
+    about: ClassVar[str] = "from a scheduler that uses this node: where it is"
+    between_nodes: ClassVar[bool] = True
+    id: Name
+    url: Annotated[str, msgspec.Meta(max_length=300)]
+
+    @property
+    def where(self) -> NodeAddress:
+        """Of the scheduler; BadRequest when the URL is none."""
+        try:
+            return NodeAddress(node_id(self.id), Address.parse(self.url))
+        except UserError as problem:
+            raise BadRequest(str(problem)) from None

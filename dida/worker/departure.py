@@ -26,7 +26,8 @@ _log = Logger()
 
 
 class Departure:
-    """Of the worker `me`. `spawn` owns the work of telling; `in_hand` says how many operators are."""
+    """Of the worker `me`. `spawn` owns the work of telling; `in_hand` says how many operators are; `on_end` is
+    called when the worker may end."""
 
     def __init__(
         self,
@@ -35,10 +36,10 @@ class Departure:
         peers: Peers,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         in_hand: Callable[[], int],
+        on_end: Callable[[], None],
     ) -> None:
         self.begun = False
-        self.on_end: Callable[[], None] = lambda: None
-        """Called when the worker may end."""
+        self._on_end: Callable[[], None] | None = on_end
         self._reactor = reactor
         self._me = me
         self._peers = peers
@@ -57,8 +58,13 @@ class Departure:
         if self.begun:
             self._spawn(self._take_leave(scheduler))
 
-    def begin(self, request: Drain) -> Deferred[Reply]:
-        """Leave; the answer comes when all is finished, or says at the request's deadline that it is not yet."""
+    def begin(self, request: Drain, ends: bool = False) -> Deferred[Reply]:
+        """Leave; the answer comes when all is finished, or says at the request's deadline that it is not yet.
+
+        `ends`: the process is ending already, and need not be told.
+        """
+        if ends:
+            self._on_end = None
         if self.begun and self._late is None:
             return succeed(Ok(("drained",)))
         answer: Deferred[Reply] = Deferred()
@@ -104,5 +110,5 @@ class Departure:
         waiting, self._waiting = self._waiting, []
         for answer in waiting:
             answer.callback(Ok(("drained",)))
-        # The answers go out in the turn between these two.
-        self._reactor.callLater(0, self._reactor.callLater, 0, self.on_end)
+        if self._on_end is not None:  # the answers go out in the turn between these two
+            self._reactor.callLater(0, self._reactor.callLater, 0, self._on_end)

@@ -11,7 +11,7 @@ way ends in `failed` at the scheduler, which is told until it has understood (`d
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -35,7 +35,6 @@ from dida.chains.messages import (
     ListOperators,
     ReportTo,
     Returned,
-    SchedulerAt,
     WorkerDebug,
 )
 from dida.chains.records import Assignment
@@ -50,13 +49,13 @@ from dida.protocols.link_pool import Peers
 from dida.protocols.shortage import lack_of_descriptors
 from dida.timestamps import Timestamp
 from dida.wire import grammar
-from dida.wire.messages import NODE, Ok, Reply, Request, Slow, Status, System, vocabulary
+from dida.wire.messages import DRAIN, NODE, Ok, Reply, Request, SchedulerAt, Slow, Status, System, vocabulary
 from dida.wire.whole import Schedulers, whole
 from dida.worker.collector import Collector
 from dida.worker.departure import Departure
 from dida.worker.execution import Operators, Outcome, StepFailed, StepLost
 from dida.worker.handover import HandOver, NotHandedOn
-from dida.worker.printing import Printed
+from dida.worker.printing import Printed, Streams
 from dida.worker.registration import Registration
 from dida.worker.reports import CHOOSE_AFTER, Reports
 
@@ -93,7 +92,12 @@ class WorkerNode(NodeCommands):
         debug: bool = False,
         max_steps: int = MAX_STEPS,
         schedulers: Iterable[Address] = (),
+        drain: float = DRAIN,
+        streams: Streams | None = None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
+        """`drain`: seconds in which it finishes what it has in hand when it ends; `streams`: the standard streams of a
+        process that is the worker's own; `on_end` is called when it has been drained."""
         self.me = me
         self.operators = operators
         operators.given_up = self._given_up
@@ -108,6 +112,8 @@ class WorkerNode(NodeCommands):
         self._lack_told = float("-inf")
         self.steps = Steps()
         self._reactor = reactor
+        self._drain = drain
+        self._streams = streams
         self._stopped = False
         self._tasks: dict[Deferred[None], str] = {}
         """What is going on, and of which run it is, if of one."""
@@ -116,11 +122,13 @@ class WorkerNode(NodeCommands):
         self._peers = Peers(reactor)
         self.reports = Reports(reactor, self._peers, self._on_idle)
         self.collector = Collector(me.id, self._peers)
-        self.departure = Departure(reactor, me.id, self._peers, self._spawn, lambda: self.steps.in_hand)
+        self.departure = Departure(reactor, me.id, self._peers, self._spawn, lambda: self.steps.in_hand, on_end)
         self._hand_over = HandOver(reactor, me.id, self._peers, self.reports, self._begin)
 
     def start(self) -> None:
         """Begin to watch who of the storage lives, and register at schedulers."""
+        if self._streams is not None:
+            self._streams.start()
         self.front_end.start()
         self.registration.start()
 
@@ -135,6 +143,8 @@ class WorkerNode(NodeCommands):
         self.front_end.stop()
         self.operators.stop()
         self._peers.stop()
+        if self._streams is not None:
+            self._streams.stop()
 
     # --- verbs ----------------------------------------------------------------------------------
 
@@ -187,16 +197,19 @@ class WorkerNode(NodeCommands):
         return ok(self.me.id, **({"storage": storage} if storage else {}))
 
     def cmd_drain(self, request: Drain) -> Deferred[Reply]:
+        return self._leave(request)
+
+    def _leave(self, request: Drain, ends: bool = False) -> Deferred[Reply]:
         for scheduler in self.registration.leave():
             self.departure.know(scheduler)
         self._hand_over.leaving = True
-        answer = self.departure.begin(request)
+        answer = self.departure.begin(request, ends)
         self._on_idle()
         return answer
 
-    def leave(self, seconds: float) -> Deferred[Any]:
-        """Tell the schedulers, finish what is in hand; fires when that is done, at the latest after those seconds."""
-        return self.cmd_drain(Drain(within=seconds, deadline=seconds))
+    def leave(self) -> Deferred[Any]:
+        """Tell the schedulers, finish what is in hand."""
+        return self._leave(Drain(within=self._drain, deadline=self._drain), ends=True)
 
     def cmd_operators(self, request: ListOperators) -> Answer:
         return Deferred.fromCoroutine(self._list())

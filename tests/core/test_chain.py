@@ -4,7 +4,8 @@ import attrs
 import pytest
 
 from dida.chains.messages import SCHEDULER, WORKER, Ended, Execute, Result, Run
-from dida.chains.records import Application, Assignment, Meta
+from dida.chains.records import Assignment, Meta
+from dida.console.application import Application
 from dida.errors import BadRequest, UserError
 from dida.versions import Version
 from dida.wire import grammar

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dida.console.completion import complete, expected, usable_files
+from dida.console.completion import complete, expected
+from dida.puppetmaster.files import usable_files
 
 
 def known(command: str, place: str, last: str) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from dida.replication.config import Config
 from dida.replication.messages import Heartbeat, Lock, PeerMessage, Suspect, Wanted
-from dida.replication.outputs import Config
 from dida.simulate.network import Cluster, Network, Node
 from dida.simulate.verdict import quiet
 from dida.wire.messages import Ok, Read, UpdateIf, Write

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dida.replication import log as log_module
+from dida.replication.config import Config
+from dida.replication.context import Local
 from dida.replication.executed import Executed, not_applied
 from dida.replication.gossip import Replication
 from dida.replication.messages import Fetch, Gossip, Member, Range, Record, View, commit_stream
-from dida.replication.outputs import Config, Local
 from dida.replication.requests import Requests
 from dida.replication.store import Entry, Store
 from dida.timestamps import Timestamp, covers

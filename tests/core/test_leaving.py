@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from dida.replication.outputs import Config
+from dida.replication.config import Config
 from dida.simulate.network import Cluster, Network
 from dida.wire.messages import Error, Ok, Read, UpdateIf, Write
 from tests.simnet import Hand, Parted

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from dida.replication.config import Config
 from dida.replication.messages import Flush, Install, Member, View, more_than_half
-from dida.replication.outputs import Config
 from dida.simulate.network import Cluster, Network, Node
 from dida.wire.messages import Error, Ok, Reply, UpdateIf, Write
 from tests.simnet import Hand

@@ -14,7 +14,7 @@ from dida.client.replicas import Replicas
 from dida.client.sessions import Seen, StepIds
 from dida.errors import NO_SUCH_VERSION, DidaError
 from dida.interfaces import Touch
-from dida.replication.outputs import Config
+from dida.replication.config import Config
 from dida.simulate import checkers
 from dida.simulate.network import Cluster, Network, Node
 from dida.timestamps import Timestamp

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from dida.addresses import Address
 from dida.console import script
-from dida.console.data_files import find_file, parse_data, parse_inputs, read_file
+from dida.console.data_files import parse_data, parse_inputs
 from dida.console.script import first_members, in_order, parse_command, parse_script
 from dida.errors import UserError
+from dida.puppetmaster.files import find_file, read_file
 from dida.versions import Version
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from dida.replication.config import Config
 from dida.replication.messages import Join, Load, Member, View
-from dida.replication.outputs import Config
 from dida.replication.replica import Replica
 from dida.simulate.network import Cluster, Network
 from dida.wire.messages import Error, Home, ListRecords, Ok, Read, Reply, Request, UpdateIf, Versions, Write

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dida.addresses import Address, NodeAddress, StorageAddress
-from dida.chains.messages import SchedulerAt
 from dida.errors import BadRequest
+from dida.wire.messages import SchedulerAt
 from dida.wire.whole import MAX_SCHEDULERS, REMEMBERED, Schedulers, whole
 from tests.simnet import Hand
 

@@ -28,6 +28,7 @@ class FakeTable:
         self.stopped: list[str | None] = []
         self.ready_at_once = True
         self.silent: set[str] = set()
+        self.running = False
         """Nodes that answer nothing."""
         self.owners: list[str] = []
         self.known: dict[str, list[Elsewhere]] = {}
@@ -60,6 +61,13 @@ class FakeTable:
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             watcher.callback(self._number)
+
+    def begin(self) -> None:
+        self.running = True
+
+    def end(self) -> Deferred[Any]:
+        self.running = False
+        return succeed(None)
 
     def entries(self) -> list[NodeEntry]:
         return list(self.rows.values())

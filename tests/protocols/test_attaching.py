@@ -14,7 +14,7 @@ from dida.addresses import Address
 from dida.chains.messages import AddStorage, AddWorker, WorkerDebug
 from dida.errors import UserError
 from dida.pcs.messages import NodeEntry
-from dida.pcs.node import PcsCommands
+from dida.pcs.node import PcsNode
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.puppetmaster.attaching import RunningSystem, who_listens
 from dida.puppetmaster.checking import check
@@ -63,7 +63,7 @@ class Running:
     def __init__(self) -> None:
         self.closed: list[Peer] = []
         self.table = FakeTable()
-        self.pcs = Port(the_reactor(), PcsCommands("pcs", self.table))
+        self.pcs = Port(the_reactor(), PcsNode("pcs", self.table))
         self.s1 = Peer("s1", "storage", 11, replica=1, gossip_delay=5, alive=["s1", "s2"])
         self.s2 = Peer("s2", "storage", 12, replica=2, alive=["s1", "s2"])
         self.w1 = Peer("w1", "worker", 13, gossip_delay=7, alive=["s1", "s2"])

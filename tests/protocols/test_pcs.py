@@ -12,8 +12,9 @@ from twisted.internet.task import Clock
 
 from dida.addresses import Address
 from dida.errors import DidaError
+from dida.pcs.client import Pcs
 from dida.pcs.messages import Elsewhere, NodeEntry, Start
-from dida.pcs.node import Pcs, PcsCommands
+from dida.pcs.node import PcsNode
 from dida.protocols.lines import LineServerFactory
 from dida.wire.messages import Status
 from tests.desk import Wire
@@ -30,7 +31,7 @@ class Server:
     def __init__(self) -> None:
         self.table = FakeTable()
         self.clock = Clock()
-        self.connection = LineServerFactory(PcsCommands("pcs", self.table), self.clock).buildProtocol(None)
+        self.connection = LineServerFactory(PcsNode("pcs", self.table), self.clock).buildProtocol(None)
         self.wire = Wire()
         self.connection.makeConnection(self.wire)
 
@@ -104,7 +105,7 @@ def test_verbs(server: Server, line: str, answer: str) -> None:
 def test_whom_it_serves() -> None:
     """A PCS serves the puppetmaster that has started it for itself as long as that one lives, and says so; what
     others own changes nothing. Then, when it was kept, it is everybody's."""
-    factory = LineServerFactory(PcsCommands("pcs", FakeTable(), "puppetmaster-1"), Clock())
+    factory = LineServerFactory(PcsNode("pcs", FakeTable(), "puppetmaster-1"), Clock())
     wires: dict[str, Wire] = {}
     connections: dict[str, Any] = {}
     for name in ("puppetmaster-1", "puppetmaster-2", "asks"):
@@ -129,7 +130,7 @@ def test_whom_it_serves() -> None:
 def test_system() -> None:
     """A PCS knows itself, the living nodes that it has started, and those that it was told of, with their PCSs."""
     table = FakeTable()
-    commands = PcsCommands("pcs", table, url=Address("localhost", 10_000))
+    commands = PcsNode("pcs", table, url=Address("localhost", 10_000))
     connection = LineServerFactory(commands, Clock()).buildProtocol(None)
     connection.makeConnection(wire := Wire())
     table.known["somebody"] = [Elsewhere("s2", "storage", "http://h:5002", "h:10000", 2)]
@@ -176,7 +177,7 @@ def test_what_is_relayed_has_the_deadline_of_tell(server: Server) -> None:
 async def test_client_side() -> None:
     """The client side starts, asks and kills nodes, and follows the table, also over a broken connection."""
     table = FakeTable()
-    port = Port(the_reactor(), PcsCommands("pcs", table))
+    port = Port(the_reactor(), PcsNode("pcs", table))
     pcs = Pcs(the_reactor(), port.address)
     troubles: list[str] = []
     pcs.on_trouble = troubles.append
@@ -191,7 +192,7 @@ async def test_client_side() -> None:
     await port.close()
     await until(lambda: troubles)
     assert "does not answer any more" in troubles[0]
-    again = Port(the_reactor(), PcsCommands("pcs", table), port.address.port)
+    again = Port(the_reactor(), PcsNode("pcs", table), port.address.port)
     table.change("w1", state="ended", ended="signal SIGKILL")
     await until(lambda: pcs.table["w1"].state == "ended")
     assert troubles[1:] == [f"the PCS at {port.address} is back; what runs there: nothing"]

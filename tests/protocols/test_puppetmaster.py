@@ -21,11 +21,12 @@ from dida.console import script
 from dida.console.style import Page, Palette
 from dida.errors import BadRequest, UserError
 from dida.pcs.messages import Start
-from dida.pcs.node import PcsCommands
+from dida.pcs.node import PcsNode
 from dida.protocols.lines import LineServerFactory, ok
-from dida.protocols.stdio import DebugCommands, KeyReader, ScriptConsole, TypedConsole
+from dida.protocols.stdio import KeyReader, ScriptConsole, TypedConsole
 from dida.puppetmaster import losses
 from dida.puppetmaster.checking import check
+from dida.puppetmaster.debug_port import DebugCommands
 from dida.puppetmaster.machines import Machines
 from dida.puppetmaster.player import Player
 from dida.puppetmaster.system import System
@@ -47,7 +48,7 @@ class Scene:
     def __init__(self, folder: Path, deadline: float = 5.0) -> None:
         self.reactor = the_reactor()
         self.table = FakeTable()
-        self.pcs_commands = PcsCommands("pcs", self.table)
+        self.pcs_commands = PcsNode("pcs", self.table)
         self.pcs = Port(self.reactor, self.pcs_commands)
         self.storage = FakeCluster(self.reactor, 2)
         self.scheduler = FakeScheduler()
@@ -209,7 +210,7 @@ async def test_start_again(scene: Scene) -> None:
 async def test_a_pcs_of_another_puppetmaster(scene: Scene) -> None:
     """A PCS that another puppetmaster has started for itself is left alone: one of one's own is started. One that
     serves all is taken, and what its status says is told."""
-    other = Port(scene.reactor, PcsCommands("pcs", FakeTable(), serves="puppetmaster-1"))
+    other = Port(scene.reactor, PcsNode("pcs", FakeTable(), serves="puppetmaster-1"))
     seen: list[Any] = []
 
     async def start(wanted: Address, taken: str) -> Address:

@@ -127,7 +127,7 @@ async def test_who_has_ended_is_forgotten(system: System, monkeypatch: pytest.Mo
         system.worker(id, schedulers=[here])
     await registered(scheduler, "w1", "leaves", "dies")
     _, leaves, dies = system.workers
-    await leaves.leave(5.0)
+    await leaves.leave()
     assert not scheduler.workers["leaves"].reachable
     for node, id in ((leaves, "leaves"), (dies, "dies"), (system.workers[0], "w1")):
         system.nodes.remove(node)

@@ -456,10 +456,10 @@ async def test_the_next_worker_is_chosen_when_its_turn_has_come(system: System) 
 @pytest_twisted.ensureDeferred
 async def test_a_worker_leaves_politely(system: System) -> None:
     """A worker that is drained ends what it has in hand; all else goes elsewhere, its later steps too."""
-    scheduler = system.start(2)
     ended: list[str] = []
+    declared = tuple(system.worker(id, on_end=lambda id=id: ended.append(id)) for id in ("w1", "w2"))
+    scheduler = system.start(0, declared)
     w1 = next(node for node in system.nodes if isinstance(node, WorkerNode) and node.me.id == "w1")
-    w1.departure.on_end = lambda: ended.append("w1")
     await until(lambda: scheduler.ready)
     first = await system.ask("run 13 NapOperator ReaderOperator NapOperator")
     assert isinstance(first, Ok)

@@ -11,7 +11,8 @@ import pytest
 
 from dida.errors import UserError
 from dida.pcs.messages import Start
-from dida.services import memory, pcs, storage
+from dida.pcs.table import Processes
+from dida.services import memory, storage
 from dida.services.memory import BUFFERS, MIB, half_of_memory, limits, memory_size, own_memory
 from tests.fakes import the_reactor
 from tests.nodes import NodeProcess, free_port
@@ -72,7 +73,7 @@ def test_what_a_node_takes_by_itself() -> None:
 
 def test_the_storage_nodes_of_one_machine_share(tmp_path: Path) -> None:
     """Those that run there, and those on its host that a new one names, get as much each; others don't count."""
-    table = pcs.Processes(the_reactor(), str(tmp_path), 10, False)
+    table = Processes(the_reactor(), str(tmp_path), 10, False)
     table.max_memory = 1200
     members = ["1=s1@localhost:1", "2=s2@localhost:2", "3=s3@elsewhere:3"]
 

@@ -18,12 +18,14 @@ from twisted.internet.task import Clock
 from twisted.logger import formatEvent
 
 from dida.errors import BadRequest, DidaError, Unavailable
+from dida.pcs.launch import node_arguments
 from dida.pcs.log_folder import LogFolder
-from dida.pcs.messages import Elsewhere, NodeEntry, Start, node_arguments
-from dida.pcs.node import PcsCommands
+from dida.pcs.messages import Elsewhere, NodeEntry, Start
+from dida.pcs.node import PcsNode
 from dida.pcs.processes import LineWriter, OutputFile, birth, listens
+from dida.pcs.table import Processes
 from dida.protocols.lines import LineServerFactory
-from dida.services.pcs import Options, Processes, makeService
+from dida.services.pcs import Options, makeService
 from dida.wire.messages import ListRecords, Status
 from tests.desk import Wire
 from tests.fakes import Port, refused, until
@@ -50,9 +52,9 @@ async def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     table = Processes(_reactor(), str(tmp_path), most=4, keep=False)
     table.command_line = lambda *words, output: [sys.executable, STUB, *words, f"--output={output}"]
-    table.startService()
+    table.begin()
     yield table
-    await table.stopService()
+    await table.end()
 
 
 async def row(table: Processes, id: str, wanted: Callable[[NodeEntry], bool]) -> NodeEntry:
@@ -279,8 +281,8 @@ async def test_a_node_that_finishes_something(processes: Processes) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_node_whose_owner_is_gone_is_hurried(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker has in hand for a puppetmaster that is gone holds its end up for no longer than a moment."""
-    monkeypatch.setattr("dida.services.pcs.ORPHANED", 0.1)
-    monkeypatch.setattr("dida.services.pcs.HURRIED", 0.05)
+    monkeypatch.setattr("dida.pcs.table.ORPHANED", 0.1)
+    monkeypatch.setattr("dida.pcs.table.HURRIED", 0.05)
     held = processes.own("one", 60)
     await start_all(processes, "patient", owner="one")
     held.cancel()
@@ -290,14 +292,14 @@ async def test_a_node_whose_owner_is_gone_is_hurried(processes: Processes, monke
 @pytest_twisted.ensureDeferred
 async def test_nodes_that_fail_are_started_again(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --restart on-failure a node that dies is started again, later each time; `nodes` counts it."""
-    monkeypatch.setattr("dida.services.pcs.RESTART_DELAY", 0.1)
+    monkeypatch.setattr("dida.pcs.table.RESTART_DELAY", 0.1)
     processes.restart = True
     pid = processes.start(a_start("w1"))
     await row(processes, "w1", lambda entry: entry.state == "ready")
     os.kill(pid, signal.SIGKILL)
     again = await row(processes, "w1", lambda entry: entry.state == "ready" and entry.pid != pid)
     assert again.restarts == 1
-    assert PcsCommands("pcs", processes).cmd_status(Status()).object["restarts"] == 1  # type: ignore[union-attr]
+    assert PcsNode("pcs", processes).cmd_status(Status()).object["restarts"] == 1  # type: ignore[union-attr]
     assert (await processes.ask("w1", Status())).object["pid"] == again.pid
     processes.start(a_start("failing"))
     began = _reactor().seconds()
@@ -346,15 +348,15 @@ async def test_a_restart_survives_its_pcs(processes: Processes, tmp_path: Path) 
     await row(processes, "w1", lambda entry: entry.state == "ready")
     os.kill(pid, signal.SIGKILL)
     await row(processes, "w1", lambda entry: entry.state == "ended")
-    await processes.stopService()
+    await processes.end()
     again = Processes(_reactor(), str(tmp_path), most=4, keep=False)
     again.command_line = processes.command_line
     again.restart = True
-    again.startService()
+    again.begin()
     try:
         await row(again, "w1", lambda entry: entry.state == "ready" and entry.restarts == 1)
     finally:
-        await again.stopService()
+        await again.end()
 
 
 @pytest_twisted.ensureDeferred
@@ -416,7 +418,7 @@ async def test_taken_up(processes: Processes, tmp_path: Path) -> None:
     """A PCS that is started again finds the nodes that still run, and those alone: it follows, asks and ends them."""
     await start_all(processes, "w1", "w2", "w3")
     processes.keep = True
-    await processes.stopService()
+    await processes.end()
     table = tmp_path / "pcs.nodes"
     rows = json.loads(table.read_text())
     rows[2]["birth"] = "another process"
@@ -424,7 +426,7 @@ async def test_taken_up(processes: Processes, tmp_path: Path) -> None:
     os.kill(pid_of(processes, "w2"), signal.SIGKILL)
     await until(lambda: process_is_gone(pid_of(processes, "w2")))
     again = Processes(_reactor(), str(tmp_path), most=4, keep=False)
-    again.startService()
+    again.begin()
     try:
         found = {entry.id: (entry.state, entry.pid) for entry in again.entries()}
         assert found == {
@@ -440,7 +442,7 @@ async def test_taken_up(processes: Processes, tmp_path: Path) -> None:
         assert again.entries()[0].ended.startswith("how is not known")
         assert process_is_gone(pid_of(processes, "w1"))
     finally:
-        await again.stopService()
+        await again.end()
         os.kill(pid_of(processes, "w3"), signal.SIGKILL)
 
 
@@ -466,16 +468,16 @@ async def test_a_table_that_can_t_be_read(tmp_path: Path, text: str, logged_erro
     """A file that is no table of nodes is told of, and the PCS starts without."""
     (tmp_path / "pcs.nodes").write_text(text)
     table = Processes(_reactor(), str(tmp_path), most=4, keep=False)
-    table.startService()
+    table.begin()
     assert table.entries() == []
-    await table.stopService()
+    await table.end()
     assert "no node is taken up: can't read" in formatEvent(logged_errors.pop())
 
 
 @pytest_twisted.ensureDeferred
 async def test_owner(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes live as long as their owner speaks; those of another one, and of nobody, live on."""
-    monkeypatch.setattr("dida.services.pcs.ORPHANED", 0.3)
+    monkeypatch.setattr("dida.pcs.table.ORPHANED", 0.3)
     first = processes.own("one", 60)
     await start_all(processes, "w1", owner="one")
     await start_all(processes, "w2")
@@ -495,7 +497,7 @@ async def test_owner(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_owner_hangs_up(processes: Processes) -> None:
     """That is how an owner goes, and no bug in the log."""
     wire = Wire()
-    connection = LineServerFactory(PcsCommands("pcs", processes), _reactor()).buildProtocol(None)
+    connection = LineServerFactory(PcsNode("pcs", processes), _reactor()).buildProtocol(None)
     connection.makeConnection(wire)
     connection.dataReceived(b"own one\r\n")
     assert wire.lines() == []
@@ -593,10 +595,10 @@ async def test_nothing_is_left_of_an_empty_table(tmp_path: Path, monkeypatch: py
     for keep in (False, True):
         table = Processes(_reactor(), str(tmp_path), most=4, keep=keep)
         table.command_line = lambda *words, output: [sys.executable, STUB, *words, f"--output={output}"]
-        table.startService()
+        table.begin()
         pid = table.start(a_start("w1"))
         await row(table, "w1", lambda entry: entry.state == "ready")
         assert (tmp_path / "pcs.nodes").exists()
-        await table.stopService()
+        await table.end()
         assert (tmp_path / "pcs.nodes").exists() == keep
     os.kill(pid, signal.SIGKILL)

@@ -16,8 +16,8 @@ from dida.addresses import Address
 from dida.errors import UserError
 from dida.protocols.links import Link
 from dida.protocols.stdio import ScriptConsole
-from dida.puppetmaster.debug_ports import DebugPorts
-from dida.services.puppetmaster import Options, PuppetMaster, makeService
+from dida.puppetmaster.debug_port import DebugPorts
+from dida.services.puppetmaster import Options, PuppetMasterService, makeService
 from dida.wire.messages import Ok, Ping
 from tests.fakes import the_reactor
 from tests.nodes import free_port
@@ -34,7 +34,7 @@ def parsed(*words: str) -> Options:
     return options
 
 
-def make(*words: str) -> PuppetMaster:
+def make(*words: str) -> PuppetMasterService:
     return makeService(parsed(*words), the_reactor())
 
 
@@ -107,11 +107,11 @@ def test_options_without_effect(
 ) -> None:
     """A PCS that was there before has operators and logs of its own: what was wanted here and differs is said."""
     (tmp_path / "ops").mkdir()
-    service = make(*words)
+    session = make(*words).session
     lines: list[str] = []
-    monkeypatch.setattr(service, "_say", lines.append)
+    monkeypatch.setattr(session, "_say", lines.append)
     has = {name: value.format(here=tmp_path) if value else value for name, value in status.items()}
-    service.system.machines.on_found(Address("localhost", 10_000), has)
+    session.system.machines.on_found(Address("localhost", 10_000), has)
     assert [line.partition(" has no effect: the PCS at localhost:10000 has ")[0] for line in lines] == [
         f"note: --{option}" for option in said
     ]
@@ -129,7 +129,7 @@ def test_log_goes_to_a_file(tmp_path: Path) -> None:
     observer = application.getComponent(ILogObserver)
     observer({"log_format": "something happened", "log_time": 0, "log_level": None, "log_namespace": "x"})
     assert "something happened" in (tmp_path / "logs" / "puppetmaster.log").read_text()
-    assert isinstance(service.console, ScriptConsole) or os.isatty(0)
+    assert isinstance(service.session.console, ScriptConsole) or os.isatty(0)
 
     options = parsed()
     options.parent = cast(Any, {"nodaemon": 1, "logfile": "-"})
@@ -168,13 +168,13 @@ def test_debug_port_that_can_t_be() -> None:
 @pytest_twisted.ensureDeferred
 async def test_debug_port_for_other_machines() -> None:
     """Workers report to the address of this machine that their PCS sees; each is listened on once."""
-    service = make("--debug-port", str(free_port()))
+    session = make("--debug-port", str(free_port())).session
     hosts = ["127.0.0.1", "127.0.0.2", "localhost", "127.0.0.2"]
-    told = [Address.parse(service.player.listen_for_debug(host)) for host in hosts]
+    told = [Address.parse(session.player.listen_for_debug(host)) for host in hosts]
     assert [address.host for address in told] == ["localhost", "127.0.0.2", "localhost", "127.0.0.2"]
     for address in set(told):
         link = Link(the_reactor(), address.host, address.port)
         assert await link.ask(Ping(), 5.0) == Ok()
         assert link.local_host
         await link.stop()
-    await service.stopService()
+    await session.stop()

@@ -39,7 +39,7 @@ def test_options() -> None:
         *("--run-deadline", "5", "--keep-runs", "50", "--start-deadline", "1.5"),
     )
     service = makeService(options, the_reactor())
-    node = service.node
+    node: Any = service.node
     assert node.runs.policy.name == "round-robin"
     assert (node.runs.deadline, node.runs.keep, node.workers.start_deadline) == (5.0, 50, 1.5)
     assert list(node.front_end.replicas.living) == [
@@ -57,8 +57,9 @@ def test_run_ids_differ_between_lives() -> None:
     ids = set()
     for _ in range(2):
         service = makeService(parsed("--id", "sc1", "--url", f"127.0.0.1:{free_port()}"), the_reactor())
-        service.node.runs.policy.on_worker("w")
-        ids.add(service.node.runs.on_run("13", ["A"], {}, {"w": ("localhost", 1)}, 0.0).id)
+        node: Any = service.node
+        node.runs.policy.on_worker("w")
+        ids.add(node.runs.on_run("13", ["A"], {}, {"w": ("localhost", 1)}, 0.0).id)
         children: list[Any] = list(service)
         children[0]._socket.close()
     assert len(ids) == 2

@@ -8,7 +8,8 @@ import pytest
 import pytest_twisted
 
 from dida.services.node import Listening
-from dida.services.worker import Options, WorkerService, makeService
+from dida.services.worker import Options, makeService
+from dida.worker.node import WorkerNode
 from tests.fakes import the_reactor
 from tests.nodes import NodeProcess, free_port
 
@@ -26,13 +27,13 @@ def test_options(tmp_path: Path) -> None:
     at = ["--scheduler", "http://localhost:1", "--scheduler", "localhost:2"]
     options = parsed("--id", "w1", "--url", url, *given, *at, "--max-line", "2048", "--debug")
     service = makeService(options, the_reactor())
-    node = service.node
+    node: Any = service.node
     assert (node.me.id, f"http://{node.me.address}") == ("w1", url)
     assert (node.gossip_delay, node.max_line, node.debug) == (0.25, 2048, True)
     assert (node.operators.timeout, node.operators.threads.size) == (2.5, 7)
     assert node.operators.folder.path == str(tmp_path)
     assert node.registration.states == dict.fromkeys(("localhost:1", "localhost:2"), "not reached")
-    assert isinstance(service, WorkerService)
+    assert isinstance(node, WorkerNode)
     children: list[Any] = list(service)
     assert [type(child) for child in children] == [Listening]
     children[0]._socket.close()

@@ -1,20 +1,51 @@
-"""Where workers report in debug mode: a port on this machine for each of its addresses that they may use."""
+"""The debug ports, where workers in debug mode report outputs: one for each address of this machine that they use."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.error import CannotListenError
 
 from dida.addresses import HERE, LOOPBACK, Address
+from dida.chains.messages import Output
+from dida.console.tables import printable
 from dida.errors import UserError
-from dida.protocols.lines import LineServerFactory
-from dida.protocols.stdio import DebugCommands
-from dida.wire.messages import Ok
+from dida.protocols.lines import Answer, LineServerFactory, NodeCommands, ok
+from dida.wire.messages import Ok, Request, Status, System, vocabulary
 from dida.wire.whole import whole
+
+
+class DebugCommands(NodeCommands):
+    """The debug port: workers in debug mode say there what they output."""
+
+    vocabulary: Mapping[str, type[Request]] = {**NodeCommands.vocabulary, **vocabulary(Output)}
+
+    def __init__(self, say: Callable[[str], None], known: Callable[[], Ok] = whole) -> None:
+        """`known` gives the answer to `system`."""
+        self._say = say
+        self._known = known
+
+    def cmd_system(self, request: System) -> Answer:
+        return self._known()
+
+    def cmd_status(self, request: Status) -> Answer:
+        return ok(id="puppetmaster", role="puppetmaster", pid=os.getpid(), ready=True)
+
+    def cmd_debug(self, request: Request) -> Answer:
+        """Nothing more can be said here."""
+        return ok()
+
+    def cmd_output(self, request: Output) -> Answer:
+        meta = request.meta
+        seen = ", ".join(f"{key} {version}" for key, version in meta.versions.items()) or "nothing"
+        after = " ".join(f"{stream}:{count}" for stream, count in meta.after.items()) or "-"
+        where = f"{request.operator} at {request.position}"
+        self._say(printable(f"debug    {request.run} {where} on {request.worker} -> {request.output}"))
+        self._say(printable(f"         read or wrote {seen}; after {after}; view {meta.view} of {len(meta.storage)}"))
+        return ok()
 
 
 class DebugPorts:

@@ -1,0 +1,142 @@
+"""What the state machines of one replica share: who it is, its view, its configuration, its outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import Factory, define
+
+from dida.placement import Ring
+from dida.replication.config import Config
+from dida.replication.messages import COMMITS, Member, View
+from dida.replication.outputs import OTHER_VIEW, Answer, Note, Output, Send
+from dida.timestamps import Timestamp
+from dida.wire.messages import Concern, Error, Reply, Request
+
+
+@define
+class Local:
+    """What the parts of one replica share: who it is, its view, and the outputs of this turn."""
+
+    config: Config
+    me: Member
+    view: View | None = None
+    base: Timestamp = Factory(dict)
+    """The state that the view began with, at all of its members."""
+    serving: bool = False
+    """Whether the view is in force: not while it is being changed."""
+    complete: bool = False
+    """Whether all members are known to have entered the view: each has answered a heartbeat in it. It was told so, or
+    has heard them all."""
+    exposed: int = 0
+    """Own commits that are acknowledged by all."""
+    oldest: int = 0
+    """Own transactions with lower numbers have ended."""
+    told: dict[str, int] = Factory(dict)
+    """Member to the `exposed` that it was sent."""
+    out: list[Output] = Factory(list)
+    notes: list[str] = Factory(list)
+    own_ids: dict[Any, int] = Factory(dict)
+    """Of the clients' updates that are not answered yet, and came without an id: the number of the one they were given,
+    by token, the lowest first."""
+    stops: dict[str, float] = Factory(dict)
+    """Members that leave, this node perhaps among them, and since when that is known here."""
+    refused_for_room: bool = False
+    """A write was refused for want of memory, and the log does not say so yet."""
+    ring: Ring = Ring(())
+    view_name: str = ""
+    _members: dict[str, Member] = Factory(dict)
+    _by_number: dict[str, Member] = Factory(dict)
+    """Replica number, as the ring has it, to the member."""
+    _others: tuple[Member, ...] = ()
+
+    @property
+    def component(self) -> str:
+        return self.me.component
+
+    @property
+    def leaves(self) -> bool:
+        """Whether this node was told to stop."""
+        return self.me.component in self.stops
+
+    @property
+    def commits(self) -> str:
+        return self.me.component + COMMITS
+
+    def enter(self, view: View | None, base: Timestamp) -> None:
+        """Take `view` as the one in force (None: none)."""
+        self.view = view
+        self.base = dict(base)
+        self.view_name = view.name if view is not None else ""
+        self.complete = view is not None and len(view.members) == 1
+        self.told = {}
+        members = view.members if view is not None else ()
+        self._members = {m.component: m for m in members}
+        self._others = tuple(m for m in members if m.component != self.me.component)
+        self._by_number = {str(m.replica): m for m in members}
+        self.stops = {c: since for c, since in self.stops.items() if c in self._members or c == self.me.component}
+        self.ring = Ring(self._by_number)
+
+    def others(self) -> tuple[Member, ...]:
+        """The other members of the view, in its order."""
+        return self._others
+
+    def member(self, component: str) -> Member | None:
+        return self._members.get(component)
+
+    def home(self, key: str) -> Member:
+        """The member that coordinates the commits of `key`."""
+        return self._by_number[self.ring.owner(key)]
+
+    def holders_wanted(self, concern: Concern) -> int:
+        """How many members, this one included, must have a write of that concern before it is answered."""
+        least = len(self._members) if concern == "all" else concern
+        return max(least, self.config.write_concern)
+
+    def cannot_meet(self, concern: Concern) -> str:
+        """Why a write of that concern can't be done now; empty when it can."""
+        wanted, there = self.holders_wanted(concern), len(self._members)
+        return f"write concern {wanted} needs more members than the {there} alive" if wanted > there else ""
+
+    def other_view(self) -> Reply:
+        """What a peer hears whose view is not this node's."""
+        if self.view is None:
+            return Error(OTHER_VIEW)
+        return Error(OTHER_VIEW, (), {"view": self.view, "base": self.base, **self.completeness()})
+
+    def completeness(self) -> dict[str, Any]:
+        """What answers to peers say of the view where it matters: that all its members have entered it."""
+        return {"complete": True} if self.complete and self.config.majority else {}
+
+    def stamp(self) -> dict[str, Any]:
+        """What every message to a peer carries."""
+        return {
+            "cluster": self.config.cluster,
+            "view": self.view_name,
+            "sender": self.me.component,
+            "exposed": self.exposed,
+        }
+
+    def send(self, to: Member, message: Request) -> None:
+        self.told[to.component] = self.exposed
+        self.out.append(Send(to.url, to.component, message, self.config.call_timeout))
+
+    def forward(self, to: Member, message: Request, token: Any, timeout: float) -> None:
+        """Pass a client's request on."""
+        self.told[to.component] = self.exposed
+        self.out.append(Send(to.url, to.component, message, timeout, token))
+
+    def answer(self, token: Any, reply: Reply) -> None:
+        self.own_ids.pop(token, None)
+        self.out.append(Answer(token, reply))
+
+    def note(self, text: str) -> None:
+        """Say it in the log, and keep the newest for `status`."""
+        self.out.append(Note(text))
+        self.notes.append(text)
+        del self.notes[:-20]
+
+    def note_once(self, text: str) -> None:
+        """The same of what happens again and again: not while it is among the newest."""
+        if text not in self.notes:
+            self.note(text)
