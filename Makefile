@@ -39,7 +39,7 @@ help:
 	$(say) "endurance" "ten minutes of busy cores and short pauses, a minute of a stopped node: nobody is taken for dead"
 	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, hosts"
 	$(say) "" "PYTHON=python3.13 takes that version, in an environment of its own: .venv-3.13"
-	$(say) "check" "ruff (format and lint) and mypy --strict"
+	$(say) "check" "ruff (format and lint), mypy --strict, and who imports whom"
 	$(say) "chains" "the long form of the tests that kill workers, schedulers and storage under chains (some minutes)"
 	$(say) "hosts" "one system on three hosts (network namespaces; root): cut off, PCS killed, puppetmaster killed"
 	$(say) "rolling" "five storage nodes and three workers restarted one after the other, ten times, under load (5 minutes)"
@@ -92,6 +92,8 @@ check: $(READY)
 	$(say) "lint" "ok"
 	@$(BIN)/mypy --no-error-summary
 	$(say) "types" "ok"
+	@found=$$($(BIN)/lint-imports 2>&1) || { echo "$$found"; exit 1; }
+	$(say) "imports" "ok"
 
 chains: $(READY)
 	@DIDA_LONG=1 $(BIN)/pytest -s tests/system/test_chains.py tests/system/test_lost_writes.py

@@ -12,6 +12,7 @@ SHARE = "share/dida"
 
 TEST = [
     "hypothesis>=6.100",
+    "import-linter>=2.1",
     "mypy>=1.13",
     "mypy-zope>=1.0.9",
     "pytest>=8.3",

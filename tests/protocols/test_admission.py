@@ -122,7 +122,7 @@ async def test_nobody_is_asked_about_what_is_known(system: System) -> None:
 async def test_a_worker_that_does_not_say(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have any operator; the others are not asked to execute what they lack."""
     for module in ("workers", "admission"):
-        monkeypatch.setattr(f"dida.protocols.{module}.ASK_TIMEOUT", 0.2)
+        monkeypatch.setattr(f"dida.scheduler.{module}.ASK_TIMEOUT", 0.2)
     telling, silent = Telling("A"), Telling()
     silent.operators = None
     system.start(0, (system.node("w1", telling), system.node("w2", silent)))
