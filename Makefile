@@ -17,7 +17,7 @@ ENV := .venv-$(or $(version),$(error $(asked) is older than Python 3.11: say mak
 endif
 BIN := $(ENV)/bin
 READY := $(ENV)/.ready
-SOURCES := $(wildcard dida operators tests benchmarks twisted setup.py)
+SOURCES := $(wildcard dida operators tests tools benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test long check format lock clean simulate bugs torture soak clocks endurance chains hosts rolling runs makespan bench evaluate
@@ -30,7 +30,7 @@ compile = @$(BIN)/python -m compileall -q dida
 help:
 	$(say) "make" "what it does"
 	$(say) "demo" "play the baseline script: three runs of a chain over 4 storage nodes and 2 workers"
-	$(say) "test" "check, then all tests; TESTS='tests/core -k ring' runs some, SIDES=2 two at once"
+	$(say) "test" "check, then all tests; TESTS='tests/wire -k words' runs some, SIDES=2 two at once"
 	$(say) "simulate" "1,000 seeds of the storage's simulation, all faults; SEEDS=0-19999 for a soak"
 	$(say) "bugs" "how many seeds the simulator needs to find each deliberate bug"
 	$(say) "torture" "real storage nodes under crashes, pauses and joins for a minute, then the checkers"
@@ -60,7 +60,7 @@ demo: $(READY)
 
 test: check
 	$(say) "tests" "running"
-	@$(BIN)/python -m $(if $(SIDES),tests.sides,pytest) -m "not long" $(TESTS)
+	@$(BIN)/python -m $(if $(SIDES),tools.sides,pytest) -m "not long" $(TESTS)
 
 long: $(READY)
 	@$(BIN)/pytest -m long
@@ -70,17 +70,17 @@ simulate: $(READY)
 	@$(BIN)/python -m dida.simulate --seeds $(SEEDS)
 
 bugs: $(READY)
-	@$(BIN)/python -m tests.bugs
+	@$(BIN)/python -m tools.bugs
 
 torture: $(READY)
-	@$(BIN)/python -m tests.system.torture --seconds 60 --nodes 5 --clients 20
+	@$(BIN)/python -m tools.torture --seconds 60 --nodes 5 --clients 20
 
 soak: $(READY)
-	@$(BIN)/python -m tests.system.soak
+	@$(BIN)/python -m tools.soak
 
 SECONDS_OF_STEPS ?= 300
 clocks: $(READY)
-	@$(BIN)/python -m tests.system.stepping --seconds $(SECONDS_OF_STEPS)
+	@$(BIN)/python -m tools.stepping --seconds $(SECONDS_OF_STEPS)
 
 endurance: $(READY)
 	@DIDA_LONG=1 $(BIN)/pytest tests/system/test_failures.py -k "busy or silent" --timeout 900
@@ -102,13 +102,13 @@ hosts: $(READY)
 	@$(BIN)/pytest tests/system/test_hosts.py -rs
 
 rolling: $(READY)
-	@$(BIN)/python -m tests.system.rolling --nodes 5 --workers 3 --turns 10
+	@$(BIN)/python -m tools.rolling --nodes 5 --workers 3 --turns 10
 
 makespan: $(READY)
-	@$(BIN)/python -m tests.system.makespan
+	@$(BIN)/python -m tools.makespan
 
 runs: $(READY)
-	@$(BIN)/python -m tests.system.many_runs --runs 10000
+	@$(BIN)/python -m tools.many_runs --runs 10000
 
 # Exit status 1 says that a target is missed, which is no error of make's.
 bench: $(READY)

@@ -13,7 +13,7 @@ from benchmarks import report, rows
 from benchmarks.load import LoadFailed, NoCompiler
 from benchmarks.nodes import end_what_was_started
 from benchmarks.report import Row
-from tests.nodes import ROOT
+from tests.support.nodes import ROOT
 
 FULL = {"seconds": 3.0, "turns": 5}
 """What `--full` means, where nothing else is said."""

@@ -21,8 +21,8 @@ from attrs import frozen
 from benchmarks.load import LoadFailed
 from benchmarks.nodes import storage
 from dida.placement import Ring
-from tests.clusters import StorageCluster
-from tests.netcat import Netcat
+from tests.support.clusters import StorageCluster
+from tests.support.netcat import Netcat
 
 COORDINATOR = (
     "forward.receive",

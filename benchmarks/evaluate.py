@@ -21,7 +21,7 @@ import attrs
 from benchmarks import crashes, report, scale, scripts
 from benchmarks.nodes import chains, end_what_was_started
 from benchmarks.scripts import Playing
-from tests.nodes import ROOT
+from tests.support.nodes import ROOT
 
 TIMED = Path(__file__).with_name("timed")
 REPLICAS = (1, 2, 4, 8)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.netcat import Netcat
-from tests.nodes import ROOT
+from tests.support.netcat import Netcat
+from tests.support.nodes import ROOT
 
 SOURCE = Path(__file__).with_name("lineload.c")
 BUILD = ROOT / "build"

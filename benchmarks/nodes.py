@@ -16,9 +16,9 @@ from pathlib import Path
 from attrs import define, field
 
 from benchmarks.load import Load, LoadFailed, timed
-from tests.clusters import StorageCluster
-from tests.netcat import Netcat, object_of
-from tests.nodes import ROOT, NodeProcess, environment, free_port, until
+from tests.support.clusters import StorageCluster
+from tests.support.netcat import Netcat, object_of
+from tests.support.nodes import ROOT, NodeProcess, environment, free_port, until
 
 OPERATORS = Path(__file__).with_name("operators")
 KEYS = 1000

@@ -27,7 +27,7 @@ from attrs import frozen
 
 from benchmarks.load import Load, timed
 from benchmarks.nodes import listens
-from tests.nodes import ROOT, environment, free_port, until
+from tests.support.nodes import ROOT, environment, free_port, until
 
 ONE_BY_ONE = 100
 """Chains that are measured one at a time, after a few to get warm."""

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from tests.nodes import ROOT
+from tests.support.nodes import ROOT
 
 WIDTHS = (42, 12, 30, 6)
 """Characters of the columns: what, DIDA, beside, ratio; the target follows."""

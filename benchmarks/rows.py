@@ -15,7 +15,7 @@ from benchmarks import crashes, peers, scripts
 from benchmarks.load import Load, closed_loop, one_by_one, pipelined
 from benchmarks.nodes import KEYS, bare, chains, populate, resident, storage
 from benchmarks.report import Beside, Figure, Row, Target
-from tests.nodes import until
+from tests.support.nodes import until
 
 CHAIN = 3
 """Operators of the chains that are measured."""

@@ -16,8 +16,8 @@ from attrs import frozen
 
 from benchmarks.load import LoadFailed
 from benchmarks.nodes import listens
-from tests.netcat import Netcat, object_of
-from tests.nodes import ROOT, TWISTD, environment, free_port
+from tests.support.netcat import Netcat, object_of
+from tests.support.nodes import ROOT, TWISTD, environment, free_port
 
 SCRIPTS = ROOT / "pmscripts"
 NODE_COMMANDS = ("storage", "worker", "scheduler")

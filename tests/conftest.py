@@ -19,8 +19,9 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.python.failure import Failure
 from zope.interface import provider
 
-from tests.nodes import NodeProcess, free_port
-from tests.turns import Room
+from tests.support.nodes import NodeProcess, free_port
+from tests.support.schedulers import System
+from tests.support.turns import Room
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
@@ -36,7 +37,7 @@ SETTLING_TURNS = 50
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """One of two sides (`tests.sides`) shares a room with the other one."""
+    """One of two sides (`tools.sides`) shares a room with the other one."""
     room = os.environ.pop("TESTS_ROOM", "")  # it is not for a pytest that a test starts
     if room:
         session.config.stash[ROOM] = Room(Path(room))
@@ -178,3 +179,14 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
         node.ask_to_end()
     for node in started:
         node.end()
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+    """The system, started by the test."""
+    monkeypatch.setattr("dida.scheduler.workers.REGISTRATION_TIME", 0.05)  # here nobody waits longer than that
+    made = System(tmp_path)
+    for key, value in (("13", "1"), ("14", "one_ahead_of_13"), ("23", "11"), ("24", "one_ahead_of_23")):
+        made.storage.group.put(key, value)
+    yield made
+    made.close()

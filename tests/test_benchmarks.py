@@ -15,8 +15,8 @@ from benchmarks.evaluate import PARTS, where
 from benchmarks.load import Load, LoadFailed, pipelined
 from benchmarks.nodes import KEYS, bare, chains, populate, storage
 from benchmarks.report import Beside, Figure, Row, Target
-from tests import nodes as processes
-from tests.netcat import Netcat
+from tests.support import nodes as processes
+from tests.support.netcat import Netcat
 
 LEAST_READ = 0.15
 """Reads a second in terms of the bare server's: some 0.8, and 0.005 with a millisecond for each request."""

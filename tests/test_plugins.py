@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nodes import ROOT, TWISTD
+from tests.support.nodes import ROOT, TWISTD
 
 COMMANDS = ["dida-pcs", "dida-scheduler", "dida-storage", "dida-worker", "puppetmaster"]
 SHIPPED = ["dida", "operators", "pmscripts", "twisted", "setup.py", "pyproject.toml", "MANIFEST.in"]

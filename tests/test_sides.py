@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.nodes import ROOT
-from tests.sides import COMPUTING, closing_line, waiting
-from tests.turns import Room
+from tests.support.nodes import ROOT
+from tests.support.turns import Room
+from tools.sides import COMPUTING, closing_line, waiting
 
 
 def test_who_is_alone_has_nobody_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

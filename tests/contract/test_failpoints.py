@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import StorageCluster
-from tests.nodes import until
+from tests.support.clusters import StorageCluster
+from tests.support.nodes import until
 
 pytestmark = pytest.mark.alone
 

@@ -26,9 +26,9 @@ from dida.testing import run_chain
 from dida.testing.memory import MemoryStorage, StepView
 from dida.versions import Version
 from dida.worker.run_storage import RunStorage
-from tests.clusters import StorageCluster
-from tests.fakes import the_reactor, until
-from tests.protocols.test_worker import Stage, no_pipes
+from tests.support.clusters import StorageCluster
+from tests.support.fakes import the_reactor, until
+from tests.worker.test_node import Stage, no_pipes
 
 KEPT = 5
 """Versions that are kept of a record."""

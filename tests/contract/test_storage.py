@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from dida.wire.grammar import quote
-from tests.clusters import StorageCluster
-from tests.netcat import Netcat, object_of
-from tests.nodes import NodeProcess, free_port, until
+from tests.support.clusters import StorageCluster
+from tests.support.netcat import Netcat, object_of
+from tests.support.nodes import NodeProcess, free_port, until
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from twisted.internet.task import Clock, LoopingCall, deferLater
 from dida.client.storage_client import FrontEnd
 from dida.protocols.clock import steady, time_of_day
 from dida.protocols.links import Link
-from tests.nodes import ROOT, environment, free_port
+from tests.support.nodes import ROOT, environment, free_port
 
 HOUR = 3600.0
 

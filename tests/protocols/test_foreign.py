@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from dida.protocols import lines
 from dida.protocols.lines import LineServer, LineServerFactory
-from tests.desk import Desk, Wire
+from tests.support.desk import Desk, Wire
 
 HTTP = b"%b\r\nHost: localhost:5001\r\nContent-Type: text/plain\r\n\r\n"
 DO = b"write k v\r\n#1 write k v\r\n"

@@ -15,9 +15,9 @@ from dida.protocols import lines, tuning
 from dida.protocols.lines import ok
 from dida.protocols.links import Link
 from dida.wire.messages import Ping, Reply
-from tests.desk import Listener, turn
-from tests.netcat import Netcat
 from tests.protocols.test_lines import READ, Server
+from tests.support.desk import Listener, turn
+from tests.support.netcat import Netcat
 
 
 @pytest.fixture

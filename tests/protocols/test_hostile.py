@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 
 from dida.protocols import lines
 from dida.protocols.lines import LineServerFactory
-from tests.desk import Desk, Wire
+from tests.support.desk import Desk, Wire
 
 STALL = 0.1
 """Seconds of the processor for which nobody else is served, at most."""

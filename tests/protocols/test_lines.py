@@ -19,8 +19,8 @@ from twisted.python.failure import Failure
 from dida.protocols import lines
 from dida.protocols.lines import LineServerFactory, ok
 from dida.wire.messages import Request, vocabulary
-from tests.desk import Desk, Listener, Wire, turn
-from tests.netcat import Netcat
+from tests.support.desk import Desk, Listener, Wire, turn
+from tests.support.netcat import Netcat
 
 
 class Server:

@@ -21,8 +21,8 @@ from dida.protocols import links
 from dida.protocols.lines import LineServerFactory, ok
 from dida.protocols.links import LineClient, Link, Unreachable
 from dida.wire.messages import Ok, Ping, Read, Request, Write
-from tests.desk import Desk, Listener, Wire, cut, turn
-from tests.fakes import refused, the_reactor
+from tests.support.desk import Desk, Listener, Wire, cut, turn
+from tests.support.fakes import refused, the_reactor
 
 # --- the asking side ----------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from dida.pcs.messages import Start
 from dida.pcs.table import Processes
 from dida.services import memory, storage
 from dida.services.memory import BUFFERS, MIB, half_of_memory, limits, memory_size, own_memory
-from tests.fakes import the_reactor
-from tests.nodes import NodeProcess, free_port
+from tests.support.fakes import the_reactor
+from tests.support.nodes import NodeProcess, free_port
 
 
 @pytest.mark.parametrize(

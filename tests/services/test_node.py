@@ -18,9 +18,9 @@ from dida import __version__
 from dida.addresses import Address, StorageAddress
 from dida.services import node, own_process
 from dida.services.node import NodeOptions, Options, bind, installed_folder, listening
-from tests.desk import Desk
-from tests.netcat import Netcat
-from tests.nodes import NodeProcess, environment, free_port
+from tests.support.desk import Desk
+from tests.support.netcat import Netcat
+from tests.support.nodes import NodeProcess, environment, free_port
 
 COMMANDS = ("dida-storage", "dida-worker", "dida-scheduler", "dida-pcs", "puppetmaster")
 

@@ -19,8 +19,8 @@ from dida.protocols.stdio import ScriptConsole
 from dida.puppetmaster.debug_port import DebugPorts
 from dida.services.puppetmaster import Options, PuppetMasterService, makeService
 from dida.wire.messages import Ok, Ping
-from tests.fakes import the_reactor
-from tests.nodes import free_port
+from tests.support.fakes import the_reactor
+from tests.support.nodes import free_port
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ import pytest_twisted
 from dida.addresses import NodeAddress, StorageAddress
 from dida.services.node import Listening
 from dida.services.scheduler import Options, makeService
-from tests.fakes import the_reactor
-from tests.netcat import object_of
-from tests.nodes import NodeProcess, free_port
+from tests.support.fakes import the_reactor
+from tests.support.netcat import object_of
+from tests.support.nodes import NodeProcess, free_port
 
 OPERATOR = """
 class Shout:

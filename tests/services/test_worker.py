@@ -10,8 +10,8 @@ import pytest_twisted
 from dida.services.node import Listening
 from dida.services.worker import Options, makeService
 from dida.worker.node import WorkerNode
-from tests.fakes import the_reactor
-from tests.nodes import NodeProcess, free_port
+from tests.support.fakes import the_reactor
+from tests.support.nodes import NodeProcess, free_port
 
 
 def parsed(*words: str) -> Options:

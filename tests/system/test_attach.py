@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netcat import Netcat
-from tests.nodes import until
+from tests.support.netcat import Netcat
+from tests.support.nodes import until
 from tests.system.test_scripts import ONE_OF_EACH, Console, _listens, runs
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]

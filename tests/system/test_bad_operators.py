@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import StorageCluster
-from tests.netcat import object_of
-from tests.nodes import TWISTD, NodeProcess, environment, free_port, until
+from tests.support.clusters import StorageCluster
+from tests.support.netcat import object_of
+from tests.support.nodes import TWISTD, NodeProcess, environment, free_port, until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 

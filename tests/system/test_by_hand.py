@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import StorageCluster
-from tests.netcat import Netcat, object_of
-from tests.nodes import ROOT, NodeProcess, until
+from tests.support.clusters import StorageCluster
+from tests.support.netcat import Netcat, object_of
+from tests.support.nodes import ROOT, NodeProcess, until
 
 DATA = {"13": "1", "14": "one_ahead_of_13", "23": "11", "24": "one_ahead_of_23"}
 CHAIN = "AddOperator UpdateAndChainOperator AddOperator"
@@ -39,7 +39,7 @@ def scheduler(
     folder.mkdir()
     for source in (ROOT / "operators").glob("*.py"):
         (folder / source.name).write_text(source.read_text())
-    from tests.nodes import free_port
+    from tests.support.nodes import free_port
 
     workers = []
     for number in (1, 2):

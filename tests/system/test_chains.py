@@ -15,9 +15,9 @@ import pytest
 from dida.interfaces import Touch
 from dida.simulate import checkers
 from dida.wire.grammar import shaped
-from tests.clusters import StorageCluster
-from tests.netcat import Netcat, object_of
-from tests.nodes import NodeProcess, free_port, until
+from tests.support.clusters import StorageCluster
+from tests.support.netcat import Netcat, object_of
+from tests.support.nodes import NodeProcess, free_port, until
 
 pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.timeout(900)]
 

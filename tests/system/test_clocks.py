@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.clocks import HOUR, Clocks
-from tests.clusters import StorageCluster
-from tests.nodes import ROOT, TWISTD, environment, free_port, until
-from tests.system.stepping import Stepping
+from tests.support.clocks import HOUR, Clocks
+from tests.support.clusters import StorageCluster
+from tests.support.nodes import ROOT, TWISTD, environment, free_port, until
+from tools.stepping import Stepping
 
 pytestmark = pytest.mark.system
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.nodes import ROOT, TWISTD, free_port
-from tests.terminals import Terminal
+from tests.support.nodes import ROOT, TWISTD, free_port
+from tests.support.terminals import Terminal
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 

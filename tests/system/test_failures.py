@@ -15,8 +15,8 @@ from random import Random
 
 import pytest
 
-from tests.clusters import StorageCluster
-from tests.nodes import environment, until
+from tests.support.clusters import StorageCluster
+from tests.support.nodes import environment, until
 
 pytestmark = pytest.mark.alone
 
@@ -190,7 +190,7 @@ def test_two_nodes_with_one_number(start: Callable[..., StorageCluster], tmp_pat
     """A second node with a replica number that is taken is told so, and the first goes on."""
     cluster = start(2)
     cluster.ports[9] = cluster.ports[2]
-    from tests.nodes import NodeProcess, free_port
+    from tests.support.nodes import NodeProcess, free_port
 
     port = free_port()
     url = f"http://127.0.0.1:{port}"

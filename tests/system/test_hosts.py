@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.hosts import Hosts, Unmakeable
-from tests.netcat import Netcat
-from tests.nodes import ROOT, TWISTD, environment, free_port, until
+from tests.support.hosts import Hosts, Unmakeable
+from tests.support.netcat import Netcat
+from tests.support.nodes import ROOT, TWISTD, environment, free_port, until
 from tests.system.test_scripts import ADDED, FAILED, records, runs
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]

@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from tests.clusters import StorageCluster
+from tests.support.clusters import StorageCluster
 
 
 def test_told_to_end(tmp_path: Path) -> None:

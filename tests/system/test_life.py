@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemons import Daemon, end, lives
-from tests.netcat import Netcat, object_of
-from tests.nodes import TWISTD, NodeProcess, environment, free_port, until
+from tests.support.daemons import Daemon, end, lives
+from tests.support.netcat import Netcat, object_of
+from tests.support.nodes import TWISTD, NodeProcess, environment, free_port, until
 
 SLOW = """
 import multiprocessing

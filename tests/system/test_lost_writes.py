@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from dida.versions import Version
-from tests.clusters import StorageCluster
-from tests.netcat import object_of
-from tests.nodes import NodeProcess, free_port, until
+from tests.support.clusters import StorageCluster
+from tests.support.netcat import object_of
+from tests.support.nodes import NodeProcess, free_port, until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

@@ -1,4 +1,4 @@
-"""The policies on real workers: see tests/system/makespan.py. The short form is tests/core/test_scheduling.py."""
+"""The policies on real workers: see tools/makespan.py. The short form is tests/chains/test_scheduling.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.makespan import measured
+from tools.makespan import measured
 
 pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.timeout(120)]
 

@@ -1,4 +1,4 @@
-"""Many runs leave nothing behind: see tests/system/many_runs.py."""
+"""Many runs leave nothing behind: see tools/many_runs.py."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.netcat import object_of
-from tests.nodes import until
-from tests.system.many_runs import KEPT, ManyRuns
+from tests.support.netcat import object_of
+from tests.support.nodes import until
+from tools.many_runs import KEPT, ManyRuns
 
 pytestmark = pytest.mark.system
 

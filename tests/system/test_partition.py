@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts import Hosts, Unmakeable
-from tests.netcat import Netcat
-from tests.nodes import TWISTD, environment, until
+from tests.support.hosts import Hosts, Unmakeable
+from tests.support.netcat import Netcat
+from tests.support.nodes import TWISTD, environment, until
 
 pytestmark = pytest.mark.long
 

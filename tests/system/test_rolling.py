@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from tests.nodes import ROOT, environment
+from tests.support.nodes import ROOT, environment
 
 
 def rolling(*words: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.system.rolling", *words],
+        [sys.executable, "-m", "tools.rolling", *words],
         cwd=ROOT,
         env=environment(),
         capture_output=True,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.netcat import Netcat
-from tests.nodes import ROOT, TWISTD, environment, free_port, until
-from tests.terminals import Terminal
+from tests.support.netcat import Netcat
+from tests.support.nodes import ROOT, TWISTD, environment, free_port, until
+from tests.support.terminals import Terminal
 
 pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.timeout(180)]
 

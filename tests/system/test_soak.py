@@ -1,4 +1,4 @@
-"""The short form of the soak: see tests/system/soak.py."""
+"""The short form of the soak: see tools/soak.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.soak import Soak
+from tools.soak import Soak
 
 pytestmark = pytest.mark.long
 

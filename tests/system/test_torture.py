@@ -1,4 +1,4 @@
-"""The short form of the torture: see tests/system/torture.py."""
+"""The short form of the torture: see tools/torture.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.torture import Torture
+from tools.torture import Torture
 
 pytestmark = pytest.mark.long
 

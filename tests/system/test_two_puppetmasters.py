@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.netcat import Netcat, object_of
-from tests.nodes import until
+from tests.support.netcat import Netcat, object_of
+from tests.support.nodes import until
 from tests.system.test_scripts import Console, _listens
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]

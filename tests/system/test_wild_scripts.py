@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from tests.support.wild import WILD
 from tests.system.test_scripts import ONE_OF_EACH, Console, console, runs  # noqa: F401 - a fixture
-from tests.wild import WILD
 
 pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -95,8 +95,8 @@ def test_check(console: Console) -> None:  # noqa: F811
 def test_the_own_pcs_is_killed(console: Console) -> None:  # noqa: F811
     """The puppetmaster starts another PCS, which takes up the nodes; in the end none is left."""
     process = console.start(ONE_OF_EACH + "populate four_records\nexpect 14 changed\nclient 13 three_increments\n")
-    from tests.netcat import Netcat
-    from tests.nodes import until
+    from tests.support.netcat import Netcat
+    from tests.support.nodes import until
 
     until("the data is there", lambda: any(line.startswith("populate") for line in console.output), 60)
     with Netcat(console.pcs) as pcs:

@@ -1,0 +1,597 @@
+"""Deliberate faults of the replication, each of which the simulator must find: the measure of the simulator.
+
+`python -m tools.bugs` runs each against seed after seed, in two processes, and prints how many seeds it took.
+A bug is a patch of behaviour; the product knows nothing of it. The first thirteen are the mistakes that
+implementers make (lazy replication), the others break commit, views, leases and joins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from attrs import evolve, frozen
+
+from dida.errors import UNAVAILABLE
+from dida.replication import replica as replica_module
+from dida.replication import requests as requests_module
+from dida.replication import room
+from dida.replication.config import Config
+from dida.replication.context import Local
+from dida.replication.coordinator import Commit
+from dida.replication.detection import Detection
+from dida.replication.executed import Executed, answered
+from dida.replication.gossip import Replication
+from dida.replication.joining import Joining
+from dida.replication.leaving import Leaving
+from dida.replication.log import Log
+from dida.replication.membership import Membership
+from dida.replication.messages import Install, View, component_of, is_commit
+from dida.replication.operations import operation
+from dida.replication.outputs import Left
+from dida.replication.participant import Locks
+from dida.replication.replica import Replica
+from dida.replication.requests import Requests
+from dida.replication.store import Store
+from dida.simulate import network
+from dida.simulate.scenario import Simulation
+from dida.timestamps import merged
+from dida.wire.messages import Error, Ok
+
+MOST = 2000
+"""Seeds within which each must be found."""
+
+Patch = tuple[Any, str, Any]
+
+
+@frozen
+class Bug:
+    """What is broken, in words, and how: attributes of the code and what they are for the time being."""
+
+    name: str
+    patches: tuple[Patch, ...]
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        held = [mock.patch.object(where, what, value) for where, what, value in self.patches]
+        for each in held:
+            each.start()
+        try:
+            yield
+        finally:
+            for each in reversed(held):
+                each.stop()
+
+
+def _any_entry_covers(high: Any, low: Any) -> bool:
+    return not low or any(high.get(name, 0) >= count for name, count in low.items())
+
+
+def _prev_is_all_that_was_logged(self: Replication, stream: str, prev: Any, **rest: Any) -> Any:
+    return NEXT_RECORD(self, stream, prev if is_commit(stream) else dict(self.log.have), **rest)
+
+
+NEXT_RECORD = Replication.next_record
+
+
+def _write_without_waiting(self: Requests, waiting: Any, now: float) -> Any:
+    op = waiting.op
+    first = op.verb == "write" and not (op.retry and op.id is not None)
+    if first and self.local.serving and now < self.detection.lease_until():
+        waiting.op = evolve(op, after=self._without_dead(op.after)[1])
+        return self._write(waiting, now)
+    return TRY(self, waiting, now)
+
+
+TRY = Requests._try
+
+
+def _a_duplicate_is_dropped_whole(self: Log, given: Any) -> Any:
+    known = given.base < self.have.get(given.stream, 0)
+    return [] if known and self._records.get(given.stream) else ACCEPT(self, given)
+
+
+ACCEPT = Log.accept
+
+
+def _apply_merges_only_what_is_kept(self: Replication, record: Any, now: float) -> None:
+    before = self.value_ts
+    APPLY(self, record, now)
+    entries = self.store.versions(record.key)
+    if not any(entry.version == record.version for entry in entries):
+        self.value_ts = before
+
+
+APPLY = Replication._apply
+
+
+def _no_operation_is_a_retry(request: Any) -> Any:
+    op = OPERATION(request)
+    return evolve(op, retry=False) if op is not None and op.verb == "write" else op
+
+
+OPERATION = operation
+
+
+def _have_is_merged_from_gossip(self: Replication, message: Any, now: float) -> Any:
+    reply = ON_GOSSIP(self, message, now)
+    self.log.have = merged(self.log.have, message.have)
+    return reply
+
+
+ON_GOSSIP = Replication.on_gossip
+
+
+def _answers_before_applying(self: Replication, ranges: Any, now: float) -> None:
+    ACCEPT_ALL(self, ranges, now)
+    for record in self.held.values():
+        self.value_ts = merged(self.value_ts, {record.stream: record.seq})
+
+
+ACCEPT_ALL = Replication.accept
+
+
+def _table_says_what_was_sent(self: Replication, peer: str) -> None:
+    PUSH(self, peer)
+    self.table[peer] = merged(self.table[peer], self.log.have)
+
+
+PUSH = Replication.push
+
+
+def _old_versions_come_back(self: Store, key: str, entry: Any) -> bool:
+    kept = PUT(self, key, entry)
+    entries = self._records.get(key)
+    if not kept and entries is not None and all(e.version != entry.version for e in entries):
+        self._records[key] = (*entries[:-1], entry)
+        return True
+    return kept
+
+
+PUT = Store.put
+
+
+def _ties_by_arrival(self: Store, key: str, entry: Any) -> bool:
+    kept = PUT(self, key, entry)
+    if kept:
+        self._records[key] = tuple(sorted(self._records[key], key=lambda e: (-e.number, e is not entry)))
+    return kept
+
+
+def _park_without_a_bound(self: Requests, waiting: Any, now: float, stream: Any = None) -> None:
+    self.waiting[waiting.token] = waiting
+    self._since.setdefault(waiting.token, now)
+    self._restless[waiting.token] = None
+
+
+def _numbers_from_a_client(request: Any) -> Any:
+    op = OPERATION(request)
+    if op is not None and op.verb == "write" and op.lowest % 7 == 0:
+        return evolve(op, after={**op.after, "1:1": 2**63})
+    return op
+
+
+def _told_at_the_decision(self: Commit, txn: Any, newest: Any, now: float) -> None:
+    DECIDE(self, txn, newest, now)
+    if txn.record is not None:
+        for waiting in txn.waiters:
+            self.local.answer(waiting.token, answered((str(txn.record.version),), txn.record.ts))
+        txn.waiters = []
+
+
+DECIDE = Commit._decide
+
+
+def _settle_drops_decisions(self: Replication, *rest: Any) -> None:
+    for place in [place for place in self.held if is_commit(place[0])]:
+        del self.held[place]
+    SETTLE(self, *rest)
+
+
+SETTLE = Replication.settle
+
+
+def _fence_is_ignored(self: Membership, view: Any, now: float) -> None:
+    self.local.note("goes on as if nothing had been")
+
+
+def _level_with_the_leader(self: Membership, ballot: Any, others: Any, again: float, now: float) -> None:
+    ballot.base = dict(self.replication.log.have)
+    ballot.have = dict.fromkeys(ballot.have, ballot.base)
+    LEVEL(self, ballot, others, again, now)
+
+
+LEVEL = Membership._level
+
+
+def _install_without_levelling(self: Membership, sender: str, view: Any, base: Any, now: float) -> Any:
+    self.replication.log.have = dict(base)
+    return ON_INSTALL(self, sender, view, base, now)
+
+
+ON_INSTALL = Membership.on_install
+
+
+def _joins_empty(self: Joining, message: Any, held: Any, now: float) -> Any:
+    reply = ON_LOAD(self, message, held, now)
+    if self.loaded:
+        self.replication.store = Store(self.replication.store.max_versions)
+    return reply
+
+
+ON_LOAD = Joining.on_load
+
+
+def _locks_nothing(self: Locks, waiting: Any) -> bool:
+    return False
+
+
+def _own_value_only(self: Commit, txn: Any, now: float) -> None:
+    txn.grants = dict.fromkeys(txn.grants)
+    COMPARE(self, txn, now)
+
+
+COMPARE = Commit._compare
+
+
+def _release_is_lost(self: Commit, txn: Any, answer: Any) -> None:
+    if txn.state != "queued":
+        self.locks.unlock(txn.op.key, self.local.component, txn.number)
+
+
+def _other_views_are_taken(self: Replica, token: Any, message: Any, now: float) -> Any:
+    return ON_PEER(self, token, evolve(message, view=self.local.view_name), now)
+
+
+ON_PEER = Replica.on_peer
+
+
+def _who_is_asked_coordinates(self: Requests, waiting: Any, now: float) -> None:
+    self.commit.begin(waiting, now)
+
+
+def _first_come_first_locked(self: Locks, message: Any, now: float) -> Any:
+    for wanted in message.keys:
+        lock = self.keys.get(wanted.key)
+        if lock is not None and lock.home != message.sender:
+            return Error(UNAVAILABLE)
+    return ON_LOCK(self, message, now)
+
+
+ON_LOCK = Locks.on_lock
+
+
+def _a_lock_stays(self: Locks, home: str, txn: int, key: str) -> None:
+    if key not in self.keys:
+        LOCK_HERE(self, home, txn, key)
+
+
+LOCK_HERE = Locks.lock
+
+
+def _any_evidence_counts_at_once(self: Detection, component: str, now: float) -> bool:
+    self.gone[component] = now
+    return True
+
+
+def _news_is_never_old(self: Membership, url: str, at: float, now: float) -> None:
+    ON_REFUSED(self, url, now, now)
+
+
+ON_REFUSED = Membership.on_refused
+
+
+def _any_ballot_is_obeyed(self: Membership, message: Any, now: float) -> Any:
+    self.promised = (0, "")
+    return ON_FLUSH(self, message, now)
+
+
+ON_FLUSH = Membership.on_flush
+
+
+def _joiners_hold_nothing_up(self: Replication) -> None:
+    joining = {c: self.table.pop(c) for c in list(self.table) if self.local.member(c) is None}
+    TRUNCATE(self)
+    self.table.update(joining)
+
+
+TRUNCATE = Replication.truncate
+
+
+def _losses_are_not_told(self: Requests, after: Any) -> Any:
+    return {}, WITHOUT_DEAD(self, after)[1]
+
+
+WITHOUT_DEAD = Requests._without_dead
+
+
+def _the_answer_renews_the_lease(self: Detection, peer: str, sent: float, have: Any, now: float) -> None:
+    self._beating.pop(peer, None)
+    ON_BEAT(self, peer, now, have, now)
+
+
+ON_BEAT = Detection.on_beat
+
+
+def _a_full_lease_for_all(self: Detection, now: float) -> float:
+    GRANT(self, now)
+    return self.local.config.lease
+
+
+GRANT = Detection._grant
+
+
+def _silence_since_ever(self: Detection, component: str, now: float) -> float:
+    return now - self.heard.get(component, now) if component in self._listens else 0.0
+
+
+def _any_join_is_evidence(self: Joining, message: Any, now: float) -> Any:
+    return ON_JOIN(self, evolve(message, told=self.local.view_name), now)
+
+
+ON_JOIN = Joining.on_join
+
+
+def _what_anybody_has(self: Replication) -> Any:
+    return merged(self.log.have, *self.table.values())
+
+
+def _who_was_sent_it_counts(self: Replication, record: Any) -> int:
+    return min(len(self.local.others()), HOLDERS(self, record) + len(self._gossiping))
+
+
+HOLDERS = Replication.holders
+
+
+def _all_but_one_are_all(self: Local, concern: Any) -> int:
+    wanted = HOLDERS_WANTED(self, concern)
+    return max(1, wanted - 1) if concern == "all" else wanted
+
+
+HOLDERS_WANTED = Local.holders_wanted
+
+
+def _refused_and_written(self: Requests, waiting: Any, now: float) -> Any:
+    op, replication = waiting.op, self.replication
+    if room.refusal(replication, op.key, op.value) and op.key not in self.locks.keys:
+        replication.execute(self._next_record(op.key, op.value, op.after, op.id, op.lowest), now)
+    return WRITE(self, waiting, now)
+
+
+WRITE = Requests._write
+
+
+def _replication_is_refused(self: Replication, ranges: Any, now: float) -> None:
+    full = [r for given in ranges for r in given.records if room.refusal(self, r.key, r.value)]
+    ACCEPT_ALL(self, ranges if not full else (), now)
+
+
+def _expired_names_are_not_given(self: Executed, dumped: Any, expired: Any, now: float) -> None:
+    LOAD(self, dumped, [], now)
+
+
+LOAD = Executed.load
+
+
+def _flush_stops_nothing(self: Membership, message: Any, now: float) -> Any:
+    serving = self.local.serving
+    reply = ON_FLUSH(self, message, now)
+    self.local.serving = serving
+    return reply
+
+
+def _held_back_writes_are_dropped(self: Replication, *rest: Any) -> None:
+    for place in [place for place in self.held if not is_commit(place[0])]:
+        del self.held[place]
+    SETTLE(self, *rest)
+
+
+def _the_dead_stay(self: Replication, base: Any, live: Any, stayed: Any, now: float) -> None:
+    SETTLE(self, base, {*live, *map(component_of, base)}, stayed, now)
+
+
+def _cuts_are_not_given(self: Joining, message: Any, held: Any, now: float) -> Any:
+    return ON_LOAD(
+        self, evolve(message, state={n: v if n != "cuts" else {} for n, v in message.state.items()}), held, now
+    )
+
+
+def _half_of_the_view_alone(self: View, complete: bool) -> Any:
+    return (tuple(m.component for m in self.members),)
+
+
+def _complete_when_installed(self: Replica, url: str, peer: str, message: Any, reply: Any, now: float) -> None:
+    TAKE_ANSWER(self, url, peer, message, reply, now)
+    if isinstance(message, Install) and isinstance(reply, Ok) and message.installs.name == self.local.view_name:
+        ENTERED.setdefault((self.local.component, self.local.view_name), {self.local.component}).add(peer)
+        entered = ENTERED[self.local.component, self.local.view_name]
+        assert self.local.view is not None
+        self.local.complete |= all(m.component in entered for m in self.local.view.members)
+
+
+TAKE_ANSWER = Replica._take_answer
+ENTERED: dict[tuple[str, str], set[str]] = {}
+
+
+def _nobody_is_bound(self: Membership, message: Any, now: float) -> Any:
+    reply = ON_FLUSH(self, message, now)
+    self._bound.clear()
+    return reply
+
+
+def _by_size(self: View) -> Any:
+    return self.number, len(self.members), self.leader
+
+
+def _the_lowest_leads(self: Detection, now: float) -> bool:
+    stops, self.local.stops = self.local.stops, {}
+    try:
+        return LEADS(self, now)
+    finally:
+        self.local.stops = stops
+
+
+LEADS = Detection.leads
+
+
+def _who_leaves_counts(self: Membership, stay: Any) -> bool:
+    view = self.local.view
+    leavers = [m for m in view.members if not self.leaving.stays(m)] if view is not None else []
+    return MAY_CHANGE(self, (*stay, *leavers)) and bool(stay)
+
+
+MAY_CHANGE = Membership._may_change
+
+
+def _ends_when_asked(self: Membership, message: Any, now: float) -> Any:
+    reply = ON_FLUSH(self, message, now)
+    if isinstance(reply, Ok) and any(m.component == self.local.component for m in message.leaving):
+        self.leaving.left = Left(True, "ends, and nobody has fetched anything yet")
+    return reply
+
+
+def _ends_when_all_have_heard(self: Leaving, now: float) -> None:
+    self._heard = {m.component for m in self.local.others()}
+    END_WITH_ALL(self, now)
+
+
+END_WITH_ALL = Leaving._end_with_all
+
+
+def _same_component(node: Any) -> str:
+    return f"{node.number}:1"
+
+
+BUGS = (
+    Bug("one entry of value_ts taken for all", ((requests_module, "covers", _any_entry_covers),)),
+    Bug("ts is replica_ts, not prev with one entry", ((Replication, "next_record", _prev_is_all_that_was_logged),)),
+    Bug("version number before the update is stable", ((Requests, "_try", _write_without_waiting),)),
+    Bug("an update that is not kept: ts not merged", ((Replication, "_apply", _apply_merges_only_what_is_kept),)),
+    Bug("same update id accepted by two replicas", ((replica_module, "operation", _no_operation_is_a_retry),)),
+    Bug("replica_ts merged from a partial message", ((Replication, "on_gossip", _have_is_merged_from_gossip),)),
+    Bug("a restart under the old component", ((network, "incarnation", _same_component),)),
+    Bug("answers between merging and applying", ((Replication, "accept", _answers_before_applying),)),
+    Bug("timestamp table says what was sent", ((Replication, "push", _table_says_what_was_sent),)),
+    Bug("a discarded version comes back", ((Store, "put", _old_versions_come_back),)),
+    Bug("ties broken by arrival", ((Store, "put", _ties_by_arrival),)),
+    Bug("unbounded waiting requests", ((Requests, "_park", _park_without_a_bound),)),
+    Bug("a client's counter of 2^63 believed", ((replica_module, "operation", _numbers_from_a_client),)),
+    Bug("no barrier: exposed before all have it", ((Commit, "_acknowledged", lambda self, txn, peer: True),)),
+    Bug("the client told at the decision", ((Commit, "_decide", _told_at_the_decision),)),
+    Bug(
+        "decisions visible before they are exposed",
+        ((Replication, "_hidden", lambda self, place: False),),
+    ),
+    Bug("locks hold no writes back", ((Locks, "queue_write", _locks_nothing),)),
+    Bug("the home tests its own value only", ((Commit, "_compare", _own_value_only),)),
+    Bug("no, before all hold the value", ((Replication, "held_by_all", lambda self, ts: True),)),
+    Bug(
+        "a release is lost, and nobody looks",
+        ((Commit, "_release", _release_is_lost), (Locks, "clear", lambda self, home, oldest: None)),
+    ),
+    Bug("decisions dropped when the view changes", ((Replication, "settle", _settle_drops_decisions),)),
+    Bug("the cut is the leader's own", ((Membership, "_level", _level_with_the_leader),)),
+    Bug("a view installed without levelling", ((Membership, "on_install", _install_without_levelling),)),
+    Bug("a removed node goes on", ((Membership, "fence", _fence_is_ignored),)),
+    Bug("the lease ignored", ((Detection, "lease_until", lambda self: float("inf")),)),
+    Bug("executed table not given to a joiner", ((Executed, "load", lambda self, *rest: None),)),
+    Bug("a joiner counts before it has the records", ((Joining, "on_load", _joins_empty),)),
+    Bug("held-back updates never tried again", ((Replication, "apply_held", lambda self, now, places=None: None),)),
+    Bug("who is asked coordinates, not the home", ((Requests, "_at_home", _who_is_asked_coordinates),)),
+    Bug(
+        "locks in arrival order at each participant",
+        ((Requests, "_at_home", _who_is_asked_coordinates), (Locks, "on_lock", _first_come_first_locked)),
+    ),
+    Bug(
+        "a lock does not give way to the next",
+        ((Locks, "lock", _a_lock_stays), (Locks, "clear", lambda self, home, oldest: None)),
+    ),
+    Bug("no fence: messages of other views are taken", ((Replica, "on_peer", _other_views_are_taken),)),
+    Bug("a lease outlasts the silence", ((Config, "lease", property(lambda self: 4 * self.ping_timeout)),)),
+    Bug("the lease counts from the answer", ((Detection, "on_beat", _the_answer_renews_the_lease),)),
+    Bug("the hub grants more than its own lease", ((Detection, "_grant", _a_full_lease_for_all),)),
+    Bug("silence counts from before the hub was lost", ((Detection, "_silence", _silence_since_ever),)),
+    Bug("the hub says that all have what one has", ((Replication, "held_everywhere", _what_anybody_has),)),
+    Bug(
+        "a release is lost, and nobody asks but the hub",
+        ((Commit, "_release", _release_is_lost), (Detection, "wait_for", lambda self, *rest: None)),
+    ),
+    Bug(
+        "stale evidence of a death is believed",
+        ((Detection, "bury", _any_evidence_counts_at_once), (Membership, "on_refused", _news_is_never_old)),
+    ),
+    Bug("what an earlier life sent to join is believed", ((Joining, "on_join", _any_join_is_evidence),)),
+    Bug("any ballot is obeyed", ((Membership, "on_flush", _any_ballot_is_obeyed),)),
+    Bug("FLUSH does not stop the old view", ((Membership, "on_flush", _flush_stops_nothing),)),
+    Bug("truncation does not wait for joiners", ((Replication, "truncate", _joiners_hold_nothing_up),)),
+    Bug("held-back writes dropped when the view changes", ((Replication, "settle", _held_back_writes_are_dropped),)),
+    Bug("waiting requests dropped when the view changes", ((Commit, "give_back", lambda self: []),)),
+    Bug("the dead stay in the timestamps", ((Replication, "settle", _the_dead_stay),)),
+    Bug("nobody is told of lost updates", ((Requests, "_without_dead", _losses_are_not_told),)),
+    Bug("a joiner does not know what was cut", ((Joining, "on_load", _cuts_are_not_given),)),
+    Bug("a joiner does not know the expired sessions", ((Executed, "load", _expired_names_are_not_given),)),
+    Bug("an expired session's retry is executed", ((Executed, "expired", lambda self, id: False),)),
+    Bug("a write answered before its concern is met", ((Replication, "holders", lambda self, record: 99),)),
+    Bug("a write is refused for want of memory, and done", ((Requests, "_write", _refused_and_written),)),
+    Bug("want of memory stops replication", ((Replication, "accept", _replication_is_refused),)),
+    Bug("a write for all: who was sent it counts", ((Replication, "holders", _who_was_sent_it_counts),)),
+    Bug("a write for all: as if one were removed", ((Local, "holders_wanted", _all_but_one_are_all),)),
+    Bug("more than half of the view alone changes it", ((View, "lists", _half_of_the_view_alone),)),
+    Bug("complete when all have installed it", ((Replica, "_take_answer", _complete_when_installed),)),
+    Bug("promised to change a view, and gone to another", ((Membership, "on_flush", _nobody_is_bound),)),
+    Bug("views compare by their size", ((View, "rank", property(_by_size)),)),
+    Bug("who leaves leads a change", ((Detection, "leads", _the_lowest_leads),)),
+    Bug("who leaves counts for the change", ((Membership, "_may_change", _who_leaves_counts),)),
+    Bug(
+        "who leaves ends before anybody has its state",
+        ((Membership, "on_flush", _ends_when_asked), (Leaving, "_push", lambda self: None)),
+    ),
+    Bug(
+        "who leaves is not asked what it has",
+        ((Membership, "_leavers", lambda self, wanted, now: ()), (Leaving, "_push", lambda self: None)),
+    ),
+    Bug("all are told, and one ends, though others stay", ((Leaving, "_end_with_all", _ends_when_all_have_heard),)),
+)
+
+
+def seeds_needed(bug: Bug, most: int = MOST) -> tuple[int, str] | None:
+    """How many seeds until the simulator finds the bug, and what it says; None when it does not."""
+    with bug.in_force():
+        for seed in range(most):
+            wrong = Simulation(seed).run()
+            if wrong:
+                return seed + 1, wrong[0]
+    return None
+
+
+def _measure(number: int) -> tuple[int, tuple[int, str] | None]:
+    return number, seeds_needed(BUGS[number])
+
+
+def main() -> int:
+    """The table of all bugs."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--jobs", type=int, default=os.cpu_count())
+    options.add_argument("--like", default="", help="only those with this in their names")
+    given = options.parse_args()
+    chosen = [number for number, bug in enumerate(BUGS) if given.like in bug.name]
+    out: Callable[[str], Any] = sys.stdout.write
+    missed = 0
+    out(f"| {'deliberate bug':45} | seeds | what the simulator says |\n| --- | ---: | --- |\n")
+    with ProcessPoolExecutor(given.jobs) as pool:
+        for number, found in pool.map(_measure, chosen):
+            seeds, says = found if found is not None else ("-", f"NOT FOUND in {MOST}")
+            missed += found is None
+            out(f"| {BUGS[number].name:45} | {seeds:5} | {says[:110]} |\n")
+            sys.stdout.flush()
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
