@@ -52,7 +52,7 @@ class IStorage(Interface):
 
 
 @frozen
-class Touch:
+class Access:
     """A record that a step has read or written."""
 
     how: str

@@ -29,7 +29,7 @@ SLOW = """
 import time
 from dida.protocols.lines import LineServer
 from dida.storage.node import StorageNode
-for kind, name in ((LineServer, "_serve_line"), (StorageNode, "quick")):
+for kind, name in ((LineServer, "_serve_line"), (StorageNode, "fast_reply")):
     def slowly(self, line, usual=getattr(kind, name)):
         time.sleep(0.001)
         return usual(self, line)

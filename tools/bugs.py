@@ -23,11 +23,11 @@ from dida.replication import replica as replica_module
 from dida.replication import requests as requests_module
 from dida.replication import room
 from dida.replication.config import Config
-from dida.replication.context import Local
+from dida.replication.context import ReplicaContext
 from dida.replication.coordinator import Commit
 from dida.replication.detection import Detection
-from dida.replication.executed import Executed, answered
-from dida.replication.gossip import Replication
+from dida.replication.executed import ReplyCache, answered
+from dida.replication.gossip import ReplicaState
 from dida.replication.joining import Joining
 from dida.replication.leaving import Leaving
 from dida.replication.log import Log
@@ -73,11 +73,11 @@ def _any_entry_covers(high: Any, low: Any) -> bool:
     return not low or any(high.get(name, 0) >= count for name, count in low.items())
 
 
-def _prev_is_all_that_was_logged(self: Replication, stream: str, prev: Any, **rest: Any) -> Any:
+def _prev_is_all_that_was_logged(self: ReplicaState, stream: str, prev: Any, **rest: Any) -> Any:
     return NEXT_RECORD(self, stream, prev if is_commit(stream) else dict(self.log.have), **rest)
 
 
-NEXT_RECORD = Replication.next_record
+NEXT_RECORD = ReplicaState.next_record
 
 
 def _write_without_waiting(self: Requests, waiting: Any, now: float) -> Any:
@@ -100,7 +100,7 @@ def _a_duplicate_is_dropped_whole(self: Log, given: Any) -> Any:
 ACCEPT = Log.accept
 
 
-def _apply_merges_only_what_is_kept(self: Replication, record: Any, now: float) -> None:
+def _apply_merges_only_what_is_kept(self: ReplicaState, record: Any, now: float) -> None:
     before = self.value_ts
     APPLY(self, record, now)
     entries = self.store.versions(record.key)
@@ -108,7 +108,7 @@ def _apply_merges_only_what_is_kept(self: Replication, record: Any, now: float) 
         self.value_ts = before
 
 
-APPLY = Replication._apply
+APPLY = ReplicaState._apply
 
 
 def _no_operation_is_a_retry(request: Any) -> Any:
@@ -119,30 +119,30 @@ def _no_operation_is_a_retry(request: Any) -> Any:
 OPERATION = operation
 
 
-def _have_is_merged_from_gossip(self: Replication, message: Any, now: float) -> Any:
+def _have_is_merged_from_gossip(self: ReplicaState, message: Any, now: float) -> Any:
     reply = ON_GOSSIP(self, message, now)
     self.log.have = merged(self.log.have, message.have)
     return reply
 
 
-ON_GOSSIP = Replication.on_gossip
+ON_GOSSIP = ReplicaState.on_gossip
 
 
-def _answers_before_applying(self: Replication, ranges: Any, now: float) -> None:
+def _answers_before_applying(self: ReplicaState, ranges: Any, now: float) -> None:
     ACCEPT_ALL(self, ranges, now)
     for record in self.held.values():
         self.value_ts = merged(self.value_ts, {record.stream: record.seq})
 
 
-ACCEPT_ALL = Replication.accept
+ACCEPT_ALL = ReplicaState.accept
 
 
-def _table_says_what_was_sent(self: Replication, peer: str) -> None:
+def _table_says_what_was_sent(self: ReplicaState, peer: str) -> None:
     PUSH(self, peer)
     self.table[peer] = merged(self.table[peer], self.log.have)
 
 
-PUSH = Replication.push
+PUSH = ReplicaState.push
 
 
 def _old_versions_come_back(self: Store, key: str, entry: Any) -> bool:
@@ -188,13 +188,13 @@ def _told_at_the_decision(self: Commit, txn: Any, newest: Any, now: float) -> No
 DECIDE = Commit._decide
 
 
-def _settle_drops_decisions(self: Replication, *rest: Any) -> None:
+def _settle_drops_decisions(self: ReplicaState, *rest: Any) -> None:
     for place in [place for place in self.held if is_commit(place[0])]:
         del self.held[place]
     SETTLE(self, *rest)
 
 
-SETTLE = Replication.settle
+SETTLE = ReplicaState.settle
 
 
 def _fence_is_ignored(self: Membership, view: Any, now: float) -> None:
@@ -295,13 +295,13 @@ def _any_ballot_is_obeyed(self: Membership, message: Any, now: float) -> Any:
 ON_FLUSH = Membership.on_flush
 
 
-def _joiners_hold_nothing_up(self: Replication) -> None:
+def _joiners_hold_nothing_up(self: ReplicaState) -> None:
     joining = {c: self.table.pop(c) for c in list(self.table) if self.local.member(c) is None}
     TRUNCATE(self)
     self.table.update(joining)
 
 
-TRUNCATE = Replication.truncate
+TRUNCATE = ReplicaState.truncate
 
 
 def _losses_are_not_told(self: Requests, after: Any) -> Any:
@@ -338,23 +338,23 @@ def _any_join_is_evidence(self: Joining, message: Any, now: float) -> Any:
 ON_JOIN = Joining.on_join
 
 
-def _what_anybody_has(self: Replication) -> Any:
+def _what_anybody_has(self: ReplicaState) -> Any:
     return merged(self.log.have, *self.table.values())
 
 
-def _who_was_sent_it_counts(self: Replication, record: Any) -> int:
+def _who_was_sent_it_counts(self: ReplicaState, record: Any) -> int:
     return min(len(self.local.others()), HOLDERS(self, record) + len(self._gossiping))
 
 
-HOLDERS = Replication.holders
+HOLDERS = ReplicaState.holders
 
 
-def _all_but_one_are_all(self: Local, concern: Any) -> int:
+def _all_but_one_are_all(self: ReplicaContext, concern: Any) -> int:
     wanted = HOLDERS_WANTED(self, concern)
     return max(1, wanted - 1) if concern == "all" else wanted
 
 
-HOLDERS_WANTED = Local.holders_wanted
+HOLDERS_WANTED = ReplicaContext.holders_wanted
 
 
 def _refused_and_written(self: Requests, waiting: Any, now: float) -> Any:
@@ -367,16 +367,16 @@ def _refused_and_written(self: Requests, waiting: Any, now: float) -> Any:
 WRITE = Requests._write
 
 
-def _replication_is_refused(self: Replication, ranges: Any, now: float) -> None:
+def _replication_is_refused(self: ReplicaState, ranges: Any, now: float) -> None:
     full = [r for given in ranges for r in given.records if room.refusal(self, r.key, r.value)]
     ACCEPT_ALL(self, ranges if not full else (), now)
 
 
-def _expired_names_are_not_given(self: Executed, dumped: Any, expired: Any, now: float) -> None:
+def _expired_names_are_not_given(self: ReplyCache, dumped: Any, expired: Any, now: float) -> None:
     LOAD(self, dumped, [], now)
 
 
-LOAD = Executed.load
+LOAD = ReplyCache.load
 
 
 def _flush_stops_nothing(self: Membership, message: Any, now: float) -> Any:
@@ -386,13 +386,13 @@ def _flush_stops_nothing(self: Membership, message: Any, now: float) -> Any:
     return reply
 
 
-def _held_back_writes_are_dropped(self: Replication, *rest: Any) -> None:
+def _held_back_writes_are_dropped(self: ReplicaState, *rest: Any) -> None:
     for place in [place for place in self.held if not is_commit(place[0])]:
         del self.held[place]
     SETTLE(self, *rest)
 
 
-def _the_dead_stay(self: Replication, base: Any, live: Any, stayed: Any, now: float) -> None:
+def _the_dead_stay(self: ReplicaState, base: Any, live: Any, stayed: Any, now: float) -> None:
     SETTLE(self, base, {*live, *map(component_of, base)}, stayed, now)
 
 
@@ -470,14 +470,14 @@ def _same_component(node: Any) -> str:
 
 BUGS = (
     Bug("one entry of value_ts taken for all", ((requests_module, "covers", _any_entry_covers),)),
-    Bug("ts is replica_ts, not prev with one entry", ((Replication, "next_record", _prev_is_all_that_was_logged),)),
+    Bug("ts is replica_ts, not prev with one entry", ((ReplicaState, "next_record", _prev_is_all_that_was_logged),)),
     Bug("version number before the update is stable", ((Requests, "_try", _write_without_waiting),)),
-    Bug("an update that is not kept: ts not merged", ((Replication, "_apply", _apply_merges_only_what_is_kept),)),
+    Bug("an update that is not kept: ts not merged", ((ReplicaState, "_apply", _apply_merges_only_what_is_kept),)),
     Bug("same update id accepted by two replicas", ((replica_module, "operation", _no_operation_is_a_retry),)),
-    Bug("replica_ts merged from a partial message", ((Replication, "on_gossip", _have_is_merged_from_gossip),)),
+    Bug("replica_ts merged from a partial message", ((ReplicaState, "on_gossip", _have_is_merged_from_gossip),)),
     Bug("a restart under the old component", ((network, "incarnation", _same_component),)),
-    Bug("answers between merging and applying", ((Replication, "accept", _answers_before_applying),)),
-    Bug("timestamp table says what was sent", ((Replication, "push", _table_says_what_was_sent),)),
+    Bug("answers between merging and applying", ((ReplicaState, "accept", _answers_before_applying),)),
+    Bug("timestamp table says what was sent", ((ReplicaState, "push", _table_says_what_was_sent),)),
     Bug("a discarded version comes back", ((Store, "put", _old_versions_come_back),)),
     Bug("ties broken by arrival", ((Store, "put", _ties_by_arrival),)),
     Bug("unbounded waiting requests", ((Requests, "_park", _park_without_a_bound),)),
@@ -486,23 +486,23 @@ BUGS = (
     Bug("the client told at the decision", ((Commit, "_decide", _told_at_the_decision),)),
     Bug(
         "decisions visible before they are exposed",
-        ((Replication, "_hidden", lambda self, place: False),),
+        ((ReplicaState, "_hidden", lambda self, place: False),),
     ),
     Bug("locks hold no writes back", ((Locks, "queue_write", _locks_nothing),)),
     Bug("the home tests its own value only", ((Commit, "_compare", _own_value_only),)),
-    Bug("no, before all hold the value", ((Replication, "held_by_all", lambda self, ts: True),)),
+    Bug("no, before all hold the value", ((ReplicaState, "held_by_all", lambda self, ts: True),)),
     Bug(
         "a release is lost, and nobody looks",
         ((Commit, "_release", _release_is_lost), (Locks, "clear", lambda self, home, oldest: None)),
     ),
-    Bug("decisions dropped when the view changes", ((Replication, "settle", _settle_drops_decisions),)),
+    Bug("decisions dropped when the view changes", ((ReplicaState, "settle", _settle_drops_decisions),)),
     Bug("the cut is the leader's own", ((Membership, "_level", _level_with_the_leader),)),
     Bug("a view installed without levelling", ((Membership, "on_install", _install_without_levelling),)),
     Bug("a removed node goes on", ((Membership, "fence", _fence_is_ignored),)),
     Bug("the lease ignored", ((Detection, "lease_until", lambda self: float("inf")),)),
-    Bug("executed table not given to a joiner", ((Executed, "load", lambda self, *rest: None),)),
+    Bug("executed table not given to a joiner", ((ReplyCache, "load", lambda self, *rest: None),)),
     Bug("a joiner counts before it has the records", ((Joining, "on_load", _joins_empty),)),
-    Bug("held-back updates never tried again", ((Replication, "apply_held", lambda self, now, places=None: None),)),
+    Bug("held-back updates never tried again", ((ReplicaState, "apply_held", lambda self, now, places=None: None),)),
     Bug("who is asked coordinates, not the home", ((Requests, "_at_home", _who_is_asked_coordinates),)),
     Bug(
         "locks in arrival order at each participant",
@@ -517,7 +517,7 @@ BUGS = (
     Bug("the lease counts from the answer", ((Detection, "on_beat", _the_answer_renews_the_lease),)),
     Bug("the hub grants more than its own lease", ((Detection, "_grant", _a_full_lease_for_all),)),
     Bug("silence counts from before the hub was lost", ((Detection, "_silence", _silence_since_ever),)),
-    Bug("the hub says that all have what one has", ((Replication, "held_everywhere", _what_anybody_has),)),
+    Bug("the hub says that all have what one has", ((ReplicaState, "held_everywhere", _what_anybody_has),)),
     Bug(
         "a release is lost, and nobody asks but the hub",
         ((Commit, "_release", _release_is_lost), (Detection, "wait_for", lambda self, *rest: None)),
@@ -529,19 +529,19 @@ BUGS = (
     Bug("what an earlier life sent to join is believed", ((Joining, "on_join", _any_join_is_evidence),)),
     Bug("any ballot is obeyed", ((Membership, "on_flush", _any_ballot_is_obeyed),)),
     Bug("FLUSH does not stop the old view", ((Membership, "on_flush", _flush_stops_nothing),)),
-    Bug("truncation does not wait for joiners", ((Replication, "truncate", _joiners_hold_nothing_up),)),
-    Bug("held-back writes dropped when the view changes", ((Replication, "settle", _held_back_writes_are_dropped),)),
+    Bug("truncation does not wait for joiners", ((ReplicaState, "truncate", _joiners_hold_nothing_up),)),
+    Bug("held-back writes dropped when the view changes", ((ReplicaState, "settle", _held_back_writes_are_dropped),)),
     Bug("waiting requests dropped when the view changes", ((Commit, "give_back", lambda self: []),)),
-    Bug("the dead stay in the timestamps", ((Replication, "settle", _the_dead_stay),)),
+    Bug("the dead stay in the timestamps", ((ReplicaState, "settle", _the_dead_stay),)),
     Bug("nobody is told of lost updates", ((Requests, "_without_dead", _losses_are_not_told),)),
     Bug("a joiner does not know what was cut", ((Joining, "on_load", _cuts_are_not_given),)),
-    Bug("a joiner does not know the expired sessions", ((Executed, "load", _expired_names_are_not_given),)),
-    Bug("an expired session's retry is executed", ((Executed, "expired", lambda self, id: False),)),
-    Bug("a write answered before its concern is met", ((Replication, "holders", lambda self, record: 99),)),
+    Bug("a joiner does not know the expired sessions", ((ReplyCache, "load", _expired_names_are_not_given),)),
+    Bug("an expired session's retry is executed", ((ReplyCache, "expired", lambda self, id: False),)),
+    Bug("a write answered before its concern is met", ((ReplicaState, "holders", lambda self, record: 99),)),
     Bug("a write is refused for want of memory, and done", ((Requests, "_write", _refused_and_written),)),
-    Bug("want of memory stops replication", ((Replication, "accept", _replication_is_refused),)),
-    Bug("a write for all: who was sent it counts", ((Replication, "holders", _who_was_sent_it_counts),)),
-    Bug("a write for all: as if one were removed", ((Local, "holders_wanted", _all_but_one_are_all),)),
+    Bug("want of memory stops replication", ((ReplicaState, "accept", _replication_is_refused),)),
+    Bug("a write for all: who was sent it counts", ((ReplicaState, "holders", _who_was_sent_it_counts),)),
+    Bug("a write for all: as if one were removed", ((ReplicaContext, "holders_wanted", _all_but_one_are_all),)),
     Bug("more than half of the view alone changes it", ((View, "lists", _half_of_the_view_alone),)),
     Bug("complete when all have installed it", ((Replica, "_take_answer", _complete_when_installed),)),
     Bug("promised to change a view, and gone to another", ((Membership, "on_flush", _nobody_is_bound),)),

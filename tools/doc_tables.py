@@ -54,7 +54,7 @@ NODES: dict[str, Mapping[str, type[Request]]] = {
     "debug port": DebugCommands.vocabulary,
 }
 SHAPES: dict[str, tuple[type[Any], ...]] = {
-    "chains": (records.Meta, records.Assignment, interfaces.Touch, records.Step),
+    "chains": (records.Meta, records.Assignment, interfaces.Access, records.Step),
     "storage": (messages.Member,),
     "PCS": (control_messages.NodeEntry, control_messages.Elsewhere),
     "peers": (

@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 from attrs import define, field, frozen
 
-from dida.interfaces import Touch
+from dida.interfaces import Access
 from dida.versions import Version
 from dida.wire.messages import Counter, Name, Timestamp
 
@@ -77,7 +77,7 @@ class Assignment:
     """Which execution of the step this is; more than one were needed when workers died, or it was retried."""
     start: float = 0.0
     """When it was begun, in seconds since 1970 on the worker's clock."""
-    records: tuple[Touch, ...] = ()
+    records: tuple[Access, ...] = ()
     """What it has read and written, in that order. Before an execution: what an earlier one has."""
     after: Timestamp = field(factory=dict)
     """The run's front-end timestamp when it had ended."""
@@ -95,7 +95,7 @@ class Step:
     attempt: int = 1
     why: str = ""
     """Why that worker: what the scheduler counted at each."""
-    records: tuple[Touch, ...] = ()
+    records: tuple[Access, ...] = ()
     printed: str = ""
 
 

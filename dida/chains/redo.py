@@ -16,7 +16,7 @@ from attrs import evolve
 
 from dida.chains.messages import Execute
 from dida.chains.records import Assignment
-from dida.interfaces import Touch
+from dida.interfaces import Access
 from dida.timestamps import Timestamp
 from dida.versions import Version
 
@@ -24,15 +24,15 @@ MAX_ROUNDS = 10
 """How often one run goes back."""
 
 
-def first_reads(records: Iterable[Touch]) -> dict[str, Version]:
+def first_reads(records: Iterable[Access]) -> dict[str, Version]:
     """Of each key that a step has read before it wrote it, the version."""
-    first: dict[str, Touch] = {}
+    first: dict[str, Access] = {}
     for touch in records:
         first.setdefault(touch.key, touch)
     return {key: touch.version for key, touch in first.items() if touch.how == "read"}
 
 
-def of_applied(records: Iterable[Touch]) -> tuple[Touch, ...]:
+def of_applied(records: Iterable[Access]) -> tuple[Access, ...]:
     """Of what a try of a step has touched, that of the keys that it has changed: the next try reads those again.
 
     All else is read anew, for it may be what made the try fail.

@@ -1,8 +1,8 @@
 """The ids of runs: those that the scheduler numbers, and those computed from the id that a client gave.
 
 A client's run has the same id whichever life of a scheduler starts it, and so have its updates (`RUN:N`,
-`dida.client.sessions.StepIds`): started again by a scheduler that has never heard of it, it has its effects once. All
-that makes it the run it is goes into the id, so no two runs that differ share updates.
+`dida.client.sessions.StepRequestIds`): started again by a scheduler that has never heard of it, it has its effects
+once. All that makes it the run it is goes into the id, so no two runs that differ share updates.
 """
 
 from __future__ import annotations

@@ -4,6 +4,6 @@ from dida.client import connect
 """
 
 from dida.client.blocking import Client, connect
-from dida.client.storage_client import FrontEnd
+from dida.client.storage_client import StorageClient
 
-__all__ = ["Client", "FrontEnd", "connect"]
+__all__ = ["Client", "StorageClient", "connect"]

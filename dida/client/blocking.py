@@ -7,7 +7,7 @@
         print(storage.read("greeting").value)
 
 One of the nodes is enough: it names the others. The reactor runs in a daemon thread, started by the
-first `connect`. Code that runs a reactor of its own uses `dida.client.storage_client.FrontEnd`.
+first `connect`. Code that runs a reactor of its own uses `dida.client.storage_client.StorageClient`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zope.interface import implementer
 from dida import errors
 from dida.addresses import Address, StorageAddress
 from dida.client.operations import Page
-from dida.client.storage_client import FrontEnd
+from dida.client.storage_client import StorageClient
 from dida.errors import DidaError, UserError
 from dida.interfaces import IStorage, Record
 from dida.timestamps import Timestamp
@@ -103,7 +103,7 @@ class BlockingStorage:
 class Client(BlockingStorage):
     """The storage, from any thread but the reactor's; `close` it in the end, or use it in a `with`."""
 
-    def __init__(self, reactor: Any, front_end: FrontEnd) -> None:
+    def __init__(self, reactor: Any, front_end: StorageClient) -> None:
         super().__init__(reactor, front_end)
         self._front_end = front_end
         blocking(reactor, self.deadline, front_end.start)
@@ -158,7 +158,7 @@ def connect(*urls: str, deadline: float = DEFAULT_DEADLINE) -> Client:
             started.wait(deadline)
     if isInIOThread():
         raise UserError("connect() blocks, and this is the reactor's thread: use dida.client.storage_client.FrontEnd")
-    return Client(running, FrontEnd(running, members, deadline))
+    return Client(running, StorageClient(running, members, deadline))
 
 
 def _member(number: int, url: str) -> StorageAddress:

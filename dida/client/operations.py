@@ -1,6 +1,6 @@
 """The pure part of a front end, the storage's client: whom to ask what, and what the answers mean.
 
-An `Operation` is one read, write or updateif from the first try to its end. `next` says what to do now;
+An `ClientOperation` is one read, write or updateif from the first try to its end. `next` says what to do now;
 what came of it goes to `on_reply` or `on_no_reply`, until `on_reply` gives the answer or `next` raises.
 What a client keeps from one operation to the next is in `dida.client.sessions`.
 
@@ -19,8 +19,8 @@ from attrs import define, field, frozen
 
 from dida import errors
 from dida.addresses import StorageAddress
-from dida.client.replicas import SUSPICION, Replicas
-from dida.client.sessions import Seen, StepIds, UpdateIds
+from dida.client.replicas import SUSPICION, ReplicaDirectory
+from dida.client.sessions import CausalContext, RequestIds, StepRequestIds
 from dida.errors import DidaError, Unavailable
 from dida.interfaces import Record
 from dida.versions import Version
@@ -56,11 +56,11 @@ class Done(Generic[_T]):
 
 
 @define(eq=False)
-class Operation(ABC, Generic[_T]):
+class ClientOperation(ABC, Generic[_T]):
     """One operation on one key; subclasses say what is sent and what the replies mean."""
 
-    replicas: Replicas
-    seen: Seen
+    replicas: ReplicaDirectory
+    seen: CausalContext
     key: str
     ends: float
     """When it is given up, on the clock of `now`."""
@@ -153,7 +153,7 @@ class Operation(ABC, Generic[_T]):
 
 
 @define(eq=False)
-class ReadOperation(Operation[Record]):
+class ReadOperation(ClientOperation[Record]):
     """`read KEY [VERSION]`; a version that is fixed is asked for at all replicas before it counts as gone."""
 
     version: Version | None = None
@@ -178,7 +178,7 @@ class ReadOperation(Operation[Record]):
         return record
 
     def on_no_reply(self, member: StorageAddress, problem: DidaError, now: float, sent: bool = True) -> None:
-        Operation.on_no_reply(self, member, problem, now, sent)
+        ClientOperation.on_no_reply(self, member, problem, now, sent)
         self._uncertain = False  # there is nothing to be uncertain of
 
     def _on_error(self, member: StorageAddress, problem: DidaError) -> Done[Record] | None:
@@ -209,7 +209,7 @@ class NoOther(Unavailable):
 
 
 @define(eq=False)
-class SecureOperation(Operation[None]):
+class SecureOperation(ClientOperation[None]):
     """A read of a record by another replica than the one that wrote it, which then has all that was seen."""
 
     by: int
@@ -218,7 +218,7 @@ class SecureOperation(Operation[None]):
     def next(self, now: float) -> Try | Pause:
         if all(member.replica == self.by for member in self.replicas.living):
             raise NoOther("no other replica lives")
-        return Operation.next(self, now)
+        return ClientOperation.next(self, now)
 
     def _may_ask(self, member: StorageAddress) -> bool:
         return member.replica != self.by
@@ -234,14 +234,14 @@ class SecureOperation(Operation[None]):
             holders = self.replicas.named(reply.object.get("replicas") or ())
             if all(each.replica == self.by for each in holders):
                 return Done(None)  # its group is the one replica
-        return Operation.on_reply(self, member, reply)
+        return ClientOperation.on_reply(self, member, reply)
 
 
 @define(eq=False)
-class _Update(Operation[_T]):
+class _Update(ClientOperation[_T]):
     """An operation with an update id."""
 
-    ids: UpdateIds | StepIds = field(kw_only=True)
+    ids: RequestIds | StepRequestIds = field(kw_only=True)
     _session: str = field(default="", init=False)
     _number: int = field(default=0, init=False)
     _renewed: bool = field(default=False, init=False)
@@ -252,7 +252,7 @@ class _Update(Operation[_T]):
     def _take_id(self) -> None:
         self._session = self.ids.session
         self._number = self.ids.take()
-        self._arrived = isinstance(self.ids, StepIds) and self.ids.again
+        self._arrived = isinstance(self.ids, StepRequestIds) and self.ids.again
 
     def _id(self) -> dict[str, Any]:
         lowest = self.ids.lowest if self._session == self.ids.session else 0
@@ -310,7 +310,7 @@ class UpdateIfOperation(_Update["Version | None"]):
         return UpdateIf(self.key, self.old, self.new, after=self.seen.after, deadline=deadline, **self._id())
 
     def _result(self, reply: Ok | No) -> Version | None:
-        if isinstance(reply, No) and isinstance(self.ids, StepIds):
+        if isinstance(reply, No) and isinstance(self.ids, StepRequestIds):
             self.ids.refused(self._number)
         if isinstance(reply, No) and not reply.words:
             return None
@@ -340,7 +340,7 @@ def joined(pages: Sequence[Page], limit: int) -> Page:
 
 
 @define(eq=False)
-class ListOperation(Operation[Page]):
+class ListOperation(ClientOperation[Page]):
     """`list`, from the key `key` on."""
 
     limit: int = 1000
@@ -357,7 +357,7 @@ class ListOperation(Operation[Page]):
 
 
 @define(eq=False)
-class VersionsOperation(Operation["list[tuple[Version, str]]"]):
+class VersionsOperation(ClientOperation["list[tuple[Version, str]]"]):
     """`versions KEY`: those kept, newest first."""
 
     def _request(self, deadline: float) -> Request:

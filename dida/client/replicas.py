@@ -18,7 +18,7 @@ SUSPICION = 5.0
 """Seconds for which a replica that did not answer in time is asked last."""
 
 
-class Replicas:
+class ReplicaDirectory:
     """The living storage nodes by replica number, those that are suspected among them, and the dead."""
 
     def __init__(self, members: Iterable[StorageAddress] = ()) -> None:
@@ -140,12 +140,12 @@ class Replicas:
             order.sort(key=lambda member: self._suspected.get(member.replica, 0.0) > now)
         return order
 
-    def apart(self) -> list[Replicas]:
+    def apart(self) -> list[ReplicaDirectory]:
         """Each group's living by themselves."""
         if len(self.groups) == 1:
             return [self]
         return [
-            Replicas(member for member in self.living if self.groups.of_replica(member.replica) == group)
+            ReplicaDirectory(member for member in self.living if self.groups.of_replica(member.replica) == group)
             for group in range(len(self.groups))
         ]
 

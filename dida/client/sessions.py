@@ -1,7 +1,7 @@
 """What one client of the storage keeps: the ids of its updates, and what it has seen.
 
-- `UpdateIds`: the ids that let an update be asked for twice and done once; `StepIds`: those of a step of a run.
-- `Seen`: what one client (a run, a script) has seen, which it must go on seeing.
+- `RequestIds`: the ids that let an update be asked for twice and done once; `StepRequestIds`: those of a step of a run.
+- `CausalContext`: what one client (a run, a script) has seen, which it must go on seeing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from attrs import define, field
 
 from dida import errors
 from dida.errors import BadRequest, DidaError
-from dida.interfaces import Record, Touch
+from dida.interfaces import Access, Record
 from dida.timestamps import Timestamp, merge_into
 from dida.versions import Version
 
@@ -25,7 +25,7 @@ MAX_RECORDS = 2000
 """Records read or written that one step tells of."""
 
 
-class UpdateIds:
+class RequestIds:
     """Numbers of one session's updates; an update's id is `SESSION:N`."""
 
     def __init__(self, session: str) -> None:
@@ -56,7 +56,7 @@ class UpdateIds:
         self._open.clear()
 
 
-class StepIds:
+class StepRequestIds:
     """The numbers of the updates of one step of a run: the same ones each time the step is executed.
 
     An update's id is `RUN:N`, N made of the step's position and the count of the update within the step. So
@@ -100,7 +100,7 @@ class StepIds:
 
 
 @define
-class Seen:
+class CausalContext:
     """What a client has seen: `after` covers it. With `versions`, reads are repeatable, too."""
 
     after: Timestamp = field(factory=dict)
@@ -109,7 +109,7 @@ class Seen:
     """By key, what a failed updateif told of it; with `versions` only."""
     pins: dict[str, Version] = field(factory=dict)
     """By key, what an earlier execution of the same step has read: to be read again, if it is still there."""
-    records: dict[Touch, None] = field(factory=dict)
+    records: dict[Access, None] = field(factory=dict)
     """What was read and written, in order; with `versions` only, and no more than MAX_RECORDS."""
     lost: Timestamp = field(factory=dict)
     """What this client depended on and was told to be lost; with `versions` only."""
@@ -136,12 +136,12 @@ class Seen:
             self.told[record.key] = record
 
     def on_version(self, how: str, key: str, version: Version) -> None:
-        """That version was read or written (see `Touch.how`)."""
+        """That version was read or written (see `Access.how`)."""
         if self.versions is not None:
             if how != "read" or key not in self.versions:
                 self.versions[key] = version
             if len(self.records) < MAX_RECORDS:
-                self.records[Touch(how, key, version)] = None
+                self.records[Access(how, key, version)] = None
 
     def on_reply(self, members: Mapping[str, Any]) -> None:
         """Merge the timestamp that a reply carries."""

@@ -1,6 +1,6 @@
 """The front end: the storage's client, for workers, for scripts, and for anyone who writes Python.
 
-`FrontEnd` runs the operations of `dida.client.operations` over connections to the storage nodes, which it keeps,
+`StorageClient` runs the operations of `dida.client.operations` over connections to the storage nodes, which it keeps,
 and keeps itself up to date about the living ones (`watch`). Its calls give Deferreds;
 `dida.client.blocking.BlockingStorage` is the same for code in another thread.
 
@@ -24,9 +24,9 @@ from zope.interface import implementer
 from dida import errors
 from dida.addresses import Address, StorageAddress
 from dida.client.operations import (
+    ClientOperation,
     ListOperation,
     NoOther,
-    Operation,
     Page,
     Pause,
     ReadOperation,
@@ -36,12 +36,12 @@ from dida.client.operations import (
     WriteOperation,
     joined,
 )
-from dida.client.replicas import Replicas
-from dida.client.sessions import Seen, StepIds, UpdateIds
+from dida.client.replicas import ReplicaDirectory
+from dida.client.sessions import CausalContext, RequestIds, StepRequestIds
 from dida.errors import BadRequest, DidaError, UserError
 from dida.interfaces import IStorage, Record
 from dida.protocols.clock import steady
-from dida.protocols.links import Link, Unreachable
+from dida.protocols.links import ReconnectingClient, Unreachable
 from dida.protocols.shortage import Lacking, lack_of_descriptors
 from dida.timestamps import Timestamp
 from dida.versions import Version
@@ -57,7 +57,7 @@ _T = TypeVar("_T")
 
 
 @implementer(IStorage)
-class FrontEnd:
+class StorageClient:
     """The storage as one client sees it. `deadline` is how many seconds an operation may take.
 
     Connects when it is used; `start` also begins to watch who lives, `stop` ends it all. The reactor counts by a clock
@@ -75,13 +75,13 @@ class FrontEnd:
         self.reactor = steady(reactor)
         self.deadline = deadline
         self.max_line = max_line
-        self.replicas = Replicas(storage)
-        self.seen = Seen()
-        self.ids = UpdateIds(session or uuid.uuid4().hex[:16])
+        self.replicas = ReplicaDirectory(storage)
+        self.seen = CausalContext()
+        self.ids = RequestIds(session or uuid.uuid4().hex[:16])
         self.on_change: Callable[[], None] = lambda: None
         """Called when other nodes live than before."""
         self._learnt: tuple[int, tuple[str, ...]] | None = None
-        self._links: dict[StorageAddress, Link] = {}
+        self._links: dict[StorageAddress, ReconnectingClient] = {}
         self._watching: dict[int, Deferred[None]] = {}
         """Group to the watch over it."""
 
@@ -104,7 +104,7 @@ class FrontEnd:
         return Deferred.fromCoroutine(self._records(start, limit, at))
 
     async def _records(self, start: str, limit: int, at: StorageAddress | None) -> Page:
-        groups = [Replicas([at])] if at is not None else self.replicas.apart()
+        groups = [ReplicaDirectory([at])] if at is not None else self.replicas.apart()
         ends = self._ends(self.deadline)
         return joined(
             [await self._carry_out(ListOperation(each, self.seen, start, ends, limit)) for each in groups], limit
@@ -135,7 +135,7 @@ class FrontEnd:
         """What this client has seen; given to a run, the run sees it, too."""
         return self.seen.after
 
-    async def read_as(self, seen: Seen, key: str, version: Version | None, seconds: float) -> Record:
+    async def read_as(self, seen: CausalContext, key: str, version: Version | None, seconds: float) -> Record:
         """`read` for a client that has seen `seen`."""
         (key,), version = self._plain(key), plain_version(version)
         known = seen.known(key, version)
@@ -144,7 +144,13 @@ class FrontEnd:
         return await self._carry_out(ReadOperation(self.replicas, seen, key, self._ends(seconds), version))
 
     async def write_as(
-        self, seen: Seen, key: str, value: str, seconds: float, ids: StepIds | None = None, concern: Concern = 1
+        self,
+        seen: CausalContext,
+        key: str,
+        value: str,
+        seconds: float,
+        ids: StepRequestIds | None = None,
+        concern: Concern = 1,
     ) -> Version:
         """`write` for a client that has seen `seen`."""
         key, value = self._plain(key, value)
@@ -153,14 +159,14 @@ class FrontEnd:
         return await self._carry_out(operation)
 
     async def update_if_as(
-        self, seen: Seen, key: str, old: str, new: str, seconds: float, ids: StepIds | None = None
+        self, seen: CausalContext, key: str, old: str, new: str, seconds: float, ids: StepRequestIds | None = None
     ) -> Version | None:
         """`update_if_value_is` for a client that has seen `seen`."""
         key, old, new = self._plain(key, old, new)
         operation = UpdateIfOperation(self.replicas, seen, key, self._ends(seconds), old, new, ids=ids or self.ids)
         return await self._carry_out(operation)
 
-    async def secure(self, seen: Seen, key: str, by: int, seconds: float) -> None:
+    async def secure(self, seen: CausalContext, key: str, by: int, seconds: float) -> None:
         """Have what was seen at the replica `by`, which wrote `key`, at a second replica, if there is one."""
         with suppress(NoOther):
             await self._carry_out(SecureOperation(self.replicas, seen, key, self._ends(seconds), by))
@@ -172,7 +178,7 @@ class FrontEnd:
         """What no storage node would take is refused before its connection is lost by it."""
         return plain(*texts, max_line=self.max_line)
 
-    async def _carry_out(self, operation: Operation[_T]) -> _T:
+    async def _carry_out(self, operation: ClientOperation[_T]) -> _T:
         try:
             while True:
                 step = operation.next(self.reactor.seconds())
@@ -209,11 +215,11 @@ class FrontEnd:
         members = [StorageAddress.parse(each) for each in storage]
         self._changed(lambda: self.replicas.on_hearsay(number, members, self.reactor.seconds()))
 
-    def link(self, member: StorageAddress) -> Link:
+    def link(self, member: StorageAddress) -> ReconnectingClient:
         """The connection to a storage node."""
         link = self._links.get(member)
         if link is None:
-            link = self._links[member] = Link(self.reactor, member.address.host, member.address.port)
+            link = self._links[member] = ReconnectingClient(self.reactor, member.address.host, member.address.port)
             link.on_up = lambda: self.replicas.trust(member)
             link.on_down = lambda: self.replicas.suspect(member, float("inf"))
         return link
@@ -270,7 +276,7 @@ class FrontEnd:
             reply = await self.link(member).ask(request, WATCH_SECONDS + 1)
             if isinstance(reply, Error):
                 return False
-            view = grammar.shaped(reply.object, View)
+            view = grammar.structure(reply.object, View)
             members, elsewhere = map(_addresses, (view.members, view.elsewhere))
         except (DidaError, UserError):
             return False

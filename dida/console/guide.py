@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 
 from dida.console.script import COMMANDS
-from dida.console.style import FAINT, PLAIN, STRONG, Palette
+from dida.console.style import FAINT, PLAIN, STRONG, Style
 from dida.console.tables import WIDTH
 
 NARROW = 20
@@ -80,7 +80,7 @@ DETAILS: dict[str, str] = {
 """What its one line does not say."""
 
 
-def help_lines(topic: str = "", width: int | None = None, palette: Palette = PLAIN) -> list[str]:
+def help_lines(topic: str = "", width: int | None = None, palette: Style = PLAIN) -> list[str]:
     """The commands and what they do, aligned; of the command `topic` its usage, details and an example."""
     if not topic:
         longest = max(len(kind.usage) for kind in COMMANDS)
@@ -94,7 +94,7 @@ def help_lines(topic: str = "", width: int | None = None, palette: Palette = PLA
     return [f"  {palette.word(STRONG, kind.usage)}", *_indented(text, 4, width or WIDTH), *examples]
 
 
-def _beside(usage: str, longest: int, about: str, width: int, palette: Palette) -> list[str]:
+def _beside(usage: str, longest: int, about: str, width: int, palette: Style) -> list[str]:
     """The usage, and what it does: in a column of its own, or below where that would be too narrow."""
     indent = longest + 4
     painted = "  " + palette.word(STRONG, usage)

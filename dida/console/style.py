@@ -12,7 +12,7 @@ STRONG, FAINT = "1", "2"
 
 
 @frozen
-class Palette:
+class Style:
     """Paints a text, where there are colours."""
 
     colours: bool = False
@@ -26,7 +26,7 @@ class Palette:
         return self(tone, word) + blank + rest
 
 
-PLAIN = Palette()
+PLAIN = Style()
 """Every text as it is."""
 
 
@@ -35,7 +35,7 @@ class Page:
     """A terminal, whose width may change; or what is no terminal: no width, no colours."""
 
     width: int | None = None
-    paint: Palette = PLAIN
+    paint: Style = PLAIN
 
 
 def columns(text: str) -> int:

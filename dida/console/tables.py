@@ -10,7 +10,7 @@ from typing import Any
 from attrs import field, frozen
 
 from dida.chains.records import Step, short_id
-from dida.console.style import BAD, FAINT, ODD, PLAIN, STRONG, Palette, columns, cut, padded
+from dida.console.style import BAD, FAINT, ODD, PLAIN, STRONG, Style, columns, cut, padded
 from dida.versions import Version
 
 WIDTH = 80
@@ -50,7 +50,7 @@ def _aligned(rows: Iterable[Sequence[str]], right: Collection[int], width: int |
 def table(
     rows: Iterable[Sequence[str]],
     width: int | None = WIDTH,
-    palette: Palette = PLAIN,
+    palette: Style = PLAIN,
     tones: Mapping[int, str] | None = None,
     right: Collection[int] = (),
 ) -> list[str]:
@@ -186,7 +186,7 @@ def run_line(
     return start + padded(cut(what, room) if width is not None else what, room) + end
 
 
-def runs_table(runs: Sequence[Mapping[str, Any]], width: int | None = WIDTH, palette: Palette = PLAIN) -> list[str]:
+def runs_table(runs: Sequence[Mapping[str, Any]], width: int | None = WIDTH, palette: Style = PLAIN) -> list[str]:
     """A row per run, in the order given."""
     rows = [["run", "state", "ms", "input", "operators"]]
     for run in runs:
@@ -219,7 +219,7 @@ class NodeState:
 
 
 def status_lines(
-    nodes: Sequence[NodeState], width: int | None = WIDTH, palette: Palette = PLAIN, groups: bool = False
+    nodes: Sequence[NodeState], width: int | None = WIDTH, palette: Style = PLAIN, groups: bool = False
 ) -> list[str]:
     """A row per node: state, view, how many nodes it sees alive of those it knows, lag, and what it did.
 

@@ -28,7 +28,7 @@ from dida.pcs.messages import (
     WatchNodes,
 )
 from dida.protocols.lines import GRACE
-from dida.protocols.links import Link, granted
+from dida.protocols.links import ReconnectingClient, granted
 from dida.wire import grammar
 from dida.wire.messages import (
     Ok,
@@ -70,7 +70,7 @@ class Pcs:
         self.on_trouble: Callable[[str], None] = lambda text: None
         self.on_back: Callable[[Pcs], None] = lambda pcs: None
         """Called with the first table after it did not answer."""
-        self._link = Link(reactor, address.host, address.port)
+        self._link = ReconnectingClient(reactor, address.host, address.port)
         self._next_own = 0.0
         self._watching: Deferred[None] | None = None
         self._ended = False
@@ -124,7 +124,7 @@ class Pcs:
             self._own()
             try:
                 reply = await self.ask(WatchNodes(number, deadline=WATCH_TIME))
-                table = grammar.shaped(reply.object, NodeTable)
+                table = grammar.structure(reply.object, NodeTable)
             except DidaError as problem:
                 if self.answers:
                     self.on_trouble(
@@ -159,7 +159,7 @@ class Pcs:
 
     async def _connect_anew(self) -> None:
         """A connection on which nothing came may be broken where nobody sees it."""
-        old, self._link = self._link, Link(self.reactor, self.address.host, self.address.port)
+        old, self._link = self._link, ReconnectingClient(self.reactor, self.address.host, self.address.port)
         await old.stop()
 
     def end_watch(self) -> None:

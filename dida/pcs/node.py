@@ -166,11 +166,11 @@ class PcsNode(NodeCommands):
         return ok(self.table.start(request))
 
     def cmd_nodes(self, request: Nodes) -> Answer:
-        return ok(nodes=grammar.unshaped(self.table.entries()), elsewhere=grammar.unshaped(self.table.elsewhere))
+        return ok(nodes=grammar.unstructure(self.table.entries()), elsewhere=grammar.unstructure(self.table.elsewhere))
 
     def cmd_watch(self, request: WatchNodes) -> Answer:
         def answer(number: int) -> Reply:
-            return ok(number=number, nodes=grammar.unshaped(self.table.entries()))
+            return ok(number=number, nodes=grammar.unstructure(self.table.entries()))
 
         return self.table.watch(request.number, request.deadline).addCallback(answer)
 

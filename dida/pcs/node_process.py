@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 from dida.addresses import Address
 from dida.errors import DidaError
 from dida.pcs.messages import NodeEntry
-from dida.pcs.processes import Child, OutputFile, TakenUp, birth, listens
-from dida.protocols.links import Link
+from dida.pcs.processes import AdoptedProcess, Child, OutputFile, birth, listens
+from dida.protocols.links import ReconnectingClient
 from dida.wire.messages import DRAIN, Ok, Status
 
 PROBE_INTERVAL = 0.03
@@ -64,12 +64,12 @@ class NodeProcess:
         """So often in a row it has failed soon after its start."""
         self.birth = ""
         self.address = Address.parse(entry.url)
-        self.link = Link(reactor, self.address.host, self.address.port)
+        self.link = ReconnectingClient(reactor, self.address.host, self.address.port)
         self.on_change: Callable[[], None] = lambda: None
         self.on_end: Callable[[NodeProcess], None] = lambda node: None
         self.output = OutputFile(entry.log, self._line)
         self._show = show
-        self._process: Child | TakenUp | None = None
+        self._process: Child | AdoptedProcess | None = None
         self._ended: list[Deferred[None]] = []
         self._probe: Deferred[None] | None = None
         self._talks: Deferred[None] = Deferred()
@@ -101,7 +101,7 @@ class NodeProcess:
         self.output.take_up()
         self.birth = kept.birth
         try:
-            process = TakenUp(self.reactor, self.entry.pid, self._on_end)
+            process = AdoptedProcess(self.reactor, self.entry.pid, self._on_end)
         except OSError:
             process = None
         if process is None or birth(self.entry.pid) != kept.birth:

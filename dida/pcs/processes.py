@@ -105,7 +105,7 @@ class Child(ProcessProtocol):
 
 
 @implementer(IReadDescriptor)
-class TakenUp:
+class AdoptedProcess:
     """A process that an earlier PCS has started: its end is noticed, but only its parent is told how it ended."""
 
     def __init__(self, reactor: Any, pid: int, on_end: Callable[[str], None]) -> None:

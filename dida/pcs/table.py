@@ -23,7 +23,7 @@ from dida.pcs.log_folder import LogFolder
 from dida.pcs.messages import Elsewhere, NodeEntry, Start
 from dida.pcs.node_process import KeptEntry, NodeProcess
 from dida.pcs.processes import LineWriter
-from dida.protocols.links import Link
+from dida.protocols.links import ReconnectingClient
 from dida.wire.messages import DRAIN, Reply, Request
 
 MAX_ENDED = 200
@@ -251,7 +251,7 @@ class Processes:
         if other is None or id in self._nodes:
             return self._living(id).link.ask(request, request.deadline)
         address = Address.parse(other.url)
-        link = Link(self.reactor, address.host, address.port)
+        link = ReconnectingClient(self.reactor, address.host, address.port)
         return link.ask(request, request.deadline).addBoth(lambda answer: link.stop().addCallback(lambda _: answer))
 
     def _node(self, id: str) -> NodeProcess:

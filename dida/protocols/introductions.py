@@ -18,7 +18,7 @@ from dida.wire.messages import Ok, Reply
 
 
 @define(eq=False)
-class Introduction:
+class PeerIdentity:
     """What the other side of one connection has said of itself."""
 
     url: str

@@ -32,9 +32,9 @@ from zope.interface import implementer
 from dida import errors
 from dida.errors import DidaError
 from dida.protocols.deadlines import Deadlines
-from dida.protocols.introductions import Introduction
+from dida.protocols.introductions import PeerIdentity
 from dida.protocols.links import LineClient as LineClient
-from dida.protocols.links import Link as Link
+from dida.protocols.links import ReconnectingClient as ReconnectingClient
 from dida.protocols.shortage import lack_of_descriptors
 from dida.protocols.tuning import has_ended, tune
 from dida.protocols.writing import Writer
@@ -80,10 +80,10 @@ class Node(Protocol):
     def vocabulary(self) -> Mapping[str, type[Request]]:
         """The verbs that it answers."""
 
-    def heard(self, request: Any, connection: LineServer) -> Answer:
+    def peer_request(self, request: Any, connection: LineServer) -> Answer:
         """A request for which it matters who is at the other end (`Request.of_connection`)."""
 
-    def quick(self, line: bytes) -> bytes | None:
+    def fast_reply(self, line: bytes) -> bytes | None:
         """The answer to an untagged line that needs no more than a look; None: it is decoded and dispatched."""
 
     def start(self) -> None:
@@ -108,12 +108,12 @@ class LineServer(TwistedProtocol):
     def __init__(self, node: Node, clock: IReactorTime, max_line: int) -> None:
         self.node = node
         self.clock = clock
-        self.introduction: Introduction | None = None
+        self.introduction: PeerIdentity | None = None
         """Who is at the other end, by its own words."""
         self._buffer = grammar.LineBuffer(max_line)
         self._lines: list[bytes] = []
         """Those that are not served yet, the next one last. (A deque takes as much as all the rest of a connection.)"""
-        self._quick = node.quick
+        self._quick = node.fast_reply
         self._serving = False
         self._begun: bytes | None = b""
         """How the connection begins, as long as it may turn out to be another protocol's; None: it is not."""
@@ -247,7 +247,7 @@ class LineServer(TwistedProtocol):
         answer: Answer
         try:
             if kind.of_connection:
-                answer = self.node.heard(request, self)
+                answer = self.node.peer_request(request, self)
             else:
                 answer = (commands.get(kind) or self._command(kind))(request)
         except Exception:  # noqa: BLE001 - whatever a request ends in, the connection goes on
@@ -513,11 +513,11 @@ class NodeCommands:
 
     vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE)
 
-    def heard(self, request: Any, connection: LineServer) -> Answer:
+    def peer_request(self, request: Any, connection: LineServer) -> Answer:
         """Of a node without peers everybody may ask everything."""
         raise AssertionError(f"{request} is in the vocabulary of no such node")
 
-    def quick(self, line: bytes) -> bytes | None:
+    def fast_reply(self, line: bytes) -> bytes | None:
         """Nothing is as frequent as that."""
         return None
 

@@ -6,22 +6,22 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from dida.protocols.links import Link
+from dida.protocols.links import ReconnectingClient
 from dida.wire.messages import Reply, Request
 
 MAX_LINKS = 256
 """Links kept; the one unused for longest goes first."""
 
 
-class Peers:
+class ConnectionPool:
     """A table of links. A node that can't be reached keeps no link: the next request begins anew."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._links: dict[tuple[str, int], Link] = {}
+        self._links: dict[tuple[str, int], ReconnectingClient] = {}
 
     def ask(self, host: str, port: int, request: Request, timeout: float) -> Deferred[Reply]:
-        """The reply of the node at that address, as `Link.ask` gives it."""
+        """The reply of the node at that address, as `ReconnectingClient.ask` gives it."""
         return self._link((host, port)).ask(request, timeout)
 
     def stop(self) -> None:
@@ -30,17 +30,17 @@ class Peers:
             link.stop()
         self._links.clear()
 
-    def _link(self, address: tuple[str, int]) -> Link:
+    def _link(self, address: tuple[str, int]) -> ReconnectingClient:
         link = self._links.pop(address, None)
         if link is None:
-            link = Link(self._reactor, *address)
+            link = ReconnectingClient(self._reactor, *address)
             link.on_down = lambda: self._reactor.callLater(0, self._drop, address, link)
             if len(self._links) >= MAX_LINKS:
                 self._links.pop(next(iter(self._links))).stop()
         self._links[address] = link  # the newest used one is the last
         return link
 
-    def _drop(self, address: tuple[str, int], link: Link) -> None:
+    def _drop(self, address: tuple[str, int], link: ReconnectingClient) -> None:
         """The connection broke or was refused: without a request there is no reason to try again."""
         if self._links.get(address) is link and link.client is None:
             del self._links[address]

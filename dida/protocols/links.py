@@ -1,7 +1,7 @@
 """The line protocol on a transport, the asking side; the answering side is `dida.protocols.lines`.
 
-`LineClient` keeps many tagged requests in flight on one connection, with one timer for all. `Link` keeps a
-LineClient connected to one node. Every question ends: with the reply, or with a DidaError.
+`LineClient` keeps many tagged requests in flight on one connection, with one timer for all. `ReconnectingClient`
+keeps a LineClient connected to one node. Every question ends: with the reply, or with a DidaError.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def _problem(failure: Failure) -> DidaError:
     return problem if isinstance(problem, DidaError) else Unreachable("no connection in time")
 
 
-class Link:
+class ReconnectingClient:
     """A connection to one node that is kept up: connects on first use, again when it breaks.
 
     `on_up` and `on_down` tell of changes; `on_down` also of each attempt that failed. More precisely,

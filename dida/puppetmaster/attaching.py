@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from dida.addresses import Address, node_id
 from dida.errors import DidaError, UserError
 from dida.pcs.messages import ROLES, Elsewhere, NodeEntry, Nodes
-from dida.protocols.links import Link, Unreachable
+from dida.protocols.links import ReconnectingClient, Unreachable
 from dida.wire import grammar
 from dida.wire.messages import Member, Ok, Request, Status, System
 
@@ -125,7 +125,7 @@ class RunningSystem:
 
     async def _meet(self, address: Address) -> _Said:
         """Ask who is there, and whom he knows."""
-        link = Link(self.reactor, address.host, address.port)
+        link = ReconnectingClient(self.reactor, address.host, address.port)
         try:
             status = (await _ask(link, Status(deadline=ASK_TIME))).object
             node_id(str(status.get("id", "")))
@@ -212,11 +212,11 @@ class RunningSystem:
 
     async def _ask_candidate(self, address: Address) -> None:
         """A PCS that nobody has named: its nodes are not taken up for that."""
-        link = Link(self.reactor, address.host, address.port)
+        link = ReconnectingClient(self.reactor, address.host, address.port)
         try:
             status = (await _ask(link, Status(deadline=ASK_TIME))).object
             if status.get("role") == "pcs":
-                self._tables[address] = grammar.shaped((await _ask(link, Nodes(deadline=ASK_TIME))).object, _Tables)
+                self._tables[address] = grammar.structure((await _ask(link, Nodes(deadline=ASK_TIME))).object, _Tables)
                 self.pcs[address] = status
             else:
                 self._tables[address] = _Tables()
@@ -261,7 +261,7 @@ class RunningSystem:
 
 async def who_listens(reactor: Any, address: Address) -> str:
     """Which node listens there, in words; empty: none, as far as that is known within a second."""
-    link = Link(reactor, address.host, address.port)
+    link = ReconnectingClient(reactor, address.host, address.port)
     try:
         status = (await _ask(link, Status(deadline=LOOK_TIME), LOOK_TIME)).object
     except DidaError:
@@ -271,7 +271,7 @@ async def who_listens(reactor: Any, address: Address) -> str:
     return f"the {status.get('role', 'node')} {status.get('id', '')}".strip()
 
 
-async def _ask(link: Link, request: Request, seconds: float = ASK_TIME) -> Ok:
+async def _ask(link: ReconnectingClient, request: Request, seconds: float = ASK_TIME) -> Ok:
     reply = await link.ask(request, seconds)
     if not isinstance(reply, Ok):
         raise UserError("no answer to that")
@@ -281,7 +281,7 @@ async def _ask(link: Link, request: Request, seconds: float = ASK_TIME) -> Ok:
 def _shaped(members: Mapping[str, Any], shape: type[_T]) -> _T:
     """What a node knows; what it can't be understood of it is nothing."""
     try:
-        return grammar.shaped(members, shape)
+        return grammar.structure(members, shape)
     except DidaError:
         return shape()
 

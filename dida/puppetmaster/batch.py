@@ -14,8 +14,8 @@ from dida.console.style import cut
 from dida.console.tables import counted, progress_bar
 from dida.errors import UNAVAILABLE, DidaError, UserError
 from dida.puppetmaster.new_runs import NewRuns, may_have_begun
-from dida.puppetmaster.nodes import Once
-from dida.puppetmaster.system import System, plain
+from dida.puppetmaster.nodes import Event
+from dida.puppetmaster.system import Cluster, plain
 from dida.timestamps import Timestamp
 from dida.wire.messages import Ok
 
@@ -36,7 +36,7 @@ class Batch:
 
     def __init__(
         self,
-        system: System,
+        system: Cluster,
         new_runs: NewRuns,
         request: Callable[..., Run],
         inputs: Sequence[tuple[int, str]],
@@ -46,7 +46,7 @@ class Batch:
     ) -> None:
         self.size = len(inputs)
         self.done = self.failed = 0
-        self.begun = Once()
+        self.begun = Event()
         """The first run has an id, or could not be started."""
         self.on_failed: Callable[[str], None] = lambda problem: None
         self.on_progress: Callable[[], None] = lambda: None

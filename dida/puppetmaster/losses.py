@@ -11,9 +11,9 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from dida.client.storage_client import FrontEnd
+from dida.client.storage_client import StorageClient
 from dida.errors import DidaError
-from dida.puppetmaster.system import System, plain
+from dida.puppetmaster.system import Cluster, plain
 from dida.timestamps import Timestamp
 
 LOST_TIME = 2.0
@@ -24,13 +24,13 @@ _log = Logger()
 class Losses:
     """What is lost of what one front end has seen; `say` is told of it."""
 
-    def __init__(self, system: System, say: Callable[[str], None]) -> None:
+    def __init__(self, system: Cluster, say: Callable[[str], None]) -> None:
         self.system = system
         self._say = say
         self._asked_of: Any = None
         """The storage nodes and views when the storage was asked last."""
 
-    async def drop(self, front_end: FrontEnd | None) -> None:
+    async def drop(self, front_end: StorageClient | None) -> None:
         """Ask the storage for what is lost, when there are other nodes than when it was asked last."""
         if front_end is None or not front_end.after:
             return

@@ -24,7 +24,7 @@ PING_TIMEOUT = 3.0
 """Seconds for a PCS to answer that it is there."""
 
 
-class Machines:
+class PcsDirectory:
     """The PCSs, by host. What they tell goes to `on_table`, `on_back` and `on_trouble`."""
 
     def __init__(self, reactor: Any, pcs: Iterable[Address], owner: str) -> None:

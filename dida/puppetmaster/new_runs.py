@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from dida.chains.messages import Run
 from dida.errors import TIMED_OUT, UNAVAILABLE, UNKNOWN_OUTCOME, DidaError, Unavailable
 from dida.protocols.links import Unreachable
-from dida.puppetmaster.system import System
+from dida.puppetmaster.system import Cluster
 from dida.timestamps import Timestamp
 
 RETRY_INTERVAL = 0.2
@@ -21,7 +21,7 @@ RETRY_INTERVAL = 0.2
 class NewRuns:
     """Of one puppetmaster. Ids end in numbers, and so the runs are called r1, r2 …"""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: Cluster) -> None:
         self._system = system
         self._session = uuid.uuid4().hex[:16]
         self._count = 0

@@ -12,7 +12,7 @@ from dida.pcs.client import Pcs
 PLANNED, STARTING, READY, FAILED, ENDED = "planned", "starting", "ready", "failed", "ended"
 
 
-class Once:
+class Event:
     """Something that happens once, and that many may wait for."""
 
     def __init__(self) -> None:
@@ -55,12 +55,12 @@ class Node:
     """Where a worker was told to report its outputs."""
     pcs: Pcs | None = None
     pcs_sought: Deferred[Pcs] | None = None
-    looked: Once = field(factory=Once)
+    looked: Event = field(factory=Event)
     """It is known whether somebody else listens at its address."""
     taken: str = ""
     """Who does."""
-    answered: Once = field(factory=Once)
-    settled: Once = field(factory=Once)
+    answered: Event = field(factory=Event)
+    settled: Event = field(factory=Event)
 
     @property
     def id(self) -> str:

@@ -23,12 +23,12 @@ from twisted.logger import Logger
 from dida.addresses import StorageAddress
 from dida.chains.messages import Result, Run
 from dida.chains.records import short_id
-from dida.client.storage_client import FrontEnd
+from dida.client.storage_client import StorageClient
 from dida.console import guide, script
 from dida.console.application import Application
 from dida.console.data_files import Row, parse_data, parse_inputs
+from dida.console.run_report import Outcome, run_report
 from dida.console.script import Line
-from dida.console.story import Outcome, story
 from dida.console.style import BAD, GOOD, ODD, Page
 from dida.console.tables import WIDTH, counted, numbered, printable, run_line
 from dida.console.words import quoted
@@ -40,10 +40,10 @@ from dida.puppetmaster.losses import Losses
 from dida.puppetmaster.new_runs import NewRuns, may_have_begun
 from dida.puppetmaster.nodes import READY, Node
 from dida.puppetmaster.populate import populate
-from dida.puppetmaster.questions import Question, Questions
+from dida.puppetmaster.questions import Queries, Question
 from dida.puppetmaster.records import Access, Records
-from dida.puppetmaster.system import System, plain
-from dida.puppetmaster.trials import ClientRun, Trials
+from dida.puppetmaster.system import Cluster, plain
+from dida.puppetmaster.trials import ClientRun, Expectations
 from dida.timestamps import Timestamp
 from dida.wire import grammar
 from dida.wire.messages import Ok
@@ -69,16 +69,16 @@ class Counts:
     """Runs that have not ended."""
 
 
-class Player:
-    """Plays lines on a `System`; what comes of them goes to `say`, line by line."""
+class ScriptRunner:
+    """Plays lines on a `Cluster`; what comes of them goes to `say`, line by line."""
 
-    def __init__(self, system: System, say: Callable[[str], None], folders: Sequence[str], page: Page) -> None:
+    def __init__(self, system: Cluster, say: Callable[[str], None], folders: Sequence[str], page: Page) -> None:
         self.system = system
         self.reactor = system.reactor
         self.say = say
         self.folders = folders
         self.page = page
-        self.questions = Questions(system, say, page)
+        self.questions = Queries(system, say, page)
         self.counts = Counts()
         self.listen_for_debug: Callable[[str], str] = _no_debug
         """Opens the debug port on that address of this machine; its URL."""
@@ -92,13 +92,13 @@ class Player:
         self._lines: dict[int, Line] = {}
         """The `id` of a node command to its line."""
         self._questions = DeferredSemaphore(MAX_QUESTIONS)
-        self._front_end: FrontEnd | None = None
+        self._front_end: StorageClient | None = None
         self._losses = Losses(system, lambda told: self.say(self.page.paint.word(ODD, told)))
         self._finishing = False  # no command comes any more
         self._ended = False
         self._new_runs = NewRuns(system)
         self._records = Records(system, say, self._storage_client)
-        self._trials = Trials(system, say, self._storage_client)
+        self._trials = Expectations(system, say, self._storage_client)
         self._trials.start = self._start_again
         self._trials.forgive = self._forgive
         system.on_ready = self._on_ready
@@ -336,7 +336,7 @@ class Player:
         state, text = reply.words[:2]
         if state == "done":
             self.counts.done += 1
-            shown = grammar.shaped(reply.object, Outcome)
+            shown = grammar.structure(reply.object, Outcome)
             told = run_line(run, quoted(input), name, text, shown.steps, shown.ms, self.page.width)
             self.say(self.page.paint.word(GOOD, told))
         else:
@@ -375,14 +375,14 @@ class Player:
             self.say(f"{problem.words[0].partition(':')[0]}; its story comes when it has ended")
             self._begin(line, self._show_later(run))
         else:
-            self._say_story(reply)
+            self._say_report(reply)
 
     async def _show_later(self, run: str) -> None:
-        self._say_story(await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run))))
+        self._say_report(await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run))))
 
-    def _say_story(self, reply: Ok) -> None:
+    def _say_report(self, reply: Ok) -> None:
         state, text = reply.words[:2]
-        for each in story(state, text, grammar.shaped(reply.object, Outcome), self.page.width):
+        for each in run_report(state, text, grammar.structure(reply.object, Outcome), self.page.width):
             self.say(each)
 
     async def _until_ended(self, run: str, began: Node | None = None) -> Ok:
@@ -417,11 +417,11 @@ class Player:
         ms = (self.reactor.seconds() - began) * 1000
         self.say(f"populate {os.path.basename(path)}: {counted(len(rows), 'record')} written, {ms:.0f} ms")
 
-    def _storage_client(self) -> FrontEnd:
+    def _storage_client(self) -> StorageClient:
         nodes = [node for node in self.system.ready("storage") if node.replica]
         members = [StorageAddress(node.replica, node.id, node.address) for node in nodes]
         if self._front_end is None:
-            self._front_end = FrontEnd(self.reactor, members, self.system.deadline)
+            self._front_end = StorageClient(self.reactor, members, self.system.deadline)
             self._front_end.seen.on_gone = self._losses.tell
             self._front_end.start()
         return self._front_end

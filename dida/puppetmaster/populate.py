@@ -8,7 +8,7 @@ from typing import Any, cast
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, DeferredList
 
-from dida.client.storage_client import FrontEnd
+from dida.client.storage_client import StorageClient
 from dida.console.data_files import Row
 from dida.console.tables import numbered, printable
 from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, UNKNOWN_OUTCOME, DidaError, UserError
@@ -24,7 +24,7 @@ OUT_OF_REACH = (UNAVAILABLE, UNKNOWN_OUTCOME, TIMED_OUT)
 """What ends the write of one record after all its time, and would end the others' alike."""
 
 
-async def populate(front_end: FrontEnd, path: str, rows: Sequence[Row]) -> None:
+async def populate(front_end: StorageClient, path: str, rows: Sequence[Row]) -> None:
     """Write the rows, those of one key in their order. UserError names file and lines that did not get there.
 
     A record counts when all living replicas of its group have it, so that no crash behind it loses it. When one could
@@ -42,7 +42,7 @@ async def populate(front_end: FrontEnd, path: str, rows: Sequence[Row]) -> None:
 
 @define
 class _Populate:
-    front_end: FrontEnd
+    front_end: StorageClient
     rest: Iterator[list[Row]]
     written: set[int] = Factory(set)
     problems: dict[int, str] = Factory(dict)

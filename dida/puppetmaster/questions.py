@@ -28,7 +28,7 @@ from dida.console.tables import (
 )
 from dida.errors import DidaError, UserError
 from dida.puppetmaster.nodes import Node
-from dida.puppetmaster.system import System, plain
+from dida.puppetmaster.system import Cluster, plain
 from dida.wire.messages import Status
 
 STATUS_TIME = 5.0
@@ -37,10 +37,10 @@ STATUS_TIME = 5.0
 Question = script.Status | script.ListServer | script.ListGlobal | script.ListRuns | script.Cancel
 
 
-class Questions:
-    """Asks a `System`; the answers go to `say`, line by line."""
+class Queries:
+    """Asks a `Cluster`; the answers go to `say`, line by line."""
 
-    def __init__(self, system: System, say: Callable[[str], None], page: Page) -> None:
+    def __init__(self, system: Cluster, say: Callable[[str], None], page: Page) -> None:
         self.system = system
         self.say = say
         self.page = page

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dida.client.storage_client import FrontEnd
+from dida.client.storage_client import StorageClient
 from dida.console import script
 from dida.console.tables import printable
 from dida.errors import NO_SUCH_RECORD, DidaError
-from dida.puppetmaster.system import System
+from dida.puppetmaster.system import Cluster
 
 ACCESS_TIME = 10.0
 """Seconds that such a command may take."""
@@ -19,7 +19,7 @@ Access = script.Read | script.Write | script.UpdateIf
 class Records:
     """Does what these commands ask for; the answers go to `say`, one line each."""
 
-    def __init__(self, system: System, say: Callable[[str], None], storage: Callable[[], FrontEnd]) -> None:
+    def __init__(self, system: Cluster, say: Callable[[str], None], storage: Callable[[], StorageClient]) -> None:
         self.system = system
         self._say = say
         self._storage = storage
@@ -42,7 +42,7 @@ class Records:
                     told = f"refused  {await self._found(storage, key, seconds)}: nothing was changed"
         self._say(printable(told))
 
-    async def _found(self, storage: FrontEnd, key: str, seconds: float) -> str:
+    async def _found(self, storage: StorageClient, key: str, seconds: float) -> str:
         """What made an updateIf fail: a read behind it gives that."""
         try:
             record = await storage.read_as(storage.seen, key, None, seconds)

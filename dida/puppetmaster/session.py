@@ -39,8 +39,8 @@ from dida.puppetmaster.debug_port import DebugPorts
 from dida.puppetmaster.files import usable_files
 from dida.puppetmaster.local_pcs import OwnPcs
 from dida.puppetmaster.nodes import STARTING, Node
-from dida.puppetmaster.player import Player
-from dida.puppetmaster.system import System
+from dida.puppetmaster.player import ScriptRunner
+from dida.puppetmaster.system import Cluster
 from dida.puppetmaster.tty import HistoryFile, TerminalMode, is_dumb, page_of, width_of
 
 OUTPUT_DEADLINE = 2.0
@@ -68,7 +68,7 @@ class Session:
         self.status = 0
         self.logs = os.path.abspath(options["logs"])
         name = f"puppetmaster-{SystemRandom().getrandbits(48):x}"
-        self.system = System(reactor, options["pcs"], options["deadline"], "" if options["keep"] else name)
+        self.system = Cluster(reactor, options["pcs"], options["deadline"], "" if options["keep"] else name)
         self._own_pcs = OwnPcs(
             reactor, name, self.logs, options["keep"], options["operators"], lambda text: self._say_aside(text)
         )
@@ -77,7 +77,7 @@ class Session:
         self.system.machines.start_pcs = self._own_pcs.start
         self.system.machines.on_found = self._on_found
         self.page = page_of(1, os.environ)
-        self.player = Player(self.system, self._say, folders, self.page)
+        self.player = ScriptRunner(self.system, self._say, folders, self.page)
         self._debug_ports = DebugPorts(reactor, int(options["debug-port"]), self._say, self.system.known)
         self.player.listen_for_debug = self._debug_ports.listen
         self._history = HistoryFile(options["history"], self._say)

@@ -22,10 +22,10 @@ from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
 from dida.pcs.client import Pcs
 from dida.pcs.messages import ROLES, Elsewhere, Start
 from dida.protocols.lines import GRACE
-from dida.protocols.links import Link, Unreachable, granted
+from dida.protocols.links import ReconnectingClient, Unreachable, granted
 from dida.puppetmaster.attaching import RunningSystem
 from dida.puppetmaster.checking import CRASHED, STOPPED, clash, gone, missing, no_delay, no_records, unknown
-from dida.puppetmaster.machines import Machines
+from dida.puppetmaster.machines import PcsDirectory
 from dida.puppetmaster.nodes import ENDED, FAILED, PLANNED, READY, STARTING, Node
 from dida.versions import Version
 from dida.wire import grammar
@@ -64,7 +64,7 @@ class _ListObject:
     next: str | None = None
 
 
-class System:
+class Cluster:
     """All nodes that commands have named, and the PCSs that start them."""
 
     def __init__(self, reactor: Any, pcs: Iterable[Address], deadline: float, owner: str = "") -> None:
@@ -75,7 +75,7 @@ class System:
         self.nodes: dict[str, Node] = {}
         self.debug_to: Callable[[str], str] | None = None
         """Where workers report their outputs, by this machine's address for them, once debug was asked for."""
-        self.machines = Machines(reactor, pcs, owner)
+        self.machines = PcsDirectory(reactor, pcs, owner)
         self.machines.on_table = self._on_table
         self.machines.on_back = self._on_back
         self.machines.on_trouble = lambda text: self.on_trouble(text)
@@ -86,8 +86,8 @@ class System:
         self.who_listens: Callable[[Address], Coroutine[Any, Any, str]] | None = None
         """Says which node listens at an address where one is to be started; empty: none."""
         self._replicas = 0
-        self._scheduler: Link | None = None
-        self._links: dict[str, Link] = {}
+        self._scheduler: ReconnectingClient | None = None
+        self._links: dict[str, ReconnectingClient] = {}
         """To nodes that were taken up without a PCS."""
         self._told: set[str] = set()
         """Ids of the nodes that the scheduler was started with."""
@@ -382,9 +382,9 @@ class System:
             return granted(await self._link(node).ask(request, request.deadline + 2 * GRACE))
         return await node.pcs.tell(node.id, request)
 
-    def _link(self, node: Node) -> Link:
+    def _link(self, node: Node) -> ReconnectingClient:
         if node.id not in self._links:
-            self._links[node.id] = Link(self.reactor, node.address.host, node.address.port)
+            self._links[node.id] = ReconnectingClient(self.reactor, node.address.host, node.address.port)
         return self._links[node.id]
 
     async def ask_scheduler(self, request: Request) -> Ok:
@@ -396,7 +396,7 @@ class System:
         if self._scheduler is None or self._scheduler.address != f"{address.host}:{address.port}":
             if self._scheduler is not None:
                 await self._scheduler.stop()
-            self._scheduler = Link(self.reactor, address.host, address.port)
+            self._scheduler = ReconnectingClient(self.reactor, address.host, address.port)
         return granted(await self._scheduler.ask(request, request.deadline + 2 * GRACE))
 
     async def crash(self, id: str) -> None:
@@ -462,7 +462,7 @@ class System:
         start: str | None = ""
         while start is not None:
             reply = await self.tell(node, ListRecords(from_=start, deadline=seconds))
-            page = grammar.shaped(reply.object, _ListObject)
+            page = grammar.structure(reply.object, _ListObject)
             records.update(page.records)
             start = page.next
         return records

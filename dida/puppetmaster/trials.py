@@ -13,13 +13,13 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.task import deferLater
 
-from dida.client.storage_client import FrontEnd
+from dida.client.storage_client import StorageClient
 from dida.console import script
 from dida.console.script import Line
 from dida.errors import LOST_UPDATE, NO_SUCH_RECORD, DidaError, UserError
 from dida.puppetmaster.checking import no_client
-from dida.puppetmaster.nodes import Once
-from dida.puppetmaster.system import System, plain
+from dida.puppetmaster.nodes import Event
+from dida.puppetmaster.system import Cluster, plain
 
 EXPECT_TIME = 10.0
 """Seconds for a record to have the value that is expected."""
@@ -37,13 +37,13 @@ class ClientRun:
     run: str = ""
     state: str = ""
     text: str = ""
-    ended: Once = field(factory=Once)
+    ended: Event = field(factory=Event)
 
 
-class Trials:
+class Expectations:
     """The commands of a script that is a test; `work` gives what is to be done for one."""
 
-    def __init__(self, system: System, say: Callable[[str], None], storage: Callable[[], FrontEnd]) -> None:
+    def __init__(self, system: Cluster, say: Callable[[str], None], storage: Callable[[], StorageClient]) -> None:
         self.system = system
         self.say = say
         self.start: Callable[[Line, script.NodeCommand], Awaitable[None]] = _start_nothing
@@ -126,7 +126,7 @@ class Trials:
             await deferLater(reactor, min(POLL_INTERVAL, left))
         self.say(f"expected {key} {value}  {(reactor.seconds() - began) * 1000:.0f} ms")
 
-    async def _found(self, storage: FrontEnd, key: str, seconds: float) -> tuple[str | None, str]:
+    async def _found(self, storage: StorageClient, key: str, seconds: float) -> tuple[str | None, str]:
         """The record's value, or why there is none."""
         try:
             return (await storage.read_as(storage.seen, key, None, seconds)).value, ""

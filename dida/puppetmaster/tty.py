@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import IO
 
 from dida.console.editing import MAX_HISTORY, MAX_TYPED
-from dida.console.style import PLAIN, Page, Palette
+from dida.console.style import PLAIN, Page, Style
 
 KNOWN_WIDTHS = range(20, 10_000)
 """Columns that are believed."""
@@ -22,7 +22,7 @@ def page_of(output: int, environment: Mapping[str, str]) -> Page:
     if not os.isatty(output):
         return Page()
     colours = not environment.get("NO_COLOR") and not is_dumb(environment)
-    return Page(width_of(output), Palette(True) if colours else PLAIN)
+    return Page(width_of(output), Style(True) if colours else PLAIN)
 
 
 def is_dumb(environment: Mapping[str, str]) -> bool:

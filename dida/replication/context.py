@@ -9,13 +9,13 @@ from attrs import Factory, define
 from dida.placement import Ring
 from dida.replication.config import Config
 from dida.replication.messages import COMMITS, Member, View
-from dida.replication.outputs import OTHER_VIEW, Answer, Note, Output, Send
+from dida.replication.outputs import OTHER_VIEW, Answer, LogMessage, Output, Send
 from dida.timestamps import Timestamp
 from dida.wire.messages import Concern, Error, Reply, Request
 
 
 @define
-class Local:
+class ReplicaContext:
     """What the parts of one replica share: who it is, its view, and the outputs of this turn."""
 
     config: Config
@@ -132,7 +132,7 @@ class Local:
 
     def note(self, text: str) -> None:
         """Say it in the log, and keep the newest for `status`."""
-        self.out.append(Note(text))
+        self.out.append(LogMessage(text))
         self.notes.append(text)
         del self.notes[:-20]
 

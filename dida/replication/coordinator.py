@@ -24,9 +24,9 @@ from attrs import Factory, define
 from dida import errors
 from dida.errors import BadRequest
 from dida.replication.batches import batches
-from dida.replication.context import Local
+from dida.replication.context import ReplicaContext
 from dida.replication.executed import TOO_MANY_ANSWERS, after_of, answered, not_applied
-from dida.replication.gossip import Replication, write_answer
+from dida.replication.gossip import ReplicaState, write_answer
 from dida.replication.messages import (
     Decide,
     Ended,
@@ -40,7 +40,7 @@ from dida.replication.messages import (
     Wanted,
     component_of,
 )
-from dida.replication.operations import Operation, Waiting, refused, too_late, unknown_outcome
+from dida.replication.operations import PendingRequest, ReplicaRequest, refused, too_late, unknown_outcome
 from dida.replication.participant import MAX_QUEUE, Locks
 from dida.replication.room import refusal
 from dida.replication.store import Entry
@@ -80,8 +80,8 @@ decided is applied by all, what is not begins again in the new view."""
 
 @define(eq=False)
 class _Transaction:
-    op: Operation
-    waiters: list[Waiting]
+    op: ReplicaRequest
+    waiters: list[PendingRequest]
     start_at: float
     number: int = 0
     """Given when the transaction starts: a home's numbers grow."""
@@ -106,8 +106,8 @@ class _Transaction:
 class Commit:
     """The transactions that a replica coordinates, as the home of their keys."""
 
-    local: Local
-    replication: Replication
+    local: ReplicaContext
+    replication: ReplicaState
     locks: Locks
     _queues: dict[str, deque[_Transaction]] = Factory(dict)
     _running: dict[int, _Transaction] = Factory(dict)
@@ -128,7 +128,7 @@ class Commit:
 
     # --- the home's side ------------------------------------------------------------------------
 
-    def begin(self, waiting: Waiting, now: float) -> None:
+    def begin(self, waiting: PendingRequest, now: float) -> None:
         """Queue an operation at its key; this replica is the key's home."""
         op = waiting.op
         same = self._by_id.get(op.id) if op.id is not None else None
@@ -382,7 +382,7 @@ class Commit:
         else:
             queue.remove(txn)
 
-    def _by_concern(self, waiting: Waiting, answer: Reply) -> Reply:
+    def _by_concern(self, waiting: PendingRequest, answer: Reply) -> Reply:
         """The answer, which all members hold; not when more than all were to hold it."""
         if isinstance(answer, Ok) and waiting.op.verb == "write" and self.local.cannot_meet(waiting.op.concern):
             return unknown_outcome()
@@ -491,7 +491,7 @@ class Commit:
                     self.local.answer(waiting.token, unknown_outcome() if txn.record is not None else too_late(waiting))
         self.locks.give_up_late(now)
 
-    def waiting(self) -> list[Waiting]:
+    def waiting(self) -> list[PendingRequest]:
         """Who waits for the transactions here."""
         return [waiting for queue in self._queues.values() for txn in queue for waiting in txn.waiters]
 
@@ -523,9 +523,9 @@ class Commit:
                         self.local.answer(waiting.token, self._by_concern(waiting, write_answer(txn.record)))
                     txn.waiters = []
 
-    def give_back(self) -> list[Waiting]:
+    def give_back(self) -> list[PendingRequest]:
         """Stop all: nothing is locked, nothing runs. The operations that are not answered are given back."""
-        again: list[Waiting] = []
+        again: list[PendingRequest] = []
         for queue in self._queues.values():
             for txn in queue:
                 for waiting in txn.waiters:

@@ -22,8 +22,8 @@ from itertools import islice
 
 from attrs import Factory, define
 
-from dida.replication.context import Local
-from dida.replication.gossip import Replication
+from dida.replication.context import ReplicaContext
+from dida.replication.gossip import ReplicaState
 from dida.replication.messages import Alive, Heartbeat, Member, Suspect
 from dida.timestamps import Timestamp
 from dida.wire.messages import Ok, Reply
@@ -50,8 +50,8 @@ class _Suspicion:
 class Detection:
     """What one replica knows of the others' being alive."""
 
-    local: Local
-    replication: Replication
+    local: ReplicaContext
+    replication: ReplicaState
     gone: dict[str, float] = Factory(dict)
     """Components whose process is certainly dead, and from when on that counts."""
     heard: dict[str, float] = Factory(dict)

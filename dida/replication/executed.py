@@ -63,7 +63,7 @@ def split(id: str) -> tuple[str, int]:
 
 
 @define
-class Executed:
+class ReplyCache:
     """Session to its answers. Times are seconds of the caller's clock."""
 
     ttl: float = 3600.0

@@ -21,11 +21,11 @@ from attrs import define, field
 
 from dida.errors import UNKNOWN_OUTCOME
 from dida.replication.batches import batches
-from dida.replication.context import Local
-from dida.replication.executed import Executed, answered
+from dida.replication.context import ReplicaContext
+from dida.replication.executed import ReplyCache, answered
 from dida.replication.log import Log, Place, bytes_of
 from dida.replication.messages import Fetch, Gossip, Range, Record, commit_stream, component_of, is_commit
-from dida.replication.snapshot import Copy, _bytes_of_answers, _bytes_of_versions
+from dida.replication.snapshot import Snapshot, _bytes_of_answers, _bytes_of_versions
 from dida.replication.store import Entry, Store
 from dida.timestamps import Timestamp, covers, merged
 from dida.versions import Version
@@ -37,12 +37,12 @@ FETCH_AGAIN = 0.3
 
 
 @define
-class Replication:
+class ReplicaState:
     """The replicated state of one replica, and the gossip about it."""
 
-    local: Local
+    local: ReplicaContext
     store: Store
-    executed: Executed
+    executed: ReplyCache
     log: Log = field(factory=Log)
     value_ts: Timestamp = field(factory=dict)
     held: dict[Place, Record] = field(factory=dict)
@@ -446,11 +446,11 @@ class Replication:
             (end,),
         )
 
-    def empty_copy(self) -> Copy:
+    def empty_copy(self) -> Snapshot:
         """What takes the parts of another replica's dump."""
-        return Copy(Store(self.store.max_versions), Executed(self.executed.ttl))
+        return Snapshot(Store(self.store.max_versions), ReplyCache(self.executed.ttl))
 
-    def take_over(self, copy: Copy, now: float) -> None:
+    def take_over(self, copy: Snapshot, now: float) -> None:
         """A copy that is complete, in place of whatever was here."""
         self.store, self.executed, self.held, self.cuts = copy.store, copy.executed, copy.held, copy.cuts
         self.value_ts, self.exposed = copy.value_ts, copy.exposed

@@ -13,12 +13,12 @@ from attrs import Factory, define
 
 from dida.addresses import Address, StorageAddress
 from dida.errors import BAD_REQUEST, UserError
-from dida.replication.context import Local
+from dida.replication.context import ReplicaContext
 from dida.replication.detection import FOREVER, Detection
-from dida.replication.gossip import Replication
+from dida.replication.gossip import ReplicaState
 from dida.replication.messages import Heartbeat, Join, Load, Member, Record
 from dida.replication.outputs import Send
-from dida.replication.snapshot import Copy
+from dida.replication.snapshot import Snapshot
 from dida.wire.messages import Error, Ok, Reply
 
 JOIN_AGAIN = 0.1
@@ -48,8 +48,8 @@ class Joiner:
 class Joining:
     """One replica's share in it: as one that joins, and as the leader that takes others in."""
 
-    local: Local
-    replication: Replication
+    local: ReplicaContext
+    replication: ReplicaState
     detection: Detection
     named: tuple[StorageAddress, ...]
     loaded: str = ""
@@ -68,7 +68,7 @@ class Joining:
     _told: str = ""
     """The view that was in force there."""
     _copies: int = 0
-    _copy: Copy | None = None
+    _copy: Snapshot | None = None
     """What has come in of the copy of the state."""
     _parts: int = 0
     """How many parts of it."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from attrs import Factory, define
 
-from dida.replication.context import Local
+from dida.replication.context import ReplicaContext
 from dida.replication.detection import FOREVER, Detection
-from dida.replication.gossip import Replication
+from dida.replication.gossip import ReplicaState
 from dida.replication.joining import Joining
 from dida.replication.messages import Member, Stop, View
 from dida.replication.outputs import Left
@@ -32,8 +32,8 @@ SAY_AGAIN = 0.1
 class Leaving:
     """One replica's share in it: as one that leaves, and as one that hears of others who do."""
 
-    local: Local
-    replication: Replication
+    local: ReplicaContext
+    replication: ReplicaState
     detection: Detection
     joining: Joining
     left: Left | None = None

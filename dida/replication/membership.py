@@ -23,9 +23,9 @@ from __future__ import annotations
 from attrs import Factory, define, field
 
 from dida.addresses import StorageAddress
-from dida.replication.context import Local
+from dida.replication.context import ReplicaContext
 from dida.replication.detection import FOREVER, STALL, Detection
-from dida.replication.gossip import Replication
+from dida.replication.gossip import ReplicaState
 from dida.replication.joining import Joining
 from dida.replication.leaving import Leaving
 from dida.replication.messages import (
@@ -65,8 +65,8 @@ class _Ballot:
 class Membership:
     """One replica's share in the agreement on who is a member."""
 
-    local: Local
-    replication: Replication
+    local: ReplicaContext
+    replication: ReplicaState
     named: tuple[StorageAddress, ...]
     started: float
     detection: Detection = field(init=False)
@@ -97,7 +97,7 @@ class Membership:
         self.joining = Joining(self.local, self.replication, self.detection, self.named)
         self.leaving = Leaving(self.local, self.replication, self.detection, self.joining)
 
-    def begin_with(self, replication: Replication) -> None:
+    def begin_with(self, replication: ReplicaState) -> None:
         """This is the state from now on."""
         self.replication = self.detection.replication = self.joining.replication = replication
         self.leaving.replication = replication

@@ -17,7 +17,7 @@ Question = ListRecords | Versions | Home
 
 
 @frozen(kw_only=True)
-class Operation:
+class ReplicaRequest:
     """What a client asks of the storage, whichever way it came."""
 
     verb: str
@@ -37,21 +37,21 @@ class Operation:
 
 
 @define(eq=False)
-class Waiting:
+class PendingRequest:
     """An operation that is not answered yet. `deadline` is a time of the replica's clock."""
 
     token: Any
-    op: Operation
+    op: ReplicaRequest
     deadline: float
     passed_on: bool = False
     """It was sent to the key's home at least once: its outcome may be unknown."""
 
 
-def operation(request: Request) -> Operation | None:
+def operation(request: Request) -> ReplicaRequest | None:
     """Of a request; None when it is none that reads or changes one record."""
     match request:
         case Read():
-            return Operation(
+            return ReplicaRequest(
                 verb="read",
                 key=request.key,
                 version=request.version,
@@ -63,14 +63,14 @@ def operation(request: Request) -> Operation | None:
         case UpdateIf():
             return _update(request, "updateif", request.new, request.old)
         case ListRecords():
-            return Operation(verb="list", key=request.from_, question=request, after=request.after)
+            return ReplicaRequest(verb="list", key=request.from_, question=request, after=request.after)
         case Versions() | Home():
-            return Operation(verb=form_of(type(request)).verb, key=request.key, question=request)
+            return ReplicaRequest(verb=form_of(type(request)).verb, key=request.key, question=request)
     return None
 
 
-def _update(request: Write | UpdateIf, verb: str, value: str, old: str = "", concern: Concern = 1) -> Operation:
-    return Operation(
+def _update(request: Write | UpdateIf, verb: str, value: str, old: str = "", concern: Concern = 1) -> ReplicaRequest:
+    return ReplicaRequest(
         verb=verb,
         key=request.key,
         value=value,
@@ -83,11 +83,11 @@ def _update(request: Write | UpdateIf, verb: str, value: str, old: str = "", con
     )
 
 
-def forwarded(message: Forward) -> Operation:
+def forwarded(message: Forward) -> ReplicaRequest:
     """What another replica passes on to the home of its key; DidaError when it is nothing that is passed on."""
     if message.verb not in ("read", "write", "updateif"):
         raise BadRequest(f"{message.verb} is not passed on: only read, write and updateif are")
-    return Operation(
+    return ReplicaRequest(
         verb=message.verb,
         key=message.key,
         latest=message.verb == "read",
@@ -102,12 +102,12 @@ def forwarded(message: Forward) -> Operation:
     )
 
 
-def too_late(waiting: Waiting) -> Error:
+def too_late(waiting: PendingRequest) -> Error:
     """The answer at the deadline."""
     return refused(waiting, "not possible within the deadline; nothing was changed, try again")
 
 
-def refused(waiting: Waiting, why: str) -> Error:
+def refused(waiting: PendingRequest, why: str) -> Error:
     """The answer when it is not done: nothing was changed, where that is sure, for an earlier try may take effect."""
     if waiting.passed_on or (waiting.op.id is not None and waiting.op.retry):
         return unknown_outcome()

@@ -37,14 +37,14 @@ class Answer:
 
 
 @frozen
-class Note:
+class LogMessage:
     """Something that the people who run the node should find in its log."""
 
     text: str
 
 
 @frozen
-class Soon:
+class FlushRequested:
     """Call `flush` when all else that has come in by now is taken: what is gathered for a peer goes in one message."""
 
 
@@ -59,4 +59,4 @@ class Left:
     text: str
 
 
-Output = Send | Answer | Note | Soon | Left
+Output = Send | Answer | LogMessage | FlushRequested | Left

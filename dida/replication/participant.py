@@ -11,11 +11,11 @@ from typing import Any
 
 from attrs import Factory, define
 
-from dida.replication.context import Local
+from dida.replication.context import ReplicaContext
 from dida.replication.executed import after_of, not_applied
-from dida.replication.gossip import Replication
+from dida.replication.gossip import ReplicaState
 from dida.replication.messages import Lock, Release, Wanted, component_of
-from dida.replication.operations import Waiting, refused, too_late
+from dida.replication.operations import PendingRequest, refused, too_late
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire.messages import No, Ok, Reply
@@ -30,17 +30,17 @@ class _KeyLock:
     txn: int
     decided: int | None = None
     """The commit's seq, once it is logged."""
-    queue: list[Waiting] = Factory(list)
+    queue: list[PendingRequest] = Factory(list)
 
 
 @define
 class Locks:
     """The keys that are locked at one replica, and the writes that wait for them."""
 
-    local: Local
-    replication: Replication
+    local: ReplicaContext
+    replication: ReplicaState
     keys: dict[str, _KeyLock] = Factory(dict)
-    resumed: list[Waiting] = Factory(list)
+    resumed: list[PendingRequest] = Factory(list)
     """Writes that may go on now; the owner runs them."""
 
     def lock(self, home: str, txn: int, key: str) -> None:
@@ -103,7 +103,7 @@ class Locks:
         """Who has locked something here."""
         return {lock.home for lock in self.keys.values()}
 
-    def queue_write(self, waiting: Waiting) -> bool:
+    def queue_write(self, waiting: PendingRequest) -> bool:
         """Hold a plain write back while its key is locked; False when it is not locked."""
         lock = self.keys.get(waiting.op.key)
         if lock is None:
@@ -136,7 +136,7 @@ class Locks:
                 del self.keys[record.key]
                 self.resumed += lock.queue
 
-    def waiting(self) -> list[Waiting]:
+    def waiting(self) -> list[PendingRequest]:
         """The writes that wait until a key is unlocked."""
         return [waiting for lock in self.keys.values() for waiting in lock.queue]
 
@@ -147,7 +147,7 @@ class Locks:
                 lock.queue.remove(waiting)
                 self.local.answer(waiting.token, too_late(waiting))
 
-    def give_back(self) -> list[Waiting]:
+    def give_back(self) -> list[PendingRequest]:
         """Nothing is locked any more. The writes that wait are given back."""
         again = [*self.waiting(), *self.resumed]
         self.replication.decided.clear()

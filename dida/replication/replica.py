@@ -17,10 +17,10 @@ from dida.addresses import Address, StorageAddress
 from dida.errors import DidaError
 from dida.placement import Groups
 from dida.replication.config import Config
-from dida.replication.context import Local
+from dida.replication.context import ReplicaContext
 from dida.replication.coordinator import NOT_REACHED, Commit
-from dida.replication.executed import Executed
-from dida.replication.gossip import Replication
+from dida.replication.executed import ReplyCache
+from dida.replication.gossip import ReplicaState
 from dida.replication.membership import Membership
 from dida.replication.messages import (
     Alive,
@@ -50,8 +50,8 @@ from dida.replication.messages import (
     Stop,
     Suspect,
 )
-from dida.replication.operations import Waiting, forwarded, operation
-from dida.replication.outputs import CHANGING, OTHER_VIEW, Left, Output, Soon
+from dida.replication.operations import PendingRequest, forwarded, operation
+from dida.replication.outputs import CHANGING, OTHER_VIEW, FlushRequested, Left, Output
 from dida.replication.participant import Locks
 from dida.replication.requests import Requests
 from dida.replication.room import Gauge, used, warns
@@ -92,7 +92,7 @@ class Replica:
             config = evolve(config, cluster=f"{config.cluster}/{self.group + 1}")
             named = tuple(other for other in named if self.groups.of_replica(other.replica) == self.group)
         self.config = config
-        self.local = Local(config, me)
+        self.local = ReplicaContext(config, me)
         self.membership = Membership(self.local, self._blank(), named, now)
         self.detection, self.joining = self.membership.detection, self.membership.joining
         self.requests = Requests(self.local, self.groups, self.group, self.membership, secret)
@@ -103,8 +103,8 @@ class Replica:
         """It has left: nothing comes of it any more."""
         self._gauge = Gauge()
 
-    def _blank(self) -> Replication:
-        return Replication(self.local, Store(self.config.max_versions), Executed(self.config.session_ttl))
+    def _blank(self) -> ReplicaState:
+        return ReplicaState(self.local, Store(self.config.max_versions), ReplyCache(self.config.session_ttl))
 
     def _forget(self) -> None:
         self.replication = self._blank()
@@ -122,7 +122,7 @@ class Replica:
             self.local.answer(token, Error(errors.UNAVAILABLE, ("this node leaves: ask another one",)))
         elif op is not None:
             ends = now + request.deadline - min(EARLY, request.deadline / 2)
-            self.requests.attempt(Waiting(token, op, ends), now)
+            self.requests.attempt(PendingRequest(token, op, ends), now)
         elif isinstance(request, Watch):
             if request.view == self.local.view_name:
                 self._watching[token] = (self.local.view_name, now + request.deadline)
@@ -165,7 +165,7 @@ class Replica:
             case Join():
                 reply = self.joining.on_join(message, now)
             case Load():
-                held = grammar.shaped(message.state.get("held", []), list[Record])
+                held = grammar.structure(message.state.get("held", []), list[Record])
                 reply = self.joining.on_load(message, tuple(held), now)
             case Install():
                 reply = self.membership.on_install(message.sender, message.installs, message.base, now)
@@ -211,7 +211,7 @@ class Replica:
                     op = forwarded(message)
                 except DidaError as problem:
                     return Error(problem.code, problem.words)
-                self.requests.attempt(Waiting(token, op, now + message.deadline), now)
+                self.requests.attempt(PendingRequest(token, op, now + message.deadline), now)
                 return None
         return Ok()
 
@@ -232,13 +232,13 @@ class Replica:
     def _take_answer(self, url: str, peer: str, message: PeerMessage, reply: Reply | None, now: float) -> None:
         if isinstance(reply, Error):
             if reply.code == OTHER_VIEW:
-                other = grammar.shaped(reply.object, OtherView)
+                other = grammar.structure(reply.object, OtherView)
                 helped = "" if isinstance(message, Install) else peer
                 self.membership.on_other_view(helped, other.view, other.base, other.complete, now)
                 if self.membership.fenced is not None:
                     return
             elif reply.code == CHANGING:
-                halted = grammar.shaped(reply.object, Promised)
+                halted = grammar.structure(reply.object, Promised)
                 self._note_complete(message, halted.complete)
                 self.membership.on_changing(peer, halted.promised, now)
             elif isinstance(message, Join) and reply.code != errors.UNAVAILABLE:
@@ -248,46 +248,46 @@ class Replica:
         in_force = message.view == self.local.view_name and self.local.serving
         match message:
             case Lock() if ok is not None and in_force:
-                self.commit.on_granted(peer, message, grammar.shaped(ok.object, Granted), now)
+                self.commit.on_granted(peer, message, grammar.structure(ok.object, Granted), now)
             case Decide() if ok is not None and in_force:
-                self.commit.on_decided(peer, grammar.shaped(ok.object, Has).have, now)
+                self.commit.on_decided(peer, grammar.structure(ok.object, Has).have, now)
             case Lock() | Decide():
                 self.commit.on_unanswered(peer, message)
             case Heartbeat():
-                alive = grammar.shaped(ok.object, Alive) if ok is not None and in_force else None
+                alive = grammar.structure(ok.object, Alive) if ok is not None and in_force else None
                 if alive is not None:
                     self.replication.expose(peer, alive.exposed, now)
                     self.locks.clear(peer, alive.oldest)
                 self.membership.on_beat(peer, message.at, alive, now)
             case Join():
                 if ok is not None:
-                    told = grammar.shaped(ok.object, Heard)
+                    told = grammar.structure(ok.object, Heard)
                     self.joining.on_joined(told.heard, told.view, now)
             case Load():
                 self.joining.on_loaded(peer, message, ok is not None, now)
             case Flush():
-                has = grammar.shaped(ok.object, Has) if ok is not None else None
+                has = grammar.structure(ok.object, Has) if ok is not None else None
                 self._note_complete(message, has is not None and has.complete)
                 self.membership.on_flushed(peer, message, has.have if has is not None else None, now)
             case Level():
-                have = grammar.shaped(ok.object, Has).have if ok is not None else None
+                have = grammar.structure(ok.object, Has).have if ok is not None else None
                 self.membership.on_levelled(peer, message, have, now)
             case Suspect():
                 self.detection.on_suspected(
-                    peer, message, grammar.shaped(ok.object, Silence).silent if ok is not None else None
+                    peer, message, grammar.structure(ok.object, Silence).silent if ok is not None else None
                 )
             case Fetch():
-                fetched = grammar.shaped(ok.object, Fetched) if ok is not None else None
+                fetched = grammar.structure(ok.object, Fetched) if ok is not None else None
                 if fetched is None or not self.membership.on_fetched(peer, fetched.ranges, now):
                     if fetched is not None and in_force:
                         self.replication.on_fetched(peer, fetched.ranges, fetched.have, now)
                     else:
                         self.replication.on_fetched(peer, None, None, now)
             case Stop():
-                have = grammar.shaped(ok.object, Has).have if ok is not None else None
+                have = grammar.structure(ok.object, Has).have if ok is not None else None
                 self.membership.leaving.on_stopped(peer, message, have)
             case Gossip():
-                have = grammar.shaped(ok.object, Has).have if ok is not None and in_force else None
+                have = grammar.structure(ok.object, Has).have if ok is not None and in_force else None
                 self.replication.on_gossiped(peer, have, now)
             case Expose() if ok is None:
                 self.local.told[peer] = NOT_REACHED
@@ -395,12 +395,12 @@ class Replica:
             self._leave(self.membership.leaving.left, now)
         elif self.commit.wants_flush and not self._flush_asked and self.local.others():
             self._flush_asked = True
-            self.local.out.append(Soon())
+            self.local.out.append(FlushRequested())
         out, self.local.out = self.local.out, []
         return out
 
     def flush(self, now: float) -> list[Output]:
-        """What was gathered for other storage nodes; `Soon` has asked for it."""
+        """What was gathered for other storage nodes; `FlushRequested` has asked for it."""
         self._flush_asked = False
         if self.local.serving and self.commit.wants_flush:
             self.commit.flush()

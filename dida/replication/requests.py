@@ -14,13 +14,13 @@ from attrs import evolve
 
 from dida import errors
 from dida.placement import Groups
-from dida.replication.context import Local
+from dida.replication.context import ReplicaContext
 from dida.replication.coordinator import Commit
 from dida.replication.executed import CROWDED_TTL, TOO_MANY_ANSWERS, after_of, answered
-from dida.replication.gossip import FETCH_AGAIN, Replication
+from dida.replication.gossip import FETCH_AGAIN, ReplicaState
 from dida.replication.membership import Membership
 from dida.replication.messages import Forward, Record, component_of, is_commit
-from dida.replication.operations import Operation, Question, Waiting, refused, too_late, unknown_outcome
+from dida.replication.operations import PendingRequest, Question, ReplicaRequest, refused, too_late, unknown_outcome
 from dida.replication.outputs import CHANGING, OTHER_VIEW
 from dida.replication.participant import Locks
 from dida.replication.room import refusal
@@ -37,11 +37,11 @@ NO_QUORUM_AFTER = 1.0
 class Requests:
     """The operations that one replica has in hand."""
 
-    replication: Replication
+    replication: ReplicaState
     locks: Locks
     commit: Commit
 
-    def __init__(self, local: Local, groups: Groups, group: int, membership: Membership, secret: str) -> None:
+    def __init__(self, local: ReplicaContext, groups: Groups, group: int, membership: Membership, secret: str) -> None:
         self.local = local
         self._secret = secret
         self.config = local.config
@@ -49,7 +49,7 @@ class Requests:
         self.group = group
         self.membership = membership
         self.detection = membership.detection
-        self.waiting: dict[Any, Waiting] = {}
+        self.waiting: dict[Any, PendingRequest] = {}
         self.counts = {"reads": 0, "writes": 0, "updateifs": 0}
         self.lease_until = 0.0
         """Until when nobody need be asked before an answer, as far as was looked."""
@@ -61,14 +61,14 @@ class Requests:
         self._arrivals = 0
         self._all_again_at = 0.0
         self._minority_since: float | None = None
-        self._forwarded: dict[int, tuple[Waiting, str]] = {}
+        self._forwarded: dict[int, tuple[PendingRequest, str]] = {}
         """What was passed on, and to which member, by the number of the message."""
         self._last_forward = 0
         self._last_id = 0
         self._own_session = 0
         self._own_used = 0.0
 
-    def begin_with(self, replication: Replication, locks: Locks, commit: Commit) -> None:
+    def begin_with(self, replication: ReplicaState, locks: Locks, commit: Commit) -> None:
         """This is the state from now on."""
         self.replication, self.locks, self.commit = replication, locks, commit
 
@@ -99,7 +99,7 @@ class Requests:
             self.lease_until = self.detection.lease_until()
         return now < self.lease_until
 
-    def attempt(self, waiting: Waiting, now: float) -> None:
+    def attempt(self, waiting: PendingRequest, now: float) -> None:
         """Answer the operation, or pass it on, or let it wait for what it lacks."""
         reply = self._try(waiting, now)
         if reply is not None:
@@ -112,7 +112,7 @@ class Requests:
             return None
         return Error(errors.NOT_HERE, (key,), {"replicas": self.groups.replicas(holder)})
 
-    def _try(self, waiting: Waiting, now: float) -> Reply | None:
+    def _try(self, waiting: PendingRequest, now: float) -> Reply | None:
         """The answer, or None when somebody else now has the operation in hand."""
         op = waiting.op
         if len(self.groups) > 1 and op.verb != "list" and (elsewhere := self._not_here(op.key)) is not None:
@@ -148,7 +148,7 @@ class Requests:
             return self._told(op.question)
         return self._read(op) if op.verb == "read" else self._write(waiting, now)
 
-    def _park(self, waiting: Waiting, now: float, stream: str | None = None) -> Reply | None:
+    def _park(self, waiting: PendingRequest, now: float, stream: str | None = None) -> Reply | None:
         """Let it wait: until there is more of that stream, or for anything."""
         if len(self.waiting) >= self.config.max_waiting and not waiting.passed_on:
             return refused(waiting, f"{self.config.max_waiting} requests already wait here")
@@ -196,7 +196,7 @@ class Requests:
         home = self.local.home(question.key)
         return Ok((str(home.replica), home.id), {"members": [m.id for m in self.local.view.members]})
 
-    def _read(self, op: Operation) -> Reply:
+    def _read(self, op: ReplicaRequest) -> Reply:
         self.counts["reads"] += 1
         store = self.replication.store
         if op.version is None:
@@ -211,7 +211,7 @@ class Requests:
                 return Error(errors.NO_SUCH_VERSION, (op.key, str(op.version)))
         return answered((entry.value, str(entry.version)), self.replication.value_ts)
 
-    def _write(self, waiting: Waiting, now: float) -> Reply | None:
+    def _write(self, waiting: PendingRequest, now: float) -> Reply | None:
         op, replication = waiting.op, self.replication
         if self.locks.queue_write(waiting):
             return None
@@ -251,7 +251,7 @@ class Requests:
             lowest=lowest,
         )
 
-    def _at_home(self, waiting: Waiting, now: float) -> Reply | None:
+    def _at_home(self, waiting: PendingRequest, now: float) -> Reply | None:
         """Have the operation done in the queue of its key."""
         op = waiting.op
         home = self.local.home(op.key)
@@ -303,7 +303,7 @@ class Requests:
             self._expose_answered(reply, now)
             self.local.answer(waiting.token, reply)
 
-    def take_back(self) -> list[Waiting]:
+    def take_back(self) -> list[PendingRequest]:
         """What was passed on to a node that is no longer a member: it begins again, at the key's new home."""
         gone = [number for number, (_, home) in self._forwarded.items() if self.local.member(home) is None]
         return [self._forwarded.pop(number)[0] for number in gone]

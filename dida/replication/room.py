@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from attrs import define
 
-from dida.replication.gossip import Replication
+from dida.replication.gossip import ReplicaState
 
 MIB = 2**20
 WARN_AT = 0.8
@@ -27,7 +27,7 @@ SESSION = 450
 """Bytes of a session of update ids, beside its answers; and of the name of one that has expired, at most."""
 
 
-def used(replication: Replication) -> int:
+def used(replication: ReplicaState) -> int:
     """About how many bytes this node takes."""
     log, executed = replication.log, replication.executed
     state = replication.store.bytes + log.bytes + LOGGED * log.size
@@ -35,7 +35,7 @@ def used(replication: Replication) -> int:
     return replication.local.config.own_memory + state + answers
 
 
-def refusal(replication: Replication, key: str, value: str) -> str:
+def refusal(replication: ReplicaState, key: str, value: str) -> str:
     """Why there is no room for another version of a record; empty when there is."""
     most = replication.local.config.max_memory
     if most is None:
@@ -53,7 +53,7 @@ class Gauge:
 
     _level: float = 0.0
 
-    def look(self, replication: Replication) -> str:
+    def look(self, replication: ReplicaState) -> str:
         """A line for the log when the node comes near its limit, or reaches it; else nothing."""
         most = replication.local.config.max_memory
         if most is None:
@@ -72,7 +72,7 @@ class Gauge:
         return f"{told}: writes that need more are refused (storage-full)" if level == 1.0 else told
 
 
-def warns(replication: Replication) -> bool:
+def warns(replication: ReplicaState) -> bool:
     """Whether the node is near its limit, or above."""
     most = replication.local.config.max_memory
     return most is not None and used(replication) >= WARN_AT * most

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import define, field
 
-from dida.replication.executed import Executed
+from dida.replication.executed import ReplyCache
 from dida.replication.log import Place
 from dida.replication.messages import Record
 from dida.replication.store import Store
@@ -15,11 +15,11 @@ from dida.timestamps import Timestamp
 
 
 @define
-class Copy:
+class Snapshot:
     """The state of another replica as it comes in, part by part."""
 
     store: Store
-    executed: Executed
+    executed: ReplyCache
     held: dict[Place, Record] = field(factory=dict)
     cuts: dict[str, int] = field(factory=dict)
     value_ts: Timestamp = field(factory=dict)

@@ -45,11 +45,11 @@ from dida.chains.messages import Workers as ListWorkers
 from dida.chains.records import DONE, GOING_ON, Assignment
 from dida.chains.run_record import RunRecord, outcome, summary
 from dida.chains.runs import Runs
-from dida.client.storage_client import FrontEnd
+from dida.client.storage_client import StorageClient
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.protocols.deadlines import Deadline, Deadlines
 from dida.protocols.lines import Answer, NodeCommands, ok
-from dida.protocols.links import Link
+from dida.protocols.links import ReconnectingClient
 from dida.scheduler.admission import Admission
 from dida.scheduler.presence import Presence
 from dida.scheduler.workers import Workers
@@ -90,7 +90,7 @@ class SchedulerNode(NodeCommands):
         self.runs = runs
         self.max_line = max_line
         self.debug = debug
-        self.front_end = FrontEnd(reactor, storage)
+        self.front_end = StorageClient(reactor, storage)
         self.front_end.on_change = self._storage_changed
         self.workers = Workers(
             reactor, ReportTo(str(me.address), life=runs.life), runs.policy, runs.catalog, start_deadline
@@ -422,7 +422,7 @@ class SchedulerNode(NodeCommands):
             for note in self._notes:
                 _log.warn("{note}", note=note)
 
-    def _links(self) -> list[Link]:
+    def _links(self) -> list[ReconnectingClient]:
         """To all nodes that are used now."""
         storage = [self.front_end.link(member) for member in self.front_end.replicas.living]
         return [*storage, *(worker.link for worker in self.workers if worker.there)]

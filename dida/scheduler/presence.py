@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 from dida.addresses import NodeAddress
 from dida.chains.messages import HOP_TIMEOUT
 from dida.errors import DidaError
-from dida.protocols.links import Link
+from dida.protocols.links import ReconnectingClient
 from dida.wire.messages import SchedulerAt
 
 TELL_EVERY = 2.0
@@ -19,7 +19,7 @@ TELL_EVERY = 2.0
 class Presence:
     """Of the scheduler `me`; `links` gives the connections to those that it uses now."""
 
-    def __init__(self, me: NodeAddress, links: Callable[[], Iterable[Link]]) -> None:
+    def __init__(self, me: NodeAddress, links: Callable[[], Iterable[ReconnectingClient]]) -> None:
         self._said = SchedulerAt(me.id, str(me.address))
         self._links = links
         self._told: dict[str, float] = {}

@@ -20,7 +20,7 @@ from dida.chains.catalog import Catalog
 from dida.chains.messages import HOP_TIMEOUT, ListOperators, ReportTo
 from dida.chains.scheduling import LeastActive, Load
 from dida.errors import BadRequest, DidaError, Unavailable
-from dida.protocols.links import Link
+from dida.protocols.links import ReconnectingClient
 from dida.wire.messages import Error, Ok, Ping, Reply, Request
 
 PING_EVERY = 1.0
@@ -47,7 +47,7 @@ class Worker:
 
     id: str
     address: Address
-    link: Link
+    link: ReconnectingClient
     declared: float
     """When."""
     named: bool = True
@@ -181,7 +181,7 @@ class Workers:
         if other is not None:
             other.link.stop()
             del self._all[other.id]
-        link = Link(self._reactor, address.host, address.port)
+        link = ReconnectingClient(self._reactor, address.host, address.port)
         worker = self._all[id] = Worker(id, address, link, self._now(), named)
         if old is not None or other is not None:
             worker.lost = self._now()

@@ -23,7 +23,7 @@ from itertools import pairwise
 
 from attrs import evolve
 
-from dida.interfaces import Touch
+from dida.interfaces import Access
 from dida.simulate.history import FAILED, FOREVER, LOST, NO, OK, UNKNOWN, Event, History, Shown
 from dida.versions import Version
 
@@ -275,11 +275,11 @@ def _raise(context: Context, other: Mapping[str, Version]) -> None:
 # --- runs of chains ---------------------------------------------------------------------------------
 
 
-def runs(touched: Mapping[str, Iterable[Touch]]) -> list[str]:
+def runs(touched: Mapping[str, Iterable[Access]]) -> list[str]:
     """The consistency along a chain, from what each run says that it has read and written, in order: a run
     sees its own writes, reads a record in one version, and sees what the writers of what it has read had seen."""
     wrong: list[str] = []
-    causes: dict[Touch, Context] = {}
+    causes: dict[Access, Context] = {}
     for run, touches in touched.items():
         seen: Context = {}
         for touch in touches:
@@ -293,7 +293,7 @@ def runs(touched: Mapping[str, Iterable[Touch]]) -> list[str]:
                 wrong.append(f"{run}: {touch.key} {touch.version} was {touch.how} after {known}")
             seen[touch.key] = touch.version
             if touch.how != "refused":
-                written = Touch("read", touch.key, touch.version)
+                written = Access("read", touch.key, touch.version)
                 if written in causes:
                     wrong.append(f"{run} wrote {touch.key} {touch.version}, which another one had written")
                 causes[written] = dict(seen)
@@ -307,7 +307,7 @@ def runs(touched: Mapping[str, Iterable[Touch]]) -> list[str]:
                 )
             fixed.add(touch.key)
             if touch.how in ("read", "refused"):
-                _raise(least, causes.get(Touch("read", touch.key, touch.version), {}))
+                _raise(least, causes.get(Access("read", touch.key, touch.version), {}))
     return wrong
 
 

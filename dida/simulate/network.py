@@ -22,7 +22,7 @@ from attrs import Factory, define, frozen
 from dida.addresses import Address, StorageAddress
 from dida.replication.config import Config
 from dida.replication.messages import PEER, Member, PeerMessage, View
-from dida.replication.outputs import Answer, Left, Note, Output, Send, Soon
+from dida.replication.outputs import Answer, FlushRequested, Left, LogMessage, Output, Send
 from dida.replication.replica import Replica
 from dida.versions import Version
 from dida.wire import grammar
@@ -285,11 +285,11 @@ class Cluster:
                     self._send(node, output)
                 case Answer():
                     self._answer(node, output)
-                case Soon():
+                case FlushRequested():
                     self._flush(node, node.life)
                 case Left():
                     self._left(node, output)
-                case Note():
+                case LogMessage():
                     self.say(f"{node.name} NOTE {output.text}")
 
     def _flush(self, node: Node, life: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from dida.replication.context import Local
+from dida.replication.context import ReplicaContext
 from dida.replication.executed import whole
 from dida.replication.messages import component_of, is_commit
 from dida.replication.replica import Replica
@@ -85,7 +85,7 @@ def _answers(cluster: Cluster, node: Node) -> bool:
     return replica is not None and replica.local.serving and cluster.time(node) < replica.detection.lease_until()
 
 
-def _went_on(other: Local, mine: Local) -> bool:
+def _went_on(other: ReplicaContext, mine: ReplicaContext) -> bool:
     """Whether another member of my view serves in a later view without me."""
     ours, theirs = mine.view, other.view
     if ours is None or theirs is None or not other.serving or mine.member(other.component) is None:

@@ -18,15 +18,15 @@ from twisted.logger import Logger
 
 from dida.addresses import Address, StorageAddress
 from dida.errors import BadRequest, DidaError, Unavailable
-from dida.protocols.introductions import Introduction
+from dida.protocols.introductions import PeerIdentity
 from dida.protocols.lines import Answer as LineAnswer
 from dida.protocols.lines import LineServer, NodeCommands
-from dida.protocols.link_pool import Peers
-from dida.protocols.links import Link
+from dida.protocols.link_pool import ConnectionPool
+from dida.protocols.links import ReconnectingClient
 from dida.replication.config import Config
 from dida.replication.failpoints import Failpoints
 from dida.replication.messages import INTRODUCTIONS, PEER, Join, Member, Peer, PeerMessage, Vouch
-from dida.replication.outputs import Answer, Note, Output, Send, Soon
+from dida.replication.outputs import Answer, FlushRequested, LogMessage, Output, Send
 from dida.replication.replica import Replica
 from dida.storage.fast_path import FastPath
 from dida.wire import grammar
@@ -95,8 +95,8 @@ class StorageNode(NodeCommands):
         self._debug = debug
         self._word = token_hex(16)
         """By which this node's own connections are known; nobody can guess it."""
-        self._links: dict[str, Link] = {}
-        self._asked = Peers(reactor)
+        self._links: dict[str, ReconnectingClient] = {}
+        self._asked = ConnectionPool(reactor)
         self._schedulers = Schedulers()
         self._gone: set[_Token] = set()
         """Of clients that are gone, and wait for nothing any more."""
@@ -138,7 +138,7 @@ class StorageNode(NodeCommands):
 
         return self._answered(ask, self._gone.add)
 
-    def quick(self, line: bytes) -> bytes | None:
+    def fast_reply(self, line: bytes) -> bytes | None:
         return self._fast_path.answer(line)
 
     def _vouched(self, address: Address, word: str) -> Deferred[Reply]:
@@ -207,9 +207,9 @@ class StorageNode(NodeCommands):
                 output.token.answer(output.reply)
             elif isinstance(output, Send):
                 self._send(output)
-            elif isinstance(output, Soon):
+            elif isinstance(output, FlushRequested):
                 self._reactor.callLater(0, self._flush)
-            elif isinstance(output, Note):
+            elif isinstance(output, LogMessage):
                 self._say(output)
             elif self._leaving is not None:
                 # the answers go out in the turn between these two
@@ -220,7 +220,7 @@ class StorageNode(NodeCommands):
         for link in self._links.values():
             link.flush()
 
-    def _say(self, note: Note) -> None:
+    def _say(self, note: LogMessage) -> None:
         _log.info("{text}", text=note.text)
 
     # --- out ------------------------------------------------------------------------------------
@@ -252,11 +252,11 @@ class StorageNode(NodeCommands):
         except Exception:  # noqa: BLE001 - one answer must not take the connection's others with it
             _log.failure("a bug while taking an answer")
 
-    def _link(self, url: str) -> Link:
+    def _link(self, url: str) -> ReconnectingClient:
         link = self._links.get(url)
         if link is None:
             address = Address.parse(url)
-            link = self._links[url] = Link(self._reactor, address.host, address.port)
+            link = self._links[url] = ReconnectingClient(self._reactor, address.host, address.port)
             link.on_broken = lambda: self._turn(lambda: self.replica.on_broken(url, self._reactor.seconds()))
             link.greeting = Peer(self.replica.local.me.url, self._word)
             link.on_refused = lambda at: self._turn(lambda: self.replica.on_refused(url, at, self._reactor.seconds()))
@@ -291,11 +291,11 @@ class StorageNode(NodeCommands):
 
     cmd_write = cmd_updateif = cmd_list = cmd_versions = cmd_home = cmd_forget = cmd_watch = cmd_read
 
-    def heard(self, request: Any, connection: LineServer) -> LineAnswer:
+    def peer_request(self, request: Any, connection: LineServer) -> LineAnswer:
         """`peer`, or what only another storage node may say: its connection has proved whose it is."""
         if isinstance(request, Peer):
             address = Address.parse(request.url)
-            introduction = Introduction(str(address), lambda: self._vouched(address, request.word))
+            introduction = PeerIdentity(str(address), lambda: self._vouched(address, request.word))
             connection.introduction = introduction
             introduction.proof().addCallback(
                 lambda proved: connection.take_lines_of(grammar.LONGEST_LINE) if proved else None
@@ -308,7 +308,7 @@ class StorageNode(NodeCommands):
             return self._tell(request, known.url)
         return known.proof().addCallback(lambda proved: self._told(request, known, proved))
 
-    def _told(self, message: PeerMessage, introduction: Introduction, proved: bool) -> Any:
+    def _told(self, message: PeerMessage, introduction: PeerIdentity, proved: bool) -> Any:
         if not proved:
             raise Unavailable(f"{introduction.url} does not vouch for this connection")
         return self._tell(message, introduction.url)

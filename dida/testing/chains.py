@@ -25,7 +25,7 @@ from dida.chains.messages import Execute
 from dida.chains.records import Assignment, Meta, Step, steps
 from dida.chains.redo import of_applied, rewound
 from dida.chains.texts import NotAnOutput, output_of
-from dida.client.sessions import StepIds
+from dida.client.sessions import StepRequestIds
 from dida.interfaces import IStorage, Record
 from dida.testing.memory import MemoryStorage, StepView
 from dida.versions import Version
@@ -155,7 +155,7 @@ class _Awaited:
 async def _execute(request: Execute, kind: type[Any], storage: MemoryStorage, crash: Crash | None) -> Execute:
     """The request after its next step."""
     dies = crash if crash is not None and crash.position == request.next else None
-    ids = StepIds(request.meta.run, request.next)
+    ids = StepRequestIds(request.meta.run, request.next)
     tries = 0
     while True:
         view = StepView(storage, request.meta, ids, request.assignment.records)
@@ -165,7 +165,7 @@ async def _execute(request: Execute, kind: type[Any], storage: MemoryStorage, cr
                 raise _Died
         except _Died:
             dies = None
-            ids = StepIds(request.meta.run, request.next, again=True)
+            ids = StepRequestIds(request.meta.run, request.next, again=True)
             worker = "w2" if request.assignment.worker == "w1" else "w1"
             kept: Iterable[Any] = ()
         except Exception:  # whatever an operator raises counts as its failure, as at a worker

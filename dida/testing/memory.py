@@ -15,17 +15,17 @@ from dida.addresses import Address, StorageAddress
 from dida.chains.records import Meta
 from dida.chains.redo import first_reads
 from dida.client.operations import (
+    ClientOperation,
     ListOperation,
-    Operation,
     Pause,
     ReadOperation,
     UpdateIfOperation,
     VersionsOperation,
     WriteOperation,
 )
-from dida.client.replicas import Replicas
-from dida.client.sessions import Seen, StepIds, UpdateIds
-from dida.interfaces import IStorage, Record, Touch
+from dida.client.replicas import ReplicaDirectory
+from dida.client.sessions import CausalContext, RequestIds, StepRequestIds
+from dida.interfaces import Access, IStorage, Record
 from dida.replication.config import Config
 from dida.replication.messages import Member
 from dida.replication.outputs import Answer, Output
@@ -46,7 +46,7 @@ class View:
 
     deadline = 10.0
 
-    def __init__(self, node: _Node, seen: Seen, ids: UpdateIds | StepIds) -> None:
+    def __init__(self, node: _Node, seen: CausalContext, ids: RequestIds | StepRequestIds) -> None:
         self._node = node
         self._seen = seen
         self._ids = ids
@@ -79,7 +79,7 @@ class MemoryStorage(View):
     """A storage of its own, with the newest `max_versions` of each record; `records` are written first."""
 
     def __init__(self, records: Mapping[str, str] | None = None, max_versions: int = 10) -> None:
-        super().__init__(_Node(max_versions), Seen(), UpdateIds("memory"))
+        super().__init__(_Node(max_versions), CausalContext(), RequestIds("memory"))
         self._runs = 0
         for key, value in (records or {}).items():
             self.write(key, value)
@@ -115,11 +115,11 @@ class MemoryStorage(View):
 class StepView(View):
     """The storage as one step of a run sees it; what it reads and writes is noted in the run's meta record."""
 
-    def __init__(self, storage: MemoryStorage, meta: Meta, ids: StepIds, before: Iterable[Touch] = ()) -> None:
-        super().__init__(storage._node, Seen(meta.after, meta.versions, pins=first_reads(before)), ids)
+    def __init__(self, storage: MemoryStorage, meta: Meta, ids: StepRequestIds, before: Iterable[Access] = ()) -> None:
+        super().__init__(storage._node, CausalContext(meta.after, meta.versions, pins=first_reads(before)), ids)
 
     @property
-    def records(self) -> tuple[Touch, ...]:
+    def records(self) -> tuple[Access, ...]:
         """What the step has read and written so far."""
         return tuple(self._seen.records)
 
@@ -129,14 +129,14 @@ class _Node:
 
     def __init__(self, max_versions: int) -> None:
         self.now = 0.0
-        self.replicas = Replicas([ADDRESS])
+        self.replicas = ReplicaDirectory([ADDRESS])
         self._answer: Answer | None = None
         me = Member(f"{ADDRESS.replica}:memory", ADDRESS.replica, ADDRESS.id, str(ADDRESS.address))
         self._replica = Replica(Config(max_versions=max_versions), me, (ADDRESS,), self.now)
         while not self._replica.local.serving:
             self._tick()
 
-    def carry_out(self, operation: Operation[_T]) -> _T:
+    def carry_out(self, operation: ClientOperation[_T]) -> _T:
         """What the operation comes to; raises what it ends in."""
         try:
             while True:

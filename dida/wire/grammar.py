@@ -411,7 +411,7 @@ def decode_reply(line: bytes) -> tuple[str | None, Reply]:
     raise BadRequest(f"{words[0]!r} begins no reply: expected ok, no or error CODE")
 
 
-def shaped(members: Mapping[str, Any], shape: type[_Shape]) -> _Shape:
+def structure(members: Mapping[str, Any], shape: type[_Shape]) -> _Shape:
     """A reply's object as `shape` (an attrs class); BadRequest when it has another form."""
     try:
         return msgspec.convert(members, shape, dec_hook=_read)
@@ -419,6 +419,6 @@ def shaped(members: Mapping[str, Any], shape: type[_Shape]) -> _Shape:
         raise BadRequest(f"unexpected reply: {_lower(problem)}") from None
 
 
-def unshaped(value: Any) -> Any:
+def unstructure(value: Any) -> Any:
     """An attrs object (or Struct) as plain dicts, lists and words, ready for a reply's object."""
     return msgspec.to_builtins(value, enc_hook=_say)

@@ -7,7 +7,7 @@ from twisted.python.failure import Failure
 
 from dida.addresses import Address
 from dida.chains.messages import Execute, Output
-from dida.protocols.link_pool import Peers
+from dida.protocols.link_pool import ConnectionPool
 
 MAX_REPORTS = 100
 """Debug reports that are under way at once; what comes beyond is dropped and counted."""
@@ -17,10 +17,10 @@ TIMEOUT = 5.0
 _log = Logger()
 
 
-class Collector:
+class DebugReporter:
     """The far end of a worker's debug output; nobody waits for it."""
 
-    def __init__(self, worker: str, peers: Peers) -> None:
+    def __init__(self, worker: str, peers: ConnectionPool) -> None:
         self.to: Address | None = None
         """Where the outputs are collected, if somewhere."""
         self.dropped = 0

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from dida.addresses import Address
 from dida.chains.messages import HOP_TIMEOUT, Drain, Leaving
 from dida.errors import DidaError
-from dida.protocols.link_pool import Peers
+from dida.protocols.link_pool import ConnectionPool
 from dida.wire.messages import Ok, Reply
 
 MAX_SCHEDULERS = 10
@@ -25,7 +25,7 @@ MAX_SCHEDULERS = 10
 _log = Logger()
 
 
-class Departure:
+class Draining:
     """Of the worker `me`. `spawn` owns the work of telling; `in_hand` says how many operators are; `on_end` is
     called when the worker may end."""
 
@@ -33,7 +33,7 @@ class Departure:
         self,
         reactor: Any,
         me: str,
-        peers: Peers,
+        peers: ConnectionPool,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         in_hand: Callable[[], int],
         on_end: Callable[[], None],

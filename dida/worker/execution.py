@@ -22,19 +22,19 @@ from twisted.python.failure import Failure
 from dida.chains.messages import Execute
 from dida.chains.texts import NotAnOutput, Raised, output_of, raised, shown
 from dida.client.blocking import BlockingStorage
-from dida.client.sessions import StepIds
-from dida.client.storage_client import FrontEnd
+from dida.client.sessions import StepRequestIds
+from dida.client.storage_client import StorageClient
 from dida.errors import DidaError
-from dida.interfaces import Touch
+from dida.interfaces import Access
 from dida.protocols.shortage import Lacking, lack_of, lack_of_descriptors
 from dida.timestamps import Timestamp
 from dida.wire import grammar
-from dida.worker.isolation import Isolated
+from dida.worker.isolation import OperatorProcess
 from dida.worker.loading import OperatorFolder
 from dida.worker.loops import AsyncioStorage, Loop, Loops
 from dida.worker.printing import LogOfSteps, Printed
 from dida.worker.run_storage import RunStorage
-from dida.worker.threads import Late, Threads
+from dida.worker.threads import Threads, TimedOut
 
 MAX_PAUSE = 3600.0
 """Seconds between two tries, at most."""
@@ -48,7 +48,7 @@ _log = Logger()
 class StepFailed(Exception):
     """The step can't be done; its text goes to the client. `records` are what it has read and written."""
 
-    records: tuple[Touch, ...] = ()
+    records: tuple[Access, ...] = ()
     lack: str = ""
     """What this worker lacked for it: another one may do it."""
     trace: str = ""
@@ -58,7 +58,7 @@ class StepFailed(Exception):
 class StepLost(Exception):
     """What the step depended on was lost with a storage node; `lost` are the streams."""
 
-    def __init__(self, lost: Timestamp, records: tuple[Touch, ...]) -> None:
+    def __init__(self, lost: Timestamp, records: tuple[Access, ...]) -> None:
         super().__init__("lost")
         self.lost = lost
         self.records = records
@@ -69,11 +69,11 @@ class Outcome:
     """What a step has come to; the run's timestamp is in the request's meta record."""
 
     output: str
-    records: tuple[Touch, ...]
+    records: tuple[Access, ...]
 
 
 @frozen
-class Terms:
+class ExecutionPolicy:
     """What a class says of its execution."""
 
     timeout: float
@@ -119,16 +119,16 @@ class Operators:
         self._loading.stop()
         self.loops.stop()
 
-    def terms(self, name: str) -> Terms:
+    def terms(self, name: str) -> ExecutionPolicy:
         """What the class of that name says of its execution; that of the worker when it is not known."""
         kind = self.folder.known(name)
-        return self._terms(kind) if kind is not None else Terms(self.timeout)
+        return self._terms(kind) if kind is not None else ExecutionPolicy(self.timeout)
 
-    def _terms(self, kind: type[Any]) -> Terms:
+    def _terms(self, kind: type[Any]) -> ExecutionPolicy:
         try:
             return terms_of(kind, self.timeout)
         except StepFailed:
-            return Terms(self.timeout)
+            return ExecutionPolicy(self.timeout)
 
     async def names(self) -> tuple[dict[str, str], list[str]]:
         """Class name to file name of all operators; other classes, which may be operators by a base from elsewhere."""
@@ -138,13 +138,13 @@ class Operators:
             return operators, sorted(set(self.folder.defined()) - set(operators))
 
         found = await self._loading.run(look, self.timeout, self.timeout)
-        if isinstance(found, Late):
+        if isinstance(found, TimedOut):
             raise DidaError("timed-out", "reading the operators folder takes too long")
         operators, others = found
         return operators, others
 
     async def execute(
-        self, request: Execute, front_end: FrontEnd, left: float, ids: StepIds, printed: Printed
+        self, request: Execute, front_end: StorageClient, left: float, ids: StepRequestIds, printed: Printed
     ) -> Outcome:
         """Execute the request's next operator, which may take `left` seconds. Raises StepFailed and StepLost."""
         began = self._reactor.seconds()
@@ -175,7 +175,7 @@ class Operators:
     async def _output(
         self,
         kind: type[Any],
-        terms: Terms,
+        terms: ExecutionPolicy,
         request: Execute,
         storage: RunStorage,
         limit: float,
@@ -220,7 +220,7 @@ class Operators:
             told = raised(problem)
             hint = about_asyncio(problem, told.text) if loop is None and terms.isolation != "process" else ""
             raise _has_raised(told, hint)
-        if isinstance(output, Late):
+        if isinstance(output, TimedOut):
             raise StepFailed(self._lateness(output, terms.own_thread(asynchronous), terms, limit, left))
         if storage.unanswered:
             raise StepFailed(f"returned before {storage.unanswered} of its storage calls were answered: await them")
@@ -229,7 +229,7 @@ class Operators:
         except NotAnOutput as wrong:
             raise StepFailed(str(wrong)) from None
 
-    def _loop(self, terms: Terms, asynchronous: bool) -> Loop | None:
+    def _loop(self, terms: ExecutionPolicy, asynchronous: bool) -> Loop | None:
         """The loop on which an operator is executed, if its class wants one. Raises StepFailed."""
         if not terms.loop or terms.isolation == "process":
             return None
@@ -256,7 +256,7 @@ class Operators:
             raise StepFailed(f"could not be loaded: {problem}") from None
         except (OSError, MemoryError) as problem:
             raise _lacking(lack_of(problem) or "what it takes to read a file") from None
-        if isinstance(kind, Late):
+        if isinstance(kind, TimedOut):
             raise StepFailed("could not be loaded in time: its file, or another one, takes too long to import")
         found: type[Any] = kind
         return found
@@ -270,7 +270,7 @@ class Operators:
         outcome: Deferred[Any] = Deferred(lambda cancelled: work.cancel())
 
         def late() -> None:
-            outcome.callback(Late(True))
+            outcome.callback(TimedOut(True))
             work.cancel()
 
         def done(result: Any) -> None:
@@ -288,11 +288,11 @@ class Operators:
         """The output of the operator in a process of its own, which ends with it."""
         began = self._reactor.seconds()
         await self._processes.acquire()
-        process = Isolated(request, storage, self.folder.module_of(request.assignment.operator), printed)
+        process = OperatorProcess(request, storage, self.folder.module_of(request.assignment.operator), printed)
         try:
             limit = min(limit, left - (self._reactor.seconds() - began))
             if limit <= 0:
-                return Late(False)
+                return TimedOut(False)
             try:
                 process.start(self._reactor, self.folder.path)
             except (OSError, MemoryError, RuntimeError) as problem:
@@ -307,14 +307,14 @@ class Operators:
         finally:
             self._processes.release()
         if not said:
-            return Late(True)
+            return TimedOut(True)
         if "failed" in said:
             raise StepFailed(said["failed"])
         if "raised" in said:
-            raise _has_raised(grammar.shaped(said["raised"], Raised))
+            raise _has_raised(grammar.structure(said["raised"], Raised))
         return said["output"]
 
-    def _lateness(self, late: Late, thread: bool, terms: Terms, limit: float, left: float) -> str:
+    def _lateness(self, late: TimedOut, thread: bool, terms: ExecutionPolicy, limit: float, left: float) -> str:
         if not late.begun:
             return f"waited {left:.1f} s in vain for one of {self.threads.size} threads (--threads)"
         own = "the limit is its class's timeout" if terms.own else "the limit is --operator-timeout"
@@ -329,7 +329,7 @@ def _lacking(what: str) -> StepFailed:
     return failed
 
 
-def terms_of(kind: type[Any], timeout: float) -> Terms:
+def terms_of(kind: type[Any], timeout: float) -> ExecutionPolicy:
     """What a class says of its execution, by the attributes timeout, retries, backoff and isolation."""
     own = getattr(kind, "timeout", None)
     retries = getattr(kind, "retries", 0)
@@ -348,7 +348,7 @@ def terms_of(kind: type[Any], timeout: float) -> Terms:
         raise StepFailed(f'has loop = {shown(loop)}: give it "asyncio", or leave it away')
     loop = loop if isinstance(loop, str) else ""
     limit = float(own) if own is not None else timeout
-    return Terms(limit, own is not None, retries, float(backoff), loop, isolation)
+    return ExecutionPolicy(limit, own is not None, retries, float(backoff), loop, isolation)
 
 
 def about_asyncio(problem: BaseException, said: str) -> str:

@@ -17,10 +17,10 @@ from dida import errors
 from dida.addresses import Address
 from dida.chains.messages import HOP_TIMEOUT, TRANSIENT, Adopt, Execute, Reassign, why_not
 from dida.errors import DidaError
-from dida.protocols.link_pool import Peers
+from dida.protocols.link_pool import ConnectionPool
 from dida.protocols.links import Unreachable
 from dida.wire.messages import Error, Ok
-from dida.worker.reports import Reports
+from dida.worker.reports import ReportQueue
 
 ASK_TIMEOUT = 2.0
 """Seconds for a scheduler to name another worker."""
@@ -32,10 +32,12 @@ class NotHandedOn(Exception):
     """Nobody has taken the request."""
 
 
-class HandOver:
+class Handoff:
     """The hand-over of one worker, `me`; `begin` executes a request here, or raises."""
 
-    def __init__(self, reactor: Any, me: str, peers: Peers, reports: Reports, begin: Callable[[Execute], None]) -> None:
+    def __init__(
+        self, reactor: Any, me: str, peers: ConnectionPool, reports: ReportQueue, begin: Callable[[Execute], None]
+    ) -> None:
         self.leaving = False
         """Whether this worker ends as soon as it has nothing in hand."""
         self.elsewhere = 0

@@ -104,7 +104,7 @@ class Storage:
 def execute(folder: str, worker: _Worker) -> None:
     """Execute what the worker tells, and tell it what came of it."""
     task = worker.hear()
-    meta = grammar.shaped(task["meta"], StepMeta)
+    meta = grammar.structure(task["meta"], StepMeta)
     try:
         name, module = task["operator"], tuple(task.get("module", ()))
         kind = load(os.path.abspath(folder), module, name)[0] if module else OperatorFolder(folder).find(name)
@@ -120,7 +120,7 @@ def execute(folder: str, worker: _Worker) -> None:
         output = operator.process_record(meta, task["input"], task["previous_output"])
     except BaseException as problem:  # noqa: BLE001 - SystemExit, too, is something to tell
         _flush()
-        worker.say(raised=grammar.unshaped(raised(problem)))
+        worker.say(raised=grammar.unstructure(raised(problem)))
         return
     _flush()
     try:

@@ -32,7 +32,7 @@ MAX_REST = 16
 CALLS = ("read", "write", "update_if_value_is")
 
 
-class Isolated(ProcessProtocol):
+class OperatorProcess(ProcessProtocol):
     """One process. `outcome` fires with what it says last; with how it ended when it says nothing."""
 
     def __init__(self, request: Execute, storage: RunStorage, module: Parts, printed: Printed) -> None:
@@ -77,7 +77,7 @@ class Isolated(ProcessProtocol):
         self._say(
             operator=request.assignment.operator,
             module=self._module,
-            meta=grammar.unshaped(request.meta.of_step(request.next)),
+            meta=grammar.unstructure(request.meta.of_step(request.next)),
             input=request.input,
             previous_output=request.previous_output,
             deadline=self._storage.deadline,

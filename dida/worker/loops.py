@@ -24,7 +24,7 @@ from dida.interfaces import IStorage, Record
 from dida.versions import Version
 from dida.worker.printing import Printed
 from dida.worker.run_storage import RunStorage
-from dida.worker.threads import Late
+from dida.worker.threads import TimedOut
 
 BLOCKED_AFTER = 1.0
 """Seconds in which a loop must hear that an operator of it is cancelled."""
@@ -149,7 +149,7 @@ class Loops:
 
         def late() -> None:
             give_up()
-            outcome.callback(Late(True))
+            outcome.callback(TimedOut(True))
 
         def done(result: Any) -> None:
             if not outcome.called:

@@ -40,24 +40,24 @@ from dida.chains.messages import (
 from dida.chains.records import Assignment
 from dida.chains.steps import Steps
 from dida.chains.texts import MAX_REASON, told
-from dida.client.sessions import Seen, StepIds
-from dida.client.storage_client import FrontEnd
+from dida.client.sessions import CausalContext, StepRequestIds
+from dida.client.storage_client import StorageClient
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.protocols.clock import time_of_day
 from dida.protocols.lines import Answer, NodeCommands, ok
-from dida.protocols.link_pool import Peers
+from dida.protocols.link_pool import ConnectionPool
 from dida.protocols.shortage import lack_of_descriptors
 from dida.timestamps import Timestamp
 from dida.wire import grammar
 from dida.wire.messages import DRAIN, NODE, Ok, Reply, Request, SchedulerAt, Slow, Status, System, vocabulary
 from dida.wire.whole import Schedulers, whole
-from dida.worker.collector import Collector
-from dida.worker.departure import Departure
+from dida.worker.collector import DebugReporter
+from dida.worker.departure import Draining
 from dida.worker.execution import Operators, Outcome, StepFailed, StepLost
-from dida.worker.handover import HandOver, NotHandedOn
+from dida.worker.handover import Handoff, NotHandedOn
 from dida.worker.printing import Printed, Streams
 from dida.worker.registration import Registration
-from dida.worker.reports import CHOOSE_AFTER, Reports
+from dida.worker.reports import CHOOSE_AFTER, ReportQueue
 
 MAX_STEPS = 10_000
 """Steps that a worker has at once, those that wait for a thread included, when it is not told otherwise."""
@@ -105,7 +105,7 @@ class WorkerNode(NodeCommands):
         self.max_line = max_line
         self.debug = debug
         self.max_steps = max_steps
-        self.front_end = FrontEnd(reactor, max_line=max_line)
+        self.front_end = StorageClient(reactor, max_line=max_line)
         self.counts = {"executed": 0, "failed": 0, "retried": 0, "went_back": 0, "passed_on": 0}
         self._lacks = ""
         self._lacks_until = 0.0
@@ -119,11 +119,11 @@ class WorkerNode(NodeCommands):
         """What is going on, and of which run it is, if of one."""
         self._schedulers = Schedulers()
         self.registration = Registration(reactor, me, schedulers)
-        self._peers = Peers(reactor)
-        self.reports = Reports(reactor, self._peers, self._on_idle)
-        self.collector = Collector(me.id, self._peers)
-        self.departure = Departure(reactor, me.id, self._peers, self._spawn, lambda: self.steps.in_hand, on_end)
-        self._hand_over = HandOver(reactor, me.id, self._peers, self.reports, self._begin)
+        self._peers = ConnectionPool(reactor)
+        self.reports = ReportQueue(reactor, self._peers, self._on_idle)
+        self.collector = DebugReporter(me.id, self._peers)
+        self.departure = Draining(reactor, me.id, self._peers, self._spawn, lambda: self.steps.in_hand, on_end)
+        self._hand_over = Handoff(reactor, me.id, self._peers, self.reports, self._begin)
 
     def start(self) -> None:
         """Begin to watch who of the storage lives, and register at schedulers."""
@@ -364,7 +364,7 @@ class WorkerNode(NodeCommands):
 
     async def _try(self, request: Execute, printed: Printed) -> tuple[Execute, Outcome]:
         """Execute the operator, as often as its class wants it to be tried. The request that was executed, too."""
-        ids = StepIds(request.meta.run, request.next, request.again)
+        ids = StepRequestIds(request.meta.run, request.next, request.again)
         ends = self._reactor.seconds() + request.left
         tries = 0
         while True:
@@ -399,7 +399,7 @@ class WorkerNode(NodeCommands):
             for touch in step.records
             if touch.how == "written"
         }
-        seen = Seen(request.meta.after, request.meta.versions)
+        seen = CausalContext(request.meta.after, request.meta.versions)
         for replica, key in written.items():
             try:
                 await self.front_end.secure(seen, key, replica, min(left, SECURE_SECONDS))

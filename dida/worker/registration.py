@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from dida.addresses import Address, NodeAddress
 from dida.chains.messages import HOP_TIMEOUT, Register
 from dida.errors import DidaError
-from dida.protocols.links import Link
+from dida.protocols.links import ReconnectingClient
 from dida.wire.messages import Error, Reply
 
 SAY_EVERY = 2.0
@@ -32,7 +32,7 @@ _log = Logger()
 @define(eq=False)
 class _Scheduler:
     address: Address
-    link: Link
+    link: ReconnectingClient
     state: str = NOT_REACHED
 
 
@@ -41,7 +41,9 @@ class Registration:
 
     def __init__(self, reactor: Any, me: NodeAddress, schedulers: Iterable[Address]) -> None:
         self._said = Register(me.id, str(me.address))
-        self._schedulers = [_Scheduler(each, Link(reactor, each.host, each.port)) for each in dict.fromkeys(schedulers)]
+        self._schedulers = [
+            _Scheduler(each, ReconnectingClient(reactor, each.host, each.port)) for each in dict.fromkeys(schedulers)
+        ]
         for scheduler in self._schedulers:
             scheduler.link.on_up = partial(self._say, scheduler)
             scheduler.link.on_down = partial(self._become, scheduler, NOT_REACHED)

@@ -24,7 +24,7 @@ from dida import errors
 from dida.addresses import Address
 from dida.chains.messages import Adopt, Completed, Ended, Execute, Failed
 from dida.errors import DidaError
-from dida.protocols.link_pool import Peers
+from dida.protocols.link_pool import ConnectionPool
 from dida.protocols.links import Unreachable
 from dida.wire.messages import Error, Ok, Reply, Request
 
@@ -83,10 +83,10 @@ class _Scheduler:
     waiting: list[Deferred[None]] = field(factory=list)
 
 
-class Reports:
+class ReportQueue:
     """The reports of one worker; `on_idle` is called when none is left."""
 
-    def __init__(self, reactor: Any, peers: Peers, on_idle: Callable[[], None]) -> None:
+    def __init__(self, reactor: Any, peers: ConnectionPool, on_idle: Callable[[], None]) -> None:
         self.undelivered = 0
         """How many were given up."""
         self._reactor = reactor

@@ -11,10 +11,10 @@ from zope.interface import implementer
 from dida import errors
 from dida.chains.records import Meta
 from dida.chains.redo import first_reads
-from dida.client.sessions import Seen, StepIds
-from dida.client.storage_client import FrontEnd
+from dida.client.sessions import CausalContext, StepRequestIds
+from dida.client.storage_client import StorageClient
 from dida.errors import DidaError, Unavailable
-from dida.interfaces import IStorage, Record, Touch
+from dida.interfaces import Access, IStorage, Record
 from dida.timestamps import Timestamp
 from dida.versions import Version
 
@@ -33,23 +33,23 @@ class RunStorage:
 
     def __init__(
         self,
-        front_end: FrontEnd,
+        front_end: StorageClient,
         meta: Meta,
         deadline: float,
-        ids: StepIds | None = None,
-        before: Iterable[Touch] = (),
+        ids: StepRequestIds | None = None,
+        before: Iterable[Access] = (),
     ) -> None:
         """`before` is what an earlier execution of the step has read and written."""
         self.deadline = deadline
         self.unanswered = 0
         """Calls that have no answer yet."""
         self._front_end = front_end
-        self._ids = ids or StepIds(meta.run, 0)
-        self._seen = Seen(meta.after, meta.versions, pins=first_reads(before))
+        self._ids = ids or StepRequestIds(meta.run, 0)
+        self._seen = CausalContext(meta.after, meta.versions, pins=first_reads(before))
         self._closed = ""
 
     @property
-    def records(self) -> tuple[Touch, ...]:
+    def records(self) -> tuple[Access, ...]:
         """What the step has read and written so far."""
         return tuple(self._seen.records)
 

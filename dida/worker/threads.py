@@ -25,14 +25,14 @@ _T = TypeVar("_T")
 
 
 @frozen
-class Late:
+class TimedOut:
     """The result of what took too long; whether it had begun."""
 
     begun: bool
 
 
 @define(eq=False)
-class Job:
+class Task:
     """A call that waits for a thread, is executed by one, or has ended."""
 
     call: Callable[[], Any]
@@ -60,12 +60,12 @@ class Threads:
         self.stuck = 0
         self._reactor = reactor
         self._deadlines = Deadlines(reactor)
-        self._waiting: deque[Job] = deque()
-        self._ready: deque[Job] = deque()
+        self._waiting: deque[Task] = deque()
+        self._ready: deque[Task] = deque()
         """What the threads are to take, one for each thread that is not at work."""
         self._wake: SimpleQueue[bool] = SimpleQueue()
         """A thread that takes True looks for calls; one that takes False ends."""
-        self._done: deque[tuple[Job, Any]] = deque()
+        self._done: deque[tuple[Task, Any]] = deque()
         self._told = False
         """Whether the reactor is about to look at what is done."""
         self._threads = 0
@@ -80,7 +80,7 @@ class Threads:
     def run(self, call: Callable[[], Any], limit: float, left: float) -> Deferred[Any]:
         """The result of `call` from a thread, or Late when it takes more than `limit` seconds, or ends later than
         in `left` seconds. Cancelled, it is given up."""
-        job = Job(call, limit, self._reactor.seconds() + left)
+        job = Task(call, limit, self._reactor.seconds() + left)
         job.result = Deferred(lambda cancelled: self._give_up(job))
         self._waiting.append(job)
         self._dispatch()
@@ -94,11 +94,11 @@ class Threads:
         for _ in range(self._threads):
             self._wake.put(False)
 
-    def _too_late(self, job: Job) -> None:
+    def _too_late(self, job: Task) -> None:
         self._give_up(job)
-        job.result.callback(Late(job.started))
+        job.result.callback(TimedOut(job.started))
 
-    def _give_up(self, job: Job) -> None:
+    def _give_up(self, job: Task) -> None:
         """Nobody waits for the job any more: it is not started, or another thread takes the place of its own."""
         self._met(job)
         job.given_up = True
@@ -110,7 +110,7 @@ class Threads:
         else:
             self._waiting.remove(job)
 
-    def _met(self, job: Job) -> None:
+    def _met(self, job: Task) -> None:
         if job.deadline is not None:
             self._deadlines.cancel(job.deadline)
             job.deadline = None

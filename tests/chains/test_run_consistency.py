@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from attrs import Factory, define
 
-from dida.client.operations import Done, Operation, Pause, ReadOperation, UpdateIfOperation, WriteOperation
-from dida.client.replicas import Replicas
-from dida.client.sessions import Seen, StepIds
+from dida.client.operations import ClientOperation, Done, Pause, ReadOperation, UpdateIfOperation, WriteOperation
+from dida.client.replicas import ReplicaDirectory
+from dida.client.sessions import CausalContext, StepRequestIds
 from dida.errors import NO_SUCH_VERSION, DidaError
-from dida.interfaces import Touch
+from dida.interfaces import Access
 from dida.replication.config import Config
 from dida.simulate import checkers
 from dida.simulate.network import Cluster, Network, Node
@@ -36,13 +36,13 @@ class Run:
     chains: Chains
     after: Timestamp = Factory(dict)
     versions: dict[str, Version] = Factory(dict)
-    touches: list[Touch] = Factory(list)
+    touches: list[Access] = Factory(list)
     values: dict[str, str] = Factory(dict)
     failed: str = ""
     ended: bool = False
     calls: int = 0
-    seen: Seen = Factory(Seen)
-    ids: StepIds = Factory(lambda: StepIds("", 0))
+    seen: CausalContext = Factory(CausalContext)
+    ids: StepRequestIds = Factory(lambda: StepRequestIds("", 0))
 
     def next(self) -> None:
         """The next call of the step, or the next step."""
@@ -51,14 +51,14 @@ class Run:
             if self.calls == STEPS * CALLS:
                 self.ended = True
                 return
-            self.seen = Seen(self.after, self.versions)
-            self.ids = StepIds(self.name, self.calls // CALLS)
+            self.seen = CausalContext(self.after, self.versions)
+            self.ids = StepRequestIds(self.name, self.calls // CALLS)
             self.chains.choose_worker(self)
         self.calls += 1
         rng, now = self.chains.rng, self.chains.cluster.now
         key, value = rng.choice(KEYS), f"{self.name}.{self.calls}"
         roll, ends, replicas = rng.random(), now + DEADLINE, self.chains.replicas
-        operation: Operation[Any] = ReadOperation(replicas, self.seen, key, ends)
+        operation: ClientOperation[Any] = ReadOperation(replicas, self.seen, key, ends)
         if roll < 0.3:
             operation = WriteOperation(replicas, self.seen, key, ends, value, ids=self.ids)
         elif roll < 0.6 and key in self.values:
@@ -69,7 +69,7 @@ class Run:
             return
         self.go_on(operation)
 
-    def go_on(self, operation: Operation[Any]) -> None:
+    def go_on(self, operation: ClientOperation[Any]) -> None:
         try:
             step = operation.next(self.chains.cluster.now)
         except DidaError as problem:
@@ -80,7 +80,7 @@ class Run:
         else:
             self.chains.ask(str(step.member.address), step.request, partial(self.on_reply, operation, step.member))
 
-    def on_reply(self, operation: Operation[Any], member: Any, reply: Reply) -> None:
+    def on_reply(self, operation: ClientOperation[Any], member: Any, reply: Reply) -> None:
         try:
             done = operation.on_reply(member, reply)
         except DidaError as problem:
@@ -106,7 +106,7 @@ class Chains:
         config = Config(gossip_delay=gossip_delay, max_versions=max_versions)
         self.cluster = Cluster(Random(seed + 1), 3, config, Network(mean_delay=0.002))
         self.cluster.on_reply = self._replied
-        self.replicas = Replicas(self.cluster.named)
+        self.replicas = ReplicaDirectory(self.cluster.named)
         self.runs: list[Run] = []
         self._waiting: dict[Any, Any] = {}
 

@@ -7,9 +7,9 @@ import pytest
 from dida import errors
 from dida.addresses import Address, StorageAddress
 from dida.client.operations import (
+    ClientOperation,
     Done,
     NoOther,
-    Operation,
     Page,
     Pause,
     ReadOperation,
@@ -19,8 +19,8 @@ from dida.client.operations import (
     WriteOperation,
     joined,
 )
-from dida.client.replicas import Replicas
-from dida.client.sessions import Seen, UpdateIds
+from dida.client.replicas import ReplicaDirectory
+from dida.client.sessions import CausalContext, RequestIds
 from dida.errors import DidaError, Unavailable
 from dida.interfaces import Record
 from dida.placement import Groups, Ring
@@ -38,7 +38,7 @@ FOUND = Ok(("value", "4.1"), {"after": {"1:1": 7}})
 SILENT = DidaError(errors.TIMED_OUT, "no answer in time")
 
 
-def expect_try(operation: Operation[Any], now: float = 0.0) -> Try:
+def expect_try(operation: ClientOperation[Any], now: float = 0.0) -> Try:
     step = operation.next(now)
     assert isinstance(step, Try)
     return step
@@ -49,14 +49,14 @@ def expect_try(operation: Operation[Any], now: float = 0.0) -> Try:
 
 def test_the_ring_gives_the_order() -> None:
     """A key is asked for at its owner on the ring of replica numbers, then at who takes over."""
-    replicas = Replicas(FOUR)
+    replicas = ReplicaDirectory(FOUR)
     for key in ("13", "14", "23", "a key"):
         assert [str(each.replica) for each in replicas.order(key, 0)] == list(Ring("1234").order(key))
 
 
 def test_the_group_that_holds_the_key_comes_first() -> None:
     """With partial replication a key is asked for at the members of its group, in the order of the ring."""
-    replicas = Replicas(FOUR[:2])
+    replicas = ReplicaDirectory(FOUR[:2])
     replicas.on_view("1@1:1", 1, FOUR[:2], [], [(1, 2), (3, 4)], FOUR[2:])
     groups = Groups([1, 2, 3, 4], 2)
     for key in map(str, range(20)):
@@ -80,7 +80,7 @@ def test_pages_of_groups_are_one() -> None:
 
 def test_suspected_replicas_come_last() -> None:
     """A suspected replica is asked last until the time is over or it is heard of."""
-    replicas = Replicas(FOUR)
+    replicas = ReplicaDirectory(FOUR)
     first, *others = replicas.order("13", 0)
     replicas.suspect(first, 5.0)
     assert replicas.order("13", 4.0) == [*others, first]
@@ -92,7 +92,7 @@ def test_suspected_replicas_come_last() -> None:
 
 def test_views_bring_and_take() -> None:
     """A view's members live, its dead are dead; of nodes in neither (another group's) it says nothing."""
-    replicas = Replicas([*FOUR, member(9)])
+    replicas = ReplicaDirectory([*FOUR, member(9)])
     replicas.on_view("x", 2, FOUR[1:], ["s1"])
     assert [each.replica for each in replicas.living] == [2, 3, 4, 9]
     assert list(replicas.dead) == ["s1"]
@@ -103,7 +103,7 @@ def test_views_bring_and_take() -> None:
 
 def test_hearsay_counts_when_it_is_newer() -> None:
     """A meta record of a newer view replaces what is known; an older one changes nothing; an equal one only adds."""
-    replicas = Replicas()
+    replicas = ReplicaDirectory()
     replicas.on_hearsay(0, FOUR[:2], 0)
     replicas.on_hearsay(0, FOUR[2:3], 0)
     assert len(replicas) == 3
@@ -118,7 +118,7 @@ def test_hearsay_counts_when_it_is_newer() -> None:
 
 def test_what_a_storage_node_says_replaces_hearsay() -> None:
     """The first view that a storage node tells counts, whatever number a meta record had."""
-    replicas = Replicas(FOUR[3:])
+    replicas = ReplicaDirectory(FOUR[3:])
     replicas.on_hearsay(0, FOUR[2:3], 0)
     replicas.on_hearsay(10**15, [*FOUR[3:], member(7)], 0)
     replicas.on_view("", 0, (), ())
@@ -130,7 +130,7 @@ def test_what_a_storage_node_says_replaces_hearsay() -> None:
 
 def test_hearsay_of_a_newer_view_tells_whom_to_ask_last() -> None:
     """Who is not named by a newer view's meta record is asked last for a while; an older one has no effect."""
-    replicas = Replicas()
+    replicas = ReplicaDirectory()
     replicas.on_view("5@a", 5, FOUR, ())
     owner, *others = replicas.order("13", 0)
     replicas.on_hearsay(4, others, 0)
@@ -146,7 +146,7 @@ def test_hearsay_of_a_newer_view_tells_whom_to_ask_last() -> None:
 def test_a_node_that_moved_is_known_once() -> None:
     """The same id at another address, or the same address under the right id, replaces what was known."""
     provisional = StorageAddress(1, "localhost:5003", Address("localhost", 5003))
-    replicas = Replicas([provisional])
+    replicas = ReplicaDirectory([provisional])
     replicas.add(member(3))
     assert replicas.living == (member(3),)
     replicas.add(member(3, port=6003))
@@ -160,7 +160,7 @@ def test_a_node_that_moved_is_known_once() -> None:
 
 def test_the_lowest_open_number() -> None:
     """The lowest number is that of the oldest update that may still be asked for again."""
-    ids = UpdateIds("session")
+    ids = RequestIds("session")
     assert (ids.lowest, ids.take(), ids.take(), ids.take()) == (1, 1, 2, 3)
     ids.close(2)
     assert ids.lowest == 1
@@ -173,24 +173,28 @@ def test_the_lowest_open_number() -> None:
 # --- operations ---------------------------------------------------------------------------------
 
 
-def read(seen: Seen | None = None, version: Version | None = None, members: Any = FOUR) -> ReadOperation:
-    return ReadOperation(Replicas(members), seen or Seen(), "13", 10.0, version)
+def read(seen: CausalContext | None = None, version: Version | None = None, members: Any = FOUR) -> ReadOperation:
+    return ReadOperation(ReplicaDirectory(members), seen or CausalContext(), "13", 10.0, version)
 
 
-def write(ids: UpdateIds | None = None, seen: Seen | None = None, members: Any = FOUR) -> WriteOperation:
-    return WriteOperation(Replicas(members), seen or Seen(), "13", 10.0, "v", ids=ids or UpdateIds("s"))
+def write(ids: RequestIds | None = None, seen: CausalContext | None = None, members: Any = FOUR) -> WriteOperation:
+    return WriteOperation(
+        ReplicaDirectory(members), seen or CausalContext(), "13", 10.0, "v", ids=ids or RequestIds("s")
+    )
 
 
-def update_if(seen: Seen | None = None) -> UpdateIfOperation:
-    return UpdateIfOperation(Replicas(FOUR), seen or Seen(), "13", 10.0, "old", "new", ids=UpdateIds("s"))
+def update_if(seen: CausalContext | None = None) -> UpdateIfOperation:
+    return UpdateIfOperation(
+        ReplicaDirectory(FOUR), seen or CausalContext(), "13", 10.0, "old", "new", ids=RequestIds("s")
+    )
 
 
 def test_a_read_that_succeeds() -> None:
     """The owner is asked with what the client has seen; what it answers is seen from then on."""
-    seen = Seen({"1:1": 3, "2:1": 5})
+    seen = CausalContext({"1:1": 3, "2:1": 5})
     operation = read(seen)
     step = expect_try(operation)
-    assert step.member == Replicas(FOUR).order("13", 0)[0]
+    assert step.member == ReplicaDirectory(FOUR).order("13", 0)[0]
     assert step.request == Read("13", after={"1:1": 3, "2:1": 5}, deadline=step.timeout * 0.9)
     assert operation.on_reply(step.member, FOUND) == Done(Record("13", "value", V))
     assert seen.after == {"1:1": 7, "2:1": 5}
@@ -207,7 +211,7 @@ def test_failures_go_to_the_next_replica_in_time() -> None:
     assert operation.on_reply(asked[-1].member, Error("unavailable", ("starting",))) is None
     asked.append(expect_try(operation, 2.0))
     assert operation.on_reply(asked[-1].member, Error("fenced")) is None
-    assert [each.member for each in asked] == Replicas(FOUR).order("13", 0)
+    assert [each.member for each in asked] == ReplicaDirectory(FOUR).order("13", 0)
     assert all(each.timeout == 2.0 for each in asked)
     assert isinstance(operation.next(2.1), Pause)
     assert expect_try(operation, 2.2).member == asked[1].member, "the one that was silent is asked last now"
@@ -230,8 +234,8 @@ def test_every_operation_ends() -> None:
 
 def test_an_update_keeps_its_id() -> None:
     """The first try promises to be the first, every later one says that it is a retry, under the same id."""
-    ids = UpdateIds("s")
-    seen = Seen(versions={})
+    ids = RequestIds("s")
+    seen = CausalContext(versions={})
     operation = write(ids, seen)
     first = expect_try(operation)
     assert first.request == Write("13", "v", id="s:1", retry=False, lowest=1, deadline=2.7)
@@ -282,7 +286,7 @@ def test_updateif_is_given_time() -> None:
 
 def test_answers_of_updateif() -> None:
     """Applied gives the version; not applied gives None, and what the value was counts as read."""
-    seen = Seen(versions={})
+    seen = CausalContext(versions={})
     assert update_if(seen).on_reply(FOUR[0], Ok(("5.2",))) == Done(Version(5, 2))
     assert seen.versions == {"13": Version(5, 2)}
     assert update_if(seen).on_reply(FOUR[0], No(("6.1", "other"))) == Done(None)
@@ -295,7 +299,7 @@ def test_answers_of_updateif() -> None:
 
 def test_reads_of_a_run_are_repeatable() -> None:
     """With versions, the first read fixes one, and later reads ask for that very version; without, never."""
-    seen = Seen(versions={})
+    seen = CausalContext(versions={})
     read(seen).on_reply(FOUR[0], FOUND)
     request = expect_try(read(seen)).request
     assert isinstance(request, Read)
@@ -305,7 +309,7 @@ def test_reads_of_a_run_are_repeatable() -> None:
     assert explicit.version == Version(2, 1)
     read(seen, Version(2, 1)).on_reply(FOUR[0], Ok(("old", "2.1")))
     assert seen.versions == {"13": V}
-    plain = Seen()
+    plain = CausalContext()
     read(plain).on_reply(FOUR[0], FOUND)
     assert read(plain).version is None
 
@@ -313,7 +317,7 @@ def test_reads_of_a_run_are_repeatable() -> None:
 def test_a_version_is_gone_when_all_say_so() -> None:
     """A version that one replica lacks is asked for at the others; that all lack it is an error that says so."""
     for pinned, message in ((True, "discarded everywhere"), (False, "no-such-version: 13 4.1")):
-        operation = read(Seen(versions={"13": V})) if pinned else read(version=V)
+        operation = read(CausalContext(versions={"13": V})) if pinned else read(version=V)
         for _ in range(3):
             step = expect_try(operation)
             assert operation.on_reply(step.member, Error("no-such-version", ("13", "4.1"))) is None
@@ -359,7 +363,7 @@ def test_a_dead_member_is_not_asked() -> None:
 
 def test_lost_updates_are_told_once() -> None:
     """`lost-update` ends the operation, and what was lost leaves the timestamp."""
-    seen = Seen({"1:1": 3, "2:1": 5})
+    seen = CausalContext({"1:1": 3, "2:1": 5})
     operation = write(seen=seen)
     with pytest.raises(DidaError, match="lost-update"):
         operation.on_reply(FOUR[0], Error("lost-update", ("13",), {"lost": {"2:1": 4}}))
@@ -368,7 +372,7 @@ def test_lost_updates_are_told_once() -> None:
 
 def test_one_loss_is_told_to_one_operation() -> None:
     """Of those that were under way the first one that hears of it tells; the others go on without what is gone."""
-    seen = Seen({"1:1": 3, "2:1": 5})
+    seen = CausalContext({"1:1": 3, "2:1": 5})
     told: list[dict[str, int]] = []
     seen.on_gone = told.append
     lost = Error("lost-update", ("13",), {"lost": {"2:1": 4}})
@@ -388,7 +392,7 @@ def test_one_loss_is_told_to_one_operation() -> None:
 
 def test_a_run_is_told_of_a_loss_by_each_operation() -> None:
     """A step can't go on when what it depends on is lost, whichever of its operations has heard of it."""
-    seen = Seen({"2:1": 5}, {})
+    seen = CausalContext({"2:1": 5}, {})
     for operation in (write(seen=seen), write(seen=seen)):
         with pytest.raises(DidaError, match="lost-update"):
             operation.on_reply(FOUR[0], Error("lost-update", ("13",), {"lost": {"2:1": 4}}))
@@ -410,7 +414,7 @@ def test_a_full_storage() -> None:
 
 def test_an_expired_session_is_renewed() -> None:
     """An update that no replica can have executed begins anew in a new session; another is told the truth."""
-    ids = UpdateIds("s")
+    ids = RequestIds("s")
     operation = write(ids)
     step = expect_try(operation)
     assert operation.on_reply(step.member, Error("session-expired")) is None
@@ -439,8 +443,8 @@ def test_errors_of_the_operation_itself_end_it() -> None:
 
 def test_a_second_replica_that_dies_is_waited_for_no_longer() -> None:
     """What is to be at a second replica is at none once no other lives: there is nothing to wait for."""
-    replicas = Replicas(FOUR[:2])
-    secured = SecureOperation(replicas, Seen(), "key", 10.0, 1)
+    replicas = ReplicaDirectory(FOUR[:2])
+    secured = SecureOperation(replicas, CausalContext(), "key", 10.0, 1)
     assert expect_try(secured).member == FOUR[1]
     secured.on_no_reply(FOUR[1], SILENT, 0.1)
     replicas.on_view("2@1:1", 2, FOUR[:1], ["s2"])

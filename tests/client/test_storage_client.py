@@ -11,7 +11,7 @@ from dida.addresses import StorageAddress
 from dida.chains.records import Meta
 from dida.client import connect
 from dida.client.blocking import BlockingStorage
-from dida.client.storage_client import FrontEnd
+from dida.client.storage_client import StorageClient
 from dida.errors import DidaError, Unavailable, UserError
 from dida.interfaces import IStorage, Record
 from dida.versions import Version
@@ -31,19 +31,19 @@ def cluster() -> Iterator[FakeCluster]:
 
 
 @pytest.fixture
-def front_end(cluster: FakeCluster) -> Iterator[FrontEnd]:
+def front_end(cluster: FakeCluster) -> Iterator[StorageClient]:
     """A front end that knows the four."""
-    made = FrontEnd(reactor, cluster.addresses)
+    made = StorageClient(reactor, cluster.addresses)
     yield made
     made.stop()
 
 
-def run_storage(front_end: FrontEnd, meta: Meta | None = None) -> RunStorage:
+def run_storage(front_end: StorageClient, meta: Meta | None = None) -> RunStorage:
     return RunStorage(front_end, meta or Meta(run="r1-x", scheduler="localhost:2000"), 10.0)
 
 
 @pytest_twisted.ensureDeferred
-async def test_operations(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_operations(front_end: StorageClient, cluster: FakeCluster) -> None:
     """Reads, writes and compare-and-swaps go through, and the client's timestamp grows."""
     assert IStorage.providedBy(front_end)
     first = await front_end.write("13", "1")
@@ -61,7 +61,7 @@ async def test_operations(front_end: FrontEnd, cluster: FakeCluster) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_any_text(front_end: FrontEnd) -> None:
+async def test_any_text(front_end: StorageClient) -> None:
     """Any string can be a key and a value; what is no text or too long is refused before it is sent."""
     for text in ("", " two  blanks ", '"{[#', "\x00\r\n\t", "ünïcödé 🎈", "null"):
         await front_end.write(text, text)
@@ -76,7 +76,7 @@ async def test_any_text(front_end: FrontEnd) -> None:
 
 @pytest.mark.alone
 @pytest_twisted.ensureDeferred
-async def test_a_crash_is_survived(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_a_crash_is_survived(front_end: StorageClient, cluster: FakeCluster) -> None:
     """When the owner's process is killed, in the middle of an update too, the next replica serves, at once."""
     owner, second, *_ = front_end.replicas.order("13", 0)
     cluster.node(owner).answer = lambda request: None
@@ -95,7 +95,7 @@ async def test_a_crash_is_survived(front_end: FrontEnd, cluster: FakeCluster) ->
 
 @pytest.mark.alone
 @pytest_twisted.ensureDeferred
-async def test_a_silent_replica_costs_one_try(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_a_silent_replica_costs_one_try(front_end: StorageClient, cluster: FakeCluster) -> None:
     """A replica that is paused costs a part of the deadline, once; then it is asked last."""
     owner = front_end.replicas.order("13", 0)[0]
     cluster.group.put("13", "1")
@@ -111,7 +111,7 @@ async def test_a_silent_replica_costs_one_try(front_end: FrontEnd, cluster: Fake
 
 @pytest.mark.alone
 @pytest_twisted.ensureDeferred
-async def test_a_view_change_ends_the_waiting(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_a_view_change_ends_the_waiting(front_end: StorageClient, cluster: FakeCluster) -> None:
     """When a silent replica is declared dead, what waits for it goes to the next one at that moment."""
     owner = front_end.replicas.order("13", 0)[0]
     cluster.group.put("13", "1")
@@ -132,7 +132,7 @@ async def test_a_view_change_ends_the_waiting(front_end: FrontEnd, cluster: Fake
 async def test_watching_survives_the_one_it_watches() -> None:
     """A front end that knew one node learns of the others, and goes on watching when that one is gone."""
     cluster = FakeCluster(reactor, 3)
-    front_end = FrontEnd(reactor, cluster.addresses[:1])
+    front_end = StorageClient(reactor, cluster.addresses[:1])
     try:
         front_end.start()
         await until(lambda: len(front_end.replicas) == 3)
@@ -153,7 +153,7 @@ async def test_hearsay_is_tentative() -> None:
     none; it counts when nobody answers who was known before."""
     old, new = FakeCluster(reactor, 2), FakeCluster(reactor, 2)
     nowhere = (f"1=nobody@{refused()}",)
-    front_end = FrontEnd(reactor)
+    front_end = StorageClient(reactor)
     try:
         front_end.start()
         front_end.learn(9_007_199_254_740_991, nowhere)
@@ -179,7 +179,7 @@ async def test_hearsay_is_tentative() -> None:
 async def test_without_watch() -> None:
     """Storage nodes that know no `watch` serve all the same."""
     cluster = FakeCluster(reactor, 2, watched=False)
-    front_end = FrontEnd(reactor, cluster.addresses)
+    front_end = StorageClient(reactor, cluster.addresses)
     try:
         front_end.start()
         await front_end.write("13", "1")
@@ -193,7 +193,7 @@ async def test_without_watch() -> None:
 @pytest_twisted.ensureDeferred
 async def test_nobody_there() -> None:
     """With no node to reach an operation is unavailable at its deadline, with the reason."""
-    front_end = FrontEnd(reactor, [StorageAddress(1, "s1", refused())], deadline=0.3)
+    front_end = StorageClient(reactor, [StorageAddress(1, "s1", refused())], deadline=0.3)
     try:
         began = reactor.seconds()
         with pytest.raises(Unavailable, match="s1: no connection to"):
@@ -204,7 +204,7 @@ async def test_nobody_there() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_many_at_once(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_many_at_once(front_end: StorageClient, cluster: FakeCluster) -> None:
     """A thousand operations at once all end, each update with an id of its own."""
     versions = [front_end.write(str(number), "v") for number in range(1000)]
     for each in versions:
@@ -218,7 +218,7 @@ async def test_many_at_once(front_end: FrontEnd, cluster: FakeCluster) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_run_reads_the_same_version_twice(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_a_run_reads_the_same_version_twice(front_end: StorageClient, cluster: FakeCluster) -> None:
     """Two steps of a run read the same version although others write; another run reads what is new."""
     cluster.group.put("13", "1")
     meta = Meta(run="r1-x", scheduler="localhost:2000")
@@ -230,7 +230,7 @@ async def test_a_run_reads_the_same_version_twice(front_end: FrontEnd, cluster: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_run_sees_its_own_writes(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_a_run_sees_its_own_writes(front_end: StorageClient, cluster: FakeCluster) -> None:
     """What a run wrote is what its later steps read, even when others write a newer version."""
     meta = Meta(run="r1-x", scheduler="localhost:2000")
     version = await run_storage(front_end, meta).write("13", "mine")
@@ -240,7 +240,7 @@ async def test_a_run_sees_its_own_writes(front_end: FrontEnd, cluster: FakeClust
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_failed_update_counts_as_read(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_a_failed_update_counts_as_read(front_end: StorageClient, cluster: FakeCluster) -> None:
     """After an update_if_value_is that failed, a read gives what made it fail, even if it is gone since."""
     cluster.group.put("13", "1")
     storage = run_storage(front_end)
@@ -251,7 +251,7 @@ async def test_a_failed_update_counts_as_read(front_end: FrontEnd, cluster: Fake
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_discarded_version_is_told(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_a_discarded_version_is_told(front_end: StorageClient, cluster: FakeCluster) -> None:
     """When the version that a run has seen is discarded everywhere, the error says just that."""
     cluster.group.put("13", "1")
     meta = Meta(run="r1-x", scheduler="localhost:2000")
@@ -264,7 +264,7 @@ async def test_a_discarded_version_is_told(front_end: FrontEnd, cluster: FakeClu
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_step_that_has_ended_writes_no_more(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_a_step_that_has_ended_writes_no_more(front_end: StorageClient, cluster: FakeCluster) -> None:
     """Once a step is over nothing is read or written in its name."""
     storage = run_storage(front_end)
     storage.close("the step has ended")
@@ -277,7 +277,7 @@ async def test_a_step_that_has_ended_writes_no_more(front_end: FrontEnd, cluster
 
 
 @pytest_twisted.ensureDeferred
-async def test_blocking(front_end: FrontEnd) -> None:
+async def test_blocking(front_end: StorageClient) -> None:
     """From another thread the same calls return, or raise, what the Deferreds give."""
     storage = BlockingStorage(reactor, front_end)
     assert IStorage.providedBy(storage)
@@ -315,7 +315,7 @@ async def test_connect(cluster: FakeCluster) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_cancelled(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_cancelled(front_end: StorageClient, cluster: FakeCluster) -> None:
     """An operation whose Deferred is cancelled leaves no open update id behind."""
     for node in cluster.nodes:
         node.answer = lambda request: None
@@ -327,7 +327,7 @@ async def test_cancelled(front_end: FrontEnd, cluster: FakeCluster) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_errors_of_the_storage(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_errors_of_the_storage(front_end: StorageClient, cluster: FakeCluster) -> None:
     """What a storage node says about an operation is what the caller gets, code and words."""
     for node in cluster.nodes:
         node.answer = lambda request: Error("lost-update", ("13",), {"lost": {"1:1": 1}})
@@ -337,7 +337,7 @@ async def test_errors_of_the_storage(front_end: FrontEnd, cluster: FakeCluster) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_loss_is_told_to_one_of_many(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_a_loss_is_told_to_one_of_many(front_end: StorageClient, cluster: FakeCluster) -> None:
     """When all that was written is gone, one operation of those under way says so, and no later one does."""
     await front_end.write("13", "1")
     gone = set(front_end.after)
@@ -353,7 +353,9 @@ async def test_a_loss_is_told_to_one_of_many(front_end: FrontEnd, cluster: FakeC
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_lost_is_dropped_before_anything_hears_of_it(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_what_is_lost_is_dropped_before_anything_hears_of_it(
+    front_end: StorageClient, cluster: FakeCluster
+) -> None:
     """Who wants to know asks; what is not lost stays, and a storage that does not answer changes nothing."""
     await front_end.write("13", "1")
     (stream,) = front_end.after

@@ -6,7 +6,7 @@ import pytest
 
 from dida.console.guide import DETAILS, EXAMPLES, help_lines
 from dida.console.script import COMMANDS, parse_command
-from dida.console.style import PLAIN, Palette
+from dida.console.style import PLAIN, Style
 
 NAMES = {kind.usage.split()[0]: kind for kind in COMMANDS}
 
@@ -37,6 +37,6 @@ def test_help_fits(topic: str, width: int) -> None:
 
 def test_colours() -> None:
     """With colours the text is the same."""
-    painted = "\n".join(help_lines("", 80, Palette(True)))
+    painted = "\n".join(help_lines("", 80, Style(True)))
     assert "\x1b[1mclient\x1b[0m" in painted
     assert painted.replace("\x1b[1m", "").replace("\x1b[0m", "") == "\n".join(help_lines("", 80))

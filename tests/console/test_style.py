@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dida.console.style import BAD, PLAIN, Palette, columns, cut, padded
+from dida.console.style import BAD, PLAIN, Style, columns, cut, padded
 
 
 def test_colours() -> None:
     """A colour ends where the text ends; without colours, or a tone, nothing is added."""
-    paint = Palette(True)
+    paint = Style(True)
     assert paint(BAD, "no") == "\x1b[31mno\x1b[0m"
     assert paint.word(BAD, "run r1 failed") == "\x1b[31mrun\x1b[0m r1 failed"
     assert [paint("", "no"), paint(BAD, ""), PLAIN(BAD, "no")] == ["no", "", "no"]

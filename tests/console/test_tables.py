@@ -6,7 +6,7 @@ import pytest
 from attrs import evolve
 
 from dida.chains.records import Step
-from dida.console.style import Palette, columns
+from dida.console.style import Style, columns
 from dida.console.tables import (
     NodeState,
     global_rows,
@@ -47,7 +47,7 @@ def test_table_of_wide_characters() -> None:
     """Columns are aligned by what a text takes on the terminal; numbers stand at the right; colours take nothing."""
     rows = [["key", "ms", "value"], ["日本", "7", "x"], ["a", "123", "日" * 20]]
     assert table(rows, 20, right=(1,)) == ["  key    ms  value", "  日本    7  x", "  a     123  日日日…"]
-    painted = table(rows, 20, Palette(True), {1: "31"}, (1,))
+    painted = table(rows, 20, Style(True), {1: "31"}, (1,))
     assert painted[1] == "  \x1b[31m日本    7  x\x1b[0m"
     assert all(columns(line) <= 20 for line in table(rows, 20))
 
@@ -119,7 +119,7 @@ def test_runs() -> None:
     assert lines[1] == "  r2   going on       1                               A B"
     assert lines[2].split()[:3] == ["r1", "failed", "123"]
     assert max(map(len, lines)) <= 60
-    assert "\x1b[31m" in runs_table(runs, 60, Palette(True))[2]
+    assert "\x1b[31m" in runs_table(runs, 60, Style(True))[2]
 
 
 ONE = {

@@ -18,8 +18,8 @@ from dida.chains.messages import Ended
 from dida.chains.records import Meta
 from dida.chains.texts import raised
 from dida.client.blocking import BlockingStorage
-from dida.client.sessions import StepIds
-from dida.client.storage_client import FrontEnd
+from dida.client.sessions import StepRequestIds
+from dida.client.storage_client import StorageClient
 from dida.errors import DidaError
 from dida.interfaces import Record
 from dida.testing import run_chain
@@ -200,7 +200,7 @@ def test_in_memory(promise: Callable[[Place], None], key: str) -> None:
     storage = MemoryStorage(max_versions=KEPT)
 
     def step(meta: Meta, position: int = 0, again: bool = False) -> StepView:
-        return StepView(storage, meta, StepIds(meta.run, position, again))
+        return StepView(storage, meta, StepRequestIds(meta.run, position, again))
 
     promise(Place(storage, step, key))
 
@@ -219,11 +219,11 @@ async def test_on_storage_nodes(promise: Callable[[Place], None], key: str, clus
     """The real storage keeps the promise."""
     reactor = the_reactor()
     members = [StorageAddress.parse(f"{n}=s{n}@127.0.0.1:{port}") for n, port in cluster.ports.items()]
-    front_end = FrontEnd(reactor, members)
+    front_end = StorageClient(reactor, members)
 
     def step(meta: Meta, position: int = 0, again: bool = False) -> BlockingStorage:
         meta.after.update(front_end.after)  # a run begins from what its client has seen
-        return BlockingStorage(reactor, RunStorage(front_end, meta, 10.0, StepIds(meta.run, position, again)))
+        return BlockingStorage(reactor, RunStorage(front_end, meta, 10.0, StepRequestIds(meta.run, position, again)))
 
     try:
         await deferToThread(promise, Place(BlockingStorage(reactor, front_end), step, key))

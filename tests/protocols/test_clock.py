@@ -15,9 +15,9 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock, LoopingCall, deferLater
 
-from dida.client.storage_client import FrontEnd
+from dida.client.storage_client import StorageClient
 from dida.protocols.clock import steady, time_of_day
-from dida.protocols.links import Link
+from dida.protocols.links import ReconnectingClient
 from tests.support.nodes import ROOT, environment, free_port
 
 HOUR = 3600.0
@@ -92,9 +92,9 @@ def test_a_reactor_that_is_in_use(day: TimeOfDay, reactor: Any, off: float) -> N
     reactor.callLater(0.02, calls.append, "soon")
     late = reactor.callLater(60, calls.append, "late")
     taken = reactor.seconds()
-    FrontEnd(reactor)
+    StorageClient(reactor)
     again = reactor.seconds
-    Link(reactor, "localhost", 1)
+    ReconnectingClient(reactor, "localhost", 1)
     assert reactor.seconds is again, "it is done once"
     day.off = off
     turn(reactor, calls)

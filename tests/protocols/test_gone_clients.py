@@ -13,7 +13,7 @@ from twisted.internet.threads import deferToThread
 
 from dida.protocols import lines, tuning
 from dida.protocols.lines import ok
-from dida.protocols.links import Link
+from dida.protocols.links import ReconnectingClient
 from dida.wire.messages import Ping, Reply
 from tests.protocols.test_lines import READ, Server
 from tests.support.desk import Listener, turn
@@ -160,7 +160,7 @@ async def test_peers_that_vanish_are_asked_for(listener: Listener) -> None:
 
     netcat = await deferToThread(connect)
     (connection,) = listener.factory.connections
-    link = Link(listener.reactor, "127.0.0.1", listener.number)
+    link = ReconnectingClient(listener.reactor, "127.0.0.1", listener.number)
     await link.ask(Ping(), 5.0)
     assert link.client is not None
     for protocol in (connection, link.client):

@@ -19,7 +19,7 @@ from dida import errors
 from dida.errors import DidaError, Unavailable
 from dida.protocols import links
 from dida.protocols.lines import LineServerFactory, ok
-from dida.protocols.links import LineClient, Link, Unreachable
+from dida.protocols.links import LineClient, ReconnectingClient, Unreachable
 from dida.wire.messages import Ok, Ping, Read, Request, Write
 from tests.support.desk import Desk, Listener, Wire, cut, turn
 from tests.support.fakes import refused, the_reactor
@@ -200,14 +200,14 @@ def listener() -> Iterator[Listener]:
 
 
 @pytest.fixture
-def link(listener: Listener) -> Iterator[Link]:
-    link = Link(listener.reactor, "127.0.0.1", listener.number)
+def link(listener: Listener) -> Iterator[ReconnectingClient]:
+    link = ReconnectingClient(listener.reactor, "127.0.0.1", listener.number)
     yield link
     pytest_twisted.blockon(link.stop())
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_link_connects_by_itself_and_again(listener: Listener, link: Link) -> None:
+async def test_a_link_connects_by_itself_and_again(listener: Listener, link: ReconnectingClient) -> None:
     """The first question connects; after the connection broke, a new one is made and told of."""
     told: list[str] = []
     link.on_up = lambda: told.append("up")
@@ -220,13 +220,13 @@ async def test_a_link_connects_by_itself_and_again(listener: Listener, link: Lin
 
 
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 0.001), (2, 0.05), (3, 0.2), (5, 1.0), (50, 1.0)])
-def test_when_a_link_tries_again(link: Link, failures: int, seconds: float) -> None:
+def test_when_a_link_tries_again(link: ReconnectingClient, failures: int, seconds: float) -> None:
     """At once after the connection broke, which is how a death is noticed; then more and more slowly."""
     assert link._retry(failures) == seconds
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_link_to_nobody(listener: Listener, link: Link) -> None:
+async def test_a_link_to_nobody(listener: Listener, link: ReconnectingClient) -> None:
     """Without a listener a question ends at once with Unreachable; once there is one, questions are answered."""
     told: list[str] = []
     link.on_down = lambda: told.append("down")
@@ -240,7 +240,7 @@ async def test_a_link_to_nobody(listener: Listener, link: Link) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_question_that_is_cancelled_while_connecting(listener: Listener, link: Link) -> None:
+async def test_a_question_that_is_cancelled_while_connecting(listener: Listener, link: ReconnectingClient) -> None:
     """Who cancels a question hears of that, not of a node that can't be reached: a loop that asks ends."""
     asked = link.ask(Ping(), 5)
     asked.cancel()
@@ -249,7 +249,7 @@ async def test_a_question_that_is_cancelled_while_connecting(listener: Listener,
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_question_over_a_link_has_one_deadline(listener: Listener, link: Link) -> None:
+async def test_a_question_over_a_link_has_one_deadline(listener: Listener, link: ReconnectingClient) -> None:
     """A node that takes the request and does not answer: the question ends after its time."""
     with pytest.raises(DidaError) as caught:
         await link.ask(Write("k", "v"), 0.05)
@@ -258,7 +258,7 @@ async def test_a_question_over_a_link_has_one_deadline(listener: Listener, link:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stopped_link_stays_stopped(listener: Listener, link: Link) -> None:
+async def test_a_stopped_link_stays_stopped(listener: Listener, link: ReconnectingClient) -> None:
     """After stop what is in flight ends, nothing connects any more, and every question is Unreachable."""
     asked = link.ask(Write("k", "v"), 5)
     await turn(listener.reactor, lambda: "k" in listener.desk.waiting)
@@ -276,7 +276,7 @@ async def test_a_stopped_link_stays_stopped(listener: Listener, link: Link) -> N
 async def test_a_link_that_is_stopped_while_it_connects() -> None:
     """What was asked of a link that is stopped before it is connected ends as unreachable, not as cancelled."""
     address = refused()
-    link = Link(the_reactor(), address.host, address.port)
+    link = ReconnectingClient(the_reactor(), address.host, address.port)
     answer = link.ask(Ping(), 5.0)
     link.stop()
     with pytest.raises(Unreachable):
@@ -287,7 +287,7 @@ async def test_a_link_that_is_stopped_while_it_connects() -> None:
 async def test_who_is_told_that_nobody_is_there_may_ask_again_at_once() -> None:
     """What a failed question sets off may be another question to the same node, or the end of the link."""
     address = refused()
-    link = Link(the_reactor(), address.host, address.port)
+    link = ReconnectingClient(the_reactor(), address.host, address.port)
     again: list[Deferred[Any]] = []
     asked = link.ask(Ping(), 5.0).addErrback(lambda failure: again.append(link.ask(Ping(), 5.0)))
     await asked

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from dida.console.editing import MAX_TYPED, EditedLine
-from dida.console.style import Page, Palette
+from dida.console.style import Page, Style
 from dida.protocols.terminal import EditedConsole
 from tests.support.desk import Wire
 from tests.support.screens import Screen
@@ -244,10 +244,10 @@ def test_overlong() -> None:
 def test_colours() -> None:
     """The prompt is painted where there are colours, and nowhere else."""
     typist = Typist()
-    typist.page.paint = Palette(True)
+    typist.page.paint = Style(True)
     typist.console.draw()
     assert b"\x1b[1mdida> \x1b[0m" in typist.wire.value()
     typist.wire.clear()
-    typist.page.paint = Palette(False)
+    typist.page.paint = Style(False)
     typist.console.draw()
     assert b"m" not in typist.wire.value()

@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 from dida.addresses import Address
 from dida.chains.messages import WorkerDebug
 from dida.console import script
-from dida.console.style import Page, Palette
+from dida.console.style import Page, Style
 from dida.errors import BadRequest, UserError
 from dida.pcs.messages import Start
 from dida.pcs.node import PcsNode
@@ -27,9 +27,9 @@ from dida.protocols.stdio import KeyReader, ScriptConsole, TypedConsole
 from dida.puppetmaster import losses
 from dida.puppetmaster.checking import check
 from dida.puppetmaster.debug_port import DebugCommands
-from dida.puppetmaster.machines import Machines
-from dida.puppetmaster.player import Player
-from dida.puppetmaster.system import System
+from dida.puppetmaster.machines import PcsDirectory
+from dida.puppetmaster.player import ScriptRunner
+from dida.puppetmaster.system import Cluster
 from dida.puppetmaster.trials import _difference
 from dida.wire.messages import Error, Ok, Slow
 from tests.support.desk import Wire
@@ -55,8 +55,8 @@ class Scene:
         self.scheduler_port = Port(self.reactor, self.scheduler)
         self.scheduler_closed: Any = None
         self.said: list[str] = []
-        self.system = System(self.reactor, [self.pcs.address], deadline)
-        self.player = Player(self.system, self.said.append, [str(folder)], Page())
+        self.system = Cluster(self.reactor, [self.pcs.address], deadline)
+        self.player = ScriptRunner(self.system, self.said.append, [str(folder)], Page())
         (folder / "app").write_text("operator AddOperator 0\noperator AddOperator 1\n")
         (folder / "data").write_text("13,1\n14,one\n13,2\n")
         (folder / "many").write_text("".join(f"{key},1\n" for key in range(20)))
@@ -217,7 +217,7 @@ async def test_a_pcs_of_another_puppetmaster(scene: Scene) -> None:
         seen.append((wanted, taken))
         return scene.pcs.address
 
-    machines = Machines(scene.reactor, [other.address], "puppetmaster-2")
+    machines = PcsDirectory(scene.reactor, [other.address], "puppetmaster-2")
     machines.start_pcs = start
     machines.on_found = lambda address, status: seen.append((address, status["serves"]))
     assert (await machines.pcs_of(Address("localhost", 4001))).address == scene.pcs.address
@@ -225,7 +225,7 @@ async def test_a_pcs_of_another_puppetmaster(scene: Scene) -> None:
     await machines.close()
 
     for name, is_taken in (("puppetmaster-1", True), ("puppetmaster-2", False)):
-        machines = Machines(scene.reactor, [other.address], name)
+        machines = PcsDirectory(scene.reactor, [other.address], name)
         machines.on_found = lambda address, status: seen.append((address, status["serves"]))
         if is_taken:
             assert (await machines.pcs_of(Address("localhost", 4001))).address == other.address
@@ -243,8 +243,8 @@ async def test_a_pcs_of_another_puppetmaster(scene: Scene) -> None:
 async def test_no_pcs(tmp_path: Path) -> None:
     """Without a PCS, and no way to start one, the node's line says what to do."""
     scene = Scene(tmp_path)
-    scene.system = System(scene.reactor, [refused()], 5.0)
-    scene.player = Player(scene.system, scene.said.append, [], Page())
+    scene.system = Cluster(scene.reactor, [refused()], 5.0)
+    scene.player = ScriptRunner(scene.system, scene.said.append, [], Page())
     await scene.play("worker w1 localhost:4001 0\nworker w2 otherhost:4001 0\n")
     assert "start it there with twistd dida-pcs" in scene.said[0] + scene.said[1]
     assert "no PCS is known for otherhost" in scene.said[0] + scene.said[1]
@@ -282,8 +282,8 @@ async def test_a_pcs_that_says_nothing(tmp_path: Path) -> None:
     silent = Silent()
     port: Any = the_reactor().listenTCP(0, silent, interface="127.0.0.1")
     scene = Scene(tmp_path)
-    scene.system = System(scene.reactor, [Address("localhost", port.getHost().port)], 0.2)
-    scene.player = Player(scene.system, scene.said.append, [], Page())
+    scene.system = Cluster(scene.reactor, [Address("localhost", port.getHost().port)], 0.2)
+    scene.player = ScriptRunner(scene.system, scene.said.append, [], Page())
     await scene.play("".join(f"worker w{n} localhost:400{n} 0\n" for n in range(9)) + "status\n")
     told = [text.partition(" 0: ")[2] for text in scene.said if text.startswith("script line")]
     assert told == ["not started within 0.2 s: no PCS has answered for localhost"] * 9
@@ -937,7 +937,7 @@ async def test_json(scene: Scene) -> None:
 @pytest_twisted.ensureDeferred
 async def test_colours(scene: Scene) -> None:
     """What went well and what did not is painted, on a terminal; what is painted can't be forged."""
-    scene.player.page.paint = Palette(True)
+    scene.player.page.paint = Style(True)
     await scene.play("worker w1 localhost:4001 0\nfrob\x1b[31m\n")
     assert scene.said[0].startswith("\x1b[32mready\x1b[0m    w1") or scene.said[1].startswith("\x1b[32mready\x1b[0m ")
     (failed,) = [line for line in scene.said if "frob" in line]

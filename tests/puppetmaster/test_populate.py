@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 
 from dida.addresses import StorageAddress
-from dida.client.storage_client import FrontEnd
+from dida.client.storage_client import StorageClient
 from dida.console.data_files import Row
 from dida.errors import UserError
 from dida.puppetmaster.populate import AT_ONCE, populate
@@ -29,8 +29,8 @@ def cluster() -> Iterator[FakeCluster]:
 
 
 @pytest.fixture
-def front_end(cluster: FakeCluster) -> Iterator[FrontEnd]:
-    made = FrontEnd(reactor, cluster.addresses, deadline=0.3)
+def front_end(cluster: FakeCluster) -> Iterator[StorageClient]:
+    made = StorageClient(reactor, cluster.addresses, deadline=0.3)
     yield made
     made.stop()
 
@@ -40,14 +40,14 @@ def rows(*records: tuple[str, str]) -> list[Row]:
     return [Row(line, key, value) for line, (key, value) in enumerate(records, 1)]
 
 
-async def problem_of(front_end: FrontEnd, given: list[Row]) -> list[str]:
+async def problem_of(front_end: StorageClient, given: list[Row]) -> list[str]:
     with pytest.raises(UserError) as caught:
         await populate(front_end, "data", given)
     return str(caught.value).split("\n")
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_record_is_to_be_at_all(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_every_record_is_to_be_at_all(front_end: StorageClient, cluster: FakeCluster) -> None:
     """Each is written so that all living replicas have it when it is answered; those of one key in their order."""
     given = rows(*[(f"k{n % 300}", str(n)) for n in range(1000)])
     await populate(front_end, "data", given)
@@ -58,7 +58,7 @@ async def test_every_record_is_to_be_at_all(front_end: FrontEnd, cluster: FakeCl
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_record_that_is_refused_holds_up_no_other(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_a_record_that_is_refused_holds_up_no_other(front_end: StorageClient, cluster: FakeCluster) -> None:
     """What is wrong with single lines is said of each, with file and line; all others are written."""
 
     def refuse(request: Request) -> Reply:
@@ -79,7 +79,7 @@ async def test_a_record_that_is_refused_holds_up_no_other(front_end: FrontEnd, c
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_storage_it_ends_after_one_deadline(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_without_storage_it_ends_after_one_deadline(front_end: StorageClient, cluster: FakeCluster) -> None:
     """When writes end at their deadline no more are begun: the lines are named, and nobody waits for each."""
     for node in cluster.nodes:
         node.answer = lambda request: Error("unavailable", ("no quorum",))
@@ -92,7 +92,7 @@ async def test_without_storage_it_ends_after_one_deadline(front_end: FrontEnd, c
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_unknown_outcome_is_no_success(front_end: FrontEnd, cluster: FakeCluster) -> None:
+async def test_an_unknown_outcome_is_no_success(front_end: StorageClient, cluster: FakeCluster) -> None:
     """A record that may be at some replicas only counts as missing, and is said."""
     for node in cluster.nodes:
         node.answer = lambda request: Error("unknown-outcome", ("too few members confirmed the write in time",))
@@ -113,7 +113,7 @@ async def test_a_crash_right_behind_it_loses_nothing(tmp_path: Path, factor: int
     while they were written."""
     nodes = StorageCluster(tmp_path, 4, "--gossip-delay", "10000", "--replication-factor", str(factor))
     members = [StorageAddress.parse(f"{n}=s{n}@127.0.0.1:{port}") for n, port in nodes.ports.items()]
-    front_end = FrontEnd(reactor, members, deadline=20.0)
+    front_end = StorageClient(reactor, members, deadline=20.0)
     try:
         front_end.start()
         given = rows(*[(f"k{n}", f"value {n}") for n in range(3 * AT_ONCE)])

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from dida.replication import log as log_module
 from dida.replication.config import Config
-from dida.replication.context import Local
-from dida.replication.executed import Executed, not_applied
-from dida.replication.gossip import Replication
+from dida.replication.context import ReplicaContext
+from dida.replication.executed import ReplyCache, not_applied
+from dida.replication.gossip import ReplicaState
 from dida.replication.messages import Fetch, Gossip, Member, Range, Record, View, commit_stream
 from dida.replication.requests import Requests
 from dida.replication.store import Entry, Store
@@ -28,13 +28,13 @@ from tests.support.simnet import Hand
 HERE, THERE, THIRD = "1:1", "2:1", "3:1"
 
 
-def replication(number: int = 1, count: int = 3, **config: Any) -> Replication:
+def replication(number: int = 1, count: int = 3, **config: Any) -> ReplicaState:
     """The replicated state of one member of a view, which has just begun."""
     members = tuple(Member(f"{n}:1", n, f"s{n}", f"node:{n}") for n in range(1, count + 1))
-    local = Local(Config(**config), members[number - 1])
+    local = ReplicaContext(Config(**config), members[number - 1])
     local.enter(View(1, "1:1", members), {})
     local.serving = True
-    made = Replication(local, Store(local.config.max_versions), Executed())
+    made = ReplicaState(local, Store(local.config.max_versions), ReplyCache())
     live = [m.component for m in members]
     made.settle({}, live, live, 0.0)
     return made
@@ -46,18 +46,18 @@ def update(stream: str, seq: int, prev: Timestamp | None = None, number: int = 0
     return Record(stream, seq, prev or {}, rest.pop("key", "k"), number or seq, replica, f"{stream} {seq}", **rest)
 
 
-def accept(made: Replication, *records: Record) -> None:
+def accept(made: ReplicaState, *records: Record) -> None:
     for record in records:
         made.accept([Range(record.stream, record.seq - 1, (record,))], 0.0)
 
 
-def sent(made: Replication) -> list[Any]:
+def sent(made: ReplicaState) -> list[Any]:
     """What was sent since the last time, as (member, message)."""
     out, made.local.out = made.local.out, []
     return [(o.peer, o.message) for o in out]  # type: ignore[union-attr]
 
 
-def state(made: Replication) -> tuple[Any, ...]:
+def state(made: ReplicaState) -> tuple[Any, ...]:
     return made.store.page("", 100)[0], made.value_ts, sorted(made.held)
 
 

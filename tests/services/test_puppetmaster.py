@@ -14,7 +14,7 @@ from twisted.logger import ILogObserver
 
 from dida.addresses import Address
 from dida.errors import UserError
-from dida.protocols.links import Link
+from dida.protocols.links import ReconnectingClient
 from dida.protocols.stdio import ScriptConsole
 from dida.puppetmaster.debug_port import DebugPorts
 from dida.services.puppetmaster import Options, PuppetMasterService, makeService
@@ -151,7 +151,7 @@ async def test_debug_port_taken() -> None:
         assert ports.listen("localhost") == str(told)
     assert told.port != port
     assert said == [f"debug    localhost:{port} is taken: outputs are collected at {told}"]
-    link = Link(the_reactor(), told.host, told.port)
+    link = ReconnectingClient(the_reactor(), told.host, told.port)
     assert await link.ask(Ping(), 5.0) == Ok()
     await link.stop()
     await ports.close()
@@ -173,7 +173,7 @@ async def test_debug_port_for_other_machines() -> None:
     told = [Address.parse(session.player.listen_for_debug(host)) for host in hosts]
     assert [address.host for address in told] == ["localhost", "127.0.0.2", "localhost", "127.0.0.2"]
     for address in set(told):
-        link = Link(the_reactor(), address.host, address.port)
+        link = ReconnectingClient(the_reactor(), address.host, address.port)
         assert await link.ask(Ping(), 5.0) == Ok()
         assert link.local_host
         await link.stop()

@@ -13,7 +13,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dida.interfaces import Touch
+from dida.interfaces import Access
 from dida.simulate import checkers
 from dida.simulate.checkers import (
     beginning,
@@ -513,12 +513,12 @@ def test_a_history_key_by_key() -> None:
 # --- runs of chains ---------------------------------------------------------------------------------
 
 
-def _run(*touches: str) -> list[Touch]:
+def _run(*touches: str) -> list[Access]:
     """`read x 1.1` and the like."""
-    return [Touch(how, key, Version.parse(version)) for how, key, version in map(str.split, touches)]
+    return [Access(how, key, Version.parse(version)) for how, key, version in map(str.split, touches)]
 
 
-GOOD_RUNS: dict[str, dict[str, list[Touch]]] = {
+GOOD_RUNS: dict[str, dict[str, list[Access]]] = {
     "own writes": {"r1": _run("read x 1.1", "written x 2.1", "read x 2.1", "updated x 3.1", "read x 3.1")},
     "refused counts as read": {"r1": _run("read x 1.1", "refused x 4.2", "read x 4.2")},
     "an older version of a key that was read before": {
@@ -526,7 +526,7 @@ GOOD_RUNS: dict[str, dict[str, list[Touch]]] = {
         "r2": _run("read y 1.1", "read x 2.1", "read y 1.1"),
     },
 }
-BAD_RUNS: dict[str, dict[str, list[Touch]]] = {
+BAD_RUNS: dict[str, dict[str, list[Access]]] = {
     "two versions": {"r1": _run("read x 1.1", "read x 2.1")},
     "own write not seen": {"r1": _run("written x 2.1", "read x 1.1")},
     "a write that is older": {"r1": _run("read x 3.1", "written x 2.1")},

@@ -25,7 +25,7 @@ class Desk(NodeCommands):
         self.seen: list[Request] = []
         self.peers: tuple[str, ...] = ()
 
-    def heard(self, request: Any, connection: LineServer) -> Answer:
+    def peer_request(self, request: Any, connection: LineServer) -> Answer:
         if request.word in self.peers:
             connection.take_lines_of(500)
         return ok()

@@ -111,7 +111,7 @@ class FakeGroup:
     def view(self) -> Ok:
         """The answer to `watch`."""
         members = tuple(Member(each.replica, each.id, str(each.address)) for each in self.members)
-        return Ok((), grammar.unshaped(View(str(self.number), self.number, members, tuple(self.dead))))
+        return Ok((), grammar.unstructure(View(str(self.number), self.number, members, tuple(self.dead))))
 
     def watch(self, view: str | None) -> Answer:
         """The view, once it is another one."""

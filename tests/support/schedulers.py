@@ -16,7 +16,7 @@ from dida.chains.runs import Runs
 from dida.chains.scheduling import LeastActive
 from dida.errors import DidaError
 from dida.protocols.lines import Answer, NodeCommands
-from dida.protocols.links import Link
+from dida.protocols.links import ReconnectingClient
 from dida.scheduler.node import SchedulerNode
 from dida.wire import grammar
 from dida.wire.messages import NODE, Error, Ok, Ping, Reply, Request, SchedulerAt, vocabulary
@@ -79,7 +79,7 @@ class System:
         self.storage = FakeCluster(reactor, 2)
         self.nodes: list[Any] = []
         self.ports: dict[str, Port] = {}
-        self._links: list[Link] = []
+        self._links: list[ReconnectingClient] = []
 
     def start(self, workers: int = 2, declared: tuple[NodeAddress, ...] = (), **options: Any) -> SchedulerNode:
         addresses = [self.worker(f"w{number + 1}") for number in range(workers)]
@@ -90,7 +90,7 @@ class System:
         self.ports["sc1"] = Port(reactor, scheduler, here.port)
         scheduler.start()
         self.nodes.append(scheduler)
-        self.link = Link(reactor, here.host, here.port)
+        self.link = ReconnectingClient(reactor, here.host, here.port)
         self._links.append(self.link)
         return scheduler
 
@@ -116,7 +116,7 @@ class System:
             self.nodes.append(node)
         return NodeAddress(id, self.ports[id].address)
 
-    def ask(self, line: str, link: Link | None = None) -> Deferred[Reply]:
+    def ask(self, line: str, link: ReconnectingClient | None = None) -> Deferred[Reply]:
         """The scheduler's reply to a line, over a connection of the test's own."""
         try:
             request = grammar.decode(line.encode(), VERBS)[1]
@@ -141,10 +141,10 @@ class System:
         """The real ones."""
         return [node for node in self.nodes if isinstance(node, WorkerNode)]
 
-    def link_to(self, id: str) -> Link:
+    def link_to(self, id: str) -> ReconnectingClient:
         """A connection to a node."""
         address = self.ports[id].address
-        self._links.append(Link(reactor, address.host, address.port))
+        self._links.append(ReconnectingClient(reactor, address.host, address.port))
         return self._links[-1]
 
     def close(self) -> None:

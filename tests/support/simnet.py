@@ -13,7 +13,7 @@ from attrs import define
 from dida.addresses import Address, StorageAddress
 from dida.replication.config import Config
 from dida.replication.messages import Member, PeerMessage
-from dida.replication.outputs import Answer, Left, Note, Output, Send, Soon
+from dida.replication.outputs import Answer, FlushRequested, Left, LogMessage, Output, Send
 from dida.replication.replica import Replica
 from dida.wire import grammar
 from dida.wire.messages import Reply, Request, form_of
@@ -129,12 +129,12 @@ class Hand:
                     self.letters.append(Letter(letter.target, letter.source, letter.send, plain(output.reply), True))
                 case Answer():
                     self.replies[output.token] = output.reply
-                case Note():
+                case LogMessage():
                     self.notes.append(output.text)
                 case Left():
                     self.left[number] = output
                     self.crash(number)
-                case Soon() if not self.gathering:
+                case FlushRequested() if not self.gathering:
                     self.act(number, self.replicas[number].flush(self.now))
 
     def _take(self, number: int, send: Send, reply: Reply | None) -> None:

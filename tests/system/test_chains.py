@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from dida.interfaces import Touch
+from dida.interfaces import Access
 from dida.simulate import checkers
-from dida.wire.grammar import shaped
+from dida.wire.grammar import structure
 from tests.support.clusters import StorageCluster
 from tests.support.netcat import Netcat, object_of
 from tests.support.nodes import NodeProcess, free_port, until
@@ -292,11 +292,11 @@ def test_consistency_along_chains(tmp_path: Path) -> None:
         with system.scheduler.connect() as scheduler:
             count = 200 if LONG else 24
             runs = [system.start(scheduler, str(number), *["MixOperator"] * STEPS) for number in range(count)]
-        touched: dict[str, list[Touch]] = {}
+        touched: dict[str, list[Access]] = {}
         for run in runs:
             state, told, text = system.result(run)
             assert state == "done", text
-            touches = [shaped(touch, Touch) for step in told["steps"] for touch in step["records"]]
+            touches = [structure(touch, Access) for step in told["steps"] for touch in step["records"]]
             touched[run] = list(dict.fromkeys(touches))
     finally:
         system.end()

@@ -406,11 +406,11 @@ class Shape:
 def test_objects_of_replies() -> None:
     """A reply's object becomes an attrs object and back; one of another form is a bad request."""
     shape = Shape(Version(4, 1), ("a",))
-    assert grammar.unshaped(shape) == {"version": "4.1", "names": ("a",)}
-    assert grammar.shaped(grammar.unshaped(shape), Shape) == shape
+    assert grammar.unstructure(shape) == {"version": "4.1", "names": ("a",)}
+    assert grammar.structure(grammar.unstructure(shape), Shape) == shape
     for wrong in ({}, {"version": "4"}, {"version": 4}, {"version": "4.1", "names": 5}):
         with pytest.raises(BadRequest, match="unexpected reply"):
-            grammar.shaped(wrong, Shape)
+            grammar.structure(wrong, Shape)
 
 
 # --- bytes to lines -----------------------------------------------------------------------------

@@ -35,10 +35,10 @@ from dida.chains.messages import (
 )
 from dida.chains.records import Assignment, Meta
 from dida.chains.redo import rewound
-from dida.interfaces import Touch
+from dida.interfaces import Access
 from dida.protocols.lines import Answer, NodeCommands
-from dida.protocols.link_pool import Peers
-from dida.protocols.links import Link
+from dida.protocols.link_pool import ConnectionPool
+from dida.protocols.links import ReconnectingClient
 from dida.versions import Version
 from dida.wire.messages import NODE, Error, Ok, Read, Request, Status, Write, vocabulary
 from dida.worker.execution import Operators
@@ -122,7 +122,7 @@ class Stage:
         self.scheduler = self._scheduler.address
         self.workers: dict[str, WorkerNode] = {}
         self._ports: dict[str, Port] = {}
-        self._links: list[Link] = []
+        self._links: list[ReconnectingClient] = []
         self._runs = 0
         for id in ("w1", "w2"):
             self.start(id)
@@ -165,7 +165,7 @@ class Stage:
 
     async def ask(self, worker: str, request: Request) -> Any:
         address = self._ports[worker].address
-        link = Link(reactor, address.host, address.port)
+        link = ReconnectingClient(reactor, address.host, address.port)
         self._links.append(link)
         return await link.ask(request, 5.0)
 
@@ -244,14 +244,14 @@ async def test_the_run_goes_on_before_it_is_reported(
     """After a quick step the request does not wait for the report; the report does not wait for a gossip delay."""
     monkeypatch.setattr("dida.worker.node.CHOOSE_AFTER", 60.0)  # however slow the machine is
     asked: list[type[Request]] = []
-    ask = Peers.ask
+    ask = ConnectionPool.ask
 
-    def spy(peers: Peers, host: str, port: int, request: Request, timeout: float) -> Any:
+    def spy(peers: ConnectionPool, host: str, port: int, request: Request, timeout: float) -> Any:
         if peers is stage.workers["w1"]._peers:
             asked.append(type(request))
         return ask(peers, host, port, request, timeout)
 
-    monkeypatch.setattr(Peers, "ask", spy)
+    monkeypatch.setattr(ConnectionPool, "ask", spy)
     stage.operator("return input")
     stage.workers["w1"].gossip_delay = delay
     await stage.outcome(stage.request("Op@w1", "Op@w2"))
@@ -682,7 +682,7 @@ async def test_a_step_that_is_executed_again_has_its_effects_once(stage: Stage) 
     again = await stage.outcome(rewound(request, 0).with_step(worker="w2", attempt=2))
     assert isinstance(first, Ended)
     assert isinstance(again, Ended)
-    assert first.chain[0].records == again.chain[0].records == (Touch("written", "13", Version(1, 1)),)
+    assert first.chain[0].records == again.chain[0].records == (Access("written", "13", Version(1, 1)),)
     writes = [each for each in stage.storage.requests() if isinstance(each, Write)]
     assert [(each.id, each.retry) for each in writes] == [("r1-x:1", False), ("r1-x:1", True)]
     assert len(stage.storage.group.records["13"]) == 1
@@ -727,8 +727,8 @@ async def test_updates_lost_before_the_run(stage: Stage) -> None:
     assert reason.startswith("Reader at position 0 on w1 failed: lost-update: depends on updates from before the run")
     assert (outcome.lost, outcome.after) == ({"9:9": 3}, {}), "the client learns what to take out, and it is taken out"
     request = attrs.evolve(stage.request("Writer@w2", "Reader@w1", after={"9:9": 3}), next=1, since={"9:9": 3})
-    for how, others in (("read", ()), ("written", (Touch("read", "other", Version(2, 9)),))):
-        records = (*others, Touch(how, "13", Version(4, 9)), Touch("read", "14", Version(1, 2)))
+    for how, others in (("read", ()), ("written", (Access("read", "other", Version(2, 9)),))):
+        records = (*others, Access(how, "13", Version(4, 9)), Access("read", "14", Version(1, 2)))
         chain = (attrs.evolve(request.chain[0], records=records), request.chain[1])
         reason = (await stage.outcome(attrs.evolve(request, chain=chain))).reason  # type: ignore[union-attr]
         assert reason.endswith("that were lost with a storage node (13 4.9)"), reason

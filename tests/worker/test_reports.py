@@ -1,4 +1,4 @@
-"""`Reports`: a worker's words to a scheduler arrive, in their order, however often they must be said."""
+"""`ReportQueue`: a worker's words to a scheduler arrive, in their order, however often they must be said."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dida.addresses import Address
 from dida.chains.messages import Adopt, Ended, Execute, Returned
 from dida.chains.records import Assignment, Meta
 from dida.errors import Unavailable
-from dida.protocols.link_pool import Peers
+from dida.protocols.link_pool import ConnectionPool
 from dida.wire.messages import Error, Ok, Reply, Request
 from dida.worker import reports as module
-from dida.worker.reports import Reports
+from dida.worker.reports import ReportQueue
 
 HERE = Address("127.0.0.1", 2000)
 STEP = Assignment("Shout", 0, "w1", "127.0.0.1", 4001)
@@ -33,13 +33,13 @@ class Scheduler:
         self.clock = Clock()
         self.asked: list[tuple[Request, Deferred[Reply]]] = []
         self.idle = 0
-        self.reports = Reports(self.clock, cast(Peers, self), self._on_idle)
+        self.reports = ReportQueue(self.clock, cast(ConnectionPool, self), self._on_idle)
 
     def _on_idle(self) -> None:
         self.idle += 1
 
     def ask(self, host: str, port: int, request: Request, timeout: float) -> Deferred[Reply]:
-        """As `Peers.ask`."""
+        """As `ConnectionPool.ask`."""
         answer: Deferred[Reply] = Deferred()
         self.asked.append((request, answer))
         return answer

@@ -14,7 +14,7 @@ from dida.chains.messages import Ended, Failed
 from dida.protocols.lines import LineServerFactory
 from dida.protocols.shortage import Lacking, lack_of, lack_of_descriptors
 from dida.wire.messages import Error
-from dida.worker.isolation import Isolated
+from dida.worker.isolation import OperatorProcess
 from dida.worker.loading import LoadingError, OperatorFolder
 from tests.support.fakes import the_reactor
 from tests.worker.test_node import PLAIN, Stage, stage, warnings
@@ -67,8 +67,8 @@ async def test_a_step_is_passed_on(
     if what == "process":
         file = stage.folder / "ops.py"
         file.write_text(file.read_text().replace("class Op:\n", 'class Op:\n    isolation = "process"\n'))
-        start = Isolated.start
-        monkeypatch.setattr(Isolated, "start", lambda *given: fails(problem)() if once() else start(*given))
+        start = OperatorProcess.start
+        monkeypatch.setattr(OperatorProcess, "start", lambda *given: fails(problem)() if once() else start(*given))
         for id in ("w1", "w2"):
             stage.start(id, timeout=30.0)
         worker = stage.workers["w1"]

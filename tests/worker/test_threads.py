@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from dida.protocols.deadlines import SLACK, Deadlines
-from dida.worker.threads import Late, Threads
+from dida.worker.threads import Threads, TimedOut
 from tests.support.nodes import until
 
 SECONDS = 10.0
@@ -81,7 +81,7 @@ def test_no_more_at_once_than_there_are_threads(reactor: Reactor, threads: Threa
     late = collected(threads.run(lambda: True, SECONDS, 1.0))
     assert threads.waiting == 1
     reactor.advance(1.0)
-    assert late == [Late(False)] and threads.waiting == 0
+    assert late == [TimedOut(False)] and threads.waiting == 0
     go_on.set()
     reactor.until(lambda: len(found) == 3)
     assert found == [True] * 3
@@ -94,11 +94,11 @@ def test_a_stuck_thread_is_replaced(reactor: Reactor, threads: Threads) -> None:
     found = collected(threads.run(lambda: "done", SECONDS, SECONDS))
     assert threads.waiting == 1
     reactor.advance(0.5)
-    assert late == [Late(True)] * 3 and threads.stuck == 3
+    assert late == [TimedOut(True)] * 3 and threads.stuck == 3
     reactor.until(lambda: len(found) == 1)
     go_on.set()
     reactor.until(lambda: threads.stuck == 0)
-    assert found == ["done"] and late == [Late(True)] * 3
+    assert found == ["done"] and late == [TimedOut(True)] * 3
 
 
 def test_who_is_given_up_by_another_one(reactor: Reactor, threads: Threads) -> None:

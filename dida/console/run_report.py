@@ -11,7 +11,7 @@ from attrs import frozen
 from dida.chains.records import Step, short_id
 from dida.console.style import cut
 from dida.console.tables import WIDTH, printable, table
-from dida.interfaces import Touch
+from dida.interfaces import Access
 
 MAX_KEY = 40
 """Characters of a key that are shown."""
@@ -33,7 +33,7 @@ class Outcome:
     """By the step that failed."""
 
 
-def story(state: str, text: str, outcome: Outcome, width: int | None = WIDTH) -> list[str]:
+def run_report(state: str, text: str, outcome: Outcome, width: int | None = WIDTH) -> list[str]:
     """Of a run that has ended as `state` with the output, or for the reason, `text`: step by step how it came to it."""
     lines = [f"run      {short_id(outcome.run)}  {state}, {outcome.ms:.1f} ms"]
     lines += _paragraph("input", outcome.input, width)
@@ -65,7 +65,7 @@ def story(state: str, text: str, outcome: Outcome, width: int | None = WIDTH) ->
     return lines
 
 
-def _record(touch: Touch) -> str:
+def _record(touch: Access) -> str:
     return f"{cut(touch.key, MAX_KEY) or repr('')} {touch.version}"
 
 
