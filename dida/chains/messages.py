@@ -129,7 +129,7 @@ class Result(Request):
 
 
 @frozen
-class Runs(Request):
+class ListRuns(Request):
     usage: ClassVar[str] = "runs"
     about: ClassVar[str] = "the runs, newest first; {limit, state, operator, application, since, from: RUN}"
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = field(default=1000, kw_only=True)
@@ -158,7 +158,7 @@ class Cancel(Request):
 
 
 @frozen
-class Workers(Request):
+class ListWorkers(Request):
     usage: ClassVar[str] = "workers"
     about: ClassVar[str] = "the workers and how many operators each executes"
 
@@ -312,9 +312,9 @@ class Adopt(Request):
 SCHEDULER = (
     Run,
     Result,
-    Runs,
+    ListRuns,
     Cancel,
-    Workers,
+    ListWorkers,
     AddWorker,
     Register,
     AddStorage,

@@ -113,7 +113,7 @@ class NodeCommand(Command):
 
 
 @frozen
-class Scheduler(NodeCommand):
+class SchedulerCommand(NodeCommand):
     usage: ClassVar[str] = "scheduler ID URL"
     about: ClassVar[str] = "start the scheduler"
     role: ClassVar[str] = "scheduler"
@@ -123,7 +123,7 @@ class Scheduler(NodeCommand):
 
 
 @frozen
-class Storage(NodeCommand):
+class StorageCommand(NodeCommand):
     usage: ClassVar[str] = "storage ID URL [GOSSIP_DELAY]"
     about: ClassVar[str] = "start a storage node; the delay is in milliseconds"
     role: ClassVar[str] = "storage"
@@ -132,7 +132,7 @@ class Storage(NodeCommand):
 
 
 @frozen
-class Worker(NodeCommand):
+class WorkerCommand(NodeCommand):
     usage: ClassVar[str] = "worker ID URL [GOSSIP_DELAY]"
     about: ClassVar[str] = "start a worker; the delay is in milliseconds"
     role: ClassVar[str] = "worker"
@@ -141,7 +141,7 @@ class Worker(NodeCommand):
 
 
 @frozen
-class Client(Command):
+class ClientCommand(Command):
     usage: ClassVar[str] = "client INPUT APP_FILE"
     about: ClassVar[str] = "run an application"
     parsers = (str, str)
@@ -150,7 +150,7 @@ class Client(Command):
 
 
 @frozen
-class Run(Command):
+class RunCommand(Command):
     usage: ClassVar[str] = "run INPUT OPERATOR…"
     about: ClassVar[str] = "run these operators one after the other, with no application file"
     parsers = (str, _operators)
@@ -160,7 +160,7 @@ class Run(Command):
 
 
 @frozen
-class Map(Command):
+class MapCommand(Command):
     usage: ClassVar[str] = "map APP_FILE FILE_OF_INPUTS"
     about: ClassVar[str] = "run an application once for each line of the file"
     parsers = (str, str)
@@ -169,7 +169,7 @@ class Map(Command):
 
 
 @frozen
-class Show(Command):
+class ShowCommand(Command):
     usage: ClassVar[str] = "show RUN"
     about: ClassVar[str] = "the story of a run: its steps, their workers, what they read and wrote"
     parsers = (_id,)
@@ -177,7 +177,7 @@ class Show(Command):
 
 
 @frozen
-class Cancel(Command):
+class CancelCommand(Command):
     usage: ClassVar[str] = "cancel RUN"
     about: ClassVar[str] = "end a run: it has failed as cancelled; what it has written stays"
     parsers = (_id,)
@@ -185,7 +185,7 @@ class Cancel(Command):
 
 
 @frozen
-class Populate(Command):
+class PopulateCommand(Command):
     usage: ClassVar[str] = "populate DATA_FILE"
     about: ClassVar[str] = "write each key,value line of the file into the storage"
     parsers = (str,)
@@ -193,7 +193,7 @@ class Populate(Command):
 
 
 @frozen
-class Status(Command):
+class StatusCommand(Command):
     usage: ClassVar[str] = "status [--json]"
     about: ClassVar[str] = "what every node says of itself"
     parsers = (_json,)
@@ -201,7 +201,7 @@ class Status(Command):
 
 
 @frozen
-class ListServer(Command):
+class ListServerCommand(Command):
     usage: ClassVar[str] = "listServer ID [--json]"
     about: ClassVar[str] = "all records on one storage node"
     parsers = (_id, _json)
@@ -210,7 +210,7 @@ class ListServer(Command):
 
 
 @frozen
-class ListGlobal(Command):
+class ListGlobalCommand(Command):
     usage: ClassVar[str] = "listGlobal [--json]"
     about: ClassVar[str] = "all records of the whole system"
     parsers = (_json,)
@@ -218,7 +218,7 @@ class ListGlobal(Command):
 
 
 @frozen
-class ListRuns(Command):
+class ListRunsCommand(Command):
     usage: ClassVar[str] = "runs [--json]"
     about: ClassVar[str] = "all runs that the scheduler knows, newest first"
     parsers = (_json,)
@@ -226,13 +226,13 @@ class ListRuns(Command):
 
 
 @frozen
-class Debug(Command):
+class DebugCommand(Command):
     usage: ClassVar[str] = "debug"
     about: ClassVar[str] = "show the records that workers output"
 
 
 @frozen
-class Crash(Command):
+class CrashCommand(Command):
     usage: ClassVar[str] = "crash ID"
     about: ClassVar[str] = "kill that node at once, with no clean-up"
     parsers = (_id,)
@@ -240,7 +240,7 @@ class Crash(Command):
 
 
 @frozen
-class Pause(Command):
+class PauseCommand(Command):
     usage: ClassVar[str] = "pause ID"
     about: ClassVar[str] = "stop that node's process, until resume"
     parsers = (_id,)
@@ -248,7 +248,7 @@ class Pause(Command):
 
 
 @frozen
-class Resume(Command):
+class ResumeCommand(Command):
     usage: ClassVar[str] = "resume ID"
     about: ClassVar[str] = "let a paused node go on"
     parsers = (_id,)
@@ -256,7 +256,7 @@ class Resume(Command):
 
 
 @frozen
-class Slow(Command):
+class SlowCommand(Command):
     usage: ClassVar[str] = "slow ID MS"
     about: ClassVar[str] = "the gossip delay of a node, from now on"
     parsers = (_id, _milliseconds)
@@ -265,7 +265,7 @@ class Slow(Command):
 
 
 @frozen
-class Restart(Command):
+class RestartCommand(Command):
     usage: ClassVar[str] = "restart ID"
     about: ClassVar[str] = "kill that node, if it lives, and start it again"
     parsers = (_id,)
@@ -273,7 +273,7 @@ class Restart(Command):
 
 
 @frozen
-class Stop(Command):
+class StopCommand(Command):
     usage: ClassVar[str] = "stop ID"
     about: ClassVar[str] = "end that node in order"
     parsers = (_id,)
@@ -281,7 +281,7 @@ class Stop(Command):
 
 
 @frozen
-class Read(Command):
+class ReadCommand(Command):
     usage: ClassVar[str] = "read KEY [VERSION]"
     about: ClassVar[str] = "a record: its newest version, or that one"
     parsers = (str, _version)
@@ -290,7 +290,7 @@ class Read(Command):
 
 
 @frozen
-class Write(Command):
+class WriteCommand(Command):
     usage: ClassVar[str] = "write KEY VALUE"
     about: ClassVar[str] = "write a new version of a record"
     parsers = (str, str)
@@ -299,7 +299,7 @@ class Write(Command):
 
 
 @frozen
-class UpdateIf(Command):
+class UpdateIfCommand(Command):
     usage: ClassVar[str] = "updateif KEY OLD NEW"
     about: ClassVar[str] = "write NEW if the record's value is OLD"
     parsers = (str, str, str)
@@ -309,7 +309,7 @@ class UpdateIf(Command):
 
 
 @frozen
-class Expect(Command):
+class ExpectCommand(Command):
     usage: ClassVar[str] = "expect KEY VALUE…"
     about: ClassVar[str] = "wait until the record has that value; failed if it does not come"
     parsers = (str, str)
@@ -319,7 +319,7 @@ class Expect(Command):
 
 
 @frozen
-class ExpectRun(Command):
+class ExpectRunCommand(Command):
     usage: ClassVar[str] = "expect-run LAST done OUTPUT…"
     about: ClassVar[str] = "wait for a run's end; or: expect-run NUMBER failed REASON"
     parsers = (_which, _outcome, str)
@@ -332,7 +332,7 @@ class ExpectRun(Command):
 
 
 @frozen
-class Wait(Command):
+class WaitCommand(Command):
     usage: ClassVar[str] = "wait MS"
     about: ClassVar[str] = "sleep before the next command"
     parsers = (_milliseconds,)
@@ -340,7 +340,7 @@ class Wait(Command):
 
 
 @frozen
-class Help(Command):
+class HelpCommand(Command):
     usage: ClassVar[str] = "help [COMMAND]"
     about: ClassVar[str] = "this list, or more of one command"
     parsers = (_topic,)
@@ -348,40 +348,40 @@ class Help(Command):
 
 
 @frozen
-class Quit(Command):
+class QuitCommand(Command):
     usage: ClassVar[str] = "quit"
     about: ClassVar[str] = "stop the nodes started here, and end"
 
 
 COMMANDS: tuple[type[Command], ...] = (
-    Scheduler,
-    Storage,
-    Worker,
-    Client,
-    Run,
-    Map,
-    Show,
-    Cancel,
-    Populate,
-    Status,
-    ListServer,
-    ListGlobal,
-    ListRuns,
-    Read,
-    Write,
-    UpdateIf,
-    Debug,
-    Crash,
-    Stop,
-    Pause,
-    Resume,
-    Slow,
-    Restart,
-    Expect,
-    ExpectRun,
-    Wait,
-    Help,
-    Quit,
+    SchedulerCommand,
+    StorageCommand,
+    WorkerCommand,
+    ClientCommand,
+    RunCommand,
+    MapCommand,
+    ShowCommand,
+    CancelCommand,
+    PopulateCommand,
+    StatusCommand,
+    ListServerCommand,
+    ListGlobalCommand,
+    ListRunsCommand,
+    ReadCommand,
+    WriteCommand,
+    UpdateIfCommand,
+    DebugCommand,
+    CrashCommand,
+    StopCommand,
+    PauseCommand,
+    ResumeCommand,
+    SlowCommand,
+    RestartCommand,
+    ExpectCommand,
+    ExpectRunCommand,
+    WaitCommand,
+    HelpCommand,
+    QuitCommand,
 )
 _BY_NAME = {kind.usage.split()[0].lower(): kind for kind in COMMANDS}
 _ELSEWHERE = {
@@ -486,15 +486,18 @@ def first_members(lines: Iterable[Line]) -> tuple[NodeCommand, ...]:
     for line in lines:
         if isinstance(line.command, NodeCommand):
             members.append(line.command)
-        elif line.command is not None and not isinstance(line.command, Debug):
+        elif line.command is not None and not isinstance(line.command, DebugCommand):
             break
     return tuple(members)
 
 
 def in_order(lines: Sequence[Line]) -> tuple[Line, ...]:
     """The lines as they are played: a scheduler that is named behind the first run comes before it."""
-    first = next((at for at, line in enumerate(lines) if isinstance(line.command, Client | Run | Map)), len(lines))
-    late = next((at for at, line in enumerate(lines) if isinstance(line.command, Scheduler)), 0)
+    first = next(
+        (at for at, line in enumerate(lines) if isinstance(line.command, ClientCommand | RunCommand | MapCommand)),
+        len(lines),
+    )
+    late = next((at for at, line in enumerate(lines) if isinstance(line.command, SchedulerCommand)), 0)
     if late < first or first == len(lines):
         return tuple(lines)
     return (*lines[:first], lines[late], *lines[first:late], *lines[late + 1 :])

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida.addresses import Address, NodeAddress, StorageAddress
-from dida.chains.messages import ListOperators, Runs, WorkerDebug, Workers
+from dida.chains.messages import ListOperators, ListRuns, ListWorkers, WorkerDebug
 from dida.pcs.messages import (
     PCS,
     CrashNode,
@@ -51,7 +51,7 @@ from dida.wire.whole import whole
 _log = Logger()
 
 RELAYED = vocabulary(
-    *(Ping, Status, System, Slow, WorkerDebug, ListRecords, Read, Home, Versions, ListOperators, Runs, Workers)
+    *(Ping, Status, System, Slow, WorkerDebug, ListRecords, Read, Home, Versions, ListOperators, ListRuns, ListWorkers)
 )
 """What `tell` passes on: questions, the debug switch, the gossip delay."""
 

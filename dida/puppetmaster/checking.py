@@ -15,7 +15,7 @@ from dida.addresses import HERE
 from dida.console import script
 from dida.console.application import Application
 from dida.console.data_files import parse_data, parse_inputs
-from dida.console.script import Line, NodeCommand, Scheduler
+from dida.console.script import Line, NodeCommand, SchedulerCommand
 from dida.errors import UserError, shown
 from dida.puppetmaster.files import read_file
 
@@ -30,7 +30,7 @@ def clash(command: NodeCommand, there: Iterable[NodeCommand]) -> str | None:
             return f"{node.id} is there already, a {node.role} at {node.address}: take another id"
         if (node.address.port, node.address.machine) == (command.address.port, command.address.machine):
             return f"{node.address} is the address of {node.id}: take another port"
-        if isinstance(command, Scheduler) and isinstance(node, Scheduler):
+        if isinstance(command, SchedulerCommand) and isinstance(node, SchedulerCommand):
             return f"there is a scheduler already, {node.id} at {node.address}: one is enough"
     return None
 
@@ -99,42 +99,48 @@ class _Checked:
         match command:
             case NodeCommand():
                 self._start(command)
-            case script.Crash(id) | script.Stop(id):
+            case script.CrashCommand(id) | script.StopCommand(id):
                 self._node(id)
                 del self.there[id]
                 self.ran.pop(id, None)
-                self.gone[id] = STOPPED if isinstance(command, script.Stop) else CRASHED
-            case script.Restart(id):
+                self.gone[id] = STOPPED if isinstance(command, script.StopCommand) else CRASHED
+            case script.RestartCommand(id):
                 if id not in self.gone:
                     self._node(id)
-            case script.Pause(id) | script.Resume(id):
+            case script.PauseCommand(id) | script.ResumeCommand(id):
                 self._node(id)
-            case script.Slow(id):
+            case script.SlowCommand(id):
                 if self._node(id).role == "scheduler":
                     raise no_delay(id)
-            case script.ListServer(id):
+            case script.ListServerCommand(id):
                 if (role := self._node(id).role) != "storage":
                     raise no_records(id, role)
-            case script.Client():
+            case script.ClientCommand():
                 self.clients += 1
                 self._run(self._application(command.file))
-            case script.Run():
+            case script.RunCommand():
                 self.clients += 1
                 self._run(Application(command.operators))
-            case script.Map(file, inputs):
+            case script.MapCommand(file, inputs):
                 application = self._application(file)
                 path, data = read_file(inputs, self.folders)
                 parse_inputs(data, path)
                 self._run(application)
-            case script.Populate(file):
+            case script.PopulateCommand(file):
                 path, data = read_file(file, self.folders)
                 parse_data(data, path)
                 self._need("storage")
-            case script.Expect() | script.ListGlobal() | script.Read() | script.Write() | script.UpdateIf():
+            case (
+                script.ExpectCommand()
+                | script.ListGlobalCommand()
+                | script.ReadCommand()
+                | script.WriteCommand()
+                | script.UpdateIfCommand()
+            ):
                 self._need("storage")
-            case script.ExpectRun(which) if which > self.clients or not self.clients:
+            case script.ExpectRunCommand(which) if which > self.clients or not self.clients:
                 raise no_client(which)
-            case script.Show() | script.ListRuns():
+            case script.ShowCommand() | script.ListRunsCommand():
                 self._need("scheduler")
 
     def _start(self, command: NodeCommand) -> None:

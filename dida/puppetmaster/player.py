@@ -118,10 +118,10 @@ class ScriptRunner:
         command = line.command
         if command is None:
             self.fail(line, line.problem)
-        elif isinstance(command, script.Wait):
+        elif isinstance(command, script.WaitCommand):
             await _copy(self._tail)
             await self._wait(command.milliseconds / 1000)
-        elif isinstance(command, script.Help):
+        elif isinstance(command, script.HelpCommand):
             for text in guide.help_lines(command.topic, self.page.width, self.page.paint):
                 self.say(text)
         elif isinstance(command, script.NodeCommand) and not self.system.knows(command):
@@ -155,7 +155,7 @@ class ScriptRunner:
         """Drop what is still going on; runs that are cut off have failed."""
         self.system.on_ready = lambda node, seconds: None  # it would be told behind the end
         for work, line in list(self._open.items()):
-            if isinstance(line.command, script.Client | script.Run | script.Map):
+            if isinstance(line.command, script.ClientCommand | script.RunCommand | script.MapCommand):
                 self.fail(line, "cut off by the end of the puppetmaster")
             work.cancel()
         self._ended = True
@@ -249,35 +249,35 @@ class ScriptRunner:
         """What is to be done for a line when its turn comes. The files it names are read now."""
         try:
             match line.command:
-                case script.Client() as command:
+                case script.ClientCommand() as command:
                     begun = self._trials.client(line)
                     path, data = read_file(command.file, self.folders)
                     operators = Application.parse(data, path).operators
                     return partial(self._client, begun, command.input, command.file, operators)
-                case script.Run(input, operators):
+                case script.RunCommand(input, operators):
                     begun = self._trials.client(line)
                     return partial(self._client, begun, input, ",".join(operators), operators)
-                case script.Map() as command:
+                case script.MapCommand() as command:
                     path, data = read_file(command.file, self.folders)
                     application = Application.parse(data, path)
                     path, data = read_file(command.inputs, self.folders)
                     return partial(self._map, line, command, application, path, parse_inputs(data, path))
-                case script.Populate(file):
+                case script.PopulateCommand(file):
                     path, data = read_file(file, self.folders)
                     return partial(self._populate, path, parse_data(data, path))
                 case script.NodeCommand() as again:
                     return partial(self._start_again, line, again)
-                case script.Crash(id):
+                case script.CrashCommand(id):
                     return partial(self._crash, id)
-                case script.Stop(id):
+                case script.StopCommand(id):
                     return partial(self._stop, id)
                 case access if isinstance(access, Access):
                     return partial(self._records.access, access)
                 case question if isinstance(question, Question):
                     return partial(self.questions.answer, question)
-                case script.Show(run):
+                case script.ShowCommand(run):
                     return partial(self._show, line, run)
-                case script.Debug():
+                case script.DebugCommand():
                     return partial(self._debug, self._switch_debug_on())
                 case _:
                     return self._trials.work(line)
@@ -344,7 +344,12 @@ class ScriptRunner:
         self._trials.ended(begun, state, text)
 
     async def _map(
-        self, line: Line, command: script.Map, application: Application, path: str, inputs: Sequence[tuple[int, str]]
+        self,
+        line: Line,
+        command: script.MapCommand,
+        application: Application,
+        path: str,
+        inputs: Sequence[tuple[int, str]],
     ) -> None:
         self.system.ready("scheduler")
         after = await self._after()
@@ -356,7 +361,7 @@ class ScriptRunner:
         self._begin(line, self._run_batch(command, batch))
         await batch.begun.wait()
 
-    async def _run_batch(self, command: script.Map, batch: Batch) -> None:
+    async def _run_batch(self, command: script.MapCommand, batch: Batch) -> None:
         try:
             await batch.run()
         finally:

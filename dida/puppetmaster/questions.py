@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from dida.chains.messages import Cancel, Runs
+from dida.chains.messages import Cancel, ListRuns
 from dida.console import script
 from dida.console.style import ODD, STRONG, Page
 from dida.console.tables import (
@@ -34,7 +34,13 @@ from dida.wire.messages import Status
 STATUS_TIME = 5.0
 """Seconds for a node to say its status, or a page of its records; who says nothing may be paused."""
 
-Question = script.Status | script.ListServer | script.ListGlobal | script.ListRuns | script.Cancel
+Question = (
+    script.StatusCommand
+    | script.ListServerCommand
+    | script.ListGlobalCommand
+    | script.ListRunsCommand
+    | script.CancelCommand
+)
 
 
 class Queries:
@@ -48,15 +54,15 @@ class Queries:
     async def answer(self, question: Question) -> None:
         """Ask, and show."""
         match question:
-            case script.Status():
+            case script.StatusCommand():
                 await self._status(question.json)
-            case script.ListServer():
+            case script.ListServerCommand():
                 await self._list_server(question.id, question.json)
-            case script.ListGlobal():
+            case script.ListGlobalCommand():
                 await self._list_global(question.json)
-            case script.ListRuns():
+            case script.ListRunsCommand():
                 await self._runs(question.json)
-            case script.Cancel():
+            case script.CancelCommand():
                 reply = await self.system.ask_scheduler(Cancel(question.run))
                 self.say(f"run {question.run} had ended before" if reply.words else f"run {question.run} is cancelled")
 
@@ -121,7 +127,7 @@ class Queries:
         return records, status.object.get("group", 1)
 
     async def _runs(self, as_json: bool) -> None:
-        reply = await self.system.ask_scheduler(Runs())
+        reply = await self.system.ask_scheduler(ListRuns())
         runs = reply.object.get("runs", [])
         if as_json:
             self._say_json(runs=runs)

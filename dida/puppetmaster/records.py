@@ -13,7 +13,7 @@ from dida.puppetmaster.system import Cluster
 ACCESS_TIME = 10.0
 """Seconds that such a command may take."""
 
-Access = script.Read | script.Write | script.UpdateIf
+Access = script.ReadCommand | script.WriteCommand | script.UpdateIfCommand
 
 
 class Records:
@@ -30,12 +30,12 @@ class Records:
         seen = storage.seen
         seconds = min(ACCESS_TIME, self.system.deadline)
         match command:
-            case script.Read(key, version):
+            case script.ReadCommand(key, version):
                 record = await storage.read_as(seen, key, version, seconds)
                 told = f"read     {key} {record.version} -> {record.value}"
-            case script.Write(key, value):
+            case script.WriteCommand(key, value):
                 told = f"written  {key} {await storage.write_as(seen, key, value, seconds)} -> {value}"
-            case script.UpdateIf(key, old, new):
+            case script.UpdateIfCommand(key, old, new):
                 updated = await storage.update_if_as(seen, key, old, new, seconds)
                 told = f"updated  {key} {updated} -> {new}"
                 if updated is None:

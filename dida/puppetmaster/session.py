@@ -245,7 +245,7 @@ class Session:
         if isinstance(self.console, EditedConsole):
             self._history.append(text.strip())
         line = script.parse_line(text)
-        if line is not None and isinstance(line.command, script.Help | None):
+        if line is not None and isinstance(line.command, script.HelpCommand | None):
             Deferred.fromCoroutine(self.player.play(line)).addErrback(self._on_bug)
         elif line is not None:
             try:
@@ -284,7 +284,7 @@ class Session:
         self.console.prompt()
         while not self._stopping:
             line = await self._typed_lines.get()
-            if line is None or isinstance(line.command, script.Quit):
+            if line is None or isinstance(line.command, script.QuitCommand):
                 self._end(failed=False)
                 return
             self._current = Deferred.fromCoroutine(self.player.play(line))
@@ -353,7 +353,7 @@ class Session:
         self.player.plan(lines)
         try:
             for line in lines:
-                if isinstance(line.command, script.Quit):
+                if isinstance(line.command, script.QuitCommand):
                     break
                 if self.options["step"]:
                     self._say(f"next     {line}   [Enter]")

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from dida.addresses import HERE, Address, NodeAddress, StorageAddress
 from dida.chains.messages import AddStorage, AddWorker, WorkerDebug
-from dida.console.script import NodeCommand, Scheduler, Storage, Worker
+from dida.console.script import NodeCommand, SchedulerCommand, StorageCommand, WorkerCommand
 from dida.console.tables import Records
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
 from dida.pcs.client import Pcs
@@ -141,8 +141,10 @@ class Cluster:
         """Nodes that run already: from now on they are as if commands had started them, but they are left running."""
         pcs = {address: self.machines.take(address, status) for address, status in found.pcs.items()}
         for each in found.nodes.values():
-            kind = {"storage": Storage, "worker": Worker}.get(each.role)
-            command = kind(each.id, each.address, each.gossip_delay) if kind else Scheduler(each.id, each.address)
+            kind = {"storage": StorageCommand, "worker": WorkerCommand}.get(each.role)
+            command = (
+                kind(each.id, each.address, each.gossip_delay) if kind else SchedulerCommand(each.id, each.address)
+            )
             node = self.nodes[each.id] = Node(command, each.replica, pid=each.pid, taken_up=True, owner=each.owner)
             node.pcs = pcs[each.pcs] if each.pcs is not None else None
             node.become(READY)
@@ -164,7 +166,7 @@ class Cluster:
     def _enter(self, command: NodeCommand) -> Node:
         before = self.nodes.pop(command.id, None)
         node = self.nodes[command.id] = Node(command)
-        if isinstance(command, Storage):
+        if isinstance(command, StorageCommand):
             if before is None or not before.replica:
                 self._replicas += 1
             node.replica = before.replica if before is not None and before.replica else self._replicas

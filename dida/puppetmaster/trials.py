@@ -85,17 +85,17 @@ class Expectations:
     def work(self, line: Line) -> Callable[[], Coroutine[Any, Any, None]] | None:
         """What is to be done for a line when its turn comes; None: it is no command of here."""
         match line.command:
-            case script.Pause(id):
+            case script.PauseCommand(id):
                 return partial(self._pause, id, True)
-            case script.Resume(id):
+            case script.ResumeCommand(id):
                 return partial(self._pause, id, False)
-            case script.Slow(id, milliseconds):
+            case script.SlowCommand(id, milliseconds):
                 return partial(self._slow, id, milliseconds)
-            case script.Restart(id):
+            case script.RestartCommand(id):
                 return partial(self._restart, line, id)
-            case script.Expect(key, value):
+            case script.ExpectCommand(key, value):
                 return partial(self._expect, key, value)
-            case script.ExpectRun(which, state, text):
+            case script.ExpectRunCommand(which, state, text):
                 return partial(self._expect_run, self._expected(which), state, text)
         return None
 

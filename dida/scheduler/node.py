@@ -32,6 +32,8 @@ from dida.chains.messages import (
     Ended,
     Failed,
     Leaving,
+    ListRuns,
+    ListWorkers,
     Reassign,
     Register,
     ReportTo,
@@ -40,8 +42,6 @@ from dida.chains.messages import (
     Run,
     why_not,
 )
-from dida.chains.messages import Runs as ListRuns
-from dida.chains.messages import Workers as ListWorkers
 from dida.chains.records import DONE, GOING_ON, Assignment
 from dida.chains.run_record import RunRecord, outcome, summary
 from dida.chains.runs import Runs

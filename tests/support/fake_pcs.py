@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail, succeed
 
-from dida.chains.messages import AddStorage, AddWorker, Cancel, Result, Run, Runs
+from dida.chains.messages import AddStorage, AddWorker, Cancel, ListRuns, Result, Run
 from dida.errors import BAD_REQUEST, NO_SUCH_NODE, TIMED_OUT, UNAVAILABLE, BadRequest, DidaError
 from dida.pcs.messages import Elsewhere, NodeEntry, Start
 from dida.protocols.lines import Answer, NodeCommands, ok
@@ -130,7 +130,7 @@ class FakeTable:
 class FakeScheduler(NodeCommands):
     """Runs end when the test says so; `log` is what came, in order."""
 
-    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Run, Result, Runs, Cancel, AddWorker, AddStorage)
+    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Run, Result, ListRuns, Cancel, AddWorker, AddStorage)
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -162,7 +162,7 @@ class FakeScheduler(NodeCommands):
             return None
         return ok(self._ids[request.id or ""])
 
-    def cmd_runs(self, request: Runs) -> Answer:
+    def cmd_runs(self, request: ListRuns) -> Answer:
         known = [
             {"run": f"r{number}", "state": "done", "input": run.input, "operators": run.operator, "ms": 12.3}
             for number, run in enumerate(self.runs, 1)

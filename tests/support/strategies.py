@@ -10,7 +10,7 @@ import attrs
 import msgspec
 from hypothesis import strategies as st
 
-from dida.chains.messages import Execute, Runs
+from dida.chains.messages import Execute, ListRuns
 from dida.chains.records import STATES, Assignment
 from dida.versions import MAX_NUMBER, MAX_REPLICA, Version
 from dida.wire.messages import Debug, Error, No, Ok, Reply, Request
@@ -49,7 +49,7 @@ def requests(kind: type[Request]) -> st.SearchStrategy[Request]:
 def _requests(kind: Any) -> st.SearchStrategy[Request]:
     if issubclass(kind, Debug):
         return _instances(kind, switch=st.sampled_from(["on", "off"]))
-    if issubclass(kind, Runs):
+    if issubclass(kind, ListRuns):
         return _instances(kind, state=st.sampled_from([None, *STATES]), operator=st.sampled_from([None, "AddOperator"]))
     if issubclass(kind, Execute):
         sizes = st.shared(st.integers(1, 4))

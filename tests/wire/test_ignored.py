@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from dida.chains.messages import Runs
+from dida.chains.messages import ListRuns
 from dida.errors import BadRequest
 from dida.wire import grammar
 from dida.wire.messages import Error, No, Ok, Read, form_of, vocabulary
@@ -78,7 +78,7 @@ def test_a_refused_line_names_it_too() -> None:
     """When another member is wrong, the names of those that do not exist are told with that."""
     found: list[str] = []
     with pytest.raises(BadRequest):
-        grammar.decode(b'runs {"sate": "failed", "limit": "many"}', vocabulary(Runs), found)
+        grammar.decode(b'runs {"sate": "failed", "limit": "many"}', vocabulary(ListRuns), found)
     assert found == ["sate"]
 
 
