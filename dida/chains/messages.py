@@ -1,4 +1,4 @@
-"""The verbs of the scheduler and of the workers; also the form of the answer to a storage node's `watch`."""
+"""The verbs between the scheduler, its workers and the debug port; those of clients are in `dida.wire.runs`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import msgspec
 from attrs import field, frozen
 
 from dida import errors
-from dida.chains.records import MAX_OPERATORS, STATES, Assignment, Meta, Position, is_class_name
+from dida.chains.records import Assignment, Meta, Position
 from dida.wire import messages
 from dida.wire.messages import Counter, Error, Name, Request, SchedulerAt, Seconds, Timestamp
+from dida.wire.runs import Cancel, ClientId, ListRuns, ListWorkers, Result, Run
 
 HOP_TIMEOUT = 5.0
 """Seconds for a worker to acknowledge a request."""
 TRANSIENT = (errors.UNAVAILABLE, errors.TIMED_OUT, errors.UNKNOWN_VERB)
 """Refusals that another worker, or the same one later, may not repeat."""
 
-Operators = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=MAX_OPERATORS)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 Round = Annotated[int, msgspec.Meta(ge=0, le=1000)]
-ClientId = Annotated[str, msgspec.Meta(max_length=200)]
-"""What a client has called something; empty: nothing."""
 LifeName = Annotated[str, msgspec.Meta(max_length=64)]
 Reason = Annotated[str, msgspec.Meta(max_length=4000)]
 
@@ -90,77 +88,6 @@ class Execute(Request):
         """The request with changes to its next step."""
         changed = attrs.evolve(self.assignment, **changes)
         return attrs.evolve(self, chain=(*self.chain[: self.next], changed, *self.chain[self.next + 1 :]))
-
-
-# --- scheduler, from clients --------------------------------------------------------------------
-
-
-@frozen
-class Run(Request):
-    usage: ClassVar[str] = "run INPUT OPERATOR…"
-    about: ClassVar[str] = (
-        "start a chain: ok RUN; {after: TS, id: S, application: NAME, wait: seconds}; a repeated id starts nothing"
-    )
-    input: str
-    operator: Operators
-    after: Timestamp = field(factory=dict, kw_only=True)
-    id: Name | None = field(default=None, kw_only=True)
-    """The client's id for the run."""
-    retry: bool = field(default=True, kw_only=True)
-    """False: the client promises that it sends this id for the first time (saves asking workers and storage nodes)."""
-    application: ClientId = field(default="", kw_only=True)
-    wait: Seconds = field(default=0.0, kw_only=True)
-    """Seconds for the run to end: then the answer is that of `result`."""
-
-    def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "deadline", max(self.deadline, self.wait))
-
-
-@frozen
-class Result(Request):
-    usage: ClassVar[str] = "result RUN"
-    about: ClassVar[str] = "ok done OUTPUT or ok failed REASON once it has ended; {timeout: seconds} to wait"
-    run: Name
-    timeout: Seconds | None = field(default=None, kw_only=True)
-
-    def __attrs_post_init__(self) -> None:
-        if self.timeout is not None:
-            object.__setattr__(self, "deadline", self.timeout)
-
-
-@frozen
-class ListRuns(Request):
-    usage: ClassVar[str] = "runs"
-    about: ClassVar[str] = "the runs, newest first; {limit, state, operator, application, since, from: RUN}"
-    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = field(default=1000, kw_only=True)
-    state: str | None = field(default=None, kw_only=True)
-    operator: Name | None = field(default=None, kw_only=True)
-    """Runs of chains that have it."""
-    application: ClientId | None = field(default=None, kw_only=True)
-    """As it was told with the run; empty: those with which none was told."""
-    since: Annotated[float, msgspec.Meta(ge=0)] | None = field(default=None, kw_only=True)
-    """Runs that began then or later, in seconds since 1970 on the scheduler's clock."""
-    from_: Annotated[str, msgspec.Meta(max_length=200)] = field(default="", kw_only=True)
-    """The run to begin with; empty: the newest."""
-
-    def __attrs_post_init__(self) -> None:
-        if self.state not in (None, *STATES):
-            raise ValueError(f"state {self.state!r} is none: say {', '.join(STATES)}")
-        if self.operator is not None and not is_class_name(self.operator):
-            raise ValueError(f"operator {self.operator!r} is no class name")
-
-
-@frozen
-class Cancel(Request):
-    usage: ClassVar[str] = "cancel RUN"
-    about: ClassVar[str] = "end a run: it has failed as cancelled; what it has written stays"
-    run: Name
-
-
-@frozen
-class ListWorkers(Request):
-    usage: ClassVar[str] = "workers"
-    about: ClassVar[str] = "the workers and how many operators each executes"
 
 
 # --- scheduler, from whoever starts nodes -------------------------------------------------------
@@ -390,9 +317,6 @@ class Output(Request):
     worker: Name
     output: str
     meta: Meta
-
-
-# --- what storage nodes answer to `watch` -------------------------------------------------------
 
 
 def why_not(reply: Error) -> str:

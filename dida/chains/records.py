@@ -8,23 +8,17 @@ carries a request is `dida.chains.messages.Execute`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from keyword import iskeyword
 from typing import Annotated
 
 import msgspec
 from attrs import define, field, frozen
 
-from dida.interfaces import Access
+from dida.interfaces import MAX_OPERATORS, Access
 from dida.versions import Version
 from dida.wire.messages import Counter, Name, Timestamp
 
 MAX_OUTPUT = 512 * 1024
 """Bytes that the output of one operator may have, as UTF-8."""
-MAX_OPERATORS = 1000
-"""Operators that one chain may have."""
-STATES = GOING_ON, DONE, FAILED = "going on", "done", "failed"
-"""What a run is."""
-
 SHORT = 6
 """Characters behind the hyphen of a run's id that people are shown."""
 
@@ -124,8 +118,3 @@ def short_id(run: str) -> str:
     """A run's id as people are shown it, by which the scheduler knows it, too."""
     head, hyphen, rest = run.partition("-")
     return head + hyphen + rest[:SHORT]
-
-
-def is_class_name(name: str) -> bool:
-    """Whether a class can have that name."""
-    return name.isidentifier() and not iskeyword(name)

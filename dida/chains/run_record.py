@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 import attrs
 from attrs import define, field
 
-from dida.chains.records import DONE, FAILED, GOING_ON, Assignment, Step
+from dida.chains.records import Assignment, Step
 from dida.timestamps import Timestamp
+from dida.wire.runs import DONE, FAILED, GOING_ON
 
 SLACK = 0.2
 """Seconds that a worker's word may be on its way."""

@@ -16,12 +16,13 @@ import attrs
 
 from dida.chains.catalog import Catalog, Places
 from dida.chains.messages import Execute
-from dida.chains.records import DONE, FAILED, GOING_ON, Assignment, Meta, steps
+from dida.chains.records import Assignment, Meta, steps
 from dida.chains.redo import versions_after
 from dida.chains.run_ids import RunIds, computed
 from dida.chains.run_record import DOUBT, GRACE, RunRecord
 from dida.chains.scheduling import LeastActive
 from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
+from dida.wire.runs import DONE, FAILED, GOING_ON
 
 MAX_BYTES = 2**28
 """Memory for the outcomes of runs that have ended, however few they are."""

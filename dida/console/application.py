@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from dida.chains.records import MAX_OPERATORS, is_class_name
 from dida.console.data_files import decoded_lines
 from dida.errors import UserError
+from dida.interfaces import MAX_OPERATORS, is_class_name
 
 
 @frozen

@@ -15,10 +15,10 @@ import attrs
 from attrs import frozen
 
 from dida.addresses import Address
-from dida.chains.records import is_class_name
 from dida.console.data_files import MAX_SIZE, decoded_lines
 from dida.console.words import Word, words_of
 from dida.errors import SHOWN, UserError, shown
+from dida.interfaces import is_class_name
 from dida.versions import Version
 
 SCRIPT = "script"

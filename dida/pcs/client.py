@@ -28,7 +28,7 @@ from dida.pcs.messages import (
     WatchNodes,
 )
 from dida.protocols.lines import GRACE
-from dida.protocols.links import ReconnectingClient, granted
+from dida.protocols.links import ReconnectingClient
 from dida.wire import grammar
 from dida.wire.messages import (
     Ok,
@@ -82,7 +82,7 @@ class Pcs:
 
     async def ask(self, request: Request) -> Ok:
         """Its `ok` to a request."""
-        return granted(await self._link.ask(request, request.deadline + 2 * GRACE))
+        return await self._link.ask_ok(request, request.deadline + 2 * GRACE)
 
     async def start(self, request: Start) -> int:
         """Start a node; its process id."""

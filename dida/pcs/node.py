@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dida.addresses import Address, NodeAddress, StorageAddress
-from dida.chains.messages import ListOperators, ListRuns, ListWorkers, WorkerDebug
+from dida.chains.messages import ListOperators, WorkerDebug
 from dida.pcs.messages import (
     PCS,
     CrashNode,
@@ -46,6 +46,7 @@ from dida.wire.messages import (
     Versions,
     vocabulary,
 )
+from dida.wire.runs import ListRuns, ListWorkers
 from dida.wire.whole import whole
 
 _log = Logger()

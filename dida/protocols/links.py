@@ -50,15 +50,6 @@ class Unreachable(Unavailable):
     """Nothing was sent, mostly because there is no connection."""
 
 
-def granted(reply: Reply) -> Ok:
-    """The `ok` that a reply is, where nothing else is an answer; a DidaError with the code and words of an `error`."""
-    if isinstance(reply, Error):
-        raise DidaError(reply.code, *reply.words, object=reply.object)
-    if isinstance(reply, No):
-        raise BadRequest("answered no, where only ok is an answer")
-    return reply
-
-
 class LineClient(Protocol):
     """The asking side of one connection: `ask` as often as you like, replies come as they come."""
 
@@ -209,6 +200,15 @@ class LineClient(Protocol):
             take(DidaError(errors.TIMED_OUT, "no answer in time"))
 
 
+def _ok(reply: Reply) -> Ok:
+    """Return the reply if it is an `ok`; else raise what it says."""
+    if isinstance(reply, Error):
+        raise DidaError(reply.code, *reply.words, object=reply.object)
+    if isinstance(reply, No):
+        raise BadRequest("answered no, where only ok is an answer")
+    return reply
+
+
 def _fire(answer: Deferred[Reply], came: Reply | DidaError) -> None:
     if isinstance(came, DidaError):
         answer.errback(came)
@@ -314,6 +314,10 @@ class ReconnectingClient:
         if self.client is not None:
             return self.client.ask(request, timeout)
         return self._ask_when_up(request, timeout)
+
+    def ask_ok(self, request: Request, timeout: float) -> Deferred[Ok]:
+        """The same for a request that only `ok` answers: an `error` reply is raised as a DidaError."""
+        return self.ask(request, timeout).addCallback(_ok)
 
     def send(self, request: Request, timeout: float, take: Taker) -> None:
         """The same without a Deferred, as `LineClient.send`."""

@@ -6,23 +6,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.task import deferLater
 
-from dida.chains.messages import Run
 from dida.chains.records import short_id
+from dida.client.scheduler_client import RunResult
 from dida.console.style import cut
 from dida.console.tables import counted, progress_bar
-from dida.errors import UNAVAILABLE, DidaError, UserError
-from dida.puppetmaster.new_runs import NewRuns, may_have_begun
+from dida.errors import DidaError, UserError
 from dida.puppetmaster.nodes import Event
 from dida.puppetmaster.system import Cluster, plain
-from dida.timestamps import Timestamp
-from dida.wire.messages import Ok
 
 AT_ONCE = 100
 """Runs that go on at the same time."""
-PAUSE = 0.2
-"""Seconds until a scheduler that could not start a run is asked again."""
 MAX_SHOWN = 40
 """Characters of an input that a failure shows."""
 MAX_FAILURES = 20
@@ -32,17 +26,15 @@ PROGRESS_INTERVAL = 0.1
 
 
 class Batch:
-    """Runs, one for each of `inputs`, which come with their line numbers in `file`; `request` makes one of an input."""
+    """Runs, one for each of `inputs`, which come with their line numbers in `file`; `start` starts one."""
 
     def __init__(
         self,
         system: Cluster,
-        new_runs: NewRuns,
-        request: Callable[..., Run],
+        start: Callable[[str], Awaitable[str]],
         inputs: Sequence[tuple[int, str]],
         file: str,
-        after: Callable[[], Timestamp],
-        until_ended: Callable[[str], Awaitable[Ok]],
+        until_ended: Callable[[str], Awaitable[RunResult]],
     ) -> None:
         self.size = len(inputs)
         self.done = self.failed = 0
@@ -52,11 +44,9 @@ class Batch:
         self.on_progress: Callable[[], None] = lambda: None
         self._began = self._shown = 0.0
         self._system = system
-        self._new_runs = new_runs
-        self._request = request
+        self._start = start
         self._inputs = iter(inputs)
         self._file = file
-        self._after = after
         self._until_ended = until_ended
 
     async def run(self) -> None:
@@ -90,9 +80,9 @@ class Batch:
             try:
                 run = await self._start(text)
                 self.begun.happen()
-                state, told = (await self._until_ended(run)).words[:2]
-                if state != "done":
-                    raise UserError(f"run {short_id(run)} failed: {told}")
+                result = await self._until_ended(run)
+                if not result.done:
+                    raise UserError(f"run {short_id(run)} failed: {result.text}")
             except DidaError as problem:
                 self.failed += 1
                 if self.failed <= MAX_FAILURES:
@@ -104,18 +94,3 @@ class Batch:
             if now >= self._shown + PROGRESS_INTERVAL:
                 self._shown = now
                 self.on_progress()
-
-    async def _start(self, input: str) -> str:
-        """The id of a run. A scheduler that can't start one now is asked again, until the system's deadline."""
-        reactor = self._system.reactor
-        ends = reactor.seconds() + self._system.deadline
-        request = self._request(input, after=self._after())
-        while True:
-            try:
-                return await self._new_runs.ask(request)
-            except DidaError as problem:
-                if may_have_begun(problem):
-                    return await self._new_runs.ask_again(request)
-                if problem.code != UNAVAILABLE or reactor.seconds() >= ends:
-                    raise
-                await deferLater(reactor, PAUSE)

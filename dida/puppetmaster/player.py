@@ -15,14 +15,14 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from dida.addresses import StorageAddress
-from dida.chains.messages import Result, Run
 from dida.chains.records import short_id
+from dida.client.scheduler_client import RunResult, may_have_begun
 from dida.client.storage_client import StorageClient
 from dida.console import guide, script
 from dida.console.application import Application
@@ -37,7 +37,6 @@ from dida.puppetmaster.batch import Batch
 from dida.puppetmaster.checking import same
 from dida.puppetmaster.files import read_file
 from dida.puppetmaster.losses import Losses
-from dida.puppetmaster.new_runs import NewRuns, may_have_begun
 from dida.puppetmaster.nodes import READY, Node
 from dida.puppetmaster.populate import populate
 from dida.puppetmaster.questions import Queries, Question
@@ -46,7 +45,7 @@ from dida.puppetmaster.system import Cluster, plain
 from dida.puppetmaster.trials import ClientRun, Expectations
 from dida.timestamps import Timestamp
 from dida.wire import grammar
-from dida.wire.messages import Ok
+from dida.wire.runs import Run
 
 RESULT_TIME = 30.0
 """Seconds that one question for a run's result stays open."""
@@ -96,7 +95,7 @@ class ScriptRunner:
         self._losses = Losses(system, lambda told: self.say(self.page.paint.word(ODD, told)))
         self._finishing = False  # no command comes any more
         self._ended = False
-        self._new_runs = NewRuns(system)
+        self._scheduler = system.scheduler_client
         self._records = Records(system, say, self._storage_client)
         self._trials = Expectations(system, say, self._storage_client)
         self._trials.start = self._start_again
@@ -303,8 +302,8 @@ class ScriptRunner:
     async def _client(self, begun: ClientRun, input: str, name: str, operators: tuple[str, ...]) -> None:
         try:
             after = (await self._after())()
-            request = self._new_runs.request(input, operators, after, name)
-            begun.run = await self._new_runs.ask(request)
+            request = self._scheduler.request(input, operators, after, name)
+            begun.run = await self._scheduler.start_once(request)
         except DidaError as problem:
             if not may_have_begun(problem):
                 self._trials.ended(begun, "failed", plain(problem))
@@ -318,8 +317,8 @@ class ScriptRunner:
     async def _begun(self, begun: ClientRun, request: Run, name: str) -> None:
         """The answer to a run was lost: what became of it, once a scheduler says so; commands go on meanwhile."""
         try:
-            begun.run = await self._new_runs.ask_again(
-                request, lambda: self._finishing and self.system.scheduler is None
+            begun.run = await self._scheduler.start(
+                evolve(request, retry=True), lambda: self._finishing and self.system.scheduler is None
             )
         except DidaError as problem:
             self._trials.ended(begun, "failed", plain(problem))
@@ -330,18 +329,17 @@ class ScriptRunner:
         line, run, scheduler = begun.line, begun.run, self.system.scheduler
         self.counts.going_on += 1
         try:
-            reply = await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run, scheduler)))
+            result = await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run, scheduler)))
         finally:
             self.counts.going_on -= 1
-        state, text = reply.words[:2]
-        if state == "done":
+        if result.done:
             self.counts.done += 1
-            shown = grammar.structure(reply.object, Outcome)
-            told = run_line(run, quoted(input), name, text, shown.steps, shown.ms, self.page.width)
+            shown = grammar.structure(result.members, Outcome)
+            told = run_line(run, quoted(input), name, result.text, shown.steps, shown.ms, self.page.width)
             self.say(self.page.paint.word(GOOD, told))
         else:
-            self.fail(line, f"run {short_id(run)} failed: {text}")
-        self._trials.ended(begun, state, text)
+            self.fail(line, f"run {short_id(run)} failed: {result.text}")
+        self._trials.ended(begun, result.state, result.text)
 
     async def _map(
         self,
@@ -353,8 +351,11 @@ class ScriptRunner:
     ) -> None:
         self.system.ready("scheduler")
         after = await self._after()
-        new = partial(self._new_runs.request, operators=application.operators, application=command.file)
-        batch = Batch(self.system, self._new_runs, new, inputs, path, after, self._until_ended)
+
+        def start(input: str) -> Coroutine[Any, Any, str]:
+            return self._scheduler.run(input, application.operators, after(), command.file)
+
+        batch = Batch(self.system, start, inputs, path, self._until_ended)
         batch.on_failed = partial(self.fail, line)
         if self.page.width is not None:
             batch.on_progress = lambda: self.progress(batch.bar(self.page.width or WIDTH))
@@ -373,33 +374,33 @@ class ScriptRunner:
 
     async def _show(self, line: Line, run: str) -> None:
         try:
-            reply = await self.system.ask_scheduler(Result(run, timeout=0))
+            result = await self._scheduler.result(run)
         except DidaError as problem:
             if problem.code != TIMED_OUT:
                 raise
             self.say(f"{problem.words[0].partition(':')[0]}; its story comes when it has ended")
             self._begin(line, self._show_later(run))
         else:
-            self._say_report(reply)
+            self._say_report(result)
 
     async def _show_later(self, run: str) -> None:
         self._say_report(await self._questions.run(lambda: Deferred.fromCoroutine(self._until_ended(run))))
 
-    def _say_report(self, reply: Ok) -> None:
-        state, text = reply.words[:2]
-        for each in run_report(state, text, grammar.structure(reply.object, Outcome), self.page.width):
+    def _say_report(self, result: RunResult) -> None:
+        outcome = grammar.structure(result.members, Outcome)
+        for each in run_report(result.state, result.text, outcome, self.page.width):
             self.say(each)
 
-    async def _until_ended(self, run: str, began: Node | None = None) -> Ok:
+    async def _until_ended(self, run: str, began: Node | None = None) -> RunResult:
         """How a run ended. A scheduler that is gone may be started again, and hears of the run from the workers."""
         scheduler = began = began or self.system.scheduler
         ends = 0.0
         while True:
             try:
-                reply = await self.system.ask_scheduler(Result(run, timeout=RESULT_TIME))
+                result = await self._scheduler.result(run, RESULT_TIME)
                 if self._front_end is not None:
-                    self._front_end.seen.on_lost(reply.object)
-                return reply
+                    self._front_end.seen.on_lost(result.members)
+                return result
             except DidaError as problem:
                 if problem.code == TIMED_OUT:
                     ends = 0.0

@@ -11,7 +11,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from dida.chains.messages import Cancel, ListRuns
 from dida.console import script
 from dida.console.style import ODD, STRONG, Page
 from dida.console.tables import (
@@ -63,8 +62,8 @@ class Queries:
             case script.ListRunsCommand():
                 await self._runs(question.json)
             case script.CancelCommand():
-                reply = await self.system.ask_scheduler(Cancel(question.run))
-                self.say(f"run {question.run} had ended before" if reply.words else f"run {question.run} is cancelled")
+                cancelled = await self.system.scheduler_client.cancel(question.run)
+                self.say(f"run {question.run} is cancelled" if cancelled else f"run {question.run} had ended before")
 
     async def _status(self, as_json: bool) -> None:
         nodes = self.system.named()
@@ -127,8 +126,7 @@ class Queries:
         return records, status.object.get("group", 1)
 
     async def _runs(self, as_json: bool) -> None:
-        reply = await self.system.ask_scheduler(ListRuns())
-        runs = reply.object.get("runs", [])
+        runs = await self.system.scheduler_client.runs()
         if as_json:
             self._say_json(runs=runs)
         else:

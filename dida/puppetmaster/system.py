@@ -16,13 +16,14 @@ from twisted.logger import Logger
 
 from dida.addresses import HERE, Address, NodeAddress, StorageAddress
 from dida.chains.messages import AddStorage, AddWorker, WorkerDebug
+from dida.client.scheduler_client import SchedulerClient
 from dida.console.script import NodeCommand, SchedulerCommand, StorageCommand, WorkerCommand
 from dida.console.tables import Records
 from dida.errors import BAD_REQUEST, UNAVAILABLE, DidaError, UserError
 from dida.pcs.client import Pcs
 from dida.pcs.messages import ROLES, Elsewhere, Start
 from dida.protocols.lines import GRACE
-from dida.protocols.links import ReconnectingClient, Unreachable, granted
+from dida.protocols.links import ReconnectingClient, Unreachable
 from dida.puppetmaster.attaching import RunningSystem
 from dida.puppetmaster.checking import CRASHED, STOPPED, clash, gone, missing, no_delay, no_records, unknown
 from dida.puppetmaster.machines import PcsDirectory
@@ -86,7 +87,7 @@ class Cluster:
         self.who_listens: Callable[[Address], Coroutine[Any, Any, str]] | None = None
         """Says which node listens at an address where one is to be started; empty: none."""
         self._replicas = 0
-        self._scheduler: ReconnectingClient | None = None
+        self.scheduler_client = SchedulerClient(reactor, self._scheduler_address, deadline)
         self._links: dict[str, ReconnectingClient] = {}
         """To nodes that were taken up without a PCS."""
         self._told: set[str] = set()
@@ -278,7 +279,7 @@ class Cluster:
             for scheduler in self.named("scheduler"):
                 await scheduler.settled.wait() if scheduler is not node else None
                 if scheduler.state == READY and node.id not in self._told and node.role != "scheduler":
-                    await self.ask_scheduler(self._announcement(node))
+                    await self.scheduler_client.ask(self._announcement(node))
             if self.debug_to is not None and node.role == "worker":
                 await self._debug(node)
             self._tell_pcs()
@@ -367,8 +368,7 @@ class Cluster:
             if not node.answered.happened:
                 node.become(ENDED, "not waited for any more")
         await self.machines.close()
-        if self._scheduler is not None:
-            await self._scheduler.stop()
+        await self.scheduler_client.stop()
         for link in self._links.values():
             await link.stop()
 
@@ -381,7 +381,7 @@ class Cluster:
         if node.paused:
             raise UserError(f"paused: resume {node.id} lets it go on")
         if node.pcs is None:
-            return granted(await self._link(node).ask(request, request.deadline + 2 * GRACE))
+            return await self._link(node).ask_ok(request, request.deadline + 2 * GRACE)
         return await node.pcs.tell(node.id, request)
 
     def _link(self, node: Node) -> ReconnectingClient:
@@ -389,17 +389,12 @@ class Cluster:
             self._links[node.id] = ReconnectingClient(self.reactor, node.address.host, node.address.port)
         return self._links[node.id]
 
-    async def ask_scheduler(self, request: Request) -> Ok:
-        """The scheduler's `ok`; Unreachable when there is none."""
+    def _scheduler_address(self) -> Address:
+        """Return the address of the scheduler that is ready; Unreachable when there is none."""
         try:
-            address = self.ready("scheduler")[0].address
+            return self.ready("scheduler")[0].address
         except UserError as problem:
             raise Unreachable(str(problem)) from None
-        if self._scheduler is None or self._scheduler.address != f"{address.host}:{address.port}":
-            if self._scheduler is not None:
-                await self._scheduler.stop()
-            self._scheduler = ReconnectingClient(self.reactor, address.host, address.port)
-        return granted(await self._scheduler.ask(request, request.deadline + 2 * GRACE))
 
     async def crash(self, id: str) -> None:
         """Kill a node at once."""

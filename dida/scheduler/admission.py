@@ -13,12 +13,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from dida import errors
-from dida.chains.messages import Run
-from dida.chains.records import is_class_name
 from dida.chains.run_ids import computed
 from dida.chains.run_record import RunRecord
 from dida.chains.runs import Runs
 from dida.errors import BadRequest, DidaError, Unavailable
+from dida.interfaces import is_class_name
 from dida.protocols.clock import time_of_day
 from dida.protocols.deadlines import Deadlines
 from dida.protocols.lines import Answer, ok
@@ -26,6 +25,7 @@ from dida.scheduler.waiting import WaitingRoom
 from dida.scheduler.workers import ASK_TIMEOUT, Workers
 from dida.wire import grammar
 from dida.wire.messages import Reply
+from dida.wire.runs import Run
 
 PART = 0.9
 """Of a request's deadline, for what it waits for; the rest is for its answer."""

@@ -26,23 +26,18 @@ from dida.chains.messages import (
     AddStorage,
     AddWorker,
     Adopt,
-    Cancel,
     CancelStep,
     Completed,
     Ended,
     Failed,
     Leaving,
-    ListRuns,
-    ListWorkers,
     Reassign,
     Register,
     ReportTo,
-    Result,
     Returned,
-    Run,
     why_not,
 )
-from dida.chains.records import DONE, GOING_ON, Assignment
+from dida.chains.records import Assignment
 from dida.chains.run_record import RunRecord, outcome, summary
 from dida.chains.runs import Runs
 from dida.client.storage_client import StorageClient
@@ -55,6 +50,7 @@ from dida.scheduler.presence import Presence
 from dida.scheduler.workers import Workers
 from dida.wire import grammar
 from dida.wire.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, System, vocabulary
+from dida.wire.runs import DONE, GOING_ON, Cancel, ListRuns, ListWorkers, Result, Run
 from dida.wire.whole import whole
 
 TICK = 0.25

@@ -20,9 +20,9 @@ from typing import Any
 
 from attrs import define, field
 
-from dida.chains.records import is_class_name
 from dida.chains.texts import raised
 from dida.errors import DidaError
+from dida.interfaces import is_class_name
 from dida.worker import loaded
 from dida.worker.loaded import Loader
 from dida.worker.sources import Outline, Parts, Stamp, Text, processes, stamp_of

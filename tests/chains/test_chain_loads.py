@@ -10,12 +10,13 @@ import pytest
 from attrs import define, field
 
 from dida.chains.messages import Execute
-from dida.chains.records import GOING_ON, Assignment
+from dida.chains.records import Assignment
 from dida.chains.run_record import RunRecord
 from dida.chains.runs import Runs
 from dida.chains.scheduling import POLICIES
 from dida.chains.steps import Steps
 from dida.errors import DidaError
+from dida.wire.runs import GOING_ON
 
 
 @define(eq=False)

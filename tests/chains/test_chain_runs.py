@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dida.chains.records import DONE, FAILED
 from dida.chains.run_record import RunRecord, outcome, summary
 from dida.chains.runs import MAX_PRINTED, SUSPECTS, Runs
 from dida.chains.scheduling import LeastActive
 from dida.chains.steps import Steps
 from dida.errors import DidaError, Unavailable
+from dida.wire.runs import DONE, FAILED
 
 WORKERS = {"w1": ("localhost", 4001), "w2": ("localhost", 4002)}
 

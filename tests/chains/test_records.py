@@ -3,13 +3,14 @@
 import attrs
 import pytest
 
-from dida.chains.messages import SCHEDULER, WORKER, Ended, Execute, Result, Run
+from dida.chains.messages import SCHEDULER, WORKER, Ended, Execute
 from dida.chains.records import Assignment, Meta
 from dida.console.application import Application
 from dida.errors import BadRequest, UserError
 from dida.versions import Version
 from dida.wire import grammar
 from dida.wire.messages import vocabulary
+from dida.wire.runs import Result, Run
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.utils import getProcessOutputAndValue
 
-from dida.chains.messages import Result, Run
-from dida.errors import BadRequest, DidaError
 from dida.protocols.lines import Answer, NodeCommands
-from dida.protocols.links import granted
-from dida.wire.messages import NODE, Error, No, Ok, Reply, Request, vocabulary
+from dida.wire.messages import NODE, Error, Ok, Reply, Request, vocabulary
+from dida.wire.runs import Result, Run
 from tests.support.fakes import FakeCluster, Port, the_reactor
 from tests.support.nodes import ROOT, environment
 
@@ -68,13 +66,3 @@ async def test_chain_py(tmp_path: Path, run: Reply, result: Reply, status: int, 
         scheduler.close()
         storage.close()
     assert ((out + errors).decode(), ended) == (printed, status)
-
-
-def test_nothing_but_ok() -> None:
-    """An error is raised with its code and words; a no is none."""
-    assert granted(Ok(("1",))) == Ok(("1",))
-    with pytest.raises(DidaError) as caught:
-        granted(REFUSED)
-    assert (caught.value.code, caught.value.words) == ("no-such-operator", ("IncrementOperator",))
-    with pytest.raises(BadRequest, match="answered no"):
-        granted(No())

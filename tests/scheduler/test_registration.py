@@ -29,7 +29,7 @@ async def registered(scheduler: SchedulerNode, *ids: str) -> None:
 
 
 @pytest.fixture
-def fast_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers say all the time that they are there."""
     monkeypatch.setattr("dida.worker.registration.SAY_EVERY", 0.05)
 

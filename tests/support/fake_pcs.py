@@ -8,11 +8,12 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail, succeed
 
-from dida.chains.messages import AddStorage, AddWorker, Cancel, ListRuns, Result, Run
+from dida.chains.messages import AddStorage, AddWorker
 from dida.errors import BAD_REQUEST, NO_SUCH_NODE, TIMED_OUT, UNAVAILABLE, BadRequest, DidaError
 from dida.pcs.messages import Elsewhere, NodeEntry, Start
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.wire.messages import NODE, Error, ListRecords, Ok, Reply, Request, Status, vocabulary
+from dida.wire.runs import Cancel, ListRuns, Result, Run
 
 
 class FakeTable:

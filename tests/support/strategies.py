@@ -10,10 +10,11 @@ import attrs
 import msgspec
 from hypothesis import strategies as st
 
-from dida.chains.messages import Execute, ListRuns
-from dida.chains.records import STATES, Assignment
+from dida.chains.messages import Execute
+from dida.chains.records import Assignment
 from dida.versions import MAX_NUMBER, MAX_REPLICA, Version
 from dida.wire.messages import Debug, Error, No, Ok, Reply, Request
+from dida.wire.runs import STATES, ListRuns
 
 Strategy = st.SearchStrategy[Any]
 

@@ -17,14 +17,14 @@ from dida.errors import BAD_REQUEST, BadRequest, DidaError, UnknownVerb
 from dida.pcs import messages as control_messages
 from dida.replication import messages as peer_messages
 from dida.versions import Version
-from dida.wire import grammar, messages
+from dida.wire import grammar, messages, runs
 from dida.wire.messages import Debug, Error, No, Ok, Quit, Read, Request, UpdateIf, Write, form_of, vocabulary
 from tests.support import strategies
 
 KINDS = sorted(
     {
         kind
-        for module in (messages, chain_messages, control_messages, peer_messages)
+        for module in (messages, runs, chain_messages, control_messages, peer_messages)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, Request) and kind.usage
     },

@@ -6,10 +6,10 @@ from contextlib import suppress
 
 import pytest
 
-from dida.chains.messages import ListRuns
 from dida.errors import BadRequest
 from dida.wire import grammar
 from dida.wire.messages import Error, No, Ok, Read, form_of, vocabulary
+from dida.wire.runs import ListRuns
 from tools.doc_tables import NODES
 
 
