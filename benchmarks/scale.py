@@ -18,7 +18,7 @@ from random import Random
 
 from attrs import frozen
 
-from dida.placement import Groups
+from dida.placement import Shards
 from dida.replication.config import Config
 from dida.replication.outputs import Send
 from dida.simulate.network import Cluster, Network, Node
@@ -68,7 +68,7 @@ class _Counted(Cluster):
         self.size = 0
         self.weigh = False
         """Whether messages are encoded for their size."""
-        self.shares = Groups((address.replica for address in self.named), config.replication_factor)
+        self.shares = Shards((address.replica for address in self.named), config.replication_factor)
         numbers = [self.shares.replicas(group) for group in range(len(self.shares))]
         places = list(self.nodes.values())
         self.groups = [[places[number - 1] for number in group] for group in numbers]
@@ -164,14 +164,19 @@ def _together(nodes: Sequence[Node]) -> bool:
     """Whether these nodes serve in a view of themselves and nobody else."""
     names = [node.name for node in nodes]
     for node in nodes:
-        local = node.replica.local if node.replica is not None else None
-        if local is None or not local.serving or local.view is None or [m.id for m in local.view.members] != names:
+        context = node.replica.context if node.replica is not None else None
+        if (
+            context is None
+            or not context.serving
+            or context.view is None
+            or [m.id for m in context.view.members] != names
+        ):
             return False
     return True
 
 
 def _has(node: Node, key: str) -> bool:
-    return node.replica is not None and node.replica.replication.store.newest(key) is not None
+    return node.replica is not None and node.replica.state.store.newest(key) is not None
 
 
 def sweep(

@@ -4,7 +4,7 @@ A ring: each name owns many points of a circle of 2^64 positions (virtual nodes,
 belongs to the first point at or after its own position. When a name goes, only its keys move.
 Source: Karger et al., "Consistent Hashing and Random Trees" (1997); hash: MurmurHash3 x64, 128 bit.
 
-Groups: the named nodes, in the order of their replica numbers, are split into groups of R; what is left over joins
+Shards: the named nodes, in the order of their replica numbers, are split into groups of R; what is left over joins
 the last group, so that no record has fewer than R copies. A node that was not named belongs to the group that its
 number falls into. A ring over the groups decides which group holds a key, and the ring over its members the order
 within. Everybody who knows the named nodes and R knows the groups.
@@ -59,7 +59,7 @@ class Ring:
                     return
 
 
-class Groups:
+class Shards:
     """Replica numbers in groups of `factor`; one group of all when it is None."""
 
     def __init__(self, named: Iterable[int], factor: int | None) -> None:
@@ -69,7 +69,7 @@ class Groups:
         self._ring = Ring(map(str, range(self._count)))
 
     @classmethod
-    def told(cls, groups: Sequence[Sequence[int]]) -> Groups:
+    def told(cls, groups: Sequence[Sequence[int]]) -> Shards:
         """The groups as a storage node tells them."""
         named = [replica for group in groups for replica in group]
         return cls(named, len(groups[0]) if len(groups) > 1 else None)

@@ -32,13 +32,14 @@ from dida.replication.joining import Joining
 from dida.replication.leaving import Leaving
 from dida.replication.log import Log
 from dida.replication.membership import Membership
-from dida.replication.messages import Install, View, component_of, is_commit
+from dida.replication.messages import Install, View
 from dida.replication.operations import operation
 from dida.replication.outputs import Left
 from dida.replication.participant import Locks
 from dida.replication.replica import Replica
 from dida.replication.requests import Requests
 from dida.replication.store import Store
+from dida.replication.streams import incarnation_of, is_commit
 from dida.simulate import network
 from dida.simulate.scenario import Simulation
 from dida.timestamps import merged
@@ -83,7 +84,7 @@ NEXT_RECORD = ReplicaState.next_record
 def _write_without_waiting(self: Requests, waiting: Any, now: float) -> Any:
     op = waiting.op
     first = op.verb == "write" and not (op.retry and op.id is not None)
-    if first and self.local.serving and now < self.detection.lease_until():
+    if first and self.context.serving and now < self.detection.lease_until():
         waiting.op = evolve(op, after=self._without_dead(op.after)[1])
         return self._write(waiting, now)
     return TRY(self, waiting, now)
@@ -181,7 +182,7 @@ def _told_at_the_decision(self: Commit, txn: Any, newest: Any, now: float) -> No
     DECIDE(self, txn, newest, now)
     if txn.record is not None:
         for waiting in txn.waiters:
-            self.local.answer(waiting.token, answered((str(txn.record.version),), txn.record.ts))
+            self.context.answer(waiting.token, answered((str(txn.record.version),), txn.record.ts))
         txn.waiters = []
 
 
@@ -198,11 +199,11 @@ SETTLE = ReplicaState.settle
 
 
 def _fence_is_ignored(self: Membership, view: Any, now: float) -> None:
-    self.local.note("goes on as if nothing had been")
+    self.context.note("goes on as if nothing had been")
 
 
 def _level_with_the_leader(self: Membership, ballot: Any, others: Any, again: float, now: float) -> None:
-    ballot.base = dict(self.replication.log.have)
+    ballot.base = dict(self.state.log.have)
     ballot.have = dict.fromkeys(ballot.have, ballot.base)
     LEVEL(self, ballot, others, again, now)
 
@@ -211,7 +212,7 @@ LEVEL = Membership._level
 
 
 def _install_without_levelling(self: Membership, sender: str, view: Any, base: Any, now: float) -> Any:
-    self.replication.log.have = dict(base)
+    self.state.log.have = dict(base)
     return ON_INSTALL(self, sender, view, base, now)
 
 
@@ -221,7 +222,7 @@ ON_INSTALL = Membership.on_install
 def _joins_empty(self: Joining, message: Any, held: Any, now: float) -> Any:
     reply = ON_LOAD(self, message, held, now)
     if self.loaded:
-        self.replication.store = Store(self.replication.store.max_versions)
+        self.state.store = Store(self.state.store.max_versions)
     return reply
 
 
@@ -242,11 +243,11 @@ COMPARE = Commit._compare
 
 def _release_is_lost(self: Commit, txn: Any, answer: Any) -> None:
     if txn.state != "queued":
-        self.locks.unlock(txn.op.key, self.local.component, txn.number)
+        self.locks.unlock(txn.op.key, self.context.incarnation, txn.number)
 
 
 def _other_views_are_taken(self: Replica, token: Any, message: Any, now: float) -> Any:
-    return ON_PEER(self, token, evolve(message, view=self.local.view_name), now)
+    return ON_PEER(self, token, evolve(message, view=self.context.view_name), now)
 
 
 ON_PEER = Replica.on_peer
@@ -275,8 +276,8 @@ def _a_lock_stays(self: Locks, home: str, txn: int, key: str) -> None:
 LOCK_HERE = Locks.lock
 
 
-def _any_evidence_counts_at_once(self: Detection, component: str, now: float) -> bool:
-    self.gone[component] = now
+def _any_evidence_counts_at_once(self: Detection, incarnation: str, now: float) -> bool:
+    self.gone[incarnation] = now
     return True
 
 
@@ -296,7 +297,7 @@ ON_FLUSH = Membership.on_flush
 
 
 def _joiners_hold_nothing_up(self: ReplicaState) -> None:
-    joining = {c: self.table.pop(c) for c in list(self.table) if self.local.member(c) is None}
+    joining = {c: self.table.pop(c) for c in list(self.table) if self.context.member(c) is None}
     TRUNCATE(self)
     self.table.update(joining)
 
@@ -321,18 +322,18 @@ ON_BEAT = Detection.on_beat
 
 def _a_full_lease_for_all(self: Detection, now: float) -> float:
     GRANT(self, now)
-    return self.local.config.lease
+    return self.context.config.lease
 
 
 GRANT = Detection._grant
 
 
-def _silence_since_ever(self: Detection, component: str, now: float) -> float:
-    return now - self.heard.get(component, now) if component in self._listens else 0.0
+def _silence_since_ever(self: Detection, incarnation: str, now: float) -> float:
+    return now - self.heard.get(incarnation, now) if incarnation in self._listens else 0.0
 
 
 def _any_join_is_evidence(self: Joining, message: Any, now: float) -> Any:
-    return ON_JOIN(self, evolve(message, told=self.local.view_name), now)
+    return ON_JOIN(self, evolve(message, told=self.context.view_name), now)
 
 
 ON_JOIN = Joining.on_join
@@ -343,7 +344,7 @@ def _what_anybody_has(self: ReplicaState) -> Any:
 
 
 def _who_was_sent_it_counts(self: ReplicaState, record: Any) -> int:
-    return min(len(self.local.others()), HOLDERS(self, record) + len(self._gossiping))
+    return min(len(self.context.others()), HOLDERS(self, record) + len(self._gossiping))
 
 
 HOLDERS = ReplicaState.holders
@@ -358,9 +359,9 @@ HOLDERS_WANTED = ReplicaContext.holders_wanted
 
 
 def _refused_and_written(self: Requests, waiting: Any, now: float) -> Any:
-    op, replication = waiting.op, self.replication
-    if room.refusal(replication, op.key, op.value) and op.key not in self.locks.keys:
-        replication.execute(self._next_record(op.key, op.value, op.after, op.id, op.lowest), now)
+    op, state = waiting.op, self.state
+    if room.refusal(state, op.key, op.value) and op.key not in self.locks.keys:
+        state.execute(self._next_record(op.key, op.value, op.after, op.id, op.lowest), now)
     return WRITE(self, waiting, now)
 
 
@@ -380,9 +381,9 @@ LOAD = ReplyCache.load
 
 
 def _flush_stops_nothing(self: Membership, message: Any, now: float) -> Any:
-    serving = self.local.serving
+    serving = self.context.serving
     reply = ON_FLUSH(self, message, now)
-    self.local.serving = serving
+    self.context.serving = serving
     return reply
 
 
@@ -393,10 +394,10 @@ def _held_back_writes_are_dropped(self: ReplicaState, *rest: Any) -> None:
 
 
 def _the_dead_stay(self: ReplicaState, base: Any, live: Any, stayed: Any, now: float) -> None:
-    SETTLE(self, base, {*live, *map(component_of, base)}, stayed, now)
+    SETTLE(self, base, {*live, *map(incarnation_of, base)}, stayed, now)
 
 
-def _cuts_are_not_given(self: Joining, message: Any, held: Any, now: float) -> Any:
+def _final_counts_are_not_given(self: Joining, message: Any, held: Any, now: float) -> Any:
     return ON_LOAD(
         self, evolve(message, state={n: v if n != "cuts" else {} for n, v in message.state.items()}), held, now
     )
@@ -408,11 +409,11 @@ def _half_of_the_view_alone(self: View, complete: bool) -> Any:
 
 def _complete_when_installed(self: Replica, url: str, peer: str, message: Any, reply: Any, now: float) -> None:
     TAKE_ANSWER(self, url, peer, message, reply, now)
-    if isinstance(message, Install) and isinstance(reply, Ok) and message.installs.name == self.local.view_name:
-        ENTERED.setdefault((self.local.component, self.local.view_name), {self.local.component}).add(peer)
-        entered = ENTERED[self.local.component, self.local.view_name]
-        assert self.local.view is not None
-        self.local.complete |= all(m.component in entered for m in self.local.view.members)
+    if isinstance(message, Install) and isinstance(reply, Ok) and message.installs.name == self.context.view_name:
+        ENTERED.setdefault((self.context.incarnation, self.context.view_name), {self.context.incarnation}).add(peer)
+        entered = ENTERED[self.context.incarnation, self.context.view_name]
+        assert self.context.view is not None
+        self.context.complete |= all(m.component in entered for m in self.context.view.members)
 
 
 TAKE_ANSWER = Replica._take_answer
@@ -430,18 +431,18 @@ def _by_size(self: View) -> Any:
 
 
 def _the_lowest_leads(self: Detection, now: float) -> bool:
-    stops, self.local.stops = self.local.stops, {}
+    stops, self.context.stops = self.context.stops, {}
     try:
         return LEADS(self, now)
     finally:
-        self.local.stops = stops
+        self.context.stops = stops
 
 
 LEADS = Detection.leads
 
 
 def _who_leaves_counts(self: Membership, stay: Any) -> bool:
-    view = self.local.view
+    view = self.context.view
     leavers = [m for m in view.members if not self.leaving.stays(m)] if view is not None else []
     return MAY_CHANGE(self, (*stay, *leavers)) and bool(stay)
 
@@ -451,20 +452,20 @@ MAY_CHANGE = Membership._may_change
 
 def _ends_when_asked(self: Membership, message: Any, now: float) -> Any:
     reply = ON_FLUSH(self, message, now)
-    if isinstance(reply, Ok) and any(m.component == self.local.component for m in message.leaving):
+    if isinstance(reply, Ok) and any(m.component == self.context.incarnation for m in message.leaving):
         self.leaving.left = Left(True, "ends, and nobody has fetched anything yet")
     return reply
 
 
 def _ends_when_all_have_heard(self: Leaving, now: float) -> None:
-    self._heard = {m.component for m in self.local.others()}
+    self._heard = {m.component for m in self.context.others()}
     END_WITH_ALL(self, now)
 
 
 END_WITH_ALL = Leaving._end_with_all
 
 
-def _same_component(node: Any) -> str:
+def _same_incarnation(node: Any) -> str:
     return f"{node.number}:1"
 
 
@@ -475,7 +476,7 @@ BUGS = (
     Bug("an update that is not kept: ts not merged", ((ReplicaState, "_apply", _apply_merges_only_what_is_kept),)),
     Bug("same update id accepted by two replicas", ((replica_module, "operation", _no_operation_is_a_retry),)),
     Bug("replica_ts merged from a partial message", ((ReplicaState, "on_gossip", _have_is_merged_from_gossip),)),
-    Bug("a restart under the old component", ((network, "incarnation", _same_component),)),
+    Bug("a restart under the old component", ((network, "incarnation_name", _same_incarnation),)),
     Bug("answers between merging and applying", ((ReplicaState, "accept", _answers_before_applying),)),
     Bug("timestamp table says what was sent", ((ReplicaState, "push", _table_says_what_was_sent),)),
     Bug("a discarded version comes back", ((Store, "put", _old_versions_come_back),)),
@@ -534,7 +535,7 @@ BUGS = (
     Bug("waiting requests dropped when the view changes", ((Commit, "give_back", lambda self: []),)),
     Bug("the dead stay in the timestamps", ((ReplicaState, "settle", _the_dead_stay),)),
     Bug("nobody is told of lost updates", ((Requests, "_without_dead", _losses_are_not_told),)),
-    Bug("a joiner does not know what was cut", ((Joining, "on_load", _cuts_are_not_given),)),
+    Bug("a joiner does not know what was cut", ((Joining, "on_load", _final_counts_are_not_given),)),
     Bug("a joiner does not know the expired sessions", ((ReplyCache, "load", _expired_names_are_not_given),)),
     Bug("an expired session's retry is executed", ((ReplyCache, "expired", lambda self, id: False),)),
     Bug("a write answered before its concern is met", ((ReplicaState, "holders", lambda self, record: 99),)),

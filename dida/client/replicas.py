@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from dida.addresses import StorageAddress
-from dida.placement import Groups, Ring
+from dida.placement import Ring, Shards
 
 MAX_DEAD = 1000
 """Dead nodes that are remembered."""
@@ -22,7 +22,7 @@ class ReplicaDirectory:
     """The living storage nodes by replica number, those that are suspected among them, and the dead."""
 
     def __init__(self, members: Iterable[StorageAddress] = ()) -> None:
-        self.groups = Groups((), None)
+        self.groups = Shards((), None)
         self.views: dict[int, str] = {}
         """Group to the name of its newest view."""
         self._numbers: dict[int, int] = {}
@@ -77,7 +77,7 @@ class ReplicaDirectory:
     ) -> None:
         """What a storage node says: members live, dead ones are dead, of others it knows nothing more than that they
         are there."""
-        self.groups = Groups.told(groups)
+        self.groups = Shards.told(groups)
         group = self.groups.of_replica(members[0].replica) if members else 0
         here = {member.id for member in members}
         if view and not any(self.views.values()):

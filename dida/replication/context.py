@@ -8,8 +8,9 @@ from attrs import Factory, define
 
 from dida.placement import Ring
 from dida.replication.config import Config
-from dida.replication.messages import COMMITS, Member, View
+from dida.replication.messages import Member, View
 from dida.replication.outputs import OTHER_VIEW, Answer, LogMessage, Output, Send
+from dida.replication.streams import COMMITS
 from dida.timestamps import Timestamp
 from dida.wire.messages import Concern, Error, Reply, Request
 
@@ -51,7 +52,7 @@ class ReplicaContext:
     _others: tuple[Member, ...] = ()
 
     @property
-    def component(self) -> str:
+    def incarnation(self) -> str:
         return self.me.component
 
     @property
@@ -81,8 +82,8 @@ class ReplicaContext:
         """The other members of the view, in its order."""
         return self._others
 
-    def member(self, component: str) -> Member | None:
-        return self._members.get(component)
+    def member(self, incarnation: str) -> Member | None:
+        return self._members.get(incarnation)
 
     def home(self, key: str) -> Member:
         """The member that coordinates the commits of `key`."""

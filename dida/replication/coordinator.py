@@ -27,23 +27,12 @@ from dida.replication.batches import batches
 from dida.replication.context import ReplicaContext
 from dida.replication.executed import TOO_MANY_ANSWERS, after_of, answered, not_applied
 from dida.replication.gossip import ReplicaState, write_answer
-from dida.replication.messages import (
-    Decide,
-    Ended,
-    Expose,
-    Grant,
-    Granted,
-    Lock,
-    Member,
-    Record,
-    Release,
-    Wanted,
-    component_of,
-)
+from dida.replication.messages import Decide, Ended, Expose, Grant, Granted, Lock, Member, Record, Release, Wanted
 from dida.replication.operations import PendingRequest, ReplicaRequest, refused, too_late, unknown_outcome
 from dida.replication.participant import MAX_QUEUE, Locks
 from dida.replication.room import refusal
 from dida.replication.store import Entry
+from dida.replication.streams import incarnation_of
 from dida.timestamps import Timestamp, covers, merge_into, merged
 from dida.versions import Version
 from dida.wire.messages import Error, No, Ok, Reply
@@ -106,8 +95,8 @@ class _Transaction:
 class Commit:
     """The transactions that a replica coordinates, as the home of their keys."""
 
-    local: ReplicaContext
-    replication: ReplicaState
+    context: ReplicaContext
+    state: ReplicaState
     locks: Locks
     _queues: dict[str, deque[_Transaction]] = Factory(dict)
     _running: dict[int, _Transaction] = Factory(dict)
@@ -135,16 +124,16 @@ class Commit:
         if same is not None:
             same.waiters.append(waiting)
             return
-        if op.id is not None and self.replication.executed.full and self.replication.executed.answer(op.id) is None:
-            self.local.answer(waiting.token, refused(waiting, TOO_MANY_ANSWERS))
+        if op.id is not None and self.state.executed.full and self.state.executed.answer(op.id) is None:
+            self.context.answer(waiting.token, refused(waiting, TOO_MANY_ANSWERS))
             return
         queue = self._queues.setdefault(op.key, deque())
         if len(queue) >= MAX_QUEUE:
             text = f"{MAX_QUEUE} operations already wait at this key: try again later"
-            self.local.answer(waiting.token, refused(waiting, text))
+            self.context.answer(waiting.token, refused(waiting, text))
             return
-        delayed = op.verb == "updateif" and bool(self.local.others()) and not self.local.leaves
-        start_at = now + (self.local.config.gossip_delay if delayed else 0)
+        delayed = op.verb == "updateif" and bool(self.context.others()) and not self.context.leaves
+        start_at = now + (self.context.config.gossip_delay if delayed else 0)
         txn = _Transaction(op, [waiting], start_at)
         if op.id is not None:
             self._by_id[op.id] = txn
@@ -161,7 +150,7 @@ class Commit:
 
     def _lock_all(self, txn: _Transaction, now: float) -> None:
         txn.become(LOCKING)
-        self.locks.lock(self.local.component, txn.number, txn.op.key)
+        self.locks.lock(self.context.incarnation, txn.number, txn.op.key)
         self._gathered.append(txn)
         self.wants_flush = True
         self._advance(txn, now)
@@ -171,7 +160,7 @@ class Commit:
         self._send(self._gathered)
 
     def _send(self, locking: Collection[_Transaction], again: bool = False) -> None:
-        for member in self.local.others():
+        for member in self.context.others():
             self._send_releases(member)
             self._send_locks(member, locking)
             self._send_decide(member)
@@ -187,23 +176,23 @@ class Commit:
                 txn.asked.add(peer)
                 wanted.append(Wanted(txn.number, txn.op.key, txn.op.id))
         for some in batches(wanted, _bytes):
-            self.local.send(member, Lock(**self.local.stamp(), keys=tuple(some)))
+            self.context.send(member, Lock(**self.context.stamp(), keys=tuple(some)))
 
     def _send_decide(self, member: Member) -> None:
         peer = member.component
         if self._deciding and peer not in self._confirming and not self._acknowledged(self._deciding[-1], peer):
             self._confirming.add(peer)
-            log = self.replication.log
-            ranges = log.since(self.replication.table[peer], self._decided)
-            self.local.send(member, Decide(**self.local.stamp(), ranges=ranges, have=log.have))
+            log = self.state.log
+            ranges = log.since(self.state.table[peer], self._decided)
+            self.context.send(member, Decide(**self.context.stamp(), ranges=ranges, have=log.have))
 
     def _acknowledged(self, txn: _Transaction, peer: str) -> bool:
         assert txn.record is not None
-        known = self.replication.table[peer]
+        known = self.state.table[peer]
         return known.get(txn.record.stream, 0) >= txn.record.seq and covers(known, txn.ts)
 
     def _acknowledged_by_all(self, txn: _Transaction) -> bool:
-        for member in self.local.others():  # noqa: SIM110 - on the path of every commit, and all() takes twice as long
+        for member in self.context.others():  # noqa: SIM110 - on the path of every commit, and all() takes twice as long
             if not self._acknowledged(txn, member.component):
                 return False
         return True
@@ -234,7 +223,7 @@ class Commit:
 
     def on_decided(self, peer: str, have: Timestamp, now: float) -> None:
         """A member has logged commits."""
-        self.replication.confirm(peer, have)
+        self.state.confirm(peer, have)
         self._confirming.discard(peer)
         self._expose_acknowledged(now)
         if self._deciding:
@@ -251,12 +240,12 @@ class Commit:
 
     def _advance(self, txn: _Transaction, now: float) -> None:
         """Go on as far as what has been heard allows."""
-        if txn.state == LOCKING and len(txn.grants) == len(self.local.others()):
+        if txn.state == LOCKING and len(txn.grants) == len(self.context.others()):
             txn.become(COMPARING)
         if txn.state == COMPARING:
             self._compare(txn, now)
-        replication = self.replication
-        if txn.state == HOLDING and covers(replication.log.have, txn.holding) and replication.held_by_all(txn.holding):
+        state = self.state
+        if txn.state == HOLDING and covers(state.log.have, txn.holding) and state.held_by_all(txn.holding):
             assert txn.answer is not None
             self._finish(txn, txn.answer, now)
         if txn.state in (COMPARING, HOLDING):
@@ -266,28 +255,28 @@ class Commit:
 
     def _compare(self, txn: _Transaction, now: float) -> None:
         """All writes of the key are held back everywhere: get the newest value, and test it."""
-        replication, op = self.replication, txn.op
-        known = replication.executed.answer(op.id) if op.id is not None else None
+        state, op = self.state, txn.op
+        known = state.executed.answer(op.id) if op.id is not None else None
         if known is not None:
             self._finish_known(txn, known, now)
             return
-        if op.id is not None and replication.executed.expired(op.id):
+        if op.id is not None and state.executed.expired(op.id):
             self._finish(txn, self._session_expired(txn), now)
             return
-        newest = replication.store.newest(op.key)
+        newest = state.store.newest(op.key)
         mine = newest.version if newest is not None else None
         for peer, version in txn.grants.items():
             if version is not None and (mine is None or mine < version):
-                replication.fetch(txn.seen[peer], now)
+                state.fetch(txn.seen[peer], now)
                 return
-        if not covers(replication.value_ts, op.after):
-            replication.fetch(op.after, now)
+        if not covers(state.value_ts, op.after):
+            state.fetch(op.after, now)
             return
-        if op.verb == "write" and self.local.cannot_meet(op.concern):
+        if op.verb == "write" and self.context.cannot_meet(op.concern):
             self._finish(txn, unknown_outcome(), now)
             return
         if op.verb == "write" or (op.verb == "updateif" and newest is not None and newest.value == op.old):
-            if why := refusal(replication, op.key, op.value):
+            if why := refusal(state, op.key, op.value):
                 self._finish(txn, Error(errors.STORAGE_FULL, (why,)), now)
             else:
                 self._decide(txn, newest, now)
@@ -297,24 +286,24 @@ class Commit:
             self._finish(txn, No() if op.verb == "updateif" else missing, now)
             return
         if op.verb == "updateif":
-            txn.answer = No((str(newest.version), newest.value), {"after": replication.value_ts})
+            txn.answer = No((str(newest.version), newest.value), {"after": state.value_ts})
         else:
-            txn.answer = Ok((newest.value, str(newest.version)), {"after": replication.value_ts})
+            txn.answer = Ok((newest.value, str(newest.version)), {"after": state.value_ts})
         txn.holding = newest.ts or {}
         txn.become(HOLDING)
-        replication.hasten(txn.holding)
+        state.hasten(txn.holding)
 
     def _finish_known(self, txn: _Transaction, known: Reply, now: float) -> None:
         """The update was executed before. A write is answered again when as many hold it as its concern wants: all."""
-        if txn.op.verb != "write" or all(self.local.holders_wanted(w.op.concern) == 1 for w in txn.waiters):
+        if txn.op.verb != "write" or all(self.context.holders_wanted(w.op.concern) == 1 for w in txn.waiters):
             self._finish(txn, known, now)
         else:
             after = after_of(known)
-            live = {s: n for s, n in after.items() if self.local.member(component_of(s)) is not None}
+            live = {s: n for s, n in after.items() if self.context.member(incarnation_of(s)) is not None}
             txn.answer, txn.holding = known, live
             txn.become(HOLDING)
-            self.replication.fetch(live, now)
-            self.replication.hasten(live)
+            self.state.fetch(live, now)
+            self.state.hasten(live)
             self._advance(txn, now)
 
     def _session_expired(self, txn: _Transaction) -> Error:
@@ -322,21 +311,21 @@ class Commit:
         return Error(errors.SESSION_EXPIRED, (txn.op.id or "",))
 
     def _decide(self, txn: _Transaction, newest: Entry | None, now: float) -> None:
-        assert self.local.serving, "nothing is decided while the view changes"
-        replication, op = self.replication, txn.op
+        assert self.context.serving, "nothing is decided while the view changes"
+        state, op = self.state, txn.op
         depends = newest.ts if newest is not None and newest.ts is not None else {}
-        txn.record = replication.next_record(
-            self.local.commits,
+        txn.record = state.next_record(
+            self.context.commits,
             merged(depends, op.after),
             key=op.key,
             number=1 + (newest.number if newest is not None else 0),
-            replica=self.local.me.replica,
+            replica=self.context.me.replica,
             value=op.value,
             id=op.id,
             lowest=op.lowest,
         )
         txn.ts = txn.record.ts
-        replication.append_commit(txn.record)
+        state.append_commit(txn.record)
         self.locks.decided(op.key, txn.record.seq)
         txn.become(DECIDING)
         self._deciding.append(txn)
@@ -355,8 +344,8 @@ class Commit:
             self._decided = {}
         last = done[-1].record
         assert last is not None
-        self.local.exposed = last.seq
-        self.replication.expose(self.local.component, last.seq, now)
+        self.context.exposed = last.seq
+        self.state.expose(self.context.incarnation, last.seq, now)
         self.wants_flush = True
         for txn in done:
             assert txn.record is not None
@@ -365,11 +354,11 @@ class Commit:
     def _finish(self, txn: _Transaction, answer: Reply, now: float) -> None:
         """Tell the clients; release the key where no update does it; go on with the next."""
         for waiting in txn.waiters:
-            self.local.answer(waiting.token, self._by_concern(waiting, answer))
+            self.context.answer(waiting.token, self._by_concern(waiting, answer))
         self._drop(txn)
         if txn.record is None:
             if txn.op.id is not None and isinstance(answer, No):
-                self.replication.executed.note(txn.op.id, txn.op.lowest, answer, now)
+                self.state.executed.note(txn.op.id, txn.op.lowest, answer, now)
             self._release(txn, answer)
         txn.become(ENDED)
         queue = self._queues[txn.op.key]
@@ -384,7 +373,7 @@ class Commit:
 
     def _by_concern(self, waiting: PendingRequest, answer: Reply) -> Reply:
         """The answer, which all members hold; not when more than all were to hold it."""
-        if isinstance(answer, Ok) and waiting.op.verb == "write" and self.local.cannot_meet(waiting.op.concern):
+        if isinstance(answer, Ok) and waiting.op.verb == "write" and self.context.cannot_meet(waiting.op.concern):
             return unknown_outcome()
         return answer
 
@@ -397,12 +386,12 @@ class Commit:
     def _release(self, txn: _Transaction, answer: Reply) -> None:
         if txn.state == QUEUED:
             return
-        self.locks.unlock(txn.op.key, self.local.component, txn.number)
+        self.locks.unlock(txn.op.key, self.context.incarnation, txn.number)
         words = answer.words if isinstance(answer, No) else None
         after = after_of(answer) if words is not None else {}
         if words and len(words[1]) > SHORT:
             words = words[:1]
-        peers = {m.component for m in self.local.others()}
+        peers = {m.component for m in self.context.others()}
         if peers:
             self._releases[txn.number] = (Ended(txn.number, txn.op.key, txn.op.id, words, after), peers, set())
             self.wants_flush = True
@@ -415,7 +404,7 @@ class Commit:
                 asked.add(peer)
                 released.append(ended)
         for some in batches(released, _bytes):
-            self.local.send(member, Release(**self.local.stamp(), keys=tuple(some)))
+            self.context.send(member, Release(**self.context.stamp(), keys=tuple(some)))
 
     def on_released(self, peer: str, message: Release, arrived: bool) -> None:
         """The answer to a Release."""
@@ -434,9 +423,9 @@ class Commit:
 
     def on_decide(self, message: Decide, now: float) -> Reply:
         """Log the commits, invisible; the answer says what is logged."""
-        self.replication.accept(message.ranges, now)
-        self.replication.confirm(message.sender, message.have)
-        return Ok((), {"have": self.replication.log.have})
+        self.state.accept(message.ranges, now)
+        self.state.confirm(message.sender, message.have)
+        return Ok((), {"have": self.state.log.have})
 
     @property
     def oldest(self) -> int:
@@ -450,10 +439,10 @@ class Commit:
 
         Not while the view changes: what comes then is for all to begin the next view alike.
         """
-        if not self.local.serving:
+        if not self.context.serving:
             return
         self.locks.observe()
-        if self.replication.changed:
+        if self.state.changed:
             self._expose_acknowledged(now)  # members confirm by heartbeats and gossip, too
             for txn in list(self._blocked.values()):
                 self._advance(txn, now)
@@ -463,16 +452,16 @@ class Commit:
 
         Who was not reached is told `again` with the next tick, not at once: it may be gone.
         """
-        for member in self.local.others():
-            told = self.local.told.get(member.component, 0)
-            if told < self.local.exposed and (again or told != NOT_REACHED):
-                self.local.send(member, Expose(**self.local.stamp()))
+        for member in self.context.others():
+            told = self.context.told.get(member.component, 0)
+            if told < self.context.exposed and (again or told != NOT_REACHED):
+                self.context.send(member, Expose(**self.context.stamp()))
 
     def tick(self, now: float) -> None:
         """Start what was delayed, send again what did not get through, give up what is late."""
         for txn in list(self._running.values()):
             if txn.state == QUEUED:
-                if now >= txn.start_at or self.local.leaves:
+                if now >= txn.start_at or self.context.leaves:
                     self._lock_all(txn, now)
             elif txn.number in self._blocked:
                 self._advance(txn, now)
@@ -488,7 +477,9 @@ class Commit:
             for txn in queue:
                 for waiting in [w for w in txn.waiters if now >= w.deadline]:
                     txn.waiters.remove(waiting)
-                    self.local.answer(waiting.token, unknown_outcome() if txn.record is not None else too_late(waiting))
+                    self.context.answer(
+                        waiting.token, unknown_outcome() if txn.record is not None else too_late(waiting)
+                    )
         self.locks.give_up_late(now)
 
     def waiting(self) -> list[PendingRequest]:
@@ -502,17 +493,17 @@ class Commit:
         if txn.state == DECIDING:
             for waiting in late:
                 txn.waiters.remove(waiting)
-                self.local.answer(waiting.token, unknown_outcome())
+                self.context.answer(waiting.token, unknown_outcome())
         elif len(late) == len(txn.waiters):
             first = txn.waiters.pop(0)
             for waiting in txn.waiters:
-                self.local.answer(waiting.token, too_late(waiting))
+                self.context.answer(waiting.token, too_late(waiting))
             txn.waiters = [first]
             self._finish(txn, too_late(first), now)
         else:
             for waiting in late:
                 txn.waiters.remove(waiting)
-                self.local.answer(waiting.token, too_late(waiting))
+                self.context.answer(waiting.token, too_late(waiting))
 
     def settle(self) -> None:
         """The new view is settled: what was decided is applied on all members; its clients are told."""
@@ -520,7 +511,7 @@ class Commit:
             for txn in queue:
                 if txn.record is not None:
                     for waiting in txn.waiters:
-                        self.local.answer(waiting.token, self._by_concern(waiting, write_answer(txn.record)))
+                        self.context.answer(waiting.token, self._by_concern(waiting, write_answer(txn.record)))
                     txn.waiters = []
 
     def give_back(self) -> list[PendingRequest]:

@@ -50,8 +50,8 @@ class _Suspicion:
 class Detection:
     """What one replica knows of the others' being alive."""
 
-    local: ReplicaContext
-    replication: ReplicaState
+    context: ReplicaContext
+    state: ReplicaState
     gone: dict[str, float] = Factory(dict)
     """Components whose process is certainly dead, and from when on that counts."""
     heard: dict[str, float] = Factory(dict)
@@ -81,16 +81,16 @@ class Detection:
     @property
     def follows(self) -> bool:
         """Whether another member is the hub of this node's view."""
-        return self._hub is not None and self._hub.component != self.local.component
+        return self._hub is not None and self._hub.component != self.context.incarnation
 
     def lease_until(self) -> float:
         """Until when this node may answer; later it must ask the members first, or the hub."""
         if self.follows:
             return self._granted
-        return min((self._answered_until(m) for m in self.local.others()), default=FOREVER)
+        return min((self._answered_until(m) for m in self.context.others()), default=FOREVER)
 
     def _answered_until(self, member: Member) -> float:
-        return self._lease.get(member.component, -FOREVER) + self.local.config.lease
+        return self._lease.get(member.component, -FOREVER) + self.context.config.lease
 
     def ask_all(self, now: float) -> None:
         """Heartbeats to those whose answer the lease lacks."""
@@ -98,7 +98,7 @@ class Detection:
             assert self._hub is not None
             lacking = [self._hub] if self._granted <= now else []
         else:
-            lacking = [m for m in self.local.others() if self._answered_until(m) <= now]
+            lacking = [m for m in self.context.others() if self._answered_until(m) <= now]
         least = ASK_AGAIN if self._hub is not None else 0.0
         for member in lacking:
             if now - self._beat.get(member.component, -FOREVER) >= least:
@@ -109,35 +109,35 @@ class Detection:
         if peer not in self._beating:
             self._beating[peer] = self._beat[peer] = now
             is_hub = self._hub is not None and not self.follows
-            have = self._held_everywhere(now) if is_hub else self.replication.log.have
-            message = Heartbeat(**self.local.stamp(), have=have, all=is_hub, oldest=self.local.oldest, at=now)
-            self.local.send(member, message)
+            have = self._held_everywhere(now) if is_hub else self.state.log.have
+            message = Heartbeat(**self.context.stamp(), have=have, all=is_hub, oldest=self.context.oldest, at=now)
+            self.context.send(member, message)
 
     def _held_everywhere(self, now: float) -> Timestamp:
         """What the hub tells all, since nobody else hears from every member; looked for once a turn."""
         found, least = self._everywhere
         if found != now:
-            least = self.replication.held_everywhere()
+            least = self.state.held_everywhere()
             self._everywhere = (now, least)
         return least
 
     def on_heartbeat(self, message: Heartbeat, now: float) -> Reply:
         """A member asks whether this node is there: it may count on that for its lease."""
-        told = self.local.others() if message.all else (self.local.member(message.sender),)
+        told = self.context.others() if message.all else (self.context.member(message.sender),)
         for member in told:
             if member is not None:
-                self.replication.confirm(member.component, message.have)
-        have = {"have": self.replication.log.have, **self.local.completeness()}
+                self.state.confirm(member.component, message.have)
+        have = {"have": self.state.log.have, **self.context.completeness()}
         if self._hub is None:
             return Ok((), have)
-        own = {"exposed": self.local.exposed, "oldest": self.local.oldest}
+        own = {"exposed": self.context.exposed, "oldest": self.context.oldest}
         return Ok((), {**have, **own, "lease": self._grant(now)})
 
     def _grant(self, now: float) -> float:
         """Seconds that this node's own lease lets the asking one serve; of the hub only."""
         if self.follows:
             return 0.0
-        left = min(max(0.0, self.lease_until() - now), self.local.config.lease)
+        left = min(max(0.0, self.lease_until() - now), self.context.config.lease)
         if left == 0.0:
             self.ask_all(now)
         return left
@@ -149,47 +149,47 @@ class Detection:
         """
         if self._beating.get(peer) == sent:
             del self._beating[peer]
-        if alive is not None and self.local.member(peer) is not None:
+        if alive is not None and self.context.member(peer) is not None:
             self._lease[peer] = max(sent, self._lease.get(peer, -FOREVER))
             if self._hub is not None and self._hub.component == peer:
-                self._granted = max(self._granted, sent + min(alive.lease, self.local.config.lease))
-            if not self.local.complete:
-                answered = not self.follows and all(m.component in self._lease for m in self.local.others())
-                self.local.complete = alive.complete or answered
-            self.replication.confirm(peer, alive.have)
-            self.replication.changed = True
+                self._granted = max(self._granted, sent + min(alive.lease, self.context.config.lease))
+            if not self.context.complete:
+                answered = not self.follows and all(m.component in self._lease for m in self.context.others())
+                self.context.complete = alive.complete or answered
+            self.state.confirm(peer, alive.have)
+            self.state.changed = True
 
     # --- evidence -------------------------------------------------------------------------------
 
-    def hear(self, component: str, now: float) -> None:
+    def hear(self, incarnation: str, now: float) -> None:
         """Something came from `component`: it lives."""
-        self.heard[component] = now
-        self._suspicions.pop(component, None)
-        if len(self._listens) > 1 and self._hub is not None and self._hub.component == component and not self._halted:
+        self.heard[incarnation] = now
+        self._suspicions.pop(incarnation, None)
+        if len(self._listens) > 1 and self._hub is not None and self._hub.component == incarnation and not self._halted:
             # the hub: the silence of the others counts no more
-            self._listens = {component: self._listens[component]}
+            self._listens = {incarnation: self._listens[incarnation]}
             self._suspicions.clear()
 
-    def bury(self, component: str, now: float) -> bool:
+    def bury(self, incarnation: str, now: float) -> bool:
         """A member's process is dead; whether that is all. While this node held its lease, that member can't have
         removed it before.
 
         Otherwise (this node was paused, say) it may have, and others may go on with the state: they are asked first.
         """
-        answered = max(self._lease.get(component, -FOREVER), self._entered_at)
-        if now < max(answered + self.local.config.lease, self._granted):
-            self.gone[component] = now
+        answered = max(self._lease.get(incarnation, -FOREVER), self._entered_at)
+        if now < max(answered + self.context.config.lease, self._granted):
+            self.gone[incarnation] = now
             return True
-        self.gone.setdefault(component, now + self.local.config.ping_timeout)
+        self.gone.setdefault(incarnation, now + self.context.config.ping_timeout)
         return False
 
-    def is_gone(self, component: str, now: float) -> bool:
+    def is_gone(self, incarnation: str, now: float) -> bool:
         """Whether its process is certainly dead."""
-        return now >= self.gone.get(component, FOREVER)
+        return now >= self.gone.get(incarnation, FOREVER)
 
     def on_broken(self, url: str, now: float) -> None:
         """The connection to `url` broke: a hint that makes the heartbeat come at once."""
-        for member in self.local.others():
+        for member in self.context.others():
             if member.url == url:
                 self._beating.pop(member.component, None)
                 self._heartbeat(member, now)
@@ -199,7 +199,7 @@ class Detection:
 
         Of one whom it does not listen to it says since when its questions are not answered.
         """
-        member = self.local.member(message.component)
+        member = self.context.member(message.component)
         if member is None:
             return Ok((), {"silent": 86_400.0})
         peer = member.component
@@ -207,7 +207,7 @@ class Detection:
         if peer in self._listens:
             return Ok((), {"silent": self._silence(peer, now)})
         since, asked = self._witness.get(peer, (now, now))
-        if self.heard.get(peer, now) >= since or now - asked > self.local.config.ping_timeout:
+        if self.heard.get(peer, now) >= since or now - asked > self.context.config.ping_timeout:
             since = now
         self._witness[peer] = (since, now)
         return Ok((), {"silent": now - since})
@@ -218,24 +218,24 @@ class Detection:
         if suspicion is not None and silent is not None:
             suspicion.silent[peer] = silent
 
-    def _silence(self, component: str, now: float) -> float:
+    def _silence(self, incarnation: str, now: float) -> float:
         """Seconds that this node has not heard from a member while it listened to it."""
-        since = self._listens.get(component)
-        return now - max(since, self.heard.get(component, now)) if since is not None else 0.0
+        since = self._listens.get(incarnation)
+        return now - max(since, self.heard.get(incarnation, now)) if since is not None else 0.0
 
     @property
     def _doubt_after(self) -> float:
         """Seconds of silence after which others are asked. In a large view they have to begin to listen, and so it is
         half of the time-out."""
-        timeout = self.local.config.ping_timeout
+        timeout = self.context.config.ping_timeout
         return timeout / 2 if self._hub is not None else timeout
 
     def dead(self, now: float) -> set[str]:
         """The members that are to be removed; suspects are asked about on the way."""
-        config = self.local.config
+        config = self.context.config
         large = self._hub is not None
         least = config.ping_timeout / 4 if large else config.ping_timeout - config.ping_interval
-        others = self.local.others()
+        others = self.context.others()
         dead = {m.component for m in others if self.is_gone(m.component, now)}
         silence = {c: self._silence(c, now) for c in self._listens if c not in dead}
         suspects = {c for c, seconds in silence.items() if seconds > self._doubt_after}
@@ -253,23 +253,23 @@ class Detection:
             elif now - suspicion.asked >= SUSPECT_AGAIN:
                 suspicion.asked = now
                 for witness in witnesses:
-                    self.local.send(witness, Suspect(**self.local.stamp(), component=peer))
+                    self.context.send(witness, Suspect(**self.context.stamp(), component=peer))
         return dead
 
     def leads(self, now: float) -> bool:
         """Whether this node is the lowest member that is not suspected, and does not leave as long as another stays."""
-        mine, stops = self.local.me.replica, self.local.stops
-        timeout = self.local.config.ping_timeout
+        mine, stops = self.context.me.replica, self.context.stops
+        timeout = self.context.config.ping_timeout
         living = [
             m
-            for m in self.local.others()
+            for m in self.context.others()
             if not self.is_gone(m.component, now) and self._silence(m.component, now) <= timeout
         ]
         if stops:
             staying = [m for m in living if m.component not in stops]
-            if self.local.leaves and staying:
+            if self.context.leaves and staying:
                 return False
-            if not self.local.leaves:
+            if not self.context.leaves:
                 living = staying
         return not any(m.replica < mine for m in living)
 
@@ -288,9 +288,9 @@ class Detection:
         """Heartbeats to those whose turn it is."""
         if self.follows:
             self._look_for_hub(now)
-        for component in self._listens:
-            member = self.local.member(component)
-            if member is not None and now - self._beat.get(component, -FOREVER) >= self.local.config.ping_interval:
+        for incarnation in self._listens:
+            member = self.context.member(incarnation)
+            if member is not None and now - self._beat.get(incarnation, -FOREVER) >= self.context.config.ping_interval:
                 self._heartbeat(member, now)
 
     def _look_for_hub(self, now: float) -> None:
@@ -298,7 +298,7 @@ class Detection:
         assert self._hub is not None
         hub = self._hub.component
         if len(self._listens) == 1 and (self.is_gone(hub, now) or self._silence(hub, now) > self._doubt_after):
-            for member in self.local.others():
+            for member in self.context.others():
                 if member.component != hub:
                     self._listens[member.component] = self._beat[member.component] = now
 
@@ -307,21 +307,21 @@ class Detection:
         notices any more who is silent; its last grants are older than a silence that counts from now on."""
         if self.follows and self._hub is not None and self._hub.component == peer and not self._halted:
             self._halted = True
-            self._listens.update({m.component: now for m in self.local.others() if m.component not in self._listens})
+            self._listens.update({m.component: now for m in self.context.others() if m.component not in self._listens})
 
     def wait_for(self, components: Iterable[str], now: float) -> None:
         """Something here waits for the word of these: who is not asked anyway, is asked when that takes long."""
-        interval = self.local.config.ping_interval
-        others = [c for c in components if c not in self._listens and c != self.local.component]
+        interval = self.context.config.ping_interval
+        others = [c for c in components if c not in self._listens and c != self.context.incarnation]
         self._awaited = {c: self._awaited.get(c, now) for c in others}
-        for component, since in self._awaited.items():
-            member = self.local.member(component)
-            if member is not None and now - max(since, self._beat.get(component, -FOREVER)) >= interval:
+        for incarnation, since in self._awaited.items():
+            member = self.context.member(incarnation)
+            if member is not None and now - max(since, self._beat.get(incarnation, -FOREVER)) >= interval:
                 self._heartbeat(member, now)
 
     def _doubt_myself(self, now: float) -> None:
         self._entered_at = -FOREVER
-        for member in self.local.others():
+        for member in self.context.others():
             self.heard[member.component] = now
         self._suspicions.clear()
         self._witness.clear()
@@ -329,14 +329,16 @@ class Detection:
 
     def enter(self, now: float) -> None:
         """A view begins: nothing is known yet of its members but that they are there."""
-        view = self.local.view
+        view = self.context.view
         assert view is not None
         self._entered_at = now
-        self.gone = {component: since for component, since in self.gone.items() if view.member(component) is not None}
+        self.gone = {
+            incarnation: since for incarnation, since in self.gone.items() if view.member(incarnation) is not None
+        }
         self.heard = {m.component: now for m in view.members}
         self._clear()
-        self._hub = view.members[0] if len(view.members) > self.local.config.all_to_all else None
-        asked = (self._hub,) if self._hub is not None and self.follows else self.local.others()
+        self._hub = view.members[0] if len(view.members) > self.context.config.all_to_all else None
+        asked = (self._hub,) if self._hub is not None and self.follows else self.context.others()
         self._listens = {member.component: now for member in asked}
 
     def forget(self) -> None:

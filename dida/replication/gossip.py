@@ -24,14 +24,15 @@ from dida.replication.batches import batches
 from dida.replication.context import ReplicaContext
 from dida.replication.executed import ReplyCache, answered
 from dida.replication.log import Log, Place, bytes_of
-from dida.replication.messages import Fetch, Gossip, Range, Record, commit_stream, component_of, is_commit
+from dida.replication.messages import Fetch, Gossip, Range, Record
 from dida.replication.snapshot import Snapshot, _bytes_of_answers, _bytes_of_versions
 from dida.replication.store import Entry, Store
+from dida.replication.streams import commit_stream, incarnation_of, is_commit
 from dida.timestamps import Timestamp, covers, merged
 from dida.versions import Version
 from dida.wire.messages import Concern, Error, Ok
 
-KEPT_CUTS = 4096
+KEPT_FINAL_COUNTS = 4096
 FETCH_AGAIN = 0.3
 """Seconds after which what a client waits for is asked for again."""
 
@@ -40,7 +41,7 @@ FETCH_AGAIN = 0.3
 class ReplicaState:
     """The replicated state of one replica, and the gossip about it."""
 
-    local: ReplicaContext
+    context: ReplicaContext
     store: Store
     executed: ReplyCache
     log: Log = field(factory=Log)
@@ -58,7 +59,7 @@ class ReplicaState:
     """Commits that were applied since the owner looked last: they end transactions."""
     changed: bool = False
     """Something that a waiting request may wait for has happened."""
-    cuts: dict[str, int] = field(factory=dict)
+    final_counts: dict[str, int] = field(factory=dict)
     """Stream of a removed component to how much of it survived; the newest ones."""
     _lines: dict[str, list[tuple[int, Place]]] = field(factory=dict)
     """Stream to the held-back records that wait for so many of it."""
@@ -117,10 +118,10 @@ class ReplicaState:
         left = []
         for waiting in self._concerns:
             record, concern, token, deadline = waiting
-            if may_answer and self.holders(record) >= self.local.holders_wanted(concern) - 1:
-                self.local.answer(token, write_answer(record))
+            if may_answer and self.holders(record) >= self.context.holders_wanted(concern) - 1:
+                self.context.answer(token, write_answer(record))
             elif now >= deadline:
-                self.local.answer(token, Error(UNKNOWN_OUTCOME, ("too few members confirmed the write in time",)))
+                self.context.answer(token, Error(UNKNOWN_OUTCOME, ("too few members confirmed the write in time",)))
             else:
                 left.append(waiting)
         self._concerns = left
@@ -161,9 +162,9 @@ class ReplicaState:
         found = (r for r in self.held.values() if r.key == key and r.version == version)
         return next((record.value for record in found), None)
 
-    def expose(self, component: str, upto: int, now: float) -> None:
+    def expose(self, incarnation: str, upto: int, now: float) -> None:
         """The coordinator says that its commits up to `upto` are acknowledged by all."""
-        stream = commit_stream(component)
+        stream = commit_stream(incarnation)
         before = self.exposed.get(stream, 0)
         if upto > before:
             self.exposed[stream] = upto
@@ -215,38 +216,38 @@ class ReplicaState:
 
     # --- what members have ----------------------------------------------------------------------
 
-    def confirm(self, component: str, have: Mapping[str, int]) -> None:
+    def confirm(self, incarnation: str, have: Mapping[str, int]) -> None:
         """`component` says what it has: raise its entries in the table."""
-        known = self.table.get(component)
+        known = self.table.get(incarnation)
         if known is not None and not covers(known, have):
-            self.table[component] = merged(known, have)
+            self.table[incarnation] = merged(known, have)
             self.changed = self.confirmed = True
 
     def held_by_all(self, ts: Mapping[str, int]) -> bool:
         """Whether every member has logged what `ts` says."""
-        return all(covers(self.table[m.component], ts) for m in self.local.others())
+        return all(covers(self.table[m.component], ts) for m in self.context.others())
 
     def held_everywhere(self) -> Timestamp:
         """What every member has, at least: the entry-wise minimum."""
-        known = [self.table[m.component] for m in self.local.others()]
+        known = [self.table[m.component] for m in self.context.others()]
         least = {s: min([n, *(ts.get(s, 0) for ts in known)]) for s, n in self.log.have.items()}
         return {s: n for s, n in least.items() if n}
 
     def unexposed(self) -> set[str]:
         """The coordinators of commits that wait here to be exposed."""
-        return {component_of(stream) for stream, _ in self.held if is_commit(stream)}
+        return {incarnation_of(stream) for stream, _ in self.held if is_commit(stream)}
 
     def holders(self, record: Record) -> int:
         """How many other members have logged that record, and what it depends on of those who live."""
         stream, seq = record.stream, record.seq
-        found = [known for m in self.local.others() if (known := self.table[m.component]).get(stream, 0) >= seq]
+        found = [known for m in self.context.others() if (known := self.table[m.component]).get(stream, 0) >= seq]
         if record.prev:
-            prev = {s: n for s, n in record.prev.items() if self._lives(component_of(s))}
+            prev = {s: n for s, n in record.prev.items() if self._lives(incarnation_of(s))}
             return sum(covers(known, prev) for known in found)
         return len(found)
 
-    def _lives(self, component: str) -> bool:
-        return self.local.member(component) is not None
+    def _lives(self, incarnation: str) -> bool:
+        return self.context.member(incarnation) is not None
 
     def truncate(self) -> None:
         """Cut off what is applied here and confirmed by every member (and by those that join)."""
@@ -262,10 +263,10 @@ class ReplicaState:
 
     def tick(self, now: float) -> None:
         """Send what is due; forget what has been sent to everybody."""
-        delay = self.local.config.gossip_delay
+        delay = self.context.config.gossip_delay
         if self._hurried and self.held_by_all(self._hurried):
             self._hurried = {}
-        for member in self.local.others():
+        for member in self.context.others():
             peer = member.component
             self._hurry(peer)
             if not self._lacks(peer):
@@ -281,12 +282,12 @@ class ReplicaState:
 
     def _lacks(self, peer: str) -> bool:
         known, have = self.table[peer], self.log.have
-        return any(known.get(s, 0) < have.get(s, 0) for s in (self.local.component, self.local.commits))
+        return any(known.get(s, 0) < have.get(s, 0) for s in (self.context.incarnation, self.context.commits))
 
     def lag(self) -> dict[str, int]:
         """Id of a member to how many updates of this replica it has not confirmed yet; without those that have all."""
-        own = {stream: self.log.have.get(stream, 0) for stream in (self.local.component, self.local.commits)}
-        known = {member.id: self.table[member.component] for member in self.local.others()}
+        own = {stream: self.log.have.get(stream, 0) for stream in (self.context.incarnation, self.context.commits)}
+        known = {member.id: self.table[member.component] for member in self.context.others()}
         lacking = {id: sum(max(0, n - ts.get(s, 0)) for s, n in own.items()) for id, ts in known.items()}
         return {id: number for id, number in lacking.items() if number}
 
@@ -295,18 +296,18 @@ class ReplicaState:
         if peer in self._gossiping:
             return
         self._gossiping.add(peer)
-        own = {s: n for s, n in self.log.have.items() if component_of(s) == self.local.component}
-        member = self.local.member(peer)
+        own = {s: n for s, n in self.log.have.items() if incarnation_of(s) == self.context.incarnation}
+        member = self.context.member(peer)
         assert member is not None
         ranges = self.log.since(self.table[peer], merged(self._hurried, own))
-        self.local.send(member, Gossip(**self.local.stamp(), ranges=ranges, have=self.log.have))
+        self.context.send(member, Gossip(**self.context.stamp(), ranges=ranges, have=self.log.have))
 
     def hasten(self, ts: Mapping[str, int]) -> None:
         """An answer waits until members have this: send it at once, whatever the gossip delay, until they have it."""
-        live = {s: n for s, n in ts.items() if self._lives(component_of(s))}
+        live = {s: n for s, n in ts.items() if self._lives(incarnation_of(s))}
         if not covers(self._hurried, live):
             self._hurried = merged(self._hurried, live)
-        for member in self.local.others():
+        for member in self.context.others():
             self._hurry(member.component)
 
     def _hurry(self, peer: str) -> None:
@@ -343,8 +344,8 @@ class ReplicaState:
         for stream, count in sorted(wanted.items()):
             if self.log.have.get(stream, 0) >= count:
                 continue
-            owner = component_of(stream)
-            if self.local.member(owner) is not None and owner != self.local.component:
+            owner = incarnation_of(stream)
+            if self.context.member(owner) is not None and owner != self.context.incarnation:
                 asked.add(owner)
             asked.update(peer for peer, known in self.table.items() if known.get(stream, 0) >= count)
         for peer in sorted(asked):
@@ -356,9 +357,9 @@ class ReplicaState:
     def _send_fetch(self, peer: str, now: float) -> None:
         self._fetching[peer] = now + FETCH_AGAIN
         self._fetch_next.discard(peer)
-        member = self.local.member(peer)
+        member = self.context.member(peer)
         if member is not None:
-            self.local.send(member, Fetch(**self.local.stamp(), have=self.log.have))
+            self.context.send(member, Fetch(**self.context.stamp(), have=self.log.have))
 
     def on_fetch(self, message: Fetch, now: float) -> Ok:
         """All that the sender lacks of what is here, as far as it fits a message."""
@@ -387,7 +388,7 @@ class ReplicaState:
         that are in the second have been cut off. Their records are here all the same.
         """
         have = self.log.have
-        cut = {s: n for s, n in base.items() if s not in have and self.cuts.get(s) == n}
+        cut = {s: n for s, n in base.items() if s not in have and self.final_counts.get(s) == n}
         return {**have, **cut} == base
 
     def settle(self, base: Timestamp, live: Iterable[str], stayed: Collection[str], now: float) -> None:
@@ -407,12 +408,12 @@ class ReplicaState:
             self._apply_commit_or_write(self.held.pop(place), now)
         self._lines.clear()
         alive = set(live)
-        for stream in [stream for stream in base if component_of(stream) not in alive]:
-            self.cuts.pop(stream, None)
-            self.cuts[stream] = base[stream]
-        while len(self.cuts) > KEPT_CUTS:
-            del self.cuts[next(iter(self.cuts))]
-        kept = {s: n for s, n in base.items() if component_of(s) in alive}
+        for stream in [stream for stream in base if incarnation_of(stream) not in alive]:
+            self.final_counts.pop(stream, None)
+            self.final_counts[stream] = base[stream]
+        while len(self.final_counts) > KEPT_FINAL_COUNTS:
+            del self.final_counts[next(iter(self.final_counts))]
+        kept = {s: n for s, n in base.items() if incarnation_of(s) in alive}
         self.log.restart(kept)
         for entry in self.unsettled.values():
             entry.ts = None
@@ -420,9 +421,9 @@ class ReplicaState:
         self.value_ts = dict(kept)
         self.exposed = {s: n for s, n in self.exposed.items() if s in kept}
         self.table = {
-            component: dict(kept) if component in stayed else {}
-            for component in sorted(alive)
-            if component != self.local.component
+            incarnation: dict(kept) if incarnation in stayed else {}
+            for incarnation in sorted(alive)
+            if incarnation != self.context.incarnation
         }
         self._hurried = {s: n for s, n in self._hurried.items() if s in kept}
         self.confirmed = True
@@ -437,7 +438,12 @@ class ReplicaState:
     def dump(self, now: float) -> Iterator[dict[str, Any]]:
         """The state as one atomic copy, in parts that fit a line, which are made when they are asked for."""
         held = [self.held[place] for place in sorted(self.held)]
-        end = {"value_ts": self.value_ts, "have": self.log.have, "exposed": dict(self.exposed), "cuts": dict(self.cuts)}
+        end = {
+            "value_ts": self.value_ts,
+            "have": self.log.have,
+            "exposed": dict(self.exposed),
+            "cuts": dict(self.final_counts),
+        }
         return chain(
             ({"records": some} for some in batches(self.store.dump(), _bytes_of_versions)),
             ({"executed": some} for some in batches(self.executed.dump(now), _bytes_of_answers)),
@@ -452,8 +458,8 @@ class ReplicaState:
 
     def take_over(self, copy: Snapshot, now: float) -> None:
         """A copy that is complete, in place of whatever was here."""
-        self.store, self.executed, self.held, self.cuts = copy.store, copy.executed, copy.held, copy.cuts
-        self.value_ts, self.exposed = copy.value_ts, copy.exposed
+        self.store, self.executed, self.held = copy.store, copy.executed, copy.held
+        self.value_ts, self.exposed, self.final_counts = copy.value_ts, copy.exposed, copy.final_counts
         self.log.restart(copy.have)
         self.apply_held(now)
 

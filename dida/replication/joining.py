@@ -48,8 +48,8 @@ class Joiner:
 class Joining:
     """One replica's share in it: as one that joins, and as the leader that takes others in."""
 
-    local: ReplicaContext
-    replication: ReplicaState
+    context: ReplicaContext
+    state: ReplicaState
     detection: Detection
     named: tuple[StorageAddress, ...]
     loaded: str = ""
@@ -80,7 +80,7 @@ class Joining:
     def _addresses(self) -> list[str]:
         """Where storage nodes are, or were: named ones, and those met since."""
         known = [str(named.address) for named in self.named] + list(self._urls)
-        return [url for url in dict.fromkeys(known) if url != self.local.me.url]
+        return [url for url in dict.fromkeys(known) if url != self.context.me.url]
 
     @property
     def knows_others(self) -> bool:
@@ -91,21 +91,21 @@ class Joining:
         """Without a view: ask all known nodes to be taken in."""
         if now - self._probed >= JOIN_AGAIN:
             self._probed = now
-            stamp, heard = self.local.stamp(), tuple(m for m, _ in self.waiting.values())
+            stamp, heard = self.context.stamp(), tuple(m for m, _ in self.waiting.values())
             for url in self._addresses():
-                me, loaded, (giver, copy) = self.local.me, self.loaded, self._given
+                me, loaded, (giver, copy) = self.context.me, self.loaded, self._given
                 message = Join(**stamp, member=me, heard=heard, loaded=loaded, giver=giver, copy=copy, told=self._told)
-                self.local.out.append(Send(url, "", message, self.local.config.call_timeout))
+                self.context.out.append(Send(url, "", message, self.context.config.call_timeout))
 
     def probe(self, now: float) -> None:
         """In a view: see whether those outside it have another."""
         if now - self._probed >= PROBE_AGAIN:
             self._probed = now
-            inside = {m.url for m in self.local.view.members} if self.local.view is not None else set()
+            inside = {m.url for m in self.context.view.members} if self.context.view is not None else set()
             for url in self._addresses():
                 if url not in inside:
-                    message = Heartbeat(**self.local.stamp())
-                    self.local.out.append(Send(url, "", message, self.local.config.call_timeout))
+                    message = Heartbeat(**self.context.stamp())
+                    self.context.out.append(Send(url, "", message, self.context.config.call_timeout))
 
     def remember(self, member: Member) -> None:
         self._urls[member.url] = None
@@ -126,27 +126,27 @@ class Joining:
     def on_join(self, message: Join, now: float) -> Reply:
         """A node without a view wants to be a member (or, at the start, is there as this one is)."""
         member = message.member
-        view = self.local.view
+        view = self.context.view
         for other in (member, *message.heard):
             try:
                 Address.parse(other.url)
             except UserError as problem:
                 return Error(BAD_REQUEST, (str(problem),))
         if view is None:
-            if member.replica == self.local.me.replica and member.url != self.local.me.url:
-                return self._same_number(member, self.local.me, "")
+            if member.replica == self.context.me.replica and member.url != self.context.me.url:
+                return self._same_number(member, self.context.me, "")
             for other in (member, *message.heard):
                 self.remember(other)
             self.waiting[member.replica] = (member, now)
             return Ok((), {"heard": [m for m, _ in self.waiting.values()]})
         if view.member(member.component) is not None:
-            return self.local.other_view()
+            return self.context.other_view()
         old = next((m for m in view.members if m.replica == member.replica), None)
         if old is not None and old.url != member.url:
             return self._same_number(member, old, view.name)
         same = next((m for m in view.members if m.id == member.id and m.replica != member.replica), None)
         if same is not None:
-            self.local.note(f"{member.url} wants the id {member.id}, which replica {same.replica} at {same.url} has")
+            self.context.note(f"{member.url} wants the id {member.id}, which replica {same.replica} at {same.url} has")
             text = f"{same.id} is replica {same.replica} at {same.url}: give this one another id"
             return Error(BAD_REQUEST, (text,), {"view": view.name})
         # a Join may be read late, when a later life is the member: who heard of this view is later than its members
@@ -158,12 +158,12 @@ class Joining:
             joiner = self.joiners[member.replica] = Joiner(member, now, "")
         joiner.heard = self.asked_at = now
         # only who gave the state has kept the updates since: another leader gives it anew
-        this_copy = (message.giver, message.copy) == (self.local.component, joiner.copy)
-        joiner.loaded = message.loaded if this_copy and member.component in self.replication.table else ""
+        this_copy = (message.giver, message.copy) == (self.context.incarnation, joiner.copy)
+        joiner.loaded = message.loaded if this_copy and member.component in self.state.table else ""
         return Ok((), {"heard": list(view.members), "view": view.name})
 
     def _same_number(self, member: Member, old: Member, view: str) -> Reply:
-        self.local.note_once(f"{member.id} at {member.url} wants replica number {old.replica}, which {old.id} has")
+        self.context.note_once(f"{member.id} at {member.url} wants replica number {old.replica}, which {old.id} has")
         text = f"replica {old.replica} is {old.id} at {old.url}: give this one another number"
         return Error(BAD_REQUEST, (text,), {"view": view})
 
@@ -177,21 +177,21 @@ class Joining:
 
     def load_joiners(self, now: float) -> None:
         """The leader gives those who join the whole state, part by part, then takes them in."""
-        timeout = self.local.config.ping_timeout
+        timeout = self.context.config.ping_timeout
         self.joiners = {r: j for r, j in self.joiners.items() if now - j.heard < timeout}
         joining = {j.member.component for j in self.joiners.values()}
-        members = {m.component for m in self.local.others()}
-        for component in [c for c in self.replication.table if c not in members and c not in joining]:
-            del self.replication.table[component]
+        members = {m.component for m in self.context.others()}
+        for incarnation in [c for c in self.state.table if c not in members and c not in joining]:
+            del self.state.table[incarnation]
         if not self.detection.leads(now):
             return
         for joiner in self.joiners.values():
-            if joiner.loaded != self.local.view_name and now - joiner.asked >= self.local.config.call_timeout:
+            if joiner.loaded != self.context.view_name and now - joiner.asked >= self.context.config.call_timeout:
                 if joiner.parts is None:
                     self._copies += 1
                     joiner.copy = self._copies
-                    joiner.parts = self.replication.dump(now)
-                    self.replication.table[joiner.member.component] = dict(self.replication.log.have)
+                    joiner.parts = self.state.dump(now)
+                    self.state.table[joiner.member.component] = dict(self.state.log.have)
                     joiner.part, joiner.following = next(joiner.parts), next(joiner.parts, None)
                     joiner.number = 0
                 self._send_part(joiner, now)
@@ -199,20 +199,20 @@ class Joining:
     def _send_part(self, joiner: Joiner, now: float) -> None:
         joiner.asked = now
         last = joiner.following is None
-        stamp, state = self.local.stamp(), joiner.part
-        self.local.send(joiner.member, Load(**stamp, copy=joiner.copy, part=joiner.number, last=last, state=state))
+        stamp, state = self.context.stamp(), joiner.part
+        self.context.send(joiner.member, Load(**stamp, copy=joiner.copy, part=joiner.number, last=last, state=state))
 
     def on_loaded(self, peer: str, message: Load, arrived: bool, now: float) -> None:
         """The answer to a part of the state."""
         joiner = next((j for j in self.joiners.values() if j.member.component == peer), None)
         if joiner is None or joiner.parts is None or (message.copy, message.part) != (joiner.copy, joiner.number):
             return
-        if not arrived or message.view != self.local.view_name:
+        if not arrived or message.view != self.context.view_name:
             joiner.parts = None  # begin again
             return
         joiner.heard = now
         if joiner.following is None:
-            joiner.loaded = self.local.view_name
+            joiner.loaded = self.context.view_name
             joiner.parts = None
         else:
             joiner.part, joiner.following = joiner.following, next(joiner.parts, None)
@@ -223,19 +223,19 @@ class Joining:
 
     def on_load(self, message: Load, held: tuple[Record, ...], now: float) -> Reply:
         """A part of the whole state; with the last one it is taken over, as one."""
-        if self.local.view is not None:
-            return self.local.other_view()
+        if self.context.view is not None:
+            return self.context.other_view()
         self.view_met = now
         transfer = (message.view, message.sender, message.copy)
         if message.part == 0 and (transfer[:2] != self._transfer[:2] or transfer > self._transfer):
-            self._copy, self._parts = self.replication.empty_copy(), 0
+            self._copy, self._parts = self.state.empty_copy(), 0
             self._transfer = transfer
         if self._copy is None or message.part != self._parts or transfer != self._transfer:
             return Error("bad-request", (f"part {message.part} came, {self._parts} is next",))
         self._copy.take(message.state, held, now)
         self._parts += 1
         if message.last:
-            self.replication.take_over(self._copy, now)
+            self.state.take_over(self._copy, now)
             self.loaded, self._given = message.view, (message.sender, message.copy)
             self._copy = None  # no part of it is taken any more
         return Ok()

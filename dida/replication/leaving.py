@@ -32,8 +32,8 @@ SAY_AGAIN = 0.1
 class Leaving:
     """One replica's share in it: as one that leaves, and as one that hears of others who do."""
 
-    local: ReplicaContext
-    replication: ReplicaState
+    context: ReplicaContext
+    state: ReplicaState
     detection: Detection
     joining: Joining
     left: Left | None = None
@@ -55,38 +55,38 @@ class Leaving:
         """Leave, at the latest in `drain` seconds."""
         if self._since == FOREVER:
             self._since, self._by = now, now + drain
-            self.local.stops[self.local.component] = now
-            self.local.note("told to end: it waits for another member to take over")
+            self.context.stops[self.context.incarnation] = now
+            self.context.note("told to end: it waits for another member to take over")
 
     # --- who leaves, and who stays --------------------------------------------------------------
 
     def stays(self, member: Member) -> bool:
         """Whether the member has not said that it leaves."""
-        return member.component not in self.local.stops
+        return member.component not in self.context.stops
 
     def due(self, members: tuple[Member, ...], now: float) -> bool:
         """Whether one of them has said for so long that it leaves that it does not do so with all others."""
-        stops = self.local.stops
+        stops = self.context.stops
         return any(now - stops.get(m.component, now) >= TOGETHER for m in members)
 
     def on_stop(self, message: Stop, now: float) -> Reply:
         """A member of the view leaves."""
         self._look_at_view()
         self._heard.add(message.sender)
-        self.local.stops.setdefault(message.sender, now)
-        self.replication.confirm(message.sender, message.have)
-        return Ok((), {"have": self.replication.log.have})
+        self.context.stops.setdefault(message.sender, now)
+        self.state.confirm(message.sender, message.have)
+        return Ok((), {"have": self.state.log.have})
 
     def on_stopped(self, peer: str, message: Stop, have: Timestamp | None) -> None:
         """The answer to a STOP; None: it did not get through."""
         self._look_at_view()
         if have is not None and message.view == self._view:
             self._understood.add(peer)
-            self.replication.confirm(peer, have)
+            self.state.confirm(peer, have)
 
     def _look_at_view(self) -> None:
-        if self._view != self.local.view_name:
-            self._view = self.local.view_name
+        if self._view != self.context.view_name:
+            self._view = self.context.view_name
             for what in (self._said, self._understood, self._heard):
                 what.clear()
 
@@ -98,12 +98,12 @@ class Leaving:
             return
         self._look_at_view()
         self._push()
-        for member in self.local.others():
+        for member in self.context.others():
             peer = member.component
             if peer not in self._understood and now - self._said.get(peer, -FOREVER) >= SAY_AGAIN:
                 self._said[peer] = now
-                self.local.send(member, Stop(**self.local.stamp(), have=self.replication.log.have))
-        if self.local.view is None:
+                self.context.send(member, Stop(**self.context.stamp(), have=self.state.log.have))
+        if self.context.view is None:
             self._end(False, "was a member of no view")
         elif now >= self._by:
             self._end(False, f"not in order, for nobody has taken over in {self._by - self._since:g} s")
@@ -112,31 +112,31 @@ class Leaving:
 
     def _push(self) -> None:
         """What only this node has is with others at once."""
-        self.replication.hasten(self._have)
+        self.state.hasten(self._have)
 
     def _end_with_all(self, now: float) -> None:
         """There is nobody who stays, nor who joins: end when all who live know that."""
-        if self.local.config.majority:  # who is silent may live, and is needed
-            others = [m for m in self.local.others() if not self.detection.is_gone(m.component, now)]
+        if self.context.config.majority:  # who is silent may live, and is needed
+            others = [m for m in self.context.others() if not self.detection.is_gone(m.component, now)]
         else:
             dead = self.detection.dead(now)
-            others = [m for m in self.local.others() if m.component not in dead]
+            others = [m for m in self.context.others() if m.component not in dead]
         if not others:
             if now - self._since >= TOGETHER or not self.joining.knows_others:
                 self._end(False, "the only member")
             return
         if self.busy and now - self._since < TOGETHER:
             return
-        told = [self.local.stops.get(m.component, now) for m in others] + [self._since]
+        told = [self.context.stops.get(m.component, now) for m in others] + [self._since]
         if max(told) - min(told) > TOGETHER / 2 and now - max(told) < TOGETHER:
             return  # one after the other: one that was stopped before may be about to ask to join
-        alike = all(covers(self.replication.table[m.component], self._have) for m in others)
+        alike = all(covers(self.state.table[m.component], self._have) for m in others)
         if alike and all(m.component in self._heard and m.component in self._understood for m in others):
             self._end(False, f"with all members ({', '.join(m.id for m in others)})")
 
     def succeeded(self, view: View, base: Timestamp) -> bool:
         """A view has begun without this node, which leaves: whether it has all that is here; then this node ends."""
-        old = self.local.view
+        old = self.context.view
         if self._since == FOREVER or old is None or view.previous != old.name or not covers(base, self._have):
             return False
         self.taken_over(view, base)
@@ -145,12 +145,12 @@ class Leaving:
     def taken_over(self, view: View, base: Timestamp) -> None:
         """All that this node has is in a view without it, whose members have what `base` says."""
         for member in view.members:
-            self.replication.confirm(member.component, base)
+            self.state.confirm(member.component, base)
         self._end(True, f"{', '.join(m.id for m in view.members)} go on with its state (view {view.number})")
 
     @property
     def _have(self) -> Timestamp:
-        return self.replication.log.have
+        return self.state.log.have
 
     def removed(self, kept: bool, text: str) -> None:
         """The others have gone on without it."""
@@ -163,13 +163,13 @@ class Leaving:
 
     def _what_ends(self) -> str:
         """What nobody else has, as far as this node knows."""
-        records = len(self.replication.store)
-        stay = [m for m in self.local.others() if self.stays(m)]
+        records = len(self.state.store)
+        stay = [m for m in self.context.others() if self.stays(m)]
         if not records:
             return "; it had no records"
         if not stay:
             return f"; what it has ends with it, unless another node has it: {_count(records, 'record')}"
-        lacking = min(_beyond(self._have, self.replication.table[m.component]) for m in stay)
+        lacking = min(_beyond(self._have, self.state.table[m.component]) for m in stay)
         return f"; what nobody else has: {_count(lacking, 'update')}" if lacking else "; another member has all of it"
 
 

@@ -60,7 +60,7 @@ class Log:
         for stream in sorted(wanted):
             base = known.get(stream, 0)
             records = self._records.get(stream)
-            cut = self.cut(stream)
+            cut = self.truncated(stream)
             count = min(wanted[stream], self.have.get(stream, 0)) - base
             if count <= 0 or not records or base < cut:
                 continue
@@ -74,7 +74,7 @@ class Log:
                 ranges.append(Range(stream, base, tuple(taken)))
         return tuple(ranges)
 
-    def cut(self, stream: str) -> int:
+    def truncated(self, stream: str) -> int:
         """How many records of the stream's head are no longer here."""
         return self.have.get(stream, 0) - len(self._records.get(stream, ()))
 

@@ -28,19 +28,9 @@ from dida.replication.detection import FOREVER, STALL, Detection
 from dida.replication.gossip import ReplicaState
 from dida.replication.joining import Joining
 from dida.replication.leaving import Leaving
-from dida.replication.messages import (
-    Alive,
-    Fetch,
-    Flush,
-    Install,
-    Level,
-    Member,
-    Range,
-    View,
-    component_of,
-    more_than_half,
-)
+from dida.replication.messages import Alive, Fetch, Flush, Install, Level, Member, Range, View, more_than_half
 from dida.replication.outputs import CHANGING
+from dida.replication.streams import successor
 from dida.timestamps import Timestamp, covers, merge_into, merged
 from dida.wire.messages import Error, Ok, Reply
 
@@ -65,8 +55,8 @@ class _Ballot:
 class Membership:
     """One replica's share in the agreement on who is a member."""
 
-    local: ReplicaContext
-    replication: ReplicaState
+    context: ReplicaContext
+    state: ReplicaState
     named: tuple[StorageAddress, ...]
     started: float
     detection: Detection = field(init=False)
@@ -80,7 +70,7 @@ class Membership:
     departed: dict[int, Member] = Factory(dict)
     """Replica to the member that was removed last."""
     changing_since: float | None = None
-    lives: int = 0
+    times_fenced: int = 0
     discarded: int = 0
     _silent: set[int] = Factory(set)
     """Replicas that were removed for their silence and are not back: they may live, in another view."""
@@ -93,14 +83,14 @@ class Membership:
     """With `majority`: leaders whose changes of the view in force this node has promised to follow."""
 
     def __attrs_post_init__(self) -> None:
-        self.detection = Detection(self.local, self.replication)
-        self.joining = Joining(self.local, self.replication, self.detection, self.named)
-        self.leaving = Leaving(self.local, self.replication, self.detection, self.joining)
+        self.detection = Detection(self.context, self.state)
+        self.joining = Joining(self.context, self.state, self.detection, self.named)
+        self.leaving = Leaving(self.context, self.state, self.detection, self.joining)
 
-    def begin_with(self, replication: ReplicaState) -> None:
+    def begin_with(self, state: ReplicaState) -> None:
         """This is the state from now on."""
-        self.replication = self.detection.replication = self.joining.replication = replication
-        self.leaving.replication = replication
+        self.state = self.detection.state = self.joining.state = state
+        self.leaving.state = state
 
     # --- what happens ---------------------------------------------------------------------------
 
@@ -110,7 +100,7 @@ class Membership:
         self.leaving.tick(now)
         if self.leaving.left is not None:
             return
-        if self.local.view is None:
+        if self.context.view is None:
             self.joining.seek(now)
         else:
             self.detection.tick(now)
@@ -125,11 +115,11 @@ class Membership:
         """
         if now - at > STALL:
             return
-        for member in self.local.others():
+        for member in self.context.others():
             if member.url == url and member.component not in self.detection.gone:
                 if not self.detection.bury(member.component, now):
                     self.joining.probe_at_once()
-                self.local.note(f"{member.id} ({url}) is gone: its port refuses")
+                self.context.note(f"{member.id} ({url}) is gone: its port refuses")
         self.joining.drop(url)
 
     def on_beat(self, peer: str, sent: float, alive: Alive | None, now: float) -> None:
@@ -147,7 +137,7 @@ class Membership:
 
     def _wanted(self, now: float) -> tuple[Member, ...] | None:
         """The members that the next view should have; None when there is nothing to change."""
-        view = self.local.view
+        view = self.context.view
         if view is None:
             return self._first_members(now)
         if not self.detection.leads(now):
@@ -159,8 +149,8 @@ class Membership:
         if not self._may_change(stay):
             return None
         halts = [*self.halted.values(), *([self.changing_since] if self.changing_since is not None else [])]
-        stuck = any(now - since > self.local.config.call_timeout for since in halts)
-        stuck = stuck or (self.changing_since is not None and self.promised[1] in self.local.stops)
+        stuck = any(now - since > self.context.config.call_timeout for since in halts)
+        stuck = stuck or (self.changing_since is not None and self.promised[1] in self.context.stops)
         goes = len(stay) < len(living) and self.leaving.due(living, now)
         if len(living) == len(view.members) and not (ready or stuck or goes) and self._ballot is None:
             return None
@@ -170,7 +160,7 @@ class Membership:
     def _who_stay(self, living: tuple[Member, ...]) -> tuple[Member, ...]:
         """Without those that leave; but where the others can't make the next view, as few of them stay as are needed:
         they go when others have come, or with the change after it."""
-        if not self.local.stops or self.local.leaves:
+        if not self.context.stops or self.context.leaves:
             return living
         leavers = [m for m in living if not self.leaving.stays(m)]
         for go in range(len(leavers), 0, -1):
@@ -181,96 +171,96 @@ class Membership:
 
     def _may_change(self, stay: tuple[Member, ...]) -> bool:
         """Whether these members can make the next view."""
-        if not self.local.config.majority:
+        if not self.context.config.majority:
             return bool(stay)
         return more_than_half(stay, self._lists())
 
     def _first_members(self, now: float) -> tuple[Member, ...] | None:
         """The first view is complete when all that were named are there, or the deadline is over; there is none to
         begin as long as others are in one."""
-        if now - self.joining.view_met < 2 * self.local.config.ping_timeout:
+        if now - self.joining.view_met < 2 * self.context.config.ping_timeout:
             return None
         fresh = {r: m for r, (m, at) in self.joining.waiting.items() if now - at < 1.0}
         wanted = self._others_named
-        late = now - max(self.started, self.joining.view_met) >= self.local.config.start_deadline
-        if not (late or (self.lives == 0 and wanted <= set(fresh) and not self.joining.loaded)):
+        late = now - max(self.started, self.joining.view_met) >= self.context.config.start_deadline
+        if not (late or (self.times_fenced == 0 and wanted <= set(fresh) and not self.joining.loaded)):
             return None
         if self.joining.loaded:
             fresh.clear()  # who gave it the state is gone; the others get it when they join
         members = sorted(
-            [self.local.me, *(m for r, m in fresh.items() if r in wanted or late)], key=lambda m: m.replica
+            [self.context.me, *(m for r, m in fresh.items() if r in wanted or late)], key=lambda m: m.replica
         )
-        if members[0].component != self.local.component:
+        if members[0].component != self.context.incarnation:
             return None
-        if self.local.config.majority and not more_than_half(members, self._lists()):
+        if self.context.config.majority and not more_than_half(members, self._lists()):
             return None
         return tuple(members)
 
     @property
     def _others_named(self) -> set[int]:
-        return {named.replica for named in self.named if str(named.address) != self.local.me.url}
+        return {named.replica for named in self.named if str(named.address) != self.context.me.url}
 
     def _lists(self) -> tuple[tuple[str, ...], ...]:
         """Of which more than half must be among those that make the next view, with `majority`."""
-        if not self.local.config.majority:
+        if not self.context.config.majority:
             return ()
-        if self.local.view is None:
-            return (tuple(map(str, sorted({self.local.me.replica, *self._others_named}))),)
-        return self.local.view.lists(self.local.complete)
+        if self.context.view is None:
+            return (tuple(map(str, sorted({self.context.me.replica, *self._others_named}))),)
+        return self.context.view.lists(self.context.complete)
 
     def _lead(self, now: float) -> None:
         wanted = self._wanted(now)
-        if wanted is None and self.local.leaves:
+        if wanted is None and self.context.leaves:
             self._ballot = None  # others lead
-        if self.local.view is not None and not self.detection.leads(now):
+        if self.context.view is not None and not self.detection.leads(now):
             self.detection.dead(now)  # this node's word is asked for, and the leader may be the suspect
         ballot = self._ballot
         if wanted is None:
-            if ballot is not None and self.local.view is None:
+            if ballot is not None and self.context.view is None:
                 self._ballot = None
             return
         leaving = self._leavers(wanted, now)
         outdated = (
             ballot is None
             or (ballot.members, ballot.leaving) != (wanted, leaving)
-            or self.promised != (ballot.number, self.local.component)
+            or self.promised != (ballot.number, self.context.incarnation)
         )
-        if outdated or (ballot is not None and now - ballot.begun > 3 * self.local.config.call_timeout):
-            known = self.local.view.number if self.local.view is not None else 0
+        if outdated or (ballot is not None and now - ballot.begun > 3 * self.context.config.call_timeout):
+            known = self.context.view.number if self.context.view is not None else 0
             ballot = self._ballot = _Ballot(max(self.promised[0], known) + 1, wanted, now, leaving=leaving)
-            self.promised = (ballot.number, self.local.component)
+            self.promised = (ballot.number, self.context.incarnation)
             self._stop(now)
-            ballot.have[self.local.component] = self.replication.log.have
+            ballot.have[self.context.incarnation] = self.state.log.have
         assert ballot is not None
         self._push_on(ballot, now)
 
     def _leavers(self, wanted: tuple[Member, ...], now: float) -> tuple[Member, ...]:
         """The living members that leave with the change to `wanted`."""
-        if not self.local.stops:
+        if not self.context.stops:
             return ()
         dead = self.detection.dead(now)
-        gone = (m for m in self.local.others() if m not in wanted and m.component not in dead)
+        gone = (m for m in self.context.others() if m not in wanted and m.component not in dead)
         return tuple(m for m in gone if not self.leaving.stays(m))
 
     def _stop(self, now: float) -> None:
         """The old view is no longer in force here."""
-        self.local.serving = False
+        self.context.serving = False
         self.changing_since = now
 
     def _push_on(self, ballot: _Ballot, now: float) -> None:
         """Send what the ballot needs next, to those who have not answered."""
         if ballot.lost:
             return
-        again = self.local.config.call_timeout / 4
-        others = [m for m in ballot.members if m.component != self.local.component]
+        again = self.context.config.call_timeout / 4
+        others = [m for m in ballot.members if m.component != self.context.incarnation]
         if ballot.base is None:
             for member in (*others, *ballot.leaving):
                 peer = member.component
                 if peer not in ballot.have and now - ballot.asked.get(peer, -FOREVER) >= again:
                     ballot.asked[peer] = now
-                    stamp, members, leaving = self.local.stamp(), ballot.members, ballot.leaving
+                    stamp, members, leaving = self.context.stamp(), ballot.members, ballot.leaving
                     message = Flush(**stamp, number=ballot.number, members=members, leaving=leaving)
-                    self.local.send(member, message)
+                    self.context.send(member, message)
             if len(ballot.have) < len(ballot.members) + len(ballot.leaving):
                 return
             ballot.base = {}
@@ -281,26 +271,26 @@ class Membership:
 
     def _level(self, ballot: _Ballot, others: list[Member], again: float, now: float) -> None:
         assert ballot.base is not None
-        log = self.replication.log
+        log = self.state.log
         complete = covers(log.have, ballot.base)
-        ballot.have[self.local.component] = log.have
+        ballot.have[self.context.incarnation] = log.have
         for member in (*others, *ballot.leaving):
             peer = member.component
             if now - ballot.asked.get(peer, -FOREVER) < again:
                 continue
             if not complete and not covers(log.have, ballot.have[peer]):
                 ballot.asked[peer] = now
-                self.local.send(member, Fetch(**self.local.stamp(), have=log.have))
+                self.context.send(member, Fetch(**self.context.stamp(), have=log.have))
             elif complete and member not in ballot.leaving and not covers(ballot.have[peer], ballot.base):
                 ballot.asked[peer] = now
                 ranges = log.since(ballot.have[peer], ballot.base)
-                self.local.send(member, Level(**self.local.stamp(), number=ballot.number, ranges=ranges))
+                self.context.send(member, Level(**self.context.stamp(), number=ballot.number, ranges=ranges))
         if complete and all(covers(ballot.have[m.component], ballot.base) for m in ballot.members):
-            view = View(ballot.number, self.local.component, ballot.members, self._state_of, self._lists())
-            stamp = self.local.stamp()
+            view = View(ballot.number, self.context.incarnation, ballot.members, self._state_of, self._lists())
+            stamp = self.context.stamp()
             self._ballot = None
             for member in (*others, *ballot.leaving):
-                self.local.send(member, Install(**stamp, installs=view, base=ballot.base))
+                self.context.send(member, Install(**stamp, installs=view, base=ballot.base))
             self._enter(view, ballot.base, now)
 
     def on_flushed(self, peer: str, message: Flush, have: Timestamp | None, now: float) -> None:
@@ -324,9 +314,9 @@ class Membership:
     def on_fetched(self, peer: str, ranges: tuple[Range, ...], now: float) -> bool:
         """An answer to the leader's fetch in a change; False when it belongs to no change."""
         ballot = self._ballot
-        if self.local.serving or ballot is None or ballot.base is None or peer not in ballot.have:
+        if self.context.serving or ballot is None or ballot.base is None or peer not in ballot.have:
             return False
-        self.replication.accept(ranges, now)
+        self.state.accept(ranges, now)
         ballot.asked.pop(peer, None)
         self._push_on(ballot, now)
         return True
@@ -335,23 +325,23 @@ class Membership:
 
     def on_flush(self, message: Flush, now: float) -> Reply:
         """Promise to follow this ballot and no lower one; stop the old view; say what is here."""
-        if not any(m.component == self.local.component for m in (*message.members, *message.leaving)):
-            return self.local.other_view()
+        if not any(m.component == self.context.incarnation for m in (*message.members, *message.leaving)):
+            return self.context.other_view()
         if (message.number, message.sender) < self.promised:
             return Error(CHANGING, (), {"promised": self.promised[0]})
-        if self.local.view is None and message.view != self.joining.loaded:
+        if self.context.view is None and message.view != self.joining.loaded:
             return Error(CHANGING, ("not loaded",))
         if (message.number, message.sender) != self.promised:
             self.promised = (message.number, message.sender)
             self._ballot = None
-        if self.local.view is not None and self.local.config.majority:
+        if self.context.view is not None and self.context.config.majority:
             self._bound.add(message.sender)
         self._stop(now)
-        return Ok((), {"have": self.replication.log.have, **self.local.completeness()})
+        return Ok((), {"have": self.state.log.have, **self.context.completeness()})
 
     def on_changing(self, peer: str, number: int, now: float) -> None:
         """A member is in a change of the view; where it follows a higher ballot, the next one here is higher still."""
-        if self.local.member(peer) is not None:
+        if self.context.member(peer) is not None:
             self.halted.setdefault(peer, now)
         if number > self.promised[0]:
             self.promised = (number, "")
@@ -361,26 +351,26 @@ class Membership:
         if (message.number, message.sender) != self.promised:
             return Error(CHANGING, (), {"promised": self.promised[0]})
         self.changing_since = now
-        self.replication.accept(message.ranges, now)
-        return Ok((), {"have": self.replication.log.have})
+        self.state.accept(message.ranges, now)
+        return Ok((), {"have": self.state.log.have})
 
     def on_install(self, sender: str, view: View, base: Timestamp, now: float) -> Reply:
         """The new view begins here; or, when this node is not in it, it ends here."""
-        mine = self.local.view
+        mine = self.context.view
         if mine is not None and mine.name == view.name:
             return Ok()
         if mine is not None and mine.rank > view.rank:
-            return self.local.other_view()
+            return self.context.other_view()
         self._bound.discard(sender)  # who leads a change, and says that another view is to begin, has given it up
         if self._enters(view, base, now):
             return Ok()
-        if mine is not None or view.member(self.local.component) is not None:
+        if mine is not None or view.member(self.context.incarnation) is not None:
             self._give_way(sender, view, base, False, now)
-        return self.local.other_view()
+        return self.context.other_view()
 
     def _enters(self, view: View, base: Timestamp, now: float) -> bool:
         """Enter the view, if this node is one of its members, and has the state."""
-        if view.member(self.local.component) is None or not self._continued_by(view, base):
+        if view.member(self.context.incarnation) is None or not self._continued_by(view, base):
             return False
         self._enter(view, base, now)
         return True
@@ -392,7 +382,7 @@ class Membership:
         its members have entered that view: it may still come to nothing, and then what this node has, and its vote,
         are needed. Who leaves, and has promised no other to change its view, need not wait for that.
         """
-        decided = complete or self.local.view is None or not self.local.config.majority
+        decided = complete or self.context.view is None or not self.context.config.majority
         if (decided or self._bound <= {view.leader}) and self.leaving.succeeded(view, base):
             return
         if decided:
@@ -400,13 +390,13 @@ class Membership:
         elif self._ballot is not None and any(m.component == peer for m in self._ballot.members):
             self._ballot.lost = True
             for member in self._ballot.members:  # they may go over to it
-                if member.component != self.local.component and view.member(member.component) is not None:
-                    self.local.send(member, Install(**self.local.stamp(), installs=view, base=base))
+                if member.component != self.context.incarnation and view.member(member.component) is not None:
+                    self.context.send(member, Install(**self.context.stamp(), installs=view, base=base))
 
     @property
     def _state_of(self) -> str:
         """The view whose state is here: of the view in force, or the one that this node was given it from."""
-        return self.joining.loaded if self.local.view is None else self.local.view_name
+        return self.joining.loaded if self.context.view is None else self.context.view_name
 
     def _continued_by(self, view: View, base: Timestamp) -> bool:
         """Whether the state here is the one with which `view` begins: that of the view that it changes, or of another
@@ -418,22 +408,22 @@ class Membership:
         Who has promised to change the view in which it is does not go over to that other view: each of the two might
         then need it.
         """
-        mine = self.local.view
+        mine = self.context.view
         sister = mine is not None and view.previous == mine.previous and not self._bound
         alike = sister or view.previous == self._state_of
-        return alike and self.replication.stands_at(base)
+        return alike and self.state.stands_at(base)
 
     def _enter(self, view: View, base: Timestamp, now: float) -> None:
-        old = self.local.view
+        old = self.context.view
         live = {m.component for m in view.members}
         removed = [m for m in old.members if m.component not in live] if old is not None else []
         left = [m for m in removed if not self.leaving.stays(m)]
         silent = [m for m in removed if m not in left and not self.detection.is_gone(m.component, now)]
         if not self._silent:
-            known = [self.replication.table.get(m.component, {}) for m in silent]
+            known = [self.state.table.get(m.component, {}) for m in silent]
             self._alone = max((_beyond(base, has) for has in known), default=0)
         elif old is not None:
-            self._alone += _beyond(base, self.local.base)
+            self._alone += _beyond(base, self.context.base)
         self._silent |= {m.replica for m in silent}
         self._silent -= {m.replica for m in view.members}
         for member in removed:
@@ -442,9 +432,9 @@ class Membership:
         for member in view.members:
             self.departed.pop(member.replica, None)
             self.joining.remember(member)
-        self.local.enter(view, base)
+        self.context.enter(view, base)
         stayed = [m.component for m in old.members] if old is not None else []
-        self.replication.settle(base, live, stayed, now)
+        self.state.settle(base, live, stayed, now)
         self.detection.enter(now)
         self.joining.enter()
         self.halted.clear()
@@ -452,13 +442,13 @@ class Membership:
         self._ballot = None
         follows_another = self.promised > (view.number, view.leader)
         self.promised = max(self.promised, (view.number, view.leader))
-        self.local.serving = not follows_another
+        self.context.serving = not follows_another
         self.changing_since = now if follows_another else None
         text = ", ".join(m.id for m in view.members)
         gone = [m.id for m in removed if m not in left]
         without = f"; without {', '.join(gone)}" if gone else ""
         without += f"; {', '.join(m.id for m in left)} left" if left else ""
-        self.local.note(f"view {view.number}: {text}{without}")
+        self.context.note(f"view {view.number}: {text}{without}")
         self.entered = True
         self.detection.ask_all(now)
 
@@ -466,11 +456,11 @@ class Membership:
 
     def on_other_view(self, peer: str, view: View | None, base: Timestamp, complete: bool, now: float) -> None:
         """A peer is in another view: follow it, help it, or find out that this node was removed."""
-        mine = self.local.view
+        mine = self.context.view
         if view is None or mine is None:
             if view is not None:
                 self.joining.on_joined(view.members, view.name, now)
-                if view.member(self.local.component) is not None:
+                if view.member(self.context.incarnation) is not None:
                     self.on_install("", view, base, now)
             elif mine is not None and peer:
                 self._install_at(peer)
@@ -484,37 +474,37 @@ class Membership:
             self._install_at(peer)
 
     def _install_at(self, peer: str) -> None:
-        member = self.local.member(peer)
-        if member is not None and self.local.view is not None:
-            message = Install(**self.local.stamp(), installs=self.local.view, base=self.local.base)
-            self.local.send(member, message)
+        member = self.context.member(peer)
+        if member is not None and self.context.view is not None:
+            message = Install(**self.context.stamp(), installs=self.context.view, base=self.context.base)
+            self.context.send(member, message)
 
     def fence(self, view: View, now: float) -> None:
         """This node was removed while it lived, or taken in with a state that it no longer has (two sides of a
         partition gave it theirs): it forgets its state and asks to join as a new component."""
-        leaves = self.local.leaves
-        have = self.replication.log.have if self.local.view is not None else {}
+        leaves = self.context.leaves
+        have = self.state.log.have if self.context.view is not None else {}
         # what a member that goes on there has confirmed is not lost
-        stay = [m.component for m in self.local.others() if view.member(m.component) is not None]
-        known = [self.replication.table[component] for component in stay]
-        lost = _beyond(have, merged(self.local.base, *known)) + self._alone
+        stay = [m.component for m in self.context.others() if view.member(m.component) is not None]
+        known = [self.state.table[incarnation] for incarnation in stay]
+        lost = _beyond(have, merged(self.context.base, *known)) + self._alone
         if leaves and stay and not lost:
             self.leaving.taken_over(view, have)
             return
         self._alone = 0
         self._silent.clear()
         self.discarded += lost
-        self.lives += 1
-        component = f"{component_of(self.local.component).split('~')[0]}~{self.lives}"
-        what = "removed from the view" if self.local.view is not None else "not as it was when it was taken in"
-        text = f"{what} by {view.leader} (view {view.number}); back as {component}"
-        self.local.note(text + (f", discarding what it did by itself, up to {lost} updates" if lost else ""))
-        for member in (*view.members, *(self.local.view.members if self.local.view is not None else ())):
+        self.times_fenced += 1
+        incarnation = successor(self.context.incarnation, self.times_fenced)
+        what = "removed from the view" if self.context.view is not None else "not as it was when it was taken in"
+        text = f"{what} by {view.leader} (view {view.number}); back as {incarnation}"
+        self.context.note(text + (f", discarding what it did by itself, up to {lost} updates" if lost else ""))
+        for member in (*view.members, *(self.context.view.members if self.context.view is not None else ())):
             self.joining.remember(member)
-        self.local.me = Member(component, self.local.me.replica, self.local.me.id, self.local.me.url)
-        self.local.enter(None, {})
-        self.local.serving = False
-        self.local.exposed = 0
+        self.context.me = Member(incarnation, self.context.me.replica, self.context.me.id, self.context.me.url)
+        self.context.enter(None, {})
+        self.context.serving = False
+        self.context.exposed = 0
         self.changing_since = None
         self.promised = (0, "")
         self.started = now

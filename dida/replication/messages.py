@@ -1,10 +1,8 @@
 """What storage nodes of one group say to each other: gossip, two-phase commit, pings, view changes.
 
-All carry the cluster's name, the sender's component and its view; `dida.replication.replica` refuses what comes from
-another view. A **component** is one life of one replica, `R:incarnation`. It numbers its updates in two
-**streams**: its plain writes (named like the component) and the commits that it coordinates (the name with
-a `!` behind); a timestamp counts each stream by itself. So a plain write never waits for a commit that is
-still being acknowledged, and "all members hold the commits up to n" is one comparison.
+Each carries the cluster's name, the sender's incarnation (on the wire: its component) and its view;
+`dida.replication.replica` refuses messages of another view. `dida.replication.streams` explains incarnations and
+streams.
 """
 
 from __future__ import annotations
@@ -17,23 +15,6 @@ from msgspec import Meta, Struct
 
 from dida.versions import MAX_REPLICA, Version
 from dida.wire.messages import Concern, Counter, Name, Request, Timestamp, UpdateId
-
-COMMITS = "!"
-
-
-def commit_stream(component: str) -> str:
-    """The name of the stream of the commits that `component` coordinates."""
-    return component + COMMITS
-
-
-def is_commit(stream: str) -> bool:
-    """Whether the records of `stream` are invisible until they are exposed."""
-    return stream.endswith(COMMITS)
-
-
-def component_of(stream: str) -> str:
-    """The component whose stream this is."""
-    return stream.removesuffix(COMMITS)
 
 
 class Record(Struct, frozen=True, array_like=True):
@@ -103,8 +84,8 @@ class View(Struct, frozen=True):
         own = tuple(m.component for m in self.members)
         return (own, *(() if complete else (each for each in self.before if each != own)))
 
-    def member(self, component: str) -> Member | None:
-        return next((m for m in self.members if m.component == component), None)
+    def member(self, incarnation: str) -> Member | None:
+        return next((m for m in self.members if m.component == incarnation), None)
 
 
 def more_than_half(stay: Iterable[Member], lists: Iterable[Collection[str]]) -> bool:

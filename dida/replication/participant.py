@@ -14,8 +14,9 @@ from attrs import Factory, define
 from dida.replication.context import ReplicaContext
 from dida.replication.executed import after_of, not_applied
 from dida.replication.gossip import ReplicaState
-from dida.replication.messages import Lock, Release, Wanted, component_of
+from dida.replication.messages import Lock, Release, Wanted
 from dida.replication.operations import PendingRequest, refused, too_late
+from dida.replication.streams import incarnation_of
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire.messages import No, Ok, Reply
@@ -37,8 +38,8 @@ class _KeyLock:
 class Locks:
     """The keys that are locked at one replica, and the writes that wait for them."""
 
-    local: ReplicaContext
-    replication: ReplicaState
+    context: ReplicaContext
+    state: ReplicaState
     keys: dict[str, _KeyLock] = Factory(dict)
     resumed: list[PendingRequest] = Factory(list)
     """Writes that may go on now; the owner runs them."""
@@ -55,10 +56,10 @@ class Locks:
     def on_lock(self, message: Lock, now: float) -> Reply:
         """Lock the keys, say their newest versions; or what an update was answered, if it was."""
         grants = [self._grant(message.sender, wanted) for wanted in message.keys]
-        return Ok((), {"grants": grants, "seen": self.replication.value_ts})
+        return Ok((), {"grants": grants, "seen": self.state.value_ts})
 
     def _grant(self, home: str, wanted: Wanted) -> dict[str, Any]:
-        executed = self.replication.executed
+        executed = self.state.executed
         if wanted.id is not None:
             known = executed.answer(wanted.id)
             if isinstance(known, Ok | No):
@@ -66,7 +67,7 @@ class Locks:
             if executed.expired(wanted.id):
                 return {"expired": True}
         self.lock(home, wanted.txn, wanted.key)
-        newest = self.replication.store.newest(wanted.key)
+        newest = self.state.store.newest(wanted.key)
         return {"newest": str(newest.version)} if newest is not None else {}
 
     def on_release(self, message: Release, now: float) -> Reply:
@@ -80,11 +81,11 @@ class Locks:
     def _note_refusal(self, id: str, key: str, words: tuple[str, ...], after: Timestamp, now: float) -> None:
         """Remember a `no`, a long value as it is here; where that is gone by now, the home remembers it alone."""
         if len(words) == 1:
-            value = self.replication.value_of(key, Version.parse(words[0]))
+            value = self.state.value_of(key, Version.parse(words[0]))
             if value is None:
                 return
             words = (*words, value)
-        self.replication.executed.note(id, 0, not_applied(words, after), now)
+        self.state.executed.note(id, 0, not_applied(words, after), now)
 
     def unlock(self, key: str, home: str, txn: int) -> None:
         lock = self.keys.get(key)
@@ -110,7 +111,7 @@ class Locks:
             return False
         if len(lock.queue) >= MAX_QUEUE:
             text = f"{MAX_QUEUE} writes already wait at this key: try again later"
-            self.local.answer(waiting.token, refused(waiting, text))
+            self.context.answer(waiting.token, refused(waiting, text))
         else:
             lock.queue.append(waiting)
         return True
@@ -121,18 +122,18 @@ class Locks:
 
     def observe(self) -> None:
         """Follow what replication did: commits that were logged, and those that were applied, which end the lock."""
-        replication = self.replication
-        if not (replication.decided or replication.committed):
+        state = self.state
+        if not (state.decided or state.committed):
             return
-        logged, replication.decided = replication.decided, []
+        logged, state.decided = state.decided, []
         for record in logged:
             lock = self.keys.get(record.key)
-            if lock is not None and lock.home == component_of(record.stream):
+            if lock is not None and lock.home == incarnation_of(record.stream):
                 lock.decided = record.seq
-        committed, replication.committed = replication.committed, []
+        committed, state.committed = state.committed, []
         for record in committed:
             lock = self.keys.get(record.key)
-            if lock is not None and lock.home == component_of(record.stream) and lock.decided == record.seq:
+            if lock is not None and lock.home == incarnation_of(record.stream) and lock.decided == record.seq:
                 del self.keys[record.key]
                 self.resumed += lock.queue
 
@@ -145,13 +146,13 @@ class Locks:
         for lock in self.keys.values():
             for waiting in [w for w in lock.queue if now >= w.deadline]:
                 lock.queue.remove(waiting)
-                self.local.answer(waiting.token, too_late(waiting))
+                self.context.answer(waiting.token, too_late(waiting))
 
     def give_back(self) -> list[PendingRequest]:
         """Nothing is locked any more. The writes that wait are given back."""
         again = [*self.waiting(), *self.resumed]
-        self.replication.decided.clear()
-        self.replication.committed.clear()
+        self.state.decided.clear()
+        self.state.committed.clear()
         self.keys.clear()
         self.resumed = []
         return again

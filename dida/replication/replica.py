@@ -15,7 +15,7 @@ from attrs import evolve
 from dida import errors
 from dida.addresses import Address, StorageAddress
 from dida.errors import DidaError
-from dida.placement import Groups
+from dida.placement import Shards
 from dida.replication.config import Config
 from dida.replication.context import ReplicaContext
 from dida.replication.coordinator import NOT_REACHED, Commit
@@ -84,18 +84,18 @@ class Replica:
         self, config: Config, me: Member, named: tuple[StorageAddress, ...], now: float, secret: str = ""
     ) -> None:
         """`secret` is in the ids of updates whose clients have given none: it is not for clients to know those."""
-        self.groups = Groups({me.replica, *(other.replica for other in named)}, config.replication_factor)
-        self.group = self.groups.of_replica(me.replica)
-        self._elsewhere = tuple(other for other in named if self.groups.of_replica(other.replica) != self.group)
-        if len(self.groups) > 1:
+        self.shards = Shards({me.replica, *(other.replica for other in named)}, config.replication_factor)
+        self.shard = self.shards.of_replica(me.replica)
+        self._elsewhere = tuple(other for other in named if self.shards.of_replica(other.replica) != self.shard)
+        if len(self.shards) > 1:
             # its nodes know, gossip with and vote with their group only
-            config = evolve(config, cluster=f"{config.cluster}/{self.group + 1}")
-            named = tuple(other for other in named if self.groups.of_replica(other.replica) == self.group)
+            config = evolve(config, cluster=f"{config.cluster}/{self.shard + 1}")
+            named = tuple(other for other in named if self.shards.of_replica(other.replica) == self.shard)
         self.config = config
-        self.local = ReplicaContext(config, me)
-        self.membership = Membership(self.local, self._blank(), named, now)
+        self.context = ReplicaContext(config, me)
+        self.membership = Membership(self.context, self._blank(), named, now)
         self.detection, self.joining = self.membership.detection, self.membership.joining
-        self.requests = Requests(self.local, self.groups, self.group, self.membership, secret)
+        self.requests = Requests(self.context, self.shards, self.shard, self.membership, secret)
         self._forget()
         self._watching: dict[Any, tuple[str, float]] = {}
         self._flush_asked = False
@@ -104,34 +104,34 @@ class Replica:
         self._gauge = Gauge()
 
     def _blank(self) -> ReplicaState:
-        return ReplicaState(self.local, Store(self.config.max_versions), ReplyCache(self.config.session_ttl))
+        return ReplicaState(self.context, Store(self.config.max_versions), ReplyCache(self.config.session_ttl))
 
     def _forget(self) -> None:
-        self.replication = self._blank()
-        self.membership.begin_with(self.replication)
-        self.locks = Locks(self.local, self.replication)
-        self.commit = Commit(self.local, self.replication, self.locks)
-        self.requests.begin_with(self.replication, self.locks, self.commit)
+        self.state = self._blank()
+        self.membership.begin_with(self.state)
+        self.locks = Locks(self.context, self.state)
+        self.commit = Commit(self.context, self.state, self.locks)
+        self.requests.begin_with(self.state, self.locks, self.commit)
 
     # --- requests of clients --------------------------------------------------------------------
 
     def on_request(self, token: Any, request: Request, now: float) -> list[Output]:
         """A client's request; it is answered under `token`, now or later, by its deadline."""
         op = operation(request)
-        if op is not None and self.local.leaves:
-            self.local.answer(token, Error(errors.UNAVAILABLE, ("this node leaves: ask another one",)))
+        if op is not None and self.context.leaves:
+            self.context.answer(token, Error(errors.UNAVAILABLE, ("this node leaves: ask another one",)))
         elif op is not None:
             ends = now + request.deadline - min(EARLY, request.deadline / 2)
             self.requests.attempt(PendingRequest(token, op, ends), now)
         elif isinstance(request, Watch):
-            if request.view == self.local.view_name:
-                self._watching[token] = (self.local.view_name, now + request.deadline)
+            if request.view == self.context.view_name:
+                self._watching[token] = (self.context.view_name, now + request.deadline)
             else:
-                self.local.answer(token, Ok((), self.watched()))
+                self.context.answer(token, Ok((), self.watched()))
         elif isinstance(request, Forget):
             for session in request.session:
-                self.replication.executed.forget(session)
-            self.local.answer(token, Ok())
+                self.state.executed.forget(session)
+            self.context.answer(token, Ok())
         return self._end_turn(now)
 
     def give_up(self, tokens: Set[Any], now: float) -> list[Output]:
@@ -152,15 +152,15 @@ class Replica:
         """A message from another storage node; it is answered under `token`."""
         if message.cluster != self.config.cluster:
             text = f"this is cluster {self.config.cluster}, not {message.cluster}"
-            self.local.answer(token, Error(errors.BAD_REQUEST, (text,)))
+            self.context.answer(token, Error(errors.BAD_REQUEST, (text,)))
             return self._end_turn(now)
-        same_view = self.local.view is not None and message.view == self.local.view_name
-        member = self.local.member(message.sender)
+        same_view = self.context.view is not None and message.view == self.context.view_name
+        member = self.context.member(message.sender)
         if member is not None and (same_view or not self.config.majority):
             self.detection.hear(message.sender, now)
         reply: Reply | None
         match message:
-            case Lock() | Decide() | Forward() | Expose() if same_view and member is not None and self.local.serving:
+            case Lock() | Decide() | Forward() | Expose() if same_view and member is not None and self.context.serving:
                 reply = self._in_view(token, message, now)  # by far the most
             case Join():
                 reply = self.joining.on_join(message, now)
@@ -169,27 +169,27 @@ class Replica:
                 reply = self.joining.on_load(message, tuple(held), now)
             case Install():
                 reply = self.membership.on_install(message.sender, message.installs, message.base, now)
-            case Flush() if same_view or self.local.view is None:
+            case Flush() if same_view or self.context.view is None:
                 reply = self.membership.on_flush(message, now)
-            case Level() if same_view or self.local.view is None:
+            case Level() if same_view or self.context.view is None:
                 reply = self.membership.on_level(message, now)
             case _ if not same_view or member is None:
-                reply = self.local.other_view()
+                reply = self.context.other_view()
             case Fetch():
-                reply = self.replication.on_fetch(message, now)
+                reply = self.state.on_fetch(message, now)
             case Stop():
                 reply = self.membership.leaving.on_stop(message, now)
-            case _ if not self.local.serving:
-                reply = Error(CHANGING, (), self.local.completeness())
+            case _ if not self.context.serving:
+                reply = Error(CHANGING, (), self.context.completeness())
             case _:
                 reply = self._in_view(token, message, now)
         if reply is not None:
-            self.local.answer(token, reply)
+            self.context.answer(token, reply)
         return self._end_turn(now)
 
     def _in_view(self, token: Any, message: PeerMessage, now: float) -> Reply | None:
         """A message of the view that is in force."""
-        self.replication.expose(message.sender, message.exposed, now)
+        self.state.expose(message.sender, message.exposed, now)
         self.commit.observe(now)
         match message:
             case Lock():
@@ -198,7 +198,7 @@ class Replica:
             case Decide():
                 return self.commit.on_decide(message, now)
             case Gossip():
-                return self.replication.on_gossip(message, now)
+                return self.state.on_gossip(message, now)
             case Release():
                 return self.locks.on_release(message, now)
             case Heartbeat():
@@ -218,15 +218,15 @@ class Replica:
     def on_answer(self, url: str, peer: str, message: Request, reply: Reply | None, now: float) -> list[Output]:
         """The reply to what was sent to `peer` at `url`; None when it did not get through in time."""
         assert isinstance(message, PeerMessage)
-        if message.sender != self.local.component:
+        if message.sender != self.context.incarnation:
             return []  # this node was fenced since: another life's business
         elsewhere = isinstance(reply, Error) and reply.code == OTHER_VIEW and self.config.majority
-        if reply is not None and self.local.member(peer) is not None and not elsewhere:
+        if reply is not None and self.context.member(peer) is not None and not elsewhere:
             self.detection.hear(peer, now)
         try:
             self._take_answer(url, peer, message, reply, now)
         except DidaError as problem:
-            self.local.note(f"{url} answered {form_of(type(message)).verb} strangely: {problem}")
+            self.context.note(f"{url} answered {form_of(type(message)).verb} strangely: {problem}")
         return self._end_turn(now)
 
     def _take_answer(self, url: str, peer: str, message: PeerMessage, reply: Reply | None, now: float) -> None:
@@ -242,10 +242,10 @@ class Replica:
                 self._note_complete(message, halted.complete)
                 self.membership.on_changing(peer, halted.promised, now)
             elif isinstance(message, Join) and reply.code != errors.UNAVAILABLE:
-                self.local.note_once(f"{url} refuses this node: {' '.join(reply.words)}")
+                self.context.note_once(f"{url} refuses this node: {' '.join(reply.words)}")
                 self.joining.on_joined((), str(reply.object.get("view", "")), now)
         ok = reply if isinstance(reply, Ok) else None
-        in_force = message.view == self.local.view_name and self.local.serving
+        in_force = message.view == self.context.view_name and self.context.serving
         match message:
             case Lock() if ok is not None and in_force:
                 self.commit.on_granted(peer, message, grammar.structure(ok.object, Granted), now)
@@ -256,7 +256,7 @@ class Replica:
             case Heartbeat():
                 alive = grammar.structure(ok.object, Alive) if ok is not None and in_force else None
                 if alive is not None:
-                    self.replication.expose(peer, alive.exposed, now)
+                    self.state.expose(peer, alive.exposed, now)
                     self.locks.clear(peer, alive.oldest)
                 self.membership.on_beat(peer, message.at, alive, now)
             case Join():
@@ -280,24 +280,24 @@ class Replica:
                 fetched = grammar.structure(ok.object, Fetched) if ok is not None else None
                 if fetched is None or not self.membership.on_fetched(peer, fetched.ranges, now):
                     if fetched is not None and in_force:
-                        self.replication.on_fetched(peer, fetched.ranges, fetched.have, now)
+                        self.state.on_fetched(peer, fetched.ranges, fetched.have, now)
                     else:
-                        self.replication.on_fetched(peer, None, None, now)
+                        self.state.on_fetched(peer, None, None, now)
             case Stop():
                 have = grammar.structure(ok.object, Has).have if ok is not None else None
                 self.membership.leaving.on_stopped(peer, message, have)
             case Gossip():
                 have = grammar.structure(ok.object, Has).have if ok is not None and in_force else None
-                self.replication.on_gossiped(peer, have, now)
+                self.state.on_gossiped(peer, have, now)
             case Expose() if ok is None:
-                self.local.told[peer] = NOT_REACHED
+                self.context.told[peer] = NOT_REACHED
             case Release():
                 self.commit.on_released(peer, message, ok is not None)
 
     def _note_complete(self, message: PeerMessage, complete: bool) -> None:
         """A member says, in answer to a message of the view, whether all have entered that."""
-        if complete and message.view == self.local.view_name:
-            self.local.complete = True
+        if complete and message.view == self.context.view_name:
+            self.context.complete = True
 
     def on_forwarded(self, token: Any, reply: Reply | None, now: float) -> list[Output]:
         """The home's answer to a request that was passed on; None when none came."""
@@ -319,20 +319,20 @@ class Replica:
 
     def tick(self, now: float) -> list[Output]:
         """Time passes; call it often (some tens of milliseconds)."""
-        self.local.oldest = self.commit.oldest
+        self.context.oldest = self.commit.oldest
         self.membership.leaving.busy = bool(self.requests.in_hand or self.commit.open)
         self.membership.tick(now)
         self.requests.give_up_without_quorum(now)
-        if self.local.serving:
+        if self.context.serving:
             if self.detection.follows:
-                self.detection.wait_for(sorted(self.locks.homes() | self.replication.unexposed()), now)
-            self.replication.tick(now)
+                self.detection.wait_for(sorted(self.locks.homes() | self.state.unexposed()), now)
+            self.state.tick(now)
             self.commit.tick(now)
         else:
             self.commit.tick_stopped(now)
         self._check_concerns(now)
-        if told := self._gauge.look(self.replication):
-            self.local.note(told)
+        if told := self._gauge.look(self.state):
+            self.context.note(told)
         for token, (_, deadline) in list(self._watching.items()):
             if now >= deadline:
                 self._answer_watch(token)
@@ -343,7 +343,7 @@ class Replica:
 
     def _check_concerns(self, now: float) -> None:
         """Answer the writes that enough members hold: by the word of members, and within the lease."""
-        self.replication.check_concerns(now, self.local.serving and self.requests.holds_lease(now))
+        self.state.check_concerns(now, self.context.serving and self.requests.holds_lease(now))
 
     def on_stop(self, drain: float, now: float) -> list[Output]:
         """This node was told to stop: it leaves in order, at the latest in `drain` seconds; then there is a `Left`."""
@@ -356,16 +356,16 @@ class Replica:
         self.ended = True
         if left.kept:
             self.commit.settle()  # what was decided is part of the state with which the others go on
-            self.replication.check_concerns(now, may_answer=True)
+            self.state.check_concerns(now, may_answer=True)
         self.requests.refuse_all(Error(errors.UNAVAILABLE, ("this node has left: ask another one",)))
-        self.local.serving = False
-        self.local.note(left.text)
-        self.local.out.append(left)
+        self.context.serving = False
+        self.context.note(left.text)
+        self.context.out.append(left)
 
     def _end_turn(self, now: float) -> list[Output]:
         """Follow up what has changed, until nothing does; then give out the outputs."""
         if self.ended:
-            self.local.out.clear()
+            self.context.out.clear()
             return []
         while True:
             entered = False
@@ -381,34 +381,34 @@ class Replica:
                 self.commit.observe(now)
                 if self.locks.resumed:
                     self.requests.run_resumed(now)
-                if not self.replication.changed:
+                if not self.state.changed:
                     break
-            self.replication.changed = False
-            if self.replication.confirmed:
+            self.state.changed = False
+            if self.state.confirmed:
                 self._check_concerns(now)
             self.requests.run_waiting(now, everything=entered)
         if self._watching:
             for token, (name, _) in list(self._watching.items()):
-                if name != self.local.view_name:
+                if name != self.context.view_name:
                     self._answer_watch(token)
         if self.membership.leaving.left is not None:
             self._leave(self.membership.leaving.left, now)
-        elif self.commit.wants_flush and not self._flush_asked and self.local.others():
+        elif self.commit.wants_flush and not self._flush_asked and self.context.others():
             self._flush_asked = True
-            self.local.out.append(FlushRequested())
-        out, self.local.out = self.local.out, []
+            self.context.out.append(FlushRequested())
+        out, self.context.out = self.context.out, []
         return out
 
     def flush(self, now: float) -> list[Output]:
         """What was gathered for other storage nodes; `FlushRequested` has asked for it."""
         self._flush_asked = False
-        if self.local.serving and self.commit.wants_flush:
+        if self.context.serving and self.commit.wants_flush:
             self.commit.flush()
         return self._end_turn(now)
 
     def _answer_watch(self, token: Any) -> None:
         del self._watching[token]
-        self.local.answer(token, Ok((), self.watched()))
+        self.context.answer(token, Ok((), self.watched()))
 
     def _fenced(self) -> None:
         """Everything that waits hears that this node no longer serves; the state is gone."""
@@ -422,77 +422,77 @@ class Replica:
 
     def watched(self) -> dict[str, Any]:
         """The view as clients may know it."""
-        view = self.local.view
+        view = self.context.view
         members = view.members if view is not None else ()
         return {
-            "view": self.local.view_name,
+            "view": self.context.view_name,
             "number": view.number if view is not None else 0,
             "members": [{"replica": m.replica, "id": m.id, "url": m.url} for m in members],
             "dead": self.dead(),
-            "groups": [self.groups.replicas(group) for group in range(len(self.groups))],
+            "groups": [self.shards.replicas(shard) for shard in range(len(self.shards))],
             "elsewhere": [{"replica": n.replica, "id": n.id, "url": str(n.address)} for n in self._elsewhere],
         }
 
     def pool(self) -> list[StorageAddress]:
         """The storage nodes that this one knows of: the members of its view (while there is none, those that were
         named) and the nodes of other groups."""
-        view = self.local.view
-        members = view.members if view is not None else (self.local.me,)
+        view = self.context.view
+        members = view.members if view is not None else (self.context.me,)
         known = {n.replica: n for n in (*(self.membership.named if view is None else ()), *self._elsewhere)}
         known.update({m.replica: StorageAddress(m.replica, m.id, Address.parse(m.url)) for m in members})
         return [known[replica] for replica in sorted(known)]
 
     def dead(self) -> list[str]:
         """Ids of the nodes that were members, or named, and are not in the view."""
-        if self.local.view is None:
+        if self.context.view is None:
             return []
-        inside = {m.replica for m in self.local.view.members}
+        inside = {m.replica for m in self.context.view.members}
         names = {named.replica: named.id for named in self.membership.named}
         names.update({replica: m.id for replica, m in self.membership.departed.items()})
         return [id for replica, id in sorted(names.items()) if replica not in inside]
 
     def keep_said(self, entry: Entry, said: bytes) -> None:
         """Keep how an answer tells of an entry, as long as there is room for what only saves time."""
-        if not warns(self.replication):
-            self.replication.store.keep_said(entry, said)
+        if not warns(self.state):
+            self.state.store.keep_said(entry, said)
 
     def slow(self, seconds: float) -> None:
         """The gossip delay from now on."""
-        self.local.config = evolve(self.local.config, gossip_delay=seconds)
+        self.context.config = evolve(self.context.config, gossip_delay=seconds)
 
     def status(self, now: float) -> dict[str, Any]:
         """All that `status` tells."""
-        view = self.local.view
-        replication = self.replication
+        view = self.context.view
+        state = self.state
         return {
             "ready": self._ready(now),
             "alive": [m.id for m in view.members] if view is not None else [],
             "dead": self.dead(),
             "view": view.number if view is not None else 0,
-            "group": self.group + 1,
-            "replica": self.local.me.replica,
-            "component": self.local.component,
-            "gossip_delay": round(self.local.config.gossip_delay * 1000),
+            "group": self.shard + 1,
+            "replica": self.context.me.replica,
+            "component": self.context.incarnation,
+            "gossip_delay": round(self.context.config.gossip_delay * 1000),
             "membership": "majority" if self.config.majority else "available",
-            "records": len(replication.store),
+            "records": len(state.store),
             **self.requests.counts,
-            "lag": replication.lag(),
-            "log": replication.log.size,
-            "held": len(replication.held),
+            "lag": state.lag(),
+            "log": state.log.size,
+            "held": len(state.held),
             "waiting": self.requests.in_hand,
             "transactions": self.commit.open,
             "locks": len(self.locks.keys),
-            "executed": replication.executed.size,
-            "leaving": self.local.leaves,
-            "memory": used(replication),
+            "executed": state.executed.size,
+            "leaving": self.context.leaves,
+            "memory": used(state),
             "max_memory": self.config.max_memory or 0,
-            "nearly_full": warns(replication),
+            "nearly_full": warns(state),
             "discarded": self.membership.discarded,
-            "notes": list(self.local.notes),
+            "notes": list(self.context.notes),
         }
 
     def _ready(self, now: float) -> bool:
         without_half = self.config.majority and now >= self.detection.lease_until()
-        return self.local.serving and not without_half and not self.local.leaves
+        return self.context.serving and not without_half and not self.context.leaves
 
     VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Forget, Watch)

@@ -13,18 +13,19 @@ from typing import Any
 from attrs import evolve
 
 from dida import errors
-from dida.placement import Groups
+from dida.placement import Shards
 from dida.replication.context import ReplicaContext
 from dida.replication.coordinator import Commit
 from dida.replication.executed import CROWDED_TTL, TOO_MANY_ANSWERS, after_of, answered
 from dida.replication.gossip import FETCH_AGAIN, ReplicaState
 from dida.replication.membership import Membership
-from dida.replication.messages import Forward, Record, component_of, is_commit
+from dida.replication.messages import Forward, Record
 from dida.replication.operations import PendingRequest, Question, ReplicaRequest, refused, too_late, unknown_outcome
 from dida.replication.outputs import CHANGING, OTHER_VIEW
 from dida.replication.participant import Locks
 from dida.replication.room import refusal
 from dida.replication.store import Entry, said
+from dida.replication.streams import incarnation_of, is_commit, replica_of
 from dida.timestamps import Timestamp, covers, lacking
 from dida.wire.messages import Error, ListRecords, No, Ok, Reply, Versions
 
@@ -37,16 +38,18 @@ NO_QUORUM_AFTER = 1.0
 class Requests:
     """The operations that one replica has in hand."""
 
-    replication: ReplicaState
+    state: ReplicaState
     locks: Locks
     commit: Commit
 
-    def __init__(self, local: ReplicaContext, groups: Groups, group: int, membership: Membership, secret: str) -> None:
-        self.local = local
+    def __init__(
+        self, context: ReplicaContext, shards: Shards, shard: int, membership: Membership, secret: str
+    ) -> None:
+        self.context = context
         self._secret = secret
-        self.config = local.config
-        self.groups = groups
-        self.group = group
+        self.config = context.config
+        self.shards = shards
+        self.shard = shard
         self.membership = membership
         self.detection = membership.detection
         self.waiting: dict[Any, PendingRequest] = {}
@@ -68,30 +71,30 @@ class Requests:
         self._own_session = 0
         self._own_used = 0.0
 
-    def begin_with(self, replication: ReplicaState, locks: Locks, commit: Commit) -> None:
+    def begin_with(self, state: ReplicaState, locks: Locks, commit: Commit) -> None:
         """This is the state from now on."""
-        self.replication, self.locks, self.commit = replication, locks, commit
+        self.state, self.locks, self.commit = state, locks, commit
 
     def plain_read(self, key: str, now: float) -> tuple[Entry, Timestamp] | None:
         """What `read KEY` gives, with the timestamp, when it can be answered at once; None: ask with `on_request`."""
-        if now >= self.lease_until or not self.local.serving or len(self.groups) > 1 or self.local.stops:
+        if now >= self.lease_until or not self.context.serving or len(self.shards) > 1 or self.context.stops:
             return None
-        entry = self.replication.store.newest(key)
+        entry = self.state.store.newest(key)
         if entry is None:
             return None
         self.counts["reads"] += 1
-        return entry, self.replication.value_ts
+        return entry, self.state.value_ts
 
     def plain_write(self, key: str, value: str, now: float) -> Ok | None:
         """Executes `write KEY VALUE`, when that can be done at once; None: ask with `on_request`."""
-        if now >= self.lease_until or not self.local.serving or len(self.groups) > 1 or self.local.stops:
+        if now >= self.lease_until or not self.context.serving or len(self.shards) > 1 or self.context.stops:
             return None
         if self.config.write_concern > 1 or key in self.locks.keys or self._log_full:
             return None
-        if refusal(self.replication, key, value):
+        if refusal(self.state, key, value):
             return None
         self.counts["writes"] += 1
-        return self.replication.execute(self._next_record(key, value), now)
+        return self.state.execute(self._next_record(key, value), now)
 
     def holds_lease(self, now: float) -> bool:
         """Whether this node may answer without asking the members first."""
@@ -103,23 +106,23 @@ class Requests:
         """Answer the operation, or pass it on, or let it wait for what it lacks."""
         reply = self._try(waiting, now)
         if reply is not None:
-            self.local.answer(waiting.token, reply)
+            self.context.answer(waiting.token, reply)
 
     def _not_here(self, key: str) -> Reply | None:
-        """The error of a request for a key that another group holds."""
-        holder = self.groups.of_key(key)
-        if holder == self.group:
+        """The error of a request for a key that another shard holds."""
+        holder = self.shards.of_key(key)
+        if holder == self.shard:
             return None
-        return Error(errors.NOT_HERE, (key,), {"replicas": self.groups.replicas(holder)})
+        return Error(errors.NOT_HERE, (key,), {"replicas": self.shards.replicas(holder)})
 
     def _try(self, waiting: PendingRequest, now: float) -> Reply | None:
         """The answer, or None when somebody else now has the operation in hand."""
         op = waiting.op
-        if len(self.groups) > 1 and op.verb != "list" and (elsewhere := self._not_here(op.key)) is not None:
+        if len(self.shards) > 1 and op.verb != "list" and (elsewhere := self._not_here(op.key)) is not None:
             return elsewhere
         if now > waiting.deadline:
             return too_late(waiting)
-        if not self.local.serving:
+        if not self.context.serving:
             return self._park(waiting, now)
         if not self.holds_lease(now):
             self.detection.ask_all(now)
@@ -132,18 +135,18 @@ class Requests:
             if after is not op.after:
                 op = waiting.op = evolve(op, after=after)
         if op.id is not None:
-            known = self.replication.executed.answer(op.id)
+            known = self.state.executed.answer(op.id)
             if known is not None:
-                if op.verb == "write" and self.local.holders_wanted(op.concern) > 1:
+                if op.verb == "write" and self.context.holders_wanted(op.concern) > 1:
                     return self._at_home(waiting, now)  # executed, but maybe not yet where its concern wants it
                 return known
-            if self.replication.executed.expired(op.id):
+            if self.state.executed.expired(op.id):
                 return Error(errors.SESSION_EXPIRED, (op.id,))
-        if op.verb == "updateif" or op.latest or (op.retry and op.id is not None and len(self.local.others()) > 0):
+        if op.verb == "updateif" or op.latest or (op.retry and op.id is not None and len(self.context.others()) > 0):
             return self._at_home(waiting, now)
-        if not covers(self.replication.value_ts, op.after):
-            self.replication.fetch(op.after, now)
-            return self._park(waiting, now, lacking(self.replication.value_ts, op.after)[0])
+        if not covers(self.state.value_ts, op.after):
+            self.state.fetch(op.after, now)
+            return self._park(waiting, now, lacking(self.state.value_ts, op.after)[0])
         if op.question is not None:
             return self._told(op.question)
         return self._read(op) if op.verb == "read" else self._write(waiting, now)
@@ -163,42 +166,42 @@ class Requests:
 
     def _without_dead(self, after: Timestamp) -> tuple[Timestamp, Timestamp]:
         """Entries of `after` that are lost, and `after` without the entries of removed components."""
-        live = self.replication.table
+        live = self.state.table
         lost: Timestamp = {}
         gone = set()
         for stream, count in after.items():
-            component = component_of(stream)
-            if component in live or component == self.local.component:
+            incarnation = incarnation_of(stream)
+            if incarnation in live or incarnation == self.context.incarnation:
                 continue
             gone.add(stream)
-            if count == 0 or self._of_another_group(component):
+            if count == 0 or self._of_another_shard(incarnation):
                 continue
-            if count > self.replication.cuts.get(stream, 0):
+            if count > self.state.final_counts.get(stream, 0):
                 lost[stream] = count
         if gone:
             after = {stream: count for stream, count in after.items() if stream not in gone}
         return lost, after
 
-    def _of_another_group(self, component: str) -> bool:
-        """Whether a client has this entry from a group whose updates this node can't know."""
-        replica = component.partition(":")[0]
-        return replica.isdecimal() and self.groups.of_replica(int(replica)) != self.group
+    def _of_another_shard(self, incarnation: str) -> bool:
+        """Return True if a client has this entry from a shard whose updates this node cannot know."""
+        replica = replica_of(incarnation)
+        return replica is not None and self.shards.of_replica(replica) != self.shard
 
     def _told(self, question: Question) -> Reply:
         """What is asked of the records but to read one."""
-        store = self.replication.store
+        store = self.state.store
         if isinstance(question, ListRecords):
             page, following = store.page(question.from_, min(question.limit, MAX_LISTED))
             return Ok((), {"records": page, **({"next": following} if following is not None else {})})
         if isinstance(question, Versions):
             return Ok((), {"versions": said(store.versions(question.key))})
-        assert self.local.view is not None
-        home = self.local.home(question.key)
-        return Ok((str(home.replica), home.id), {"members": [m.id for m in self.local.view.members]})
+        assert self.context.view is not None
+        home = self.context.home(question.key)
+        return Ok((str(home.replica), home.id), {"members": [m.id for m in self.context.view.members]})
 
     def _read(self, op: ReplicaRequest) -> Reply:
         self.counts["reads"] += 1
-        store = self.replication.store
+        store = self.state.store
         if op.version is None:
             entry = store.newest(op.key)
             if entry is None:
@@ -209,43 +212,43 @@ class Requests:
                 if store.newest(op.key) is None:
                     return Error(errors.NO_SUCH_RECORD, (op.key,))
                 return Error(errors.NO_SUCH_VERSION, (op.key, str(op.version)))
-        return answered((entry.value, str(entry.version)), self.replication.value_ts)
+        return answered((entry.value, str(entry.version)), self.state.value_ts)
 
     def _write(self, waiting: PendingRequest, now: float) -> Reply | None:
-        op, replication = waiting.op, self.replication
+        op, state = waiting.op, self.state
         if self.locks.queue_write(waiting):
             return None
         if self._log_full:
             return refused(waiting, "too many updates are not confirmed by all members: try again later")
-        if op.id is not None and replication.executed.full:
+        if op.id is not None and state.executed.full:
             return refused(waiting, TOO_MANY_ANSWERS)
-        if why := self.local.cannot_meet(op.concern):
+        if why := self.context.cannot_meet(op.concern):
             return refused(waiting, why)
-        if why := refusal(replication, op.key, op.value):
+        if why := refusal(state, op.key, op.value):
             return Error(errors.STORAGE_FULL, (why,))
         self.counts["writes"] += 1
         record = self._next_record(op.key, op.value, op.after, op.id, op.lowest)
-        reply = replication.execute(record, now)
-        if self.local.holders_wanted(op.concern) > 1:
-            replication.concern(record, op.concern, waiting.token, waiting.deadline)
+        reply = state.execute(record, now)
+        if self.context.holders_wanted(op.concern) > 1:
+            state.concern(record, op.concern, waiting.token, waiting.deadline)
             return None
         return reply
 
     @property
     def _log_full(self) -> bool:
-        log = self.replication.log
+        log = self.state.log
         return log.size >= self.config.max_log or log.bytes >= self.config.max_log_bytes
 
     def _next_record(
         self, key: str, value: str, after: Timestamp | None = None, id: str | None = None, lowest: int = 0
     ) -> Record:
-        newest = self.replication.store.newest(key)
-        return self.replication.next_record(
-            self.local.component,
+        newest = self.state.store.newest(key)
+        return self.state.next_record(
+            self.context.incarnation,
             after or {},
             key=key,
             number=1 + (newest.number if newest is not None else 0),
-            replica=self.local.me.replica,
+            replica=self.context.me.replica,
             value=value,
             id=id,
             lowest=lowest,
@@ -254,8 +257,8 @@ class Requests:
     def _at_home(self, waiting: PendingRequest, now: float) -> Reply | None:
         """Have the operation done in the queue of its key."""
         op = waiting.op
-        home = self.local.home(op.key)
-        if home.component == self.local.component:
+        home = self.context.home(op.key)
+        if home.component == self.context.incarnation:
             if op.verb == "updateif":
                 self.counts["updateifs"] += 1
             self.commit.begin(waiting, now)
@@ -267,20 +270,20 @@ class Requests:
         self._last_forward += 1
         self._forwarded[self._last_forward] = waiting, home.component
         message = Forward(
-            **self.local.stamp(),
+            **self.context.stamp(),
             verb=op.verb,
             key=op.key,
             value=op.value,
             old=op.old,
             id=op.id,
-            lowest=next(iter(self.local.own_ids.values())) if waiting.token in self.local.own_ids else op.lowest,
+            lowest=next(iter(self.context.own_ids.values())) if waiting.token in self.context.own_ids else op.lowest,
             retry=op.retry or waiting.passed_on,
             concern=op.concern,
             after=op.after,
             deadline=max(0.0, waiting.deadline - now),
         )
         waiting.passed_on = waiting.passed_on or op.verb != "read"
-        self.local.forward(home, message, self._last_forward, waiting.deadline - now)
+        self.context.forward(home, message, self._last_forward, waiting.deadline - now)
         return None
 
     def _own_id(self, token: Any, now: float) -> str:
@@ -289,8 +292,8 @@ class Requests:
             self._own_session += 1
         self._own_used = now
         self._last_id += 1
-        self.local.own_ids[token] = self._last_id
-        return f"{self.local.component}{self._secret}.{self._own_session}:{self._last_id}"
+        self.context.own_ids[token] = self._last_id
+        return f"{self.context.incarnation}{self._secret}.{self._own_session}:{self._last_id}"
 
     def on_forwarded(self, number: int, reply: Reply | None, now: float) -> None:
         """The home's answer to a request that was passed on; None when none came."""
@@ -301,11 +304,11 @@ class Requests:
             reply = too_late(waiting) if now >= waiting.deadline else self._park(waiting, now)
         if reply is not None:
             self._expose_answered(reply, now)
-            self.local.answer(waiting.token, reply)
+            self.context.answer(waiting.token, reply)
 
     def take_back(self) -> list[PendingRequest]:
         """What was passed on to a node that is no longer a member: it begins again, at the key's new home."""
-        gone = [number for number, (_, home) in self._forwarded.items() if self.local.member(home) is None]
+        gone = [number for number, (_, home) in self._forwarded.items() if self.context.member(home) is None]
         return [self._forwarded.pop(number)[0] for number in gone]
 
     def _expose_answered(self, reply: Reply, now: float) -> None:
@@ -313,10 +316,10 @@ class Requests:
 
         Not without a lease: the home may answer from a view that this node is no longer in.
         """
-        if self.local.serving and isinstance(reply, Ok | No) and now < self.detection.lease_until():
+        if self.context.serving and isinstance(reply, Ok | No) and now < self.detection.lease_until():
             for stream, count in after_of(reply).items():
-                if is_commit(stream) and self.local.member(component_of(stream)) is not None:
-                    self.replication.expose(component_of(stream), count, now)
+                if is_commit(stream) and self.context.member(incarnation_of(stream)) is not None:
+                    self.state.expose(incarnation_of(stream), count, now)
 
     def give_up_without_quorum(self, now: float) -> None:
         """In a minority nothing comes of what was begun before either: it is answered as at its deadline."""
@@ -329,10 +332,10 @@ class Requests:
             return
         for waiting in (*self.commit.waiting(), *self.locks.waiting()):
             waiting.deadline = min(now, waiting.deadline)
-        self.replication.expire_concerns(now)
+        self.state.expire_concerns(now)
         forwarded, self._forwarded = self._forwarded, {}
         for waiting, _ in forwarded.values():
-            self.local.answer(waiting.token, too_late(waiting))
+            self.context.answer(waiting.token, too_late(waiting))
 
     def give_up_late(self, now: float) -> None:
         minority = self.config.majority and now >= self.detection.lease_until()
@@ -340,7 +343,7 @@ class Requests:
             if now >= waiting.deadline or (minority and now - self._since[token] >= NO_QUORUM_AFTER):
                 del self.waiting[token], self._since[token]
                 self._restless.pop(token, None)
-                self.local.answer(token, too_late(waiting))
+                self.context.answer(token, too_late(waiting))
 
     def give_up(self, tokens: Set[Any], now: float) -> None:
         """Nobody waits for these answers any more: what was not begun by now is not begun."""
@@ -350,13 +353,13 @@ class Requests:
         for number, (waiting, _) in list(self._forwarded.items()):
             if waiting.token in tokens:
                 del self._forwarded[number]
-                self.local.answer(waiting.token, too_late(waiting))
-        self.replication.give_up(tokens, now)
+                self.context.answer(waiting.token, too_late(waiting))
+        self.state.give_up(tokens, now)
 
     def run_waiting(self, now: float, everything: bool = False) -> None:
         """Try those again that may have what they have waited for; all of them in another view, and now and then: what
         they lack is asked for again, and the answer of an update may be known by now."""
-        if not (self.waiting and self.local.serving):
+        if not (self.waiting and self.context.serving):
             return
         if everything or now >= self._all_again_at:
             self._all_again_at = now + FETCH_AGAIN
@@ -373,7 +376,7 @@ class Requests:
 
     def _supplied(self) -> Iterator[Any]:
         """Those that lack nothing more of the stream that they have waited for."""
-        have = self.replication.value_ts
+        have = self.state.value_ts
         for stream, line in list(self._lacking.items()):
             while line and line[0][0] <= have.get(stream, 0):
                 token = heappop(line)[2]
@@ -392,15 +395,15 @@ class Requests:
         """This node is a new component: everything that waits hears so."""
         forwarded = [waiting for waiting, _ in self._forwarded.values()]
         for one in (*self.waiting.values(), *self.commit.give_back(), *forwarded):
-            self.local.answer(one.token, unknown_outcome() if one.passed_on else refusal)
-        for token in self.replication.concerned():
-            self.local.answer(token, unknown_outcome())
+            self.context.answer(one.token, unknown_outcome() if one.passed_on else refusal)
+        for token in self.state.concerned():
+            self.context.answer(token, unknown_outcome())
         self.waiting.clear()
         self._since.clear()
         self._restless.clear()
         self._lacking.clear()
         self._forwarded.clear()
-        self.local.own_ids.clear()
+        self.context.own_ids.clear()
 
     @property
     def in_hand(self) -> int:

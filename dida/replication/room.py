@@ -27,23 +27,23 @@ SESSION = 450
 """Bytes of a session of update ids, beside its answers; and of the name of one that has expired, at most."""
 
 
-def used(replication: ReplicaState) -> int:
+def used(state: ReplicaState) -> int:
     """About how many bytes this node takes."""
-    log, executed = replication.log, replication.executed
-    state = replication.store.bytes + log.bytes + LOGGED * log.size
+    log, executed = state.log, state.executed
+    records = state.store.bytes + log.bytes + LOGGED * log.size
     answers = executed.bytes + ANSWERED * executed.size + SESSION * executed.sessions
-    return replication.local.config.own_memory + state + answers
+    return state.context.config.own_memory + records + answers
 
 
-def refusal(replication: ReplicaState, key: str, value: str) -> str:
+def refusal(state: ReplicaState, key: str, value: str) -> str:
     """Why there is no room for another version of a record; empty when there is."""
-    most = replication.local.config.max_memory
+    most = state.context.config.max_memory
     if most is None:
         return ""
-    taken = used(replication)
-    if taken < most or (taken < OVERWRITING * most and not replication.store.grows(key, value)):
+    taken = used(state)
+    if taken < most or (taken < OVERWRITING * most and not state.store.grows(key, value)):
         return ""
-    replication.local.refused_for_room = True
+    state.context.refused_for_room = True
     return f"{taken // MIB} of {most // MIB} MiB are taken: give the storage nodes more (--max-memory), or more nodes"
 
 
@@ -53,16 +53,16 @@ class Gauge:
 
     _level: float = 0.0
 
-    def look(self, replication: ReplicaState) -> str:
+    def look(self, state: ReplicaState) -> str:
         """A line for the log when the node comes near its limit, or reaches it; else nothing."""
-        most = replication.local.config.max_memory
+        most = state.context.config.max_memory
         if most is None:
             return ""
-        taken = used(replication)
+        taken = used(state)
         share = taken / most
         if share < CALM_AT:
             self._level = 0.0
-        refused, replication.local.refused_for_room = replication.local.refused_for_room, False
+        refused, state.context.refused_for_room = state.context.refused_for_room, False
         # a log that was cut since the refusal may have brought it below the limit again
         level = 1.0 if refused or share >= 1.0 else WARN_AT if share >= WARN_AT else 0.0
         if level <= self._level:
@@ -72,7 +72,7 @@ class Gauge:
         return f"{told}: writes that need more are refused (storage-full)" if level == 1.0 else told
 
 
-def warns(replication: ReplicaState) -> bool:
+def warns(state: ReplicaState) -> bool:
     """Whether the node is near its limit, or above."""
-    most = replication.local.config.max_memory
-    return most is not None and used(replication) >= WARN_AT * most
+    most = state.context.config.max_memory
+    return most is not None and used(state) >= WARN_AT * most

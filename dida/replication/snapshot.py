@@ -21,7 +21,7 @@ class Snapshot:
     store: Store
     executed: ReplyCache
     held: dict[Place, Record] = field(factory=dict)
-    cuts: dict[str, int] = field(factory=dict)
+    final_counts: dict[str, int] = field(factory=dict)
     value_ts: Timestamp = field(factory=dict)
     have: Timestamp = field(factory=dict)
     exposed: dict[str, int] = field(factory=dict)
@@ -33,7 +33,7 @@ class Snapshot:
         self.held.update({(record.stream, record.seq): record for record in held})
         if "have" in part:
             self.value_ts, self.have = dict(part["value_ts"]), dict(part["have"])
-            self.exposed, self.cuts = dict(part["exposed"]), dict(part["cuts"])
+            self.exposed, self.final_counts = dict(part["exposed"]), dict(part["cuts"])
 
 
 def _bytes_of_versions(item: list[Any]) -> int:

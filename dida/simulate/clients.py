@@ -9,8 +9,8 @@ from attrs import Factory, define
 
 from dida import errors
 from dida.errors import BadRequest
-from dida.replication.messages import component_of
 from dida.replication.replica import Replica
+from dida.replication.streams import incarnation_of
 from dida.simulate.history import FAILED, FOREVER, LOST, NO, OK, UNKNOWN, Event, History, Shown
 from dida.simulate.network import Cluster, Node, name_of
 from dida.simulate.plan import Plan
@@ -60,7 +60,7 @@ class Session:
 class _Expected:
     """A request that its node has got: it has to be answered in time, if the node lives."""
 
-    life: int
+    epoch: int
     pauses: int
 
 
@@ -203,7 +203,7 @@ class Clients:
                 self._again(session)
             return
         if not node.paused:
-            self._expected[token] = _Expected(node.life, node.pauses)
+            self._expected[token] = _Expected(node.epoch, node.pauses)
         self.cluster.ask(url, request, token)
         if token in self._expected:
             self.cluster.at(request.deadline + SLACK, lambda: self._due(node, token))
@@ -211,7 +211,7 @@ class Clients:
     def _due(self, node: Node, token: Any) -> None:
         """Its deadline is over: a node that lived all the time must have answered."""
         expected = self._expected.pop(token, None)
-        if expected is None or node.life != expected.life or node.replica is None:
+        if expected is None or node.epoch != expected.epoch or node.replica is None:
             return
         if not node.paused and node.pauses == expected.pauses:
             self._report(f"{node.name} did not answer c{token[0]} in time")
@@ -280,7 +280,7 @@ class Clients:
                 self._check_in_force(event, node)
             if event.ordered and len(reply.words) == 2 and not self.plan.forks:
                 self._check_held(event, reply.words[0 if event.verb == "read" else 1], node)
-        view = node.replica.local.view_name if node.replica is not None else ""
+        view = node.replica.context.view_name if node.replica is not None else ""
         delay = 0.0005 + self.rng.random() * 0.002
         if not self.calm and not self.stopping and self.rng.random() < self.plan.stray:
             self.cluster.say(f"{session.name} loses its connection: {reply} does not arrive")
@@ -290,10 +290,10 @@ class Clients:
 
     def _check_in_force(self, event: Event, node: Node) -> None:
         """A plain answer leaves: nobody serves in a view from which its node was removed."""
-        mine = node.replica.local.view if node.replica is not None else None
+        mine = node.replica.context.view if node.replica is not None else None
         for other in self.cluster.nodes.values():
-            view = other.replica.local.view if other.replica is not None and other.replica.local.serving else None
-            if mine is not None and view is not None and view.rank > mine.rank and not view.member(node.component):
+            view = other.replica.context.view if other.replica is not None and other.replica.context.serving else None
+            if mine is not None and view is not None and view.rank > mine.rank and not view.member(node.incarnation):
                 self._report(
                     f"{event}: {node.name} answers, though {other.name} serves in view {view.number} without it"
                 )
@@ -301,34 +301,34 @@ class Clients:
     def _check_held(self, event: Event, value: str, node: Node) -> None:
         """An answer leaves that says what the newest value is: all members have it."""
         newest = self.cluster.newest_view()
-        view = node.replica.local.view_name if node.replica is not None else ""
+        view = node.replica.context.view_name if node.replica is not None else ""
         if newest is None or view != newest.name:
             return  # passed on from a view that this node does not know yet
         for other in self.cluster.nodes.values():
             replica = other.replica
-            if replica is None or not replica.local.serving or replica.local.view_name != view:
+            if replica is None or not replica.context.serving or replica.context.view_name != view:
                 continue
             if not self._holds(replica, event.key, value):
                 self._report(f"{event}: told {value}, but {other.name} lacks it")
 
     def _holds(self, replica: Replica, key: str, value: str) -> bool:
         """Whether a replica has the value, or has had it: newer ones have pushed it out."""
-        kept = replica.replication.store.versions(key)
-        held = any(record.value == value for record in replica.replication.held.values())
+        kept = replica.state.store.versions(key)
+        held = any(record.value == value for record in replica.state.held.values())
         return held or len(kept) >= self.plan.max_versions or any(entry.value == value for entry in kept)
 
     def _acknowledged(self, session: Session, event: Event, value: str, version: Version, node: Node) -> None:
         """An acknowledgement leaves: who has the update at this moment?"""
         lacking = []
         holders = self._holders(event.key, value, version)
-        view = node.replica.local.view_name if node.replica is not None else ""
+        view = node.replica.context.view_name if node.replica is not None else ""
         newest = self.cluster.newest_view()
         assert newest is not None
         for other in self.cluster.nodes.values():
             replica = other.replica
-            if replica is None or other.component in holders:
+            if replica is None or other.incarnation in holders:
                 continue
-            if replica.local.serving and replica.local.view_name == view == newest.name:
+            if replica.context.serving and replica.context.view_name == view == newest.name:
                 lacking.append(other.name)
         if event.verb == "updateif" and lacking and not self.plan.forks:
             self._report(f"{event}: acknowledged, but {' '.join(lacking)} lacks it")
@@ -343,8 +343,10 @@ class Clients:
     def _check_everywhere(self, event: Event, value: str, version: Version, node: Node) -> None:
         """Whoever of the members lives at this moment may be the one that is left: it has the write, be it that the
         view that takes it in is still on its way to it."""
-        view = node.replica.local.view if node.replica is not None else None
-        living = {other.component: other.replica for other in self.cluster.nodes.values() if other.replica is not None}
+        view = node.replica.context.view if node.replica is not None else None
+        living = {
+            other.incarnation: other.replica for other in self.cluster.nodes.values() if other.replica is not None
+        }
         for member in view.members if view is not None else ():
             replica = living.get(member.component)
             if replica is not None and not self._has(replica, event.key, value, version):
@@ -354,15 +356,15 @@ class Clients:
         """The components in a view that have that version of the key, or have had it and newer ones since."""
         replicas = [node.replica for node in self.cluster.nodes.values() if node.replica is not None]
         return [
-            replica.local.component
+            replica.context.incarnation
             for replica in replicas
-            if replica.local.view is not None and self._has(replica, key, value, version)
+            if replica.context.view is not None and self._has(replica, key, value, version)
         ]
 
     def _has(self, replica: Replica, key: str, value: str, version: Version) -> bool:
-        kept = replica.replication.store.versions(key)
+        kept = replica.state.store.versions(key)
         full = len(kept) >= self.plan.max_versions and version < kept[-1].version
-        held = any(record.value == value for record in replica.replication.held.values())
+        held = any(record.value == value for record in replica.state.held.values())
         return full or held or any(entry.value == value for entry in kept)
 
     def left(self, node: Node, kept: bool) -> None:
@@ -370,12 +372,12 @@ class Clients:
         if not kept:
             return
         for shown, holders in self.holders.items():
-            if holders is None or node.component not in holders:
+            if holders is None or node.incarnation not in holders:
                 continue
-            others = [c for c in self._holders(shown.key, shown.value, shown.version) if c != node.component]
+            others = [c for c in self._holders(shown.key, shown.value, shown.version) if c != node.incarnation]
             if others:
-                self.holders[shown] = sorted({*holders, *others} - {node.component})
-            elif node.component in self._holders(shown.key, shown.value, shown.version):
+                self.holders[shown] = sorted({*holders, *others} - {node.incarnation})
+            elif node.incarnation in self._holders(shown.key, shown.value, shown.version):
                 self._report(f"{node.name} left in order, and took with it {shown}")
 
     def _take(self, session: Session, token: Any, reply: Reply, view: str) -> None:
@@ -452,10 +454,10 @@ class Clients:
         if self.plan.forks or newest is None:
             return
         for stream, count in lost.items():
-            if newest.member(component_of(stream)) is not None:
+            if newest.member(incarnation_of(stream)) is not None:
                 self._report(f"{event}: {stream} {count} is said to be lost, but it lives")
             for node in self.cluster.nodes.values():
-                if node.replica is not None and count <= node.replica.replication.cuts.get(stream, 0):
+                if node.replica is not None and count <= node.replica.state.final_counts.get(stream, 0):
                     self._report(f"{event}: {stream} {count} is said to be lost, but {node.name} has it")
 
     # --- lies -----------------------------------------------------------------------------------
@@ -465,8 +467,8 @@ class Clients:
         if self.calm or self.stopping:
             return
         node = self.rng.choice(list(self.cluster.nodes.values()))
-        if node.component:
-            line = f'write {self.keys[-1]} lie {{"deadline":0.5,"after":{{"{node.component}":%d}}}}'
+        if node.incarnation:
+            line = f'write {self.keys[-1]} lie {{"deadline":0.5,"after":{{"{node.incarnation}":%d}}}}'
             try:
                 grammar.decode((line % 2**63).encode(), vocabulary(Write))
                 self._report("a counter of 2^63 was taken")

@@ -104,9 +104,9 @@ class Faults:
         if node.replica is None or node.paused or not self._dispensable(node):
             return False
         self.happened["pauses"] += 1
-        cluster, life = self.cluster, node.life
+        cluster, epoch = self.cluster, node.epoch
         cluster.pause(node)
-        cluster.at(self.rng.choice(PAUSED_FOR), lambda: cluster.resume(node) if node.life == life else None)
+        cluster.at(self.rng.choice(PAUSED_FOR), lambda: cluster.resume(node) if node.epoch == epoch else None)
         return True
 
     def _dispensable(self, node: Node) -> bool:
@@ -115,19 +115,19 @@ class Faults:
         if newest is None:
             return False
         living = [
-            n.replica.local
+            n.replica.context
             for n in self.cluster.nodes.values()
             if n is not node
             and n.replica is not None
             and not n.paused
-            and n.replica.local.serving
-            and not n.replica.local.leaves
-            and n.replica.local.view_name == newest.name
+            and n.replica.context.serving
+            and not n.replica.context.leaves
+            and n.replica.context.view_name == newest.name
         ]
         if not self.plan.majority:
             return bool(living)
-        complete = any(local.complete for local in living)
-        return more_than_half((local.me for local in living), newest.lists(complete))
+        complete = any(context.complete for context in living)
+        return more_than_half((context.me for context in living), newest.lists(complete))
 
     # --- planned stops --------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class Faults:
 
     def _stop_one(self, node: Node, then: Callable[[], None] = lambda: None) -> bool:
         """SIGTERM, if another node stays; it is started again when it has ended."""
-        if node.replica is None or node.replica.local.leaves or not self._stays_without(node):
+        if node.replica is None or node.replica.context.leaves or not self._stays_without(node):
             return False
         self.happened["stops"] += 1
         self._then[node.name] = then
@@ -164,7 +164,7 @@ class Faults:
         if self._dispensable(node):
             return True
         others = [n.replica for n in self.cluster.nodes.values() if n is not node and not n.paused]
-        living = any(replica is not None and not replica.local.leaves for replica in others)
+        living = any(replica is not None and not replica.context.leaves for replica in others)
         return living and not self.plan.partitions and self.plan.pause >= NEVER
 
     def left(self, node: Node) -> None:

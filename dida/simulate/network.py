@@ -71,8 +71,8 @@ class Node:
     skew: float = 0.0
     """What its clock showed in the beginning."""
     replica: Replica | None = None
-    life: int = 0
-    component: str = ""
+    epoch: int = 0
+    incarnation: str = ""
     paused: bool = False
     pauses: int = 0
     backlog: deque[Callable[[], None]] = Factory(deque)
@@ -85,9 +85,9 @@ class Node:
     def name(self) -> str:
         return f"s{self.number}"
 
-    def begin(self, component: str) -> None:
+    def begin(self, incarnation: str) -> None:
         """It is a new component, without a state."""
-        self.component = component
+        self.incarnation = incarnation
         self.floors = {}
         self.promised = (0, "")
 
@@ -97,7 +97,7 @@ class _Ask:
     """A message whose answer is awaited."""
 
     node: Node
-    life: int
+    epoch: int
     send: Send
 
 
@@ -170,15 +170,15 @@ class Cluster:
     # --- lives of nodes -------------------------------------------------------------------------
 
     def start(self, node: Node) -> None:
-        """A process starts at the node's place: a new life, a new component."""
-        node.life += 1
+        """A process starts at the node's place: a new epoch, a new component."""
+        node.epoch += 1
         node.paused = False
         node.backlog = deque()
-        member = Member(incarnation(node), node.number, node.name, node.url)
+        member = Member(incarnation_name(node), node.number, node.name, node.url)
         node.begin(member.component)
         node.replica = Replica(self.config, member, self.named, self.time(node))
         self.say(f"{node.name} STARTS as {member.component}")
-        self._tick(node, node.life)
+        self._tick(node, node.epoch)
 
     def crash(self, node: Node) -> None:
         """SIGKILL: the state is gone, the connections break, the port refuses."""
@@ -191,7 +191,7 @@ class Cluster:
     def stop(self, node: Node, drain: float) -> None:
         """SIGTERM"""
         self.say(f"{node.name} is told to STOP")
-        self._at_node(node, node.life, lambda replica: replica.on_stop(drain, self.time(node)))
+        self._at_node(node, node.epoch, lambda replica: replica.on_stop(drain, self.time(node)))
 
     def _left(self, node: Node, left: Left) -> None:
         """It has done what it could: its process ends."""
@@ -203,7 +203,7 @@ class Cluster:
         if node.replica is None:
             return
         self.discarded += node.replica.membership.discarded
-        self.ended[node.component] = self.now
+        self.ended[node.incarnation] = self.now
         node.replica = None
         node.paused = False
         node.backlog.clear()
@@ -232,46 +232,46 @@ class Cluster:
 
     def newest_view(self) -> View | None:
         """Of the views in which nodes live now, the one that the others give way to."""
-        views = [n.replica.local.view for n in self.nodes.values() if n.replica is not None]
+        views = [n.replica.context.view for n in self.nodes.values() if n.replica is not None]
         return max((view for view in views if view is not None), key=lambda view: view.rank, default=None)
 
     def time(self, node: Node) -> float:
         return self.now + node.skew
 
-    def _at_node(self, node: Node, life: int, event: Callable[[Replica], list[Output]]) -> None:
+    def _at_node(self, node: Node, epoch: int, event: Callable[[Replica], list[Output]]) -> None:
         """Have a replica take an input, unless that life is over; a paused one takes it when it goes on."""
-        if node.life != life or node.replica is None:
+        if node.epoch != epoch or node.replica is None:
             return
         if node.paused:
-            node.backlog.append(lambda: self._at_node(node, life, event))
+            node.backlog.append(lambda: self._at_node(node, epoch, event))
             return
         self._act(node, event(node.replica))
 
-    def _tick(self, node: Node, life: int) -> None:
-        if node.life != life or node.replica is None:
+    def _tick(self, node: Node, epoch: int) -> None:
+        if node.epoch != epoch or node.replica is None:
             return
         if not node.paused:
             self._act(node, node.replica.tick(self.time(node)))
             if node.replica is not None:
                 self.check(node)
-        self.at(TICK, lambda: self._tick(node, life))
+        self.at(TICK, lambda: self._tick(node, epoch))
 
     # --- messages -------------------------------------------------------------------------------
 
     def ask(self, url: str, request: Request, token: Any) -> None:
         """A client's request arrives at the node; its reply comes to `on_reply`, or never."""
         node = self.nodes[url]
-        self._at_node(node, node.life, lambda replica: replica.on_request(token, request, self.time(node)))
+        self._at_node(node, node.epoch, lambda replica: replica.on_request(token, request, self.time(node)))
 
     def _act(self, node: Node, outputs: list[Output]) -> None:
         replica = node.replica
         if replica is None:
             return
-        if (view := replica.local.view) is not None:
+        if (view := replica.context.view) is not None:
             self.views[view.name] = view.previous
-        if replica.local.component != node.component:  # it found out that it was removed
-            self.ended[node.component] = self.now
-            node.begin(replica.local.component)
+        if replica.context.incarnation != node.incarnation:  # it found out that it was removed
+            self.ended[node.incarnation] = self.now
+            node.begin(replica.context.incarnation)
             self.on_removed(node)
         for place, output in enumerate(outputs):
             if node.replica is not replica:
@@ -286,16 +286,16 @@ class Cluster:
                 case Answer():
                     self._answer(node, output)
                 case FlushRequested():
-                    self._flush(node, node.life)
+                    self._flush(node, node.epoch)
                 case Left():
                     self._left(node, output)
                 case LogMessage():
                     self.say(f"{node.name} NOTE {output.text}")
 
-    def _flush(self, node: Node, life: int) -> None:
+    def _flush(self, node: Node, epoch: int) -> None:
         """What the node has gathered goes out when it has taken what else has come in by then."""
         delay = self.rng.expovariate(1 / MEAN_TURN)
-        self.at(delay, lambda: self._at_node(node, life, lambda replica: replica.flush(self.time(node))))
+        self.at(delay, lambda: self._at_node(node, epoch, lambda replica: replica.flush(self.time(node))))
 
     def _hit(self, verb: str, step: str, node: Node, then: Callable[[str | None], None]) -> None:
         """Go on with `then`, and with what a failpoint wants done; not when the node dies, later when it pauses."""
@@ -339,25 +339,25 @@ class Cluster:
         self._epoch[pair] = self._epoch.get(pair, 0) + 1
         self._arrives.pop(("ask", *pair), None)
         self._arrives.pop(("answer", pair[1], pair[0]), None)
-        life = source.life
+        epoch = source.epoch
         for number in [n for n, ask in self._asks.items() if ask.node is source and ask.send.url == target.url]:
             self.at(0.0, lambda n=number: self._give_up(n))  # type: ignore[misc]
         if source.replica is not None and not self.cut.get((target.url, source.url)):
-            self.at(0.0005, lambda: self._at_node(source, life, lambda r: r.on_broken(target.url, self.time(source))))
-            self.at(0.012, lambda: self._connect(source, life, target))
+            self.at(0.0005, lambda: self._at_node(source, epoch, lambda r: r.on_broken(target.url, self.time(source))))
+            self.at(0.012, lambda: self._connect(source, epoch, target))
 
-    def _connect(self, source: Node, life: int, target: Node) -> None:
+    def _connect(self, source: Node, epoch: int, target: Node) -> None:
         """The connection is tried again: a port that nobody listens on refuses."""
         if target.replica is None and not self.cut.get((source.url, target.url)):
             at = self.time(source)
-            self._at_node(source, life, lambda r: r.on_refused(target.url, at, self.time(source)))
+            self._at_node(source, epoch, lambda r: r.on_refused(target.url, at, self.time(source)))
 
     def _give_up(self, number: int) -> None:
         """The ask will not be answered: its connection is gone, or its time is over."""
         ask = self._asks.get(number)
         if ask is not None:
-            self._at_node(ask.node, ask.life, lambda replica: self._take_answer(replica, number, None))
-            if ask.node.life != ask.life or ask.node.replica is None:
+            self._at_node(ask.node, ask.epoch, lambda replica: self._take_answer(replica, number, None))
+            if ask.node.epoch != ask.epoch or ask.node.replica is None:
                 self._asks.pop(number, None)
 
     def _take_answer(self, replica: Replica, number: int, reply: Reply | None) -> list[Output]:
@@ -377,8 +377,8 @@ class Cluster:
         verb = VERB[type(message)]  # type: ignore[index]
         self.messages += 1
         self._asked += 1
-        number, life = self._asked, node.life
-        self._asks[number] = _Ask(node, life, send)
+        number, epoch = self._asked, node.epoch
+        self._asks[number] = _Ask(node, epoch, send)
         target = self.nodes.get(send.url)
         line = b""
         if self.network.wire or (self.trace is not None and verb != "heartbeat"):
@@ -388,7 +388,7 @@ class Cluster:
         if target is None or target.replica is None:
             self.at(self._delay(), lambda: self._give_up(number))
             if target is not None:
-                self.at(self._delay(), lambda: self._connect(node, life, target))
+                self.at(self._delay(), lambda: self._connect(node, epoch, target))
             return
         if action == "drop" or self.rng.random() < self.network.reset:
             self.say(f"{node.name} x  {target.name} connection reset")
@@ -401,9 +401,9 @@ class Cluster:
             self._carry(
                 "ask", node.url, target.url, lambda: self._receive(target, lived, verb, message, node.url, number)
             )
-        lived = target.life
+        lived = target.epoch
 
-    def _receive(self, target: Node, life: int, verb: str, message: PeerMessage, source: str, number: int) -> None:
+    def _receive(self, target: Node, epoch: int, verb: str, message: PeerMessage, source: str, number: int) -> None:
         token = ("peer", target.url, number)
 
         def accept(replica: Replica) -> list[Output]:
@@ -413,13 +413,13 @@ class Cluster:
         def take(action: str | None) -> None:
             if action != "drop":
                 for _ in range(2 if action == "duplicate" else 1):
-                    self._at_node(target, life, accept)
+                    self._at_node(target, epoch, accept)
 
         def arrived(replica: Replica) -> list[Output]:
             self._hit(verb, "receive", target, take)
             return []
 
-        self._at_node(target, life, arrived)
+        self._at_node(target, epoch, arrived)
 
     def _answer(self, node: Node, answer: Answer) -> None:
         place = self._replies.pop(answer.token, None)
@@ -445,7 +445,7 @@ class Cluster:
         def take(action: str | None) -> None:
             ask = self._asks.get(number)
             if ask is not None and action != "drop":
-                self._at_node(ask.node, ask.life, lambda replica: self._take_answer(replica, number, heard))
+                self._at_node(ask.node, ask.epoch, lambda replica: self._take_answer(replica, number, heard))
 
         def arrived(replica: Replica) -> list[Output]:
             ask = self._asks.get(number)
@@ -456,7 +456,7 @@ class Cluster:
         def arrive() -> None:
             ask = self._asks.get(number)
             if ask is not None:
-                self._at_node(ask.node, ask.life, arrived)
+                self._at_node(ask.node, ask.epoch, arrived)
 
         self._carry("answer", node.url, source, arrive)
 
@@ -466,9 +466,9 @@ def name_of(url: str) -> str:
     return f"s{Address.parse(url).port - FIRST_PORT}"
 
 
-def incarnation(node: Node) -> str:
+def incarnation_name(node: Node) -> str:
     """The name of the node's component: never the same twice."""
-    return f"{node.number}:{node.life}"
+    return f"{node.number}:{node.epoch}"
 
 
 def refused(reply: Reply, *codes: str) -> bool:
@@ -478,4 +478,4 @@ def refused(reply: Reply, *codes: str) -> bool:
 
 def digest(replica: Replica) -> bytes:
     """The replicated state in bytes: equal on all replicas when all is quiet."""
-    return msgspec.json.encode(replica.replication.store.page("", 10**9)[0])
+    return msgspec.json.encode(replica.state.store.page("", 10**9)[0])

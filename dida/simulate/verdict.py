@@ -8,8 +8,8 @@ import msgspec
 
 from dida.replication.context import ReplicaContext
 from dida.replication.executed import whole
-from dida.replication.messages import component_of, is_commit
 from dida.replication.replica import Replica
+from dida.replication.streams import incarnation_of, is_commit
 from dida.simulate import checkers
 from dida.simulate.clients import INITIAL, Clients
 from dida.simulate.history import OK, Shown, by_key
@@ -22,52 +22,52 @@ from dida.versions import Version
 def invariants(cluster: Cluster, node: Node) -> None:
     """What replication.md says is true at any time; AssertionError when it is not."""
     replica = node.replica
-    if replica is None or replica.local.view is None:
+    if replica is None or replica.context.view is None:
         return
-    replication = replica.replication
-    have = replication.log.have
-    assert covers(have, replication.value_ts), f"{node.name} shows what it has not"
-    for record in replication.held.values():
-        assert not covers(replication.value_ts, record.ts), f"{node.name} says that {record} is applied"
+    state = replica.state
+    have = state.log.have
+    assert covers(have, state.value_ts), f"{node.name} shows what it has not"
+    for record in state.held.values():
+        assert not covers(state.value_ts, record.ts), f"{node.name} says that {record} is applied"
     assert sum(not waiting.passed_on for waiting in replica.requests.waiting.values()) <= replica.config.max_waiting, (
         f"{node.name}: {len(replica.requests.waiting)} requests wait"
     )
-    if replica.local.leaves and replica.membership.leads:
+    if replica.context.leaves and replica.membership.leads:
         stay = [n.name for n in cluster.nodes.values() if _stays_with(n, node)]
         assert cluster.cut or not stay, f"{node.name} leads a change, though it leaves, and {stay} stay"
     promised = replica.membership.promised
     assert promised >= node.promised, f"{node.name} follows {promised}, and has promised to follow {node.promised}"
     node.promised = promised
-    store = replication.store
+    store = state.store
     for key in store:
         versions = store.versions(key)
         if len(versions) >= store.max_versions:
             oldest, floor = versions[-1].version, node.floors.get(key)
             assert floor is None or oldest >= floor, f"{node.name}: {key} {oldest} is back, which was discarded"
             node.floors[key] = oldest
-    mine = replica.local.component
-    answers, mine_view = _answers(cluster, node), replica.local.view_name
+    mine = replica.context.incarnation
+    answers, mine_view = _answers(cluster, node), replica.context.view_name
     for other in cluster.nodes.values():
         theirs = other.replica
         if theirs is None or theirs is replica:
             continue
-        if theirs.local.view_name != replica.local.view_name:
+        if theirs.context.view_name != replica.context.view_name:
             assert not (answers and replica.config.majority and _answers(cluster, other)), (
-                f"{node.name} and {other.name} may answer, in the views {mine_view} and {theirs.local.view_name}"
+                f"{node.name} and {other.name} may answer, in the views {mine_view} and {theirs.context.view_name}"
             )
-            assert not (answers and _went_on(theirs.local, replica.local)), (
-                f"{node.name} may answer, though {other.name} serves in view {theirs.local.view_name} without it"
+            assert not (answers and _went_on(theirs.context, replica.context)), (
+                f"{node.name} may answer, though {other.name} serves in view {theirs.context.view_name} without it"
             )
             continue
-        known = replication.table.get(theirs.local.component, {})
-        assert covers(theirs.replication.log.have, known), f"{node.name} believes that {other.name} has {known}"
-        for stream, count in replication.value_ts.items():
-            assert not is_commit(stream) or theirs.replication.log.have.get(stream, 0) >= count, (
-                f"{node.name} shows {stream} {count}, {other.name} has {theirs.replication.log.have}"
+        known = state.table.get(theirs.context.incarnation, {})
+        assert covers(theirs.state.log.have, known), f"{node.name} believes that {other.name} has {known}"
+        for stream, count in state.value_ts.items():
+            assert not is_commit(stream) or theirs.state.log.have.get(stream, 0) >= count, (
+                f"{node.name} shows {stream} {count}, {other.name} has {theirs.state.log.have}"
             )
-        logged = theirs.replication.log.have.get(replica.local.commits, 0)
-        assert logged >= replica.local.exposed, (
-            f"{node.name} shows {mine}! {replica.local.exposed}, {other.name} lacks it"
+        logged = theirs.state.log.have.get(replica.context.commits, 0)
+        assert logged >= replica.context.exposed, (
+            f"{node.name} shows {mine}! {replica.context.exposed}, {other.name} lacks it"
         )
 
 
@@ -76,34 +76,34 @@ def _stays_with(other: Node, node: Node) -> bool:
     mine, theirs = node.replica, other.replica
     if mine is None or theirs is None or other is node or other.paused or other.pauses or node.pauses:
         return False
-    return theirs.local.view_name == mine.local.view_name and not theirs.local.leaves
+    return theirs.context.view_name == mine.context.view_name and not theirs.context.leaves
 
 
 def _answers(cluster: Cluster, node: Node) -> bool:
     """Whether the node would answer a client now."""
     replica = node.replica
-    return replica is not None and replica.local.serving and cluster.time(node) < replica.detection.lease_until()
+    return replica is not None and replica.context.serving and cluster.time(node) < replica.detection.lease_until()
 
 
 def _went_on(other: ReplicaContext, mine: ReplicaContext) -> bool:
     """Whether another member of my view serves in a later view without me."""
     ours, theirs = mine.view, other.view
-    if ours is None or theirs is None or not other.serving or mine.member(other.component) is None:
+    if ours is None or theirs is None or not other.serving or mine.member(other.incarnation) is None:
         return False
-    return theirs.rank > ours.rank and theirs.member(mine.component) is None
+    return theirs.rank > ours.rank and theirs.member(mine.incarnation) is None
 
 
 def quiet(replica: Replica) -> dict[str, int]:
     """What is still under way at a replica; nothing when all is done."""
     found = {
-        "held": len(replica.replication.held),
-        "not applied": not covers(replica.replication.value_ts, replica.replication.log.have),
-        "log": replica.replication.log.size,
+        "held": len(replica.state.held),
+        "not applied": not covers(replica.state.value_ts, replica.state.log.have),
+        "log": replica.state.log.size,
         "locks": len(replica.locks.keys),
         "transactions": replica.commit.open,
         "waiting": replica.requests.in_hand,
         "timestamps of the dead": sum(
-            replica.local.member(component_of(stream)) is None for stream in replica.replication.value_ts
+            replica.context.member(incarnation_of(stream)) is None for stream in replica.state.value_ts
         ),
     }
     return {what: count for what, count in found.items() if count}
@@ -142,7 +142,7 @@ class Verdict:
         Not where a session's updates may have been discarded with one side of a partition, and its refusals alone are
         left: those are not told to who was being given its copy (docs/reliability.md, what can be lost).
         """
-        first, *others = [replica.replication.executed for replica in replicas]
+        first, *others = [replica.state.executed for replica in replicas]
         for one, another in [*((first, other) for other in others), *((other, first) for other in others)]:
             for session, _, _, answers in one.dump(0.0):
                 for number, is_ok, words, _ in answers:
@@ -203,7 +203,7 @@ class Verdict:
 
     def _judge_discarded(self, lost: set[Shown]) -> None:
         """What a partition cost is said: by nodes that live, or by those that did before they died."""
-        if any(node.life > 1 for node in self.cluster.nodes.values()):
+        if any(node.epoch > 1 for node in self.cluster.nodes.values()):
             return  # a crash may take updates with it
         said = self.cluster.discarded
         said += sum(n.replica.membership.discarded for n in self.cluster.nodes.values() if n.replica is not None)

@@ -148,7 +148,7 @@ class StorageNode(NodeCommands):
         return Ok() if request.word == self._word else No()
 
     def _tell(self, message: PeerMessage, url: str) -> LineAnswer:
-        member = self.replica.local.member(message.sender)
+        member = self.replica.context.member(message.sender)
         told = message.member if isinstance(message, Join) else member
         if told is not None and told.url != url:
             raise BadRequest(f"this is the connection of {url}, not of {told.url}")
@@ -258,7 +258,7 @@ class StorageNode(NodeCommands):
             address = Address.parse(url)
             link = self._links[url] = ReconnectingClient(self._reactor, address.host, address.port)
             link.on_broken = lambda: self._turn(lambda: self.replica.on_broken(url, self._reactor.seconds()))
-            link.greeting = Peer(self.replica.local.me.url, self._word)
+            link.greeting = Peer(self.replica.context.me.url, self._word)
             link.on_refused = lambda at: self._turn(lambda: self.replica.on_refused(url, at, self._reactor.seconds()))
         return link
 
@@ -266,7 +266,12 @@ class StorageNode(NodeCommands):
 
     def cmd_status(self, request: Status) -> LineAnswer:
         now = self._reactor.seconds()
-        me = {"id": self.replica.local.me.id, "role": "storage", "url": self.replica.local.me.url, "pid": os.getpid()}
+        me = {
+            "id": self.replica.context.me.id,
+            "role": "storage",
+            "url": self.replica.context.me.url,
+            "pid": os.getpid(),
+        }
         return Ok((), {**me, **self.replica.status(now)})
 
     def cmd_scheduler(self, request: SchedulerAt) -> LineAnswer:

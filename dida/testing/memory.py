@@ -133,7 +133,7 @@ class _Node:
         self._answer: Answer | None = None
         me = Member(f"{ADDRESS.replica}:memory", ADDRESS.replica, ADDRESS.id, str(ADDRESS.address))
         self._replica = Replica(Config(max_versions=max_versions), me, (ADDRESS,), self.now)
-        while not self._replica.local.serving:
+        while not self._replica.context.serving:
             self._tick()
 
     def carry_out(self, operation: ClientOperation[_T]) -> _T:

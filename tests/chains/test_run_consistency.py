@@ -114,7 +114,7 @@ class Chains:
         cluster = self.cluster
         for node in cluster.nodes.values():
             cluster.start(node)
-        serving = lambda: all(n.replica is not None and n.replica.local.serving for n in cluster.nodes.values())  # noqa: E731
+        serving = lambda: all(n.replica is not None and n.replica.context.serving for n in cluster.nodes.values())  # noqa: E731
         assert cluster.run(5.0, serving)
         for key in KEYS:
             self.ask(next(iter(cluster.nodes)), Write(key, f"initial-{key}"), lambda reply: None)

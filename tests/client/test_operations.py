@@ -23,7 +23,7 @@ from dida.client.replicas import ReplicaDirectory
 from dida.client.sessions import CausalContext, RequestIds
 from dida.errors import DidaError, Unavailable
 from dida.interfaces import Record
-from dida.placement import Groups, Ring
+from dida.placement import Ring, Shards
 from dida.versions import Version
 from dida.wire.messages import Error, No, Ok, Read, UpdateIf, Write
 
@@ -58,7 +58,7 @@ def test_the_group_that_holds_the_key_comes_first() -> None:
     """With partial replication a key is asked for at the members of its group, in the order of the ring."""
     replicas = ReplicaDirectory(FOUR[:2])
     replicas.on_view("1@1:1", 1, FOUR[:2], [], [(1, 2), (3, 4)], FOUR[2:])
-    groups = Groups([1, 2, 3, 4], 2)
+    groups = Shards([1, 2, 3, 4], 2)
     for key in map(str, range(20)):
         mine = groups.replicas(groups.of_key(key))
         assert [each.replica for each in replicas.order(key, 0)[:2]] == list(map(int, Ring(map(str, mine)).order(key)))

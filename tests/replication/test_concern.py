@@ -29,7 +29,7 @@ def test_all_means_every_living_member_whatever_the_gossip_delay(delay: float) -
     assert holders(hand, "k", "v") == [1, 2, 3, 4]
     for number in (1, 2, 3):
         hand.crash(number)
-    assert hand.run(5.0, lambda: hand.replicas[4].local.serving and not hand.replicas[4].local.others())
+    assert hand.run(5.0, lambda: hand.replicas[4].context.serving and not hand.replicas[4].context.others())
     assert hand.answer(4, Read("k", after=reply.object["after"])) == Ok(("v", "1.1"), {"after": {}})
 
 
@@ -75,7 +75,7 @@ def test_a_member_that_is_removed_no_longer_counts() -> None:
     assert token not in hand.replies
     assert hand.run(10.0, lambda: token in hand.replies)
     assert isinstance(hand.replies[token], Ok)
-    assert [m.replica for m in hand.replicas[1].local.others()] == [2]
+    assert [m.replica for m in hand.replicas[1].context.others()] == [2]
     assert {1, 2} <= set(holders(hand, "k", "v"))
 
 
@@ -83,10 +83,10 @@ def test_a_member_that_joins_meanwhile_counts() -> None:
     """The answer says that all have it who are members then: the one that came in meanwhile, too."""
     hand = Hand(3, gossip_delay=LATE)
     hand.crash(3)
-    assert hand.run(2.0, lambda: len(hand.replicas[1].local.others()) == 1)
+    assert hand.run(2.0, lambda: len(hand.replicas[1].context.others()) == 1)
     hand.start(3)
     token = hand.ask(1, Write("k", "v", concern="all", deadline=30.0))
-    while len(hand.replicas[1].local.others()) != 2:
+    while len(hand.replicas[1].context.others()) != 2:
         hand.lose(*hand.under_way("gossip"))
         assert token not in hand.replies
         hand.deliver(*hand.under_way()[:1]) if hand.letters else hand.tick()

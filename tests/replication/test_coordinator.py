@@ -291,7 +291,7 @@ def test_what_ends_at_once_is_told_in_messages_of_bounded_size() -> None:
         hand.deliver(*hand.under_way(verb))
         hand.deliver(*hand.under_way(verb))
     assert {hand.replies[token].words[1] for token in tokens} == {"y" * 1_000_000}
-    assert all(hand.replicas[n].replication.executed.size == 10 for n in (1, 2, 3))
+    assert all(hand.replicas[n].state.executed.size == 10 for n in (1, 2, 3))
 
 
 def test_what_waits_for_a_silent_home_goes_to_the_next_one() -> None:
@@ -304,7 +304,7 @@ def test_what_waits_for_a_silent_home_goes_to_the_next_one() -> None:
     tokens = [hand.ask(1, UpdateIf(key, "a", "b")), hand.ask(1, Read(key, latest=True))]
     paused = hand.replicas.pop(3)
     assert hand.run(5.0, lambda: set(tokens) <= set(hand.replies))
-    assert hand.replies[tokens[0]].words == (f"2.{hand.replicas[1].local.home(key).replica}",)
+    assert hand.replies[tokens[0]].words == (f"2.{hand.replicas[1].context.home(key).replica}",)
     assert hand.replies[tokens[1]].words[0] == "b"
     hand.replicas[3] = paused
     fenced = Error("fenced", ("removed",))
@@ -330,8 +330,8 @@ def test_ids_that_a_replica_gives_are_given_up_with_the_answer() -> None:
     for number in range(20):
         assert isinstance(hand.answer(1, UpdateIf(stays, str(number), str(number + 1))), Ok)
     assert hand.run(1.0, hand.quiet)
-    assert not hand.replicas[1].local.own_ids
-    assert hand.replicas[1].replication.executed.size <= 2
+    assert not hand.replicas[1].context.own_ids
+    assert hand.replicas[1].state.executed.size <= 2
 
 
 def test_ids_that_a_replica_gives_do_not_expire() -> None:
@@ -347,14 +347,14 @@ def test_a_refusal_is_remembered_where_its_value_is_held_back() -> None:
     value is."""
     for value in ("w", "w" * 5000):
         hand, key = cluster()
-        replication = hand.replicas[1].replication
+        state = hand.replicas[1].state
         record = Record("3:1", 1, {"2:1!": 9}, key, 5, 3, value)
-        replication.accept([Range("3:1", 0, (record,))], hand.now)
-        assert replication.held
+        state.accept([Range("3:1", 0, (record,))], hand.now)
+        assert state.held
         ended = Ended(1, key, "c:1", ("5.3", value) if len(value) < 1000 else ("5.3",), {})
-        release = Release(**hand.replicas[2].local.stamp(), keys=(ended,))
+        release = Release(**hand.replicas[2].context.stamp(), keys=(ended,))
         hand.act(1, hand.replicas[1].on_peer("release", release, hand.now))
-        assert replication.executed.answer("c:1") == No(("5.3", value), {"after": {}})
+        assert state.executed.answer("c:1") == No(("5.3", value), {"after": {}})
 
 
 def test_what_is_refused_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -687,7 +687,7 @@ def test_somebody_dies_at_each_step(step: str, dies: int) -> None:
     told = hand.replies.get(token)
     hand.crash(dies)
     alive = list(hand.replicas)
-    assert hand.run(2.0, lambda: all(len(r.local.others()) == 1 for r in hand.replicas.values()))
+    assert hand.run(2.0, lambda: all(len(r.context.others()) == 1 for r in hand.replicas.values()))
     assert hand.run(2.0, hand.quiet)
     states = [hand.stored(n, key) for n in alive]
     assert states[0] == states[1]
@@ -708,7 +708,7 @@ def test_home_and_a_participant_die_at_each_step(step: str) -> None:
     told = hand.replies.get(token)
     hand.crash(2)
     hand.crash(3)
-    assert hand.run(2.0, lambda: hand.replicas[1].local.others() == ())
+    assert hand.run(2.0, lambda: hand.replicas[1].context.others() == ())
     assert told is None or hand.stored(1, key) == ["b", "a"]
     assert isinstance(hand.answer(1, update(key, "a", "b", retry=True)), Ok)
     assert hand.stored(1, key) == ["b", "a"]
@@ -774,9 +774,9 @@ def test_an_answer_exposes_within_the_lease_only(away: float) -> None:
     token = hand.ask(2, UpdateIf(key, "a", "b"))
     (forward,) = hand.under_way("forward")
     replica = hand.replicas[2]
-    while not replica.replication.held:
+    while not replica.state.held:
         hand.deliver(hand.letters[0])
-    ((stream, seq),) = replica.replication.held
+    ((stream, seq),) = replica.state.held
     hand.now += away
     hand.act(2, replica.on_forwarded(forward.send.token, Ok(("2.1",), {"after": {stream: seq}}), hand.now))
     assert hand.replies[token].words == ("2.1",)

@@ -45,7 +45,7 @@ class Counted(Cluster):
 
 def serve_together(nodes: list[Node]) -> bool:
     """Whether these nodes serve in a view of themselves and nobody else."""
-    views = [n.replica.local.view for n in nodes if n.replica is not None and n.replica.local.serving]
+    views = [n.replica.context.view for n in nodes if n.replica is not None and n.replica.context.serving]
     return len(views) == len(nodes) and all(
         view is not None and [m.id for m in view.members] == [n.name for n in nodes] for view in views
     )
@@ -104,12 +104,12 @@ def test_the_log_of_a_large_group_gets_empty() -> None:
     cluster.pass_time(2.0)
     for node in nodes:
         assert node.replica is not None
-        replication = node.replica.replication
+        state = node.replica.state
         assert quiet(node.replica) == {}
-        assert len(replication.store) == NODES
-        assert not replication.unsettled
-        assert not any(replication.lag().values())
-        assert all(known == replication.log.have for known in replication.table.values())
+        assert len(state.store) == NODES
+        assert not state.unsettled
+        assert not any(state.lag().values())
+        assert all(known == state.log.have for known in state.table.values())
 
 
 # --- the lease that is passed on ----------------------------------------------------------------------
@@ -121,7 +121,7 @@ def lease(hand: Hand, number: int) -> float:
 
 def members(hand: Hand, number: int) -> list[int]:
     """The replicas in the view of this one."""
-    view = hand.replicas[number].local.view
+    view = hand.replicas[number].context.view
     return [m.replica for m in view.members] if view is not None else []
 
 
@@ -169,7 +169,7 @@ def test_a_hub_that_was_paused_grants_nothing() -> None:
     hand.now += LEASE + 0.05  # longer than its lease, shorter than the time-out
     hand.tick(2)
     hand.pass_on("heartbeat", source=2, target=1)
-    asked = Heartbeat(**hand.replicas[2].local.stamp(), at=hand.now)
+    asked = Heartbeat(**hand.replicas[2].context.stamp(), at=hand.now)
     hand.act(1, hand.replicas[1].on_peer("late", asked, hand.now))
     reply = hand.replies["late"]
     assert isinstance(reply, Ok)
@@ -223,7 +223,7 @@ def test_what_a_dead_hub_granted_is_over_before_anybody_is_removed() -> None:
 
 def silent(hand: Hand, number: int, suspect: int) -> float:
     """What a replica says of how long it has not heard another one."""
-    asked = Suspect(**hand.replicas[3].local.stamp(), component=f"{suspect}:1")
+    asked = Suspect(**hand.replicas[3].context.stamp(), component=f"{suspect}:1")
     hand.act(number, hand.replicas[number].on_peer("suspect", asked, hand.now))
     reply = hand.replies["suspect"]
     assert isinstance(reply, Ok)
@@ -305,7 +305,7 @@ def test_a_lock_that_is_left_over_is_found_without_the_hub() -> None:
     hand.run(0.5)
     assert isinstance(hand.answer(3, UpdateIf(key, "a", "b")), Ok)
     assert isinstance(hand.answer(3, UpdateIf(key, "b", "c")), Ok)
-    late: PeerMessage = Lock(**hand.replicas[3].local.stamp(), keys=(Wanted(1, key),))
+    late: PeerMessage = Lock(**hand.replicas[3].context.stamp(), keys=(Wanted(1, key),))
     hand.act(4, hand.replicas[4].on_peer("late", late, hand.now))
     assert hand.replicas[4].locks.keys
     hand.run(0.05)

@@ -23,14 +23,14 @@ def waiting(hand: Hand, number: int) -> int:
     return (
         replica.requests.in_hand
         + len(replica._watching)
-        + sum(map(len, (replica.commit.waiting(), replica.locks.waiting(), replica.replication.concerned())))
+        + sum(map(len, (replica.commit.waiting(), replica.locks.waiting(), replica.state.concerned())))
     )
 
 
 def test_a_watch_is_given_up() -> None:
     """A watch whose client is gone is no longer kept, and nothing is said to it."""
     hand, _ = cluster()
-    view = hand.replicas[1].local.view_name
+    view = hand.replicas[1].context.view_name
     tokens = [hand.ask(1, Watch(view, deadline=LONG)) for _ in range(100)]
     assert waiting(hand, 1) == 100
     gone(hand, 1, *tokens[1:])
@@ -42,7 +42,7 @@ def test_a_read_that_waits_for_updates_is_given_up() -> None:
     """A read of what has not come yet is dropped; another client's, that waits for the same, is answered."""
     hand, key = cluster()
     hand.ask(3, Write(key, "x"))
-    after = dict(hand.replicas[3].replication.value_ts)
+    after = dict(hand.replicas[3].state.value_ts)
     left, stays = (hand.ask(1, Read(key, after=after, deadline=LONG)) for _ in range(2))
     hand.letters.clear()
     gone(hand, 1, left)

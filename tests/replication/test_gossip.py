@@ -18,9 +18,10 @@ from dida.replication.config import Config
 from dida.replication.context import ReplicaContext
 from dida.replication.executed import ReplyCache, not_applied
 from dida.replication.gossip import ReplicaState
-from dida.replication.messages import Fetch, Gossip, Member, Range, Record, View, commit_stream
+from dida.replication.messages import Fetch, Gossip, Member, Range, Record, View
 from dida.replication.requests import Requests
 from dida.replication.store import Entry, Store
+from dida.replication.streams import commit_stream
 from dida.timestamps import Timestamp, covers
 from dida.wire.messages import Error, Ok, Read, Write
 from tests.support.simnet import Hand
@@ -28,13 +29,13 @@ from tests.support.simnet import Hand
 HERE, THERE, THIRD = "1:1", "2:1", "3:1"
 
 
-def replication(number: int = 1, count: int = 3, **config: Any) -> ReplicaState:
+def state(number: int = 1, count: int = 3, **config: Any) -> ReplicaState:
     """The replicated state of one member of a view, which has just begun."""
     members = tuple(Member(f"{n}:1", n, f"s{n}", f"node:{n}") for n in range(1, count + 1))
-    local = ReplicaContext(Config(**config), members[number - 1])
-    local.enter(View(1, "1:1", members), {})
-    local.serving = True
-    made = ReplicaState(local, Store(local.config.max_versions), ReplyCache())
+    context = ReplicaContext(Config(**config), members[number - 1])
+    context.enter(View(1, "1:1", members), {})
+    context.serving = True
+    made = ReplicaState(context, Store(context.config.max_versions), ReplyCache())
     live = [m.component for m in members]
     made.settle({}, live, live, 0.0)
     return made
@@ -53,11 +54,11 @@ def accept(made: ReplicaState, *records: Record) -> None:
 
 def sent(made: ReplicaState) -> list[Any]:
     """What was sent since the last time, as (member, message)."""
-    out, made.local.out = made.local.out, []
+    out, made.context.out = made.context.out, []
     return [(o.peer, o.message) for o in out]  # type: ignore[union-attr]
 
 
-def state(made: ReplicaState) -> tuple[Any, ...]:
+def shown(made: ReplicaState) -> tuple[Any, ...]:
     return made.store.page("", 100)[0], made.value_ts, sorted(made.held)
 
 
@@ -66,7 +67,7 @@ def state(made: ReplicaState) -> tuple[Any, ...]:
 
 def test_ts_is_prev_with_the_own_entry_set() -> None:
     """An update depends on what its client has seen, not on all that its replica has logged."""
-    made = replication()
+    made = state()
     accept(made, update(THERE, 1))
     record = made.next_record(HERE, {}, key="k", number=2, replica=1, value="v")
     assert made.execute(record, 0.0) == Ok(("2.1",), {"after": {HERE: 1}})
@@ -76,7 +77,7 @@ def test_ts_is_prev_with_the_own_entry_set() -> None:
 
 def test_lag_is_what_others_have_not_confirmed() -> None:
     """Of the own updates, writes and commits; who has all of them is left out."""
-    made = replication()
+    made = state()
     for seq in (1, 2):
         made.execute(made.next_record(HERE, {}, key="k", number=seq, replica=1, value="v"), 0.0)
     made.append_commit(update(commit_stream(HERE), 1))
@@ -97,13 +98,13 @@ def test_a_held_back_record_is_applied_when_what_it_depends_on_is() -> None:
     ]
     expected = None
     for order in permutations(records):
-        made = replication()
+        made = state()
         for record in order:
             made.accept([Range(record.stream, record.seq - 1, (record,))], 0.0)
         for record in order:  # what came with a gap is sent again
             made.accept([Range(record.stream, 0, tuple(r for r in records if r.stream == record.stream))], 0.0)
-        expected = expected or state(made)
-        assert state(made) == expected
+        expected = expected or shown(made)
+        assert shown(made) == expected
         assert made.held == {}
         assert [e.value for e in made.store.versions("k")] == [f"{THIRD} 2", f"{THERE} 2", f"{THIRD} 1", f"{THERE} 1"]
 
@@ -118,7 +119,7 @@ def test_a_long_chain_of_updates_takes_no_more_than_its_length() -> None:
             Counted.looked += 1
             return super().items()
 
-    made, length = replication(), 1000
+    made, length = state(), 1000
     made.accept([Range(THERE, 0, tuple(update(THERE, n, Counted({THERE: n - 1})) for n in range(1, length + 1)))], 0.0)
     assert made.held == {}
     assert Counted.looked <= 6 * length
@@ -138,7 +139,7 @@ def test_held_back_records_are_applied_to_a_fixed_point(seed: int) -> None:
         if random.random() < 0.5 and counts[stream] > 1:
             prev[stream] = random.randint(1, counts[stream] - 1)
         records.append(update(stream, counts[stream], prev, len(records) + 1))
-    made, exposed = replication(), 0
+    made, exposed = state(), 0
     rest = {stream: [r for r in records if r.stream == stream] for stream in streams}
     applied: list[Record] = []
     reached: Timestamp = {}
@@ -165,7 +166,7 @@ def test_held_back_records_are_applied_to_a_fixed_point(seed: int) -> None:
 
 def test_one_entry_says_nothing_of_what_is_applied() -> None:
     """Only the whole of `prev` counts: a record waits although its own stream's entry is covered."""
-    made = replication()
+    made = state()
     accept(made, update(THERE, 1, {THIRD: 1}), update(THERE, 2, {THERE: 1}))
     assert sorted(made.held) == [(THERE, 1), (THERE, 2)]
     assert made.value_ts == {}
@@ -175,7 +176,7 @@ def test_one_entry_says_nothing_of_what_is_applied() -> None:
 
 def test_what_is_not_kept_counts_all_the_same() -> None:
     """A version older than all that are kept is dropped, and its `ts` merged: nobody waits for it for ever."""
-    made = replication(max_versions=1)
+    made = state(max_versions=1)
     accept(made, update(THERE, 1, number=5), update(THIRD, 1, number=3))
     assert made.value_ts == {THERE: 1, THIRD: 1}
     assert [e.value for e in made.store.versions("k")] == [f"{THERE} 1"]
@@ -183,7 +184,7 @@ def test_what_is_not_kept_counts_all_the_same() -> None:
 
 def test_a_message_that_does_not_continue_the_log_is_not_taken() -> None:
     """A gap is refused, and the answer says what is here; what is here already is not taken twice."""
-    made = replication()
+    made = state()
     accept(made, update(THERE, 1))
     message = Gossip(sender=THERE, ranges=(Range(THERE, 2, (update(THERE, 3),)),), have={THERE: 3})
     assert made.on_gossip(message, 0.0).object == {"have": {THERE: 1}}
@@ -195,7 +196,7 @@ def test_a_message_that_does_not_continue_the_log_is_not_taken() -> None:
 
 def test_what_a_peer_has_is_not_what_is_here() -> None:
     """The sender's `have` raises its row of the table, and never what this replica says to have."""
-    made = replication()
+    made = state()
     made.on_gossip(Gossip(sender=THERE, have={THERE: 7, THIRD: 3}), 0.0)
     assert made.log.have == {}
     assert made.table[THERE] == {THERE: 7, THIRD: 3}
@@ -209,7 +210,7 @@ updates = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 5), st.sampled_fr
 @given(updates, st.randoms(use_true_random=False))
 def test_all_orders_come_to_the_same(some: list[tuple[int, int, str]], random: Random) -> None:
     """Whatever three replicas do, and in whatever order and however often it is gossiped, they end equal."""
-    replicas = {n: replication(n) for n in (1, 2, 3)}
+    replicas = {n: state(n) for n in (1, 2, 3)}
     logged: list[Record] = []
     for number, seen, key in some:
         made = replicas[number]
@@ -247,11 +248,11 @@ def _run(logged: Iterable[Record], stream: str, upto: int) -> tuple[Record, ...]
 
 def test_a_commit_is_invisible_until_it_is_exposed() -> None:
     """A decision is logged and confirmed, but not applied before its home says that all have it; nor what follows."""
-    made = replication()
+    made = state()
     stream = commit_stream(THERE)
     accept(made, update(stream, 1), update(THIRD, 1, {stream: 1}, 2))
     assert made.log.have == {stream: 1, THIRD: 1}
-    assert state(made) == ({}, {}, [(stream, 1), (THIRD, 1)])
+    assert shown(made) == ({}, {}, [(stream, 1), (THIRD, 1)])
     made.expose(THERE, 1, 0.0)
     assert [e.value for e in made.store.versions("k")] == [f"{THIRD} 1", f"{stream} 1"]
     assert [r.stream for r in made.committed] == [stream]
@@ -259,7 +260,7 @@ def test_a_commit_is_invisible_until_it_is_exposed() -> None:
 
 def test_exposing_goes_before_logging_or_after() -> None:
     """An EXPOSE that overtakes its decision counts when the decision comes; an older one changes nothing."""
-    made = replication()
+    made = state()
     stream = commit_stream(THERE)
     made.expose(THERE, 2, 0.0)
     made.expose(THERE, 1, 0.0)
@@ -273,7 +274,7 @@ def test_exposing_goes_before_logging_or_after() -> None:
 
 def test_what_is_sent_is_what_the_peer_has_not_confirmed() -> None:
     """The same is sent again until the peer says that it has it: what was sent last is nothing to go by."""
-    made = replication()
+    made = state()
     made.execute(update(HERE, 1), 0.0)
     for _ in range(3):
         made.push(THERE)
@@ -289,7 +290,7 @@ def test_what_is_sent_is_what_the_peer_has_not_confirmed() -> None:
 
 def test_one_message_of_gossip_at_a_time() -> None:
     """While a member has not answered, it gets no other gossip; it is due again afterwards."""
-    made = replication(count=2)
+    made = state(count=2)
     made.execute(update(HERE, 1), 0.0)
     made.tick(0.0)
     made.execute(update(HERE, 2), 0.1)
@@ -303,7 +304,7 @@ def test_one_message_of_gossip_at_a_time() -> None:
 
 def test_the_gossip_delay_holds_gossip_back() -> None:
     """An update leaves after the node's delay, not before, and then all that is there by then."""
-    made = replication(count=2, gossip_delay=1.0)
+    made = state(count=2, gossip_delay=1.0)
     made.execute(update(HERE, 1), 0.0)
     made.tick(0.0)
     made.execute(update(HERE, 2), 0.5)
@@ -317,7 +318,7 @@ def test_the_gossip_delay_holds_gossip_back() -> None:
 def test_a_message_that_was_too_small_goes_on(monkeypatch: Any) -> None:
     """What does not fit a message is sent when the first part is confirmed, without a further delay."""
     monkeypatch.setattr(log_module, "BATCH", 300)
-    made = replication(count=2, gossip_delay=1.0)
+    made = state(count=2, gossip_delay=1.0)
     for seq in range(1, 6):
         made.execute(update(HERE, seq, {HERE: seq - 1} if seq > 1 else {}, seq), 0.0)
     made.tick(0.0)
@@ -332,12 +333,12 @@ def test_a_message_that_was_too_small_goes_on(monkeypatch: Any) -> None:
 
 def test_what_is_missing_is_fetched_from_who_has_it() -> None:
     """A fetch goes to the stream's owner and to members whose row covers it, and is answered from the log."""
-    made = replication()
+    made = state()
     made.confirm(THIRD, {THERE: 1})
     made.fetch({THERE: 1}, 0.0)
     asked = sent(made)
     assert [peer for peer, _ in asked] == [THERE, THIRD]
-    other = replication(3)
+    other = state(3)
     accept(other, update(THERE, 1))
     reply = other.on_fetch(asked[1][1], 0.0)
     made.on_fetched(THIRD, reply.object["ranges"], reply.object["have"], 0.0)
@@ -348,7 +349,7 @@ def test_what_is_missing_is_fetched_from_who_has_it() -> None:
 
 def test_a_fetch_is_not_repeated_at_once() -> None:
     """Who waits for the same gets it by the same fetch; when it does not come, it is asked for again."""
-    made = replication(count=2)
+    made = state(count=2)
     made.fetch({THERE: 1}, 0.0)
     made.fetch({THERE: 1}, 0.1)
     assert len(sent(made)) == 1
@@ -380,7 +381,7 @@ def test_what_comes_up_during_a_fetch_is_fetched_with_its_answer() -> None:
 
 def test_truncation_waits_for_every_member() -> None:
     """A record goes when it is applied here and every member's row covers it; not before, and not while it is held."""
-    made = replication()
+    made = state()
     made.execute(update(HERE, 1), 0.0)
     made.confirm(THERE, {HERE: 1})
     made.truncate()
@@ -397,7 +398,7 @@ def test_truncation_waits_for_every_member() -> None:
 
 def test_truncation_waits_for_a_joiner() -> None:
     """What a node that joins does not have yet is kept for it, too."""
-    made = replication(count=2)
+    made = state(count=2)
     made.table["3:9"] = {}
     made.execute(update(HERE, 1), 0.0)
     made.confirm(THERE, {HERE: 1})
@@ -410,21 +411,21 @@ def test_truncation_waits_for_a_joiner() -> None:
 
 def test_the_whole_state_in_one_copy() -> None:
     """A joiner that takes over a dump has the store, timestamps, answers, and the records that are held back."""
-    made = replication()
+    made = state()
     stream = commit_stream(THERE)
     accept(made, update(THERE, 1, id="s:1"), update(stream, 1, {THERE: 1}, 2, id="s:2"), update(THIRD, 1, {HERE: 5}))
-    joiner = replication(3)
+    joiner = state(3)
     joiner.execute(update(THIRD, 1, key="gone"), 0.0)
     copy = joiner.empty_copy()
     parts = made.dump(0.0)
-    before, have = state(made), made.log.have
+    before, have = shown(made), made.log.have
     made.execute(update(HERE, 1, number=9), 0.0)  # too late for this copy
     made.expose(THERE, 1, 0.0)
     for part in parts:
         copy.take(msgspec.json.decode(msgspec.json.encode(part)), part.get("held", []), 0.0)
         assert joiner.store.newest("gone") is not None
     joiner.take_over(copy, 0.0)
-    assert state(joiner) == before
+    assert shown(joiner) == before
     assert joiner.log.have == have
     assert joiner.log.size == 0
     assert joiner.executed.answer("s:2") is None
@@ -435,13 +436,13 @@ def test_the_whole_state_in_one_copy() -> None:
 
 def test_a_copy_goes_in_parts_of_bounded_size() -> None:
     """Long values, many versions of a key, long answers and names of sessions: no part is much longer than a record."""
-    made = replication(max_versions=100)
+    made = state(max_versions=100)
     for number in range(20):
         made.execute(update(HERE, number + 1, number=number + 1, key="k", id=f"x{number}"), 0.0)
         made.store.put("long", Entry(number + 1, 1, "y" * 100_000, None, None))
         made.executed.note(f"s:{number}", 0, not_applied(("1.1", "z" * 100_000), {}), 0.0)
         made.executed.forget("w" * 100_000 + str(number))
-    copy = replication(2, max_versions=100).empty_copy()
+    copy = state(2, max_versions=100).empty_copy()
     for part in made.dump(0.0):
         said = msgspec.json.encode(part)
         assert len(said) < 500_000
@@ -454,7 +455,7 @@ def test_a_copy_goes_in_parts_of_bounded_size() -> None:
 
 def test_a_new_view_settles_everything() -> None:
     """A view begins: commits are exposed, what died with its component is not waited for, and leaves the timestamps."""
-    made = replication()
+    made = state()
     stream = commit_stream(THERE)
     accept(made, update(stream, 1), update(THIRD, 1, {stream: 1, THERE: 9}, 2))
     made.settle(made.log.have, [HERE, THIRD], [HERE, THIRD], 0.0)
@@ -467,7 +468,7 @@ def test_a_new_view_settles_everything() -> None:
 
 def test_a_view_needs_levelled_members() -> None:
     """A view whose beginning is not here can't begin here: a broken invariant."""
-    made = replication()
+    made = state()
     with pytest.raises(AssertionError, match="not levelled"):
         made.settle({THERE: 1}, [HERE], [HERE], 0.0)
 
@@ -550,7 +551,7 @@ def test_what_waits_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert tried == 100
     records = tuple(update(HERE, n, number=n) for n in range(1, 12))
     replica = hand.replicas[2]
-    replica.replication.accept([Range(HERE, 0, records)], hand.now)
+    replica.state.accept([Range(HERE, 0, records)], hand.now)
     hand.act(2, replica.flush(hand.now))
     assert [token in hand.replies for token in waiting] == [False, True, True]
     assert tried == 102
@@ -588,16 +589,16 @@ def test_a_log_that_nobody_confirms_refuses_writes(bound: dict[str, Any]) -> Non
     replies = [hand.replies[hand.ask(1, Write("k", str(n)))] for n in range(8)]
     assert [type(reply) for reply in replies] == [Ok] * 5 + [Error] * 3
     hand.run(0.5)
-    hand.replicas[1].replication.push("2:1")
+    hand.replicas[1].state.push("2:1")
     hand.act(1, hand.replicas[1].tick(hand.now))
-    log = hand.replicas[1].replication.log
+    log = hand.replicas[1].state.log
     assert hand.run(1.0, lambda: (log.size, log.bytes) == (0, 0))
     assert isinstance(hand.replies[hand.ask(1, Write("k", "x"))], Ok)
 
 
 def test_heads_of_streams_are_asked_for_by_their_names() -> None:
     """A fetch says what its sender has, so that the answer is what it lacks and no more."""
-    made = replication()
+    made = state()
     accept(made, update(THERE, 1), update(THERE, 2, number=2))
     reply = made.on_fetch(Fetch(sender=THIRD, have={THERE: 1}), 0.0)
     assert [(each.base, len(each.records)) for each in reply.object["ranges"]] == [(1, 1)]

@@ -13,7 +13,7 @@ from tests.support.simnet import Hand, Parted
 
 
 def _views(hand: Hand) -> set[str]:
-    return {replica.local.view_name for replica in hand.replicas.values()}
+    return {replica.context.view_name for replica in hand.replicas.values()}
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -31,7 +31,7 @@ def test_what_only_the_leaver_has_reaches_the_others(number: int, majority: bool
     assert hand.left[number].kept
     stay = sorted(hand.replicas)
     assert [hand.stored(n, "key") for n in stay] == [["value"]] * 2
-    assert all(f"s{number} left" in r.local.notes[-1] for r in hand.replicas.values())
+    assert all(f"s{number} left" in r.context.notes[-1] for r in hand.replicas.values())
     assert isinstance(hand.answer(stay[0], Write("key", "more")), Ok)
 
 
@@ -126,7 +126,7 @@ def test_it_waits_for_who_joins(majority: bool) -> None:
     hand.stop(last, drain=5.0)
     assert hand.run(5.0, lambda: last in hand.left)
     assert hand.left[last].kept
-    assert hand.run(1.0, lambda: hand.replicas[1].local.serving)
+    assert hand.run(1.0, lambda: hand.replicas[1].context.serving)
     assert {tuple(hand.stored(n, "key")) for n in hand.replicas} == {("c", "b", "a")}
 
 
@@ -152,7 +152,7 @@ def test_more_than_half_leave() -> None:
         hand.stop(number)
     assert hand.run(8.0, lambda: len(hand.left) == 4)
     assert all(left.kept for left in hand.left.values())
-    assert hand.run(2.0, lambda: len(_views(hand)) == 1 and len(hand.replicas[3].local.others()) == 2)
+    assert hand.run(2.0, lambda: len(_views(hand)) == 1 and len(hand.replicas[3].context.others()) == 2)
     assert isinstance(hand.answer(3, UpdateIf("key", "value", "another")), Ok)
 
 
@@ -170,8 +170,8 @@ def test_who_leaves_leads_nothing() -> None:
     assert not hand.replicas[1].membership.leads
     assert hand.run(0.5, lambda: 1 in hand.left)
     assert hand.left[1].kept
-    assert hand.replicas[2].local.view_name.endswith("@2:1")
-    assert [m.id for m in hand.replicas[2].local.others()] == ["s3"]
+    assert hand.replicas[2].context.view_name.endswith("@2:1")
+    assert [m.id for m in hand.replicas[2].context.others()] == ["s3"]
 
 
 def test_one_that_leaves_dies() -> None:
@@ -189,7 +189,7 @@ def test_one_that_leaves_dies() -> None:
     hand.crash(3)
     assert hand.run(1.0, lambda: 2 in hand.left)
     assert hand.left[2].kept
-    assert [m.id for m in hand.replicas[1].local.others()] == ["s4"]
+    assert [m.id for m in hand.replicas[1].context.others()] == ["s4"]
 
 
 def test_no_word_of_the_new_view() -> None:
@@ -220,7 +220,7 @@ def test_no_word_of_the_new_view_nor_of_the_next(majority: bool) -> None:
     hand.part((1, 2), (2, 3), (2, 4))
     hand.run(0.3)
     hand.crash(4)
-    assert hand.run(5.0, lambda: all(len(hand.replicas[number].local.others()) == 1 for number in (1, 3)))
+    assert hand.run(5.0, lambda: all(len(hand.replicas[number].context.others()) == 1 for number in (1, 3)))
     hand.part()
     assert hand.run(2.0, lambda: 2 in hand.left)
     assert hand.left[2].kept
@@ -260,12 +260,12 @@ def test_who_is_cut_off_is_not_waited_for_nor_counted() -> None:
     hand.part((1, 3), (2, 3))
     hand.stop(2, drain=20.0)
     assert not hand.run(5.0, lambda: 2 in hand.left)
-    assert hand.replicas[1].local.view is not None
-    assert len(hand.replicas[1].local.view.members) == 2
+    assert hand.replicas[1].context.view is not None
+    assert len(hand.replicas[1].context.view.members) == 2
     hand.part()
     assert hand.run(5.0, lambda: 2 in hand.left)
     assert hand.left[2].kept
-    assert [m.id for m in hand.replicas[1].local.others()] == ["s3"]
+    assert [m.id for m in hand.replicas[1].context.others()] == ["s3"]
 
 
 def test_a_large_view_whose_hub_leaves() -> None:
@@ -278,7 +278,7 @@ def test_a_large_view_whose_hub_leaves() -> None:
     hand.part(*((5, n) for n in (1, 2, 3, 4)))
     assert hand.run(6.0, lambda: 1 in hand.left)
     assert hand.left[1].kept
-    assert hand.run(1.0, lambda: [m.id for m in hand.replicas[2].local.others()] == ["s3", "s4"])
+    assert hand.run(1.0, lambda: [m.id for m in hand.replicas[2].context.others()] == ["s3", "s4"])
 
 
 @pytest.mark.parametrize("majority", [False, True])
@@ -294,7 +294,7 @@ def test_a_rolling_restart(majority: bool) -> None:
         cluster.start(node)
 
     def serve(some: list[object]) -> bool:
-        return all(n.replica is not None and n.replica.local.serving for n in nodes if n in some)
+        return all(n.replica is not None and n.replica.context.serving for n in nodes if n in some)
 
     assert cluster.run(5.0, lambda: serve([*nodes]))
     cluster.run(cluster.now + 1.0)
@@ -308,7 +308,7 @@ def test_a_rolling_restart(majority: bool) -> None:
     assert cluster.run(cluster.now + 5.0, lambda: serve([*nodes]))
     for node in nodes:
         assert node.replica is not None
-        store = node.replica.replication.store
+        store = node.replica.state.store
         assert [key for n in (1, 2, 3) if (key := f"key-{n}") in list(store)] == ["key-1", "key-2", "key-3"]
 
 

@@ -41,7 +41,7 @@ class Sides(Cluster):
     def all_serve(self) -> bool:
         """Whether all that live are in one view, and answer."""
         living = [node for node in self.nodes.values() if node.replica is not None]
-        views = {node.replica.local.view_name for node in living if node.replica is not None}
+        views = {node.replica.context.view_name for node in living if node.replica is not None}
         return len(views) == 1 and all(self.serves(node.number) for node in living)
 
     def node(self, number: int) -> Node:
@@ -51,7 +51,7 @@ class Sides(Cluster):
         """Whether a client would be answered there."""
         node = self.node(number)
         replica = node.replica
-        return replica is not None and replica.local.serving and self.time(node) < replica.detection.lease_until()
+        return replica is not None and replica.context.serving and self.time(node) < replica.detection.lease_until()
 
     def part(self, *sides: str) -> None:
         """Only those reach each other that are on one side: `part("123", "45")`."""
@@ -85,7 +85,7 @@ def test_a_member_changes_sides_while_the_new_view_is_on_its_way() -> None:
     assert sum(isinstance(cluster.replies.get(token), Ok) for token in asked) == 1
     cluster.part("12345")
     assert cluster.run(cluster.now + 5.0, cluster.all_serve)
-    assert cluster.node(1).component == "1:1~1"
+    assert cluster.node(1).incarnation == "1:1~1"
 
 
 def test_a_member_changes_sides_while_the_first_view_is_on_its_way() -> None:
@@ -113,7 +113,7 @@ def test_a_view_that_came_to_nothing_costs_nobody_his_vote() -> None:
     cluster.crash(cluster.node(2))
     cluster.part("123")
     assert cluster.run(cluster.now + 3.0, lambda: cluster.serves(1) and cluster.serves(3))
-    assert cluster.node(1).component == "1:1"
+    assert cluster.node(1).incarnation == "1:1"
 
 
 @pytest.mark.parametrize("promised", [False, True])
@@ -121,14 +121,14 @@ def test_who_has_promised_to_change_its_view_does_not_leave_it(promised: bool) -
     """3 is in the view {1, 2, 3}, and hears of {2, 3, 4, 5}, made from the same view: it goes over. Not when it has
     promised 1 to change the view in which it is, unless 1 itself says that the other one is to begin."""
     hand = Hand(5, majority=True)
-    replica, whole = hand.replicas[3], hand.replicas[3].local.view
+    replica, whole = hand.replicas[3], hand.replicas[3].context.view
     assert whole is not None
     members, lists = whole.members, whole.lists(complete=True)
     one = View(2, "1:1", members[:3], whole.name, lists)
     other = View(3, "2:1", members[1:], whole.name, lists)
 
     def say(kind: type[Install | Flush], sender: str, **words: Any) -> Reply:
-        message = kind(cluster="dida", view=replica.local.view_name, sender=sender, **words)
+        message = kind(cluster="dida", view=replica.context.view_name, sender=sender, **words)
         hand.act(3, replica.on_peer(sender, message, hand.now))
         return hand.replies[sender]
 
@@ -138,10 +138,10 @@ def test_who_has_promised_to_change_its_view_does_not_leave_it(promised: bool) -
         reply = say(Install, "2:1", installs=other, base={})
         assert isinstance(reply, Error)
         assert reply.code == "other-view"
-        assert replica.local.view_name == one.name
-        assert replica.local.component == "3:1", "it keeps its state, too"
+        assert replica.context.view_name == one.name
+        assert replica.context.incarnation == "3:1", "it keeps its state, too"
     assert isinstance(say(Install, "1:1" if promised else "2:1", installs=other, base={}), Ok)
-    assert replica.local.view_name == other.name
+    assert replica.context.view_name == other.name
 
 
 @pytest.mark.parametrize("size", [3, 4])
@@ -159,7 +159,7 @@ def test_sides_that_went_on_apart_compare_by_number_and_leader(size: int) -> Non
     assert cluster.run(cluster.now + 5.0, cluster.all_serve)
     replica = cluster.node(1).replica
     assert replica is not None
-    entry = replica.replication.store.newest("k")
+    entry = replica.state.store.newest("k")
     assert entry is not None
     assert entry.value == "by-one"
     assert replica.membership.discarded == 1

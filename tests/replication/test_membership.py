@@ -23,15 +23,15 @@ def test_a_view_changes_at_once_whoever_has_more(writer: int) -> None:
     nodes = list(cluster.nodes.values())
     for node in nodes:
         cluster.start(node)
-    assert cluster.run(5.0, lambda: all(node.replica is not None and node.replica.local.serving for node in nodes))
+    assert cluster.run(5.0, lambda: all(node.replica is not None and node.replica.context.serving for node in nodes))
     cluster.run(cluster.now + 1.0)
     cluster.ask(nodes[writer - 1].url, Write("key", "value"), "token")
     cluster.run(cluster.now + 0.1)
     cluster.crash(nodes[3])
     survivors = [node.replica for node in nodes[:3] if node.replica is not None]
-    assert cluster.run(cluster.now + 0.3, lambda: all(r.local.serving and r.dead() == ["s4"] for r in survivors))
+    assert cluster.run(cluster.now + 0.3, lambda: all(r.context.serving and r.dead() == ["s4"] for r in survivors))
     for replica in survivors:
-        entry = replica.replication.store.newest("key")
+        entry = replica.state.store.newest("key")
         assert entry is not None
         assert entry.value == "value"
 
@@ -52,16 +52,16 @@ def test_taken_in_with_a_state_that_was_replaced(alike: bool) -> None:
         else:
             hand.tick()
     joiner = hand.replicas[3]
-    assert joiner.local.view is None
-    have = dict(joiner.replication.log.have) if alike else {"9:1": 5}
+    assert joiner.context.view is None
+    have = dict(joiner.state.log.have) if alike else {"9:1": 5}
     records = [["key", [[2, 9, "another", None]]]]
     part = {"have": have, "value_ts": have, "exposed": {}, "cuts": {}, "records": records}
     load = Load(cluster=hand.config.cluster, view="9@9:1", sender="9:1", copy=1, part=0, last=True, state=part)
     hand.act(3, joiner.on_peer("another side", load, hand.now))
     assert isinstance(hand.replies["another side"], Ok)
-    assert hand.run(5.0, lambda: all(r.local.serving for r in hand.replicas.values()))
-    assert joiner.local.component == "3:1~1"
-    assert {r.local.view_name for r in hand.replicas.values()} == {joiner.local.view_name}
+    assert hand.run(5.0, lambda: all(r.context.serving for r in hand.replicas.values()))
+    assert joiner.context.incarnation == "3:1~1"
+    assert {r.context.view_name for r in hand.replicas.values()} == {joiner.context.view_name}
     assert hand.run(5.0, hand.quiet)
     assert [hand.stored(n, "key") for n in (1, 2, 3)] == [["value"]] * 3
 
@@ -90,7 +90,7 @@ def test_parts_of_two_copies_are_not_mixed() -> None:
     answers = [isinstance(hand.replies[f"part {n}"], Ok) for n in range(9)]
     assert answers == [True, True, False, False, True, False, False, False, False]
     assert hand.stored(3, "key") == ["new"]
-    assert replica.replication.log.have == {"1:1": 2}
+    assert replica.state.log.have == {"1:1": 2}
 
 
 def test_who_is_refused_again_and_again_fills_no_log() -> None:
@@ -109,10 +109,10 @@ def test_who_has_an_earlier_copy_is_given_the_later_one() -> None:
     since the earlier one is no longer kept for it."""
     hand = Hand(2)
     hand.crash(2)
-    assert hand.run(5.0, lambda: not hand.replicas[1].local.others())
+    assert hand.run(5.0, lambda: not hand.replicas[1].context.others())
     hand.start(2)
-    joiner, giver = hand.replicas[2].local.me, hand.replicas[1]
-    asked = {**giver.local.stamp(), "view": "", "sender": joiner.component, "member": joiner}
+    joiner, giver = hand.replicas[2].context.me, hand.replicas[1]
+    asked = {**giver.context.stamp(), "view": "", "sender": joiner.component, "member": joiner}
     hand.act(1, giver.on_peer("first", Join(**asked), hand.now))
     hand.tick(1)
     assert giver.joining.joiners[2].copy == 1
@@ -124,11 +124,11 @@ def test_who_has_an_earlier_copy_is_given_the_later_one() -> None:
     hand.act(1, giver.on_peer("again", Join(**asked), hand.now))
     hand.tick(1)
     assert giver.joining.joiners[2].copy == 2
-    late = Join(**asked, loaded=giver.local.view_name, giver=giver.local.component, copy=1)
+    late = Join(**asked, loaded=giver.context.view_name, giver=giver.context.incarnation, copy=1)
     hand.act(1, giver.on_peer("late", late, hand.now))
     assert giver.joining.joiners[2].loaded == ""
     hand.letters.clear()
-    assert hand.run(5.0, lambda: len(giver.local.others()) == 1 and hand.replicas[2].local.serving)
+    assert hand.run(5.0, lambda: len(giver.context.others()) == 1 and hand.replicas[2].context.serving)
     assert hand.stored(2, "key") == ["new"]
 
 
@@ -164,9 +164,9 @@ def test_a_pause_at_the_start_does_not_count() -> None:
     hand.letters.clear()
     hand.now += 10.0
     hand.tick(2)
-    assert hand.replicas[2].local.view is None
-    assert hand.run(5.0, lambda: all(r.local.serving for r in hand.replicas.values()))
-    assert {r.local.view_name for r in hand.replicas.values()} == {hand.replicas[1].local.view_name}
+    assert hand.replicas[2].context.view is None
+    assert hand.run(5.0, lambda: all(r.context.serving for r in hand.replicas.values()))
+    assert {r.context.view_name for r in hand.replicas.values()} == {hand.replicas[1].context.view_name}
 
 
 def test_no_view_of_its_own_while_others_are_in_one() -> None:
@@ -180,8 +180,8 @@ def test_no_view_of_its_own_while_others_are_in_one() -> None:
             hand.letters.remove(letter)  # under way for long
         hand.pass_on()
         hand.tick()
-    assert hand.replicas[2].local.view is None
-    assert hand.run(5.0, lambda: all(r.local.serving for r in hand.replicas.values()))
+    assert hand.replicas[2].context.view is None
+    assert hand.run(5.0, lambda: all(r.context.serving for r in hand.replicas.values()))
 
 
 def test_the_state_outlives_its_last_member_with_a_joiner() -> None:
@@ -199,10 +199,10 @@ def test_the_state_outlives_its_last_member_with_a_joiner() -> None:
             hand.tick()
     hand.crash(1)
     hand.run(1.0)
-    assert hand.replicas[2].local.view is None
+    assert hand.replicas[2].context.view is None
     hand.start(1)
-    assert hand.run(10.0, lambda: all(r.local.serving for r in hand.replicas.values()))
-    assert len({r.local.view_name for r in hand.replicas.values()}) == 1
+    assert hand.run(10.0, lambda: all(r.context.serving for r in hand.replicas.values()))
+    assert len({r.context.view_name for r in hand.replicas.values()}) == 1
     assert hand.run(5.0, hand.quiet)
     assert [hand.stored(n, "key") for n in (1, 2)] == [["value"]] * 2
 
@@ -223,7 +223,7 @@ def test_who_can_not_join() -> None:
         assert reply.code == "bad-request"
     hand.run(3.0)
     assert hand.answer(1, Write("key", "value")).words == ("1.1",)
-    assert [m.id for m in hand.replicas[1].local.others()] == ["s2"]
+    assert [m.id for m in hand.replicas[1].context.others()] == ["s2"]
 
 
 def _intruder(hand: Hand, number: int, id: str) -> Replica:
@@ -241,10 +241,10 @@ def test_who_is_refused_begins_no_view_of_its_own(number: int, id: str) -> None:
     hand.answer(1, Write("key", "value"))
     refused = _intruder(hand, number, id)
     hand.run(5.0)
-    assert refused.local.view is None
-    assert [m.id for m in hand.replicas[1].local.others()] == ["s2"]
+    assert refused.context.view is None
+    assert [m.id for m in hand.replicas[1].context.others()] == ["s2"]
     hand.crash(2)
-    assert hand.run(5.0, lambda: refused.local.serving)
+    assert hand.run(5.0, lambda: refused.context.serving)
     assert hand.stored(3, "key") == ["value"]
 
 
@@ -259,16 +259,16 @@ def test_a_join_that_is_read_late_is_no_evidence() -> None:
     hand.letters.clear()
     hand.crash(3)
     hand.start(3)
-    assert hand.run(5.0, lambda: all(len(r.local.others()) == 2 for r in hand.replicas.values()))
+    assert hand.run(5.0, lambda: all(len(r.context.others()) == 2 for r in hand.replicas.values()))
     hand.run(0.3)
-    view = hand.replicas[1].local.view_name
+    view = hand.replicas[1].context.view_name
     message = late.send.message
     assert isinstance(message, Join)
     assert message.member.component == "3:2"
-    assert hand.replicas[3].local.component == "3:3"
+    assert hand.replicas[3].context.incarnation == "3:3"
     hand.act(1, hand.replicas[1].on_peer("late", message, hand.now))
     hand.run(3.0)
-    assert hand.replicas[1].local.view_name == view
+    assert hand.replicas[1].context.view_name == view
 
 
 def test_a_restart_that_nobody_noticed() -> None:
@@ -276,8 +276,8 @@ def test_a_restart_that_nobody_noticed() -> None:
     hand = Hand(3)
     hand.crash(3, refused=False)
     hand.start(3)
-    assert hand.run(0.3, lambda: hand.replicas[3].local.serving)
-    assert all(len(r.local.others()) == 2 for r in hand.replicas.values())
+    assert hand.run(0.3, lambda: hand.replicas[3].context.serving)
+    assert all(len(r.context.others()) == 2 for r in hand.replicas.values())
 
 
 @pytest.mark.parametrize("size", [4, 5, 6])
@@ -294,7 +294,7 @@ def test_two_changes_at_once(size: int) -> None:
     assert removed == ["removed from the view by 2:1 (view 2); back as 1:1~1"]
     assert isinstance(hand.answer(size, UpdateIf("key", "a", "c")), Ok)
     hand.part()
-    assert hand.run(5.0, lambda: len({r.local.view_name for r in hand.replicas.values()}) == 1)
+    assert hand.run(5.0, lambda: len({r.context.view_name for r in hand.replicas.values()}) == 1)
     assert hand.run(5.0, hand.quiet)
     assert [hand.stored(n, "key") for n in hand.replicas] == [["c", "a", "b"]] * size
 
@@ -336,7 +336,7 @@ def test_a_plain_read_is_answered_with_authority_only() -> None:
     hand.answer(1, Read("key"))
     hand.crash(2)
     hand.tick(1, seconds=0.02)
-    hand.replicas[1].local.serving = False
+    hand.replicas[1].context.serving = False
     assert requests.plain_read("key", hand.now) is None, "the view is being changed"
 
 
@@ -360,9 +360,9 @@ def test_a_plain_write_is_executed_with_authority_only() -> None:
         hand.deliver(hand.letters[0])
     assert replica.plain_write(key, "d", hand.now) is None, "an updateif has the key"
     assert hand.run(1.0, lambda: hand.stored(1, key) == ["c", "b", "a"])
-    replica.local.serving = False
+    replica.context.serving = False
     assert replica.plain_write(key, "d", hand.now) is None, "the view is being changed"
-    replica.local.serving = True
+    replica.context.serving = True
     assert replica.plain_write(key, "d", hand.now + 10.0) is None, "it was away"
     careful = Hand(2, write_concern=2)
     careful.answer(1, Write(key, "a"))
@@ -388,7 +388,7 @@ def test_a_write_is_not_acknowledged_by_who_was_away() -> None:
 def test_a_plain_read_of_a_group() -> None:
     """With partial replication the long way says who holds the key."""
     hand = Hand(2, replication_factor=1)
-    key = next(key for key in map(str, range(100)) if hand.replicas[1].groups.of_key(key) == 0)
+    key = next(key for key in map(str, range(100)) if hand.replicas[1].shards.of_key(key) == 0)
     hand.answer(1, Write(key, "value"))
     hand.answer(1, Read(key))
     assert hand.replicas[1].requests.plain_read(key, hand.now) is None
@@ -405,11 +405,11 @@ def test_what_is_discarded_counts_from_where_the_sides_parted() -> None:
     """Updates of all views since somebody was removed for its silence are counted: it may live, without them."""
     hand = Hand(3)
     hand.crash(3, refused=False)
-    assert hand.run(5.0, lambda: len(hand.replicas[1].local.others()) == 1)
+    assert hand.run(5.0, lambda: len(hand.replicas[1].context.others()) == 1)
     for value in "abc":
         hand.answer(1, Write("key", value))
     hand.crash(2)
-    assert hand.run(5.0, lambda: not hand.replicas[1].local.others())
+    assert hand.run(5.0, lambda: not hand.replicas[1].context.others())
     hand.answer(1, Write("key", "d"))
     assert _discarded(hand, 1) == 4
 
@@ -420,7 +420,7 @@ def test_what_was_on_its_way_when_the_sides_parted_is_discarded_too() -> None:
     hand.answer(1, Write("key", "a"))
     hand.answer(1, Write("key", "b"))
     hand.crash(2, refused=False)
-    assert hand.run(5.0, lambda: not hand.replicas[1].local.others())
+    assert hand.run(5.0, lambda: not hand.replicas[1].context.others())
     hand.answer(1, Write("key", "c"))
     assert _discarded(hand, 1) == 3
 
@@ -433,7 +433,7 @@ def test_what_the_others_have_confirmed_is_not_discarded() -> None:
     assert hand.run(1.0, hand.quiet)
     hand.letters.clear()
     hand.answer(1, Write("key", "d"))
-    others = tuple(hand.replicas[n].local.me for n in (2, 3))
+    others = tuple(hand.replicas[n].context.me for n in (2, 3))
     replica = hand.replicas[1]
     replica.membership.fence(View(2, "2:1", others), hand.now)
     assert replica.membership.discarded == 1
@@ -443,13 +443,13 @@ def test_what_a_joiner_was_to_be_given_is_discarded() -> None:
     """A node that was given the state by one side, and went to the other, has confirmed nothing."""
     hand = Hand(2)
     hand.crash(2)
-    assert hand.run(5.0, lambda: not hand.replicas[1].local.others())
+    assert hand.run(5.0, lambda: not hand.replicas[1].context.others())
     hand.answer(1, Write("key", "a"))
     hand.start(2)
     while not hand.under_way("load", target=2):
         hand.deliver(hand.letters[0]) if hand.letters else hand.tick()
     replica = hand.replicas[1]
-    replica.membership.fence(View(99, "9:1", (hand.replicas[2].local.me,)), hand.now)
+    replica.membership.fence(View(99, "9:1", (hand.replicas[2].context.me,)), hand.now)
     assert replica.membership.discarded == 1
 
 
@@ -457,11 +457,11 @@ def test_what_was_shared_with_the_dead_is_not_discarded() -> None:
     """A process that is gone parts nothing: what was done since counts from the last view only."""
     hand = Hand(3)
     hand.crash(3)
-    assert hand.run(5.0, lambda: len(hand.replicas[1].local.others()) == 1)
+    assert hand.run(5.0, lambda: len(hand.replicas[1].context.others()) == 1)
     for value in "abc":
         hand.answer(1, Write("key", value))
     hand.crash(2)
-    assert hand.run(5.0, lambda: not hand.replicas[1].local.others())
+    assert hand.run(5.0, lambda: not hand.replicas[1].context.others())
     hand.answer(1, Write("key", "d"))
     assert _discarded(hand, 1) == 1
 
@@ -475,7 +475,7 @@ def test_when_all_have_died_a_client_is_told_once() -> None:
         hand.crash(number)
     for number in (1, 2, 3):
         hand.start(number)
-    assert hand.run(5.0, lambda: all(r.local.serving for r in hand.replicas.values()))
+    assert hand.run(5.0, lambda: all(r.context.serving for r in hand.replicas.values()))
     after |= hand.answer(2, Write("new", "w")).object["after"]
     for request in (
         Read("k", after=after),

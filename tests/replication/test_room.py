@@ -40,7 +40,7 @@ def code(reply: Reply) -> str:
 def test_a_write_that_needs_more_is_refused_and_changes_nothing() -> None:
     """By its own error, with what to do; whichever way the write comes. Reads and lists go on."""
     hand = full()
-    before = [used(replica.replication) for replica in hand.replicas.values()]
+    before = [used(replica.state) for replica in hand.replicas.values()]
     for number in (1, 2):
         reply = hand.answer(number, Write("new", "v"))
         assert reply == Error(
@@ -56,7 +56,7 @@ def test_a_write_that_needs_more_is_refused_and_changes_nothing() -> None:
         assert hand.stored(number, "new") == []
     hand.run(1.0)
     assert hand.quiet()
-    assert [used(replica.replication) for replica in hand.replicas.values()] == before
+    assert [used(replica.state) for replica in hand.replicas.values()] == before
 
 
 def test_what_needs_no_more_goes_on() -> None:
@@ -75,31 +75,31 @@ def test_replication_goes_on() -> None:
     """What others have written is taken, and a node that joins is given all: members are alike, full or not."""
     hand = full(3)
     hand.crash(3)
-    assert hand.run(5.0, lambda: len(hand.replicas[1].local.others()) == 1)
-    hand.replicas[2].replication.store.bytes -= 5000  # as if it had counted less
+    assert hand.run(5.0, lambda: len(hand.replicas[1].context.others()) == 1)
+    hand.replicas[2].state.store.bytes -= 5000  # as if it had counted less
     assert isinstance(hand.answer(2, Write("late", "v", concern="all")), Ok)
     assert hand.stored(1, "late") == ["v"]
     hand.start(3)
-    assert hand.run(5.0, lambda: len(hand.replicas[1].local.others()) == 2)
+    assert hand.run(5.0, lambda: len(hand.replicas[1].context.others()) == 2)
     assert hand.stored(3, "late") == ["v"]
-    assert used(hand.replicas[3].replication) > SMALL
+    assert used(hand.replicas[3].state) > SMALL
 
 
 def test_it_warns_before() -> None:
     """From 80 % on, in the log and in status, once; again when it is full, and after it was well below."""
     hand = full()
     replica = hand.replicas[1]
-    told = [note for note in replica.local.notes if note.startswith("memory: ")]
+    told = [note for note in replica.context.notes if note.startswith("memory: ")]
     assert set(told) == {
         "memory: 0 of 0 MiB (--max-memory) are taken",
         "memory: 0 of 0 MiB (--max-memory) are taken: writes that need more are refused (storage-full)",
     }
     hand.run(5.0)
-    assert [note for note in replica.local.notes if note.startswith("memory: ")] == told
+    assert [note for note in replica.context.notes if note.startswith("memory: ")] == told
     status = replica.status(hand.now)
     assert (status["nearly_full"], status["max_memory"]) == (True, SMALL)
     assert SMALL <= status["memory"] <= 1.1 * SMALL
-    entry = replica.replication.store.newest("k1")
+    entry = replica.state.store.newest("k1")
     assert entry is not None
     replica.keep_said(entry, b"said")
     assert entry.said is None, "nothing is kept that only saves time"
@@ -109,11 +109,11 @@ def test_a_refusal_is_said_though_there_is_room_again() -> None:
     """The log of updates is cut right behind a refusal: the node is below its limit again, and says it all the same."""
     hand = Hand(1, max_memory=SMALL)
     replica = hand.replicas[1]
-    replica.replication.store.bytes += SMALL
+    replica.state.store.bytes += SMALL
     assert code(hand.answer(1, Write("new", "v"))) == "storage-full"
-    replica.replication.store.bytes -= SMALL // 8
+    replica.state.store.bytes -= SMALL // 8
     hand.run(1.0)
-    assert any("storage-full" in note for note in replica.local.notes)
+    assert any("storage-full" in note for note in replica.context.notes)
 
 
 def test_without_a_limit_nothing_is_said() -> None:
@@ -147,7 +147,7 @@ def test_what_is_counted_is_about_what_is_taken(size: int, ids: bool, each: int)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        counted = used(hand.replicas[1].replication)
+        counted = used(hand.replicas[1].state)
         for number in range(3000):
             given: dict[str, Any] = {"id": f"session:{number}", "retry": False} if ids else {}
             hand.ask(1, Write(f"key{number // each:05}", str(number).rjust(size, "v"), **given))
@@ -159,4 +159,4 @@ def test_what_is_counted_is_about_what_is_taken(size: int, ids: bool, each: int)
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert 0.95 <= (used(hand.replicas[1].replication) - counted) / taken <= 1.35
+    assert 0.95 <= (used(hand.replicas[1].state) - counted) / taken <= 1.35

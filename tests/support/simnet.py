@@ -57,7 +57,7 @@ class Hand:
         if start:
             for number in range(1, count + 1):
                 self.start(number)
-            self.run(2.0, lambda: all(r.local.serving for r in self.replicas.values()))
+            self.run(2.0, lambda: all(r.context.serving for r in self.replicas.values()))
             self.run(0.3)
 
     def start(self, number: int) -> None:
@@ -210,13 +210,13 @@ class Hand:
     def quiet(self) -> bool:
         """Nothing is under way, held back or locked."""
         return not self.letters and all(
-            not (r.replication.held or r.replication.log.size or r.locks.keys or r.commit.open or r.requests.in_hand)
+            not (r.state.held or r.state.log.size or r.locks.keys or r.commit.open or r.requests.in_hand)
             for r in self.replicas.values()
         )
 
     def home(self, key: str) -> int:
         """The replica that coordinates the key's commits, as the first one sees it."""
-        return next(iter(self.replicas.values())).local.home(key).replica
+        return next(iter(self.replicas.values())).context.home(key).replica
 
     def key_at(self, number: int) -> str:
         """A key whose home is that replica."""
@@ -224,7 +224,7 @@ class Hand:
 
     def stored(self, number: int, key: str) -> list[str]:
         """The values of a key that a replica shows, newest first."""
-        return [entry.value for entry in self.replicas[number].replication.store.versions(key)]
+        return [entry.value for entry in self.replicas[number].state.store.versions(key)]
 
 
 class Parted(Hand):
