@@ -16,8 +16,9 @@ override PYTHON := $(or $(call first,$(asked)),$(error there is no $(asked): ins
 ENV := .venv-$(or $(version),$(error $(asked) is older than Python 3.11: say make PYTHON=/path/to/python))
 endif
 BIN := $(ENV)/bin
+LOCKED := $(ENV)/.locked
 READY := $(ENV)/.ready
-SOURCES := $(wildcard dida operators tests tools benchmarks twisted setup.py)
+SOURCES := $(wildcard dida operators examples tests tools benchmarks twisted setup.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test long check format lock clean simulate bugs torture soak clocks endurance chains hosts rolling runs makespan bench evaluate
@@ -48,7 +49,7 @@ help:
 	$(say) "bench" "speed beside bare Twisted and the peers that are there; ROWS=chains for some, FULL=1 for all and longer"
 	$(say) "evaluate" "the report's three experiments, and what lies behind them, as a page with plots (7 minutes)"
 	$(say) "format" "let ruff put the code in order"
-	$(say) "lock" "choose the newest versions of what setup.py asks for, and lock them"
+	$(say) "lock" "choose the newest versions of what pyproject.toml asks for, and lock them"
 	$(say) "clean" "remove what was built, cached and logged, and the environments"
 
 demo: $(READY)
@@ -127,17 +128,19 @@ format: $(READY)
 
 lock: $(READY)
 	@CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \
-	    --strip-extras --extra develop --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	    --output-file requirements.lock setup.py
+	    --strip-extras --extra test --extra develop --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --output-file requirements.lock pyproject.toml
 	$(say) "lock" "ok"
 
-$(READY): requirements.lock setup.py
+$(LOCKED): requirements.lock
 	@printf '%-8s %s\n' "set up" "$(ENV) with the versions of requirements.lock (half a minute)"
 	@test -n "$(version)" || { echo "$(PYTHON) is older than Python 3.11: say make PYTHON=/path/to/python" >&2; exit 1; }
 	@"$(PYTHON)" -m venv --clear $(ENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --no-index \
-	    --config-settings editable_mode=compat --editable .
+	@touch $@
+
+$(READY): $(LOCKED) setup.py pyproject.toml
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
 	@$(BIN)/python -m pip check -qq
 	$(compile)
 	@touch $@

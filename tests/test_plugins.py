@@ -89,8 +89,9 @@ def test_the_installed_code_is_what_runs(installed: Path) -> None:
 
 def test_the_stock_folders_are_installed(installed: Path) -> None:
     """The stock operators and the scripts come along, and are found from any folder."""
-    code = "from dida.services.node import installed_folder as f; print(f('operators'), f('pmscripts'))"
+    code = "from dida.services.stock import stock_folder as f; print(f('operators'), f('pmscripts'))"
     folders = [Path(found) for found in run(installed / "bin" / "python", "-c", code, cwd=installed).split()]
-    assert folders == [installed / "share/dida/operators", installed / "share/dida/pmscripts"]
+    packages = next(installed.glob("lib/python*/site-packages"))
+    assert folders == [packages / "dida/stock/operators", packages / "dida/stock/pmscripts"]
     for folder in folders:
         assert files(folder) == files(ROOT / folder.name) != set()

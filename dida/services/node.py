@@ -369,11 +369,3 @@ class NodeService(MultiService):
 def serve(node: Node, options: NodeOptions, reactor: Any) -> NodeService:
     """The service of `node`; its port is bound already, or the process has ended."""
     return NodeService(options["id"], node, listening(node, options, reactor), options.process)
-
-
-def installed_folder(name: str) -> str:
-    """Where a stock folder (`operators`, `pmscripts`) is: in the current folder, or as installed."""
-    if os.path.isdir(name):
-        return name
-    beside = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), name)
-    return beside if os.path.isdir(beside) else os.path.join(sys.prefix, "share", "dida", name)

@@ -16,8 +16,9 @@ from dida.errors import UserError
 from dida.puppetmaster.session import DEFAULT_LOGS, Session
 from dida.services.logs import NodeLog
 from dida.services.node import Options as CommonOptions
-from dida.services.node import fail, installed_folder, number
+from dida.services.node import fail, number
 from dida.services.own_process import shared_reactor
+from dida.services.stock import stock_folder
 from dida.worker.loading import OperatorFolder
 
 
@@ -110,8 +111,8 @@ def makeService(options: Options, reactor: Any = None) -> PuppetMasterService:
     operators = options["operators"]
     if operators is not None and not os.path.isdir(operators):
         fail(options.command, f"--operators {operators}: no such folder")
-    folder = OperatorFolder(operators or installed_folder("operators"))
-    folders = options["files"] or [installed_folder("pmscripts")]
+    folder = OperatorFolder(operators or stock_folder("operators"))
+    folders = options["files"] or [stock_folder("pmscripts")]
     session = Session(reactor or shared_reactor(), options, folders, folder.operators)
     if options["step"] and not os.isatty(0):
         try:

@@ -12,11 +12,11 @@ from dida.services.node import (
     default_reactor,
     drain_option,
     fail,
-    installed_folder,
     milliseconds,
     number,
     serve,
 )
+from dida.services.stock import stock_folder
 from dida.worker.execution import Operators
 from dida.worker.loading import OperatorFolder
 from dida.worker.node import WorkerNode
@@ -54,7 +54,7 @@ class Options(NodeOptions):
     def postOptions(self) -> None:
         super().postOptions()
         if self["operators"] is None:
-            self["operators"] = installed_folder("operators")
+            self["operators"] = stock_folder("operators")
         self["operators"] = os.path.abspath(self["operators"])
         if not os.path.isdir(self["operators"]):
             fail(

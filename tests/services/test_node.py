@@ -1,4 +1,4 @@
-"""What all node services share: options that end in one line, the one port, the stock folders."""
+"""What all node services share: options that end in one line, the one port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 from dida import __version__
 from dida.addresses import Address, StorageAddress
 from dida.services import node, own_process
-from dida.services.node import NodeOptions, Options, bind, installed_folder, listening
+from dida.services.node import NodeOptions, Options, bind, listening
 from tests.support.desk import Desk
 from tests.support.netcat import Netcat
 from tests.support.nodes import NodeProcess, environment, free_port
@@ -228,7 +228,7 @@ async def test_the_listening_service(port: int) -> None:
     bind("dida-tea", options.address).close()
 
 
-# --- stock folders ------------------------------------------------------------------------------
+# --- the process --------------------------------------------------------------------------------
 
 
 def test_a_nodes_process_is_not_searched_for_garbage_again_and_again() -> None:
@@ -238,16 +238,6 @@ def test_a_nodes_process_is_not_searched_for_garbage_again_and_again() -> None:
     words = [sys.executable, "-c", program]
     frozen, young = subprocess.run(words, env=environment(), check=True, capture_output=True, text=True).stdout.split()
     assert int(frozen) > 10_000 and int(young) == own_process.YOUNG
-
-
-def test_stock_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stock folder is the one in the current folder, else the one beside the source, else the installed one."""
-    source = Path(node.__file__).parent.parent.parent
-    monkeypatch.chdir(tmp_path)
-    assert installed_folder("tests") == str(source / "tests")
-    assert installed_folder("nonsense") == os.path.join(sys.prefix, "share", "dida", "nonsense")
-    (tmp_path / "tests").mkdir()
-    assert installed_folder("tests") == "tests"
 
 
 # --- as processes -------------------------------------------------------------------------------
