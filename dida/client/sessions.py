@@ -114,7 +114,7 @@ class CausalContext:
     lost: Timestamp = field(factory=dict)
     """What this client depended on and was told to be lost; with `versions` only."""
     on_gone: Callable[[Timestamp], None] = lambda lost: None
-    """Called with what is dropped, for it is lost; without `versions` only."""
+    """Called with the streams that are dropped because they are lost; without `versions` only."""
     _gone: dict[str, None] = field(factory=dict)
     """Streams that were dropped, the newest ones."""
 

@@ -41,7 +41,7 @@ from dida.client.sessions import CausalContext, RequestIds, StepRequestIds
 from dida.errors import BadRequest, DidaError, UserError
 from dida.interfaces import IStorage, Record
 from dida.protocols.clock import steady
-from dida.protocols.links import ReconnectingClient, Unreachable
+from dida.protocols.links import LinkListener, ReconnectingClient, Unreachable
 from dida.protocols.shortage import Lacking, lack_of_descriptors
 from dida.timestamps import Timestamp
 from dida.versions import Version
@@ -71,15 +71,18 @@ class StorageClient:
         deadline: float = DEFAULT_DEADLINE,
         session: str = "",
         max_line: int = grammar.MAX_LINE,
+        on_change: Callable[[], None] = lambda: None,
+        on_gone: Callable[[Timestamp], None] = lambda lost: None,
     ) -> None:
+        """`on_change` is called when the living nodes change; `on_gone` with the streams that this client has seen
+        and that are lost."""
         self.reactor = steady(reactor)
         self.deadline = deadline
         self.max_line = max_line
         self.replicas = ReplicaDirectory(storage)
-        self.seen = CausalContext()
+        self.seen = CausalContext(on_gone=on_gone)
         self.ids = RequestIds(session or uuid.uuid4().hex[:16])
-        self.on_change: Callable[[], None] = lambda: None
-        """Called when other nodes live than before."""
+        self._on_change = on_change
         self._learnt: tuple[int, tuple[str, ...]] | None = None
         self._links: dict[StorageAddress, ReconnectingClient] = {}
         self._watching: dict[int, Deferred[None]] = {}
@@ -219,9 +222,9 @@ class StorageClient:
         """The connection to a storage node."""
         link = self._links.get(member)
         if link is None:
-            link = self._links[member] = ReconnectingClient(self.reactor, member.address.host, member.address.port)
-            link.on_up = lambda: self.replicas.trust(member)
-            link.on_down = lambda: self.replicas.suspect(member, float("inf"))
+            listener = _ReplicaListener(self.replicas, member)
+            link = ReconnectingClient(self.reactor, member.address.host, member.address.port, listener)
+            self._links[member] = link
         return link
 
     def start(self) -> None:
@@ -246,7 +249,7 @@ class StorageClient:
         if self.replicas.living != before:
             for member in [each for each in self._links if each not in self.replicas]:
                 self._links.pop(member).stop()
-            self.on_change()
+            self._on_change()
 
     async def _watch(self, group: int) -> None:
         """Ask one of the group's living for the view, then for the next; when it does not answer, another one, in the
@@ -282,6 +285,20 @@ class StorageClient:
             return False
         self._changed(lambda: self.replicas.on_view(view.view, view.number, members, view.dead, view.groups, elsewhere))
         return True
+
+
+class _ReplicaListener(LinkListener):
+    """Suspects a storage node while there is no connection to it."""
+
+    def __init__(self, replicas: ReplicaDirectory, member: StorageAddress) -> None:
+        self._replicas = replicas
+        self._member = member
+
+    def on_up(self, link: ReconnectingClient) -> None:
+        self._replicas.trust(self._member)
+
+    def on_down(self, link: ReconnectingClient, broken: bool) -> None:
+        self._replicas.suspect(self._member, float("inf"))
 
 
 def _addresses(members: Iterable[Member]) -> list[StorageAddress]:

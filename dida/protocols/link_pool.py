@@ -6,15 +6,15 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from dida.protocols.links import ReconnectingClient
+from dida.protocols.links import LinkListener, ReconnectingClient
 from dida.wire.messages import Reply, Request
 
 MAX_LINKS = 256
 """Links kept; the one unused for longest goes first."""
 
 
-class ConnectionPool:
-    """A table of links. A node that can't be reached keeps no link: the next request begins anew."""
+class ConnectionPool(LinkListener):
+    """A table of links. A node that can't be reached keeps no link: the next request makes a new one."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -33,15 +33,18 @@ class ConnectionPool:
     def _link(self, address: tuple[str, int]) -> ReconnectingClient:
         link = self._links.pop(address, None)
         if link is None:
-            link = ReconnectingClient(self._reactor, *address)
-            link.on_down = lambda: self._reactor.callLater(0, self._drop, address, link)
+            link = ReconnectingClient(self._reactor, *address, self)
             if len(self._links) >= MAX_LINKS:
                 self._links.pop(next(iter(self._links))).stop()
         self._links[address] = link  # the newest used one is the last
         return link
 
-    def _drop(self, address: tuple[str, int], link: ReconnectingClient) -> None:
+    def on_down(self, link: ReconnectingClient, broken: bool) -> None:
+        self._reactor.callLater(0, self._drop, link)
+
+    def _drop(self, link: ReconnectingClient) -> None:
         """The connection broke or was refused: without a request there is no reason to try again."""
+        address = link.host, link.port
         if self._links.get(address) is link and link.client is None:
             del self._links[address]
             link.stop()

@@ -50,11 +50,22 @@ class Unreachable(Unavailable):
     """Nothing was sent, mostly because there is no connection."""
 
 
+class LineClientListener:
+    """Notified of the changes of a `LineClient`; each method does nothing unless overridden."""
+
+    def on_made(self, client: LineClient) -> None:
+        """The connection is open."""
+
+    def on_lost(self, client: LineClient) -> None:
+        """The connection is closed; the requests in flight fail after this call."""
+
+
 class LineClient(Protocol):
     """The asking side of one connection: `ask` as often as you like, replies come as they come."""
 
-    def __init__(self, clock: IReactorTime, max_line: int = grammar.LONGEST_LINE) -> None:
+    def __init__(self, clock: IReactorTime, listener: LineClientListener, max_line: int = grammar.LONGEST_LINE) -> None:
         self.clock = clock
+        self._listener = listener
         self._buffer = grammar.LineBuffer(max_line)
         self._waiting: dict[int, Taker] = {}
         self._deadlines: list[tuple[float, int]] = []
@@ -65,14 +76,12 @@ class LineClient(Protocol):
         self._flush_call: IDelayedCall | None = None
         self._cut: IDelayedCall | None = None
         self._open = False
-        self.on_made: Callable[[LineClient], None] = _nothing
-        self.on_lost: Callable[[LineClient], None] = _nothing
 
     def connectionMade(self) -> None:
         self._open = True
         tune(self.transport)
         self._writer = Writer(self.transport)
-        self.on_made(self)
+        self._listener.on_made(self)
 
     def ask(self, request: Request, timeout: float) -> Deferred[Reply]:
         """Send `request`; its reply, Unavailable when the connection ends, timed-out after `timeout` seconds.
@@ -163,7 +172,7 @@ class LineClient(Protocol):
                 call.cancel()
         waiting, self._waiting = self._waiting, {}
         self._deadlines.clear()
-        self.on_lost(self)
+        self._listener.on_lost(self)
         for take in waiting.values():
             take(Unavailable("the connection broke before the answer came"))
 
@@ -216,10 +225,6 @@ def _fire(answer: Deferred[Reply], came: Reply | DidaError) -> None:
         answer.callback(came)
 
 
-def _nothing(client: LineClient) -> None:
-    """The default of `LineClient.on_made` and `on_lost`."""
-
-
 class _LineClientFactory(Factory):
     noisy = False
 
@@ -261,30 +266,49 @@ def _problem(failure: Failure) -> DidaError:
     return problem if isinstance(problem, DidaError) else Unreachable("no connection in time")
 
 
-class ReconnectingClient:
-    """A connection to one node that is kept up: connects on first use, again when it breaks.
+class LinkListener:
+    """Notified of the changes of a `ReconnectingClient`; each method does nothing unless overridden."""
 
-    `on_up` and `on_down` tell of changes; `on_down` also of each attempt that failed. More precisely,
-    `on_broken` tells of a connection that was lost, `on_refused` of an attempt (and its time) where nobody listened.
+    def on_up(self, link: ReconnectingClient) -> None:
+        """A connection was made."""
+
+    def on_down(self, link: ReconnectingClient, broken: bool) -> None:
+        """The connection is lost (`broken`), or an attempt to connect failed."""
+
+    def on_refused(self, link: ReconnectingClient, tried: float) -> None:
+        """Nobody listens at the address; the attempt began at `tried`."""
+
+
+_NO_LISTENER = LinkListener()
+
+
+class ReconnectingClient(LineClientListener):
+    """A connection to one node that is kept up: it connects on first use, and again when it breaks.
+
+    `greeting` is sent first on each connection.
     """
 
-    def __init__(self, reactor: Any, host: str, port: int) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        host: str,
+        port: int,
+        listener: LinkListener = _NO_LISTENER,
+        greeting: Request | None = None,
+    ) -> None:
         self.clock: IReactorTime = steady(reactor)
+        self.host, self.port = host, port
         self.address = f"{host}:{port}"
         self.client: LineClient | None = None
-        self.greeting: Request | None = None
-        """What is said first on each connection, before anything is asked."""
-        self.on_up: Callable[[], None] = lambda: None
-        self.on_down: Callable[[], None] = lambda: None
-        self.on_broken: Callable[[], None] = lambda: None
-        self.on_refused: Callable[[float], None] = lambda tried: None
+        self._listener = listener
+        self._greeting = greeting
         self._stopped = False
         self._broke = False
         there = HostnameEndpoint(reactor, host.encode(), port, timeout=CONNECT_TIMEOUT, attemptDelay=ATTEMPT_DELAY)
-        endpoint = _Told(there, self.clock, lambda tried: self.on_refused(tried))
+        endpoint = _Told(there, self.clock, lambda tried: listener.on_refused(self, tried))
         self._service = _QuietClientService(
             cast(Any, endpoint),
-            cast(Any, _LineClientFactory(self._build)),
+            cast(Any, _LineClientFactory(lambda: LineClient(self.clock, self))),
             retryPolicy=self._retry,
             clock=reactor,
         )
@@ -353,28 +377,21 @@ class ReconnectingClient:
         # The service is still at it: who is told in a turn of its own may ask again, or stop the link.
         return deferLater(cast(Any, self.clock), 0, lambda: problem)
 
-    def _build(self) -> LineClient:
-        client = LineClient(self.clock)
-        client.on_made = self._up
-        client.on_lost = self._lost
-        return client
-
-    def _up(self, client: LineClient) -> None:
+    def on_made(self, client: LineClient) -> None:
         self.client = client
-        if self.greeting is not None:
-            client.ask(self.greeting, CONNECT_TIMEOUT).addErrback(lambda failure: None)  # what follows fails by itself
-        self.on_up()
+        if self._greeting is not None:
+            client.ask(self._greeting, CONNECT_TIMEOUT).addErrback(lambda failure: None)  # later requests fail, too
+        self._listener.on_up(self)
 
-    def _lost(self, client: LineClient) -> None:
+    def on_lost(self, client: LineClient) -> None:
         if self.client is client:
             self.client = None
             self._broke = True
             if self._service.running:
-                self.on_broken()
-                self.on_down()
+                self._listener.on_down(self, True)
 
     def _retry(self, failures: int) -> float:
-        if failures and not self._broke:  # a connection that broke counts as a failure, and was told of
-            self.on_down()
+        if failures and not self._broke:  # a lost connection counts as a failure, too, but was reported before
+            self._listener.on_down(self, False)
         self._broke = False
         return RETRY_DELAYS[min(max(failures, 1), len(RETRY_DELAYS)) - 1]

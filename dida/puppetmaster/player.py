@@ -427,8 +427,8 @@ class ScriptRunner:
         nodes = [node for node in self.system.ready("storage") if node.replica]
         members = [StorageAddress(node.replica, node.id, node.address) for node in nodes]
         if self._front_end is None:
-            self._front_end = StorageClient(self.reactor, members, self.system.deadline)
-            self._front_end.seen.on_gone = self._losses.tell
+            deadline = self.system.deadline
+            self._front_end = StorageClient(self.reactor, members, deadline, on_gone=self._losses.tell)
             self._front_end.start()
         return self._front_end
 

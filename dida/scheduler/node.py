@@ -86,24 +86,18 @@ class SchedulerNode(NodeCommands):
         self.runs = runs
         self.max_line = max_line
         self.debug = debug
-        self.front_end = StorageClient(reactor, storage)
-        self.front_end.on_change = self._storage_changed
-        self.workers = Workers(
-            reactor, ReportTo(str(me.address), life=runs.life), runs.policy, runs.catalog, start_deadline
-        )
-        self.workers.ready = not workers
+        self.front_end = StorageClient(reactor, storage, on_change=self._storage_changed)
+        report = ReportTo(str(me.address), life=runs.life)
+        self.workers = Workers(reactor, workers, report, runs.policy, runs.catalog, start_deadline, self)
         self._reactor = reactor
         self._storage: tuple[str, ...] = ()
         self._storage_changed()
-        self._declared = workers
         self._sending: set[str] = set()
         """Runs whose request is on its way to a worker."""
         self._waiting_results: dict[str, dict[Deferred[Reply], Deadline]] = {}
         self._deadlines = Deadlines(reactor)
         """Of those who wait for results, or for what a run is to begin with."""
         self._admission = Admission(reactor, self._deadlines, runs, self.workers, max_line, self._begin)
-        self.workers.on_change = self._admission.on_workers
-        self.workers.on_storage = self._take_storage
         self._warned = False
         self._presence = Presence(me, self._links)
         self._forgettable: list[str] = []
@@ -114,7 +108,7 @@ class SchedulerNode(NodeCommands):
     def start(self) -> None:
         """Connect to the workers and watch the storage."""
         self.front_end.start()
-        self.workers.start(self._declared)
+        self.workers.start()
         self._ticking.start(TICK, now=False)
 
     def stop(self) -> None:
@@ -404,10 +398,14 @@ class SchedulerNode(NodeCommands):
         """What is amiss, and what to do."""
         return [NO_STORAGE] if self.front_end.replicas.unknown else []
 
-    def _take_storage(self, told: object) -> None:
-        """What a worker has heard of the storage is better than nothing: a scheduler before this one may have known."""
-        if self.front_end.replicas.unknown and isinstance(told, list):
-            for each in told:
+    def on_workers(self) -> None:
+        """Look at the requests that wait for workers."""
+        self._admission.on_workers()
+
+    def on_storage(self, addresses: object) -> None:
+        """Use the storage nodes that a worker knows, if this scheduler knows none (an earlier one may have)."""
+        if self.front_end.replicas.unknown and isinstance(addresses, list):
+            for each in addresses:
                 with suppress(UserError):
                     self.front_end.add(StorageAddress.parse(str(each)))
 

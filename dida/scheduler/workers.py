@@ -6,10 +6,9 @@ in hand, and gets nothing more. The choice among them is `dida.chains.scheduling
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, cast
 
-from attrs import define
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,7 +19,7 @@ from dida.chains.catalog import Catalog
 from dida.chains.messages import HOP_TIMEOUT, ListOperators, ReportTo
 from dida.chains.scheduling import LeastActive, Load
 from dida.errors import BadRequest, DidaError, Unavailable
-from dida.protocols.links import ReconnectingClient
+from dida.protocols.links import LinkListener, ReconnectingClient
 from dida.wire.messages import Error, Ok, Ping, Reply, Request
 
 PING_EVERY = 1.0
@@ -41,50 +40,60 @@ REGISTRATION_TIME = 1.5
 _log = Logger()
 
 
-@define(eq=False)
-class Worker:
-    """A worker that the scheduler was told of."""
+class Worker(LinkListener):
+    """A worker that the scheduler knows, and the link to it."""
 
-    id: str
-    address: Address
-    link: ReconnectingClient
-    declared: float
-    """When."""
-    named: bool = True
-    """Whether somebody has named it to the scheduler; else it has registered itself."""
-    reached: bool = False
-    """Whether it was ever connected."""
-    told: bool = False
-    """Whether it has told what it knows of the runs of schedulers before this one, or can't know any."""
-    operators_at: float = 0.0
-    """When it is asked next for its operators; for ever in the future while it has not said."""
-    silent: bool = False
-    """Whether it owes the answer to a ping."""
-    stranger: bool = False
-    """Whether what answers there is no worker."""
-    name: str = ""
-    """The id that it gives itself, once it has said so."""
-    leaving: bool = False
-    """Whether it ends what it has in hand, and then itself."""
-    left: bool = False
-    """Whether it was leaving when its connection broke."""
-    ping_at: float = 0.0
-    """When it is pinged next; for ever in the future while a ping has no answer."""
-    lost: float | None = None
-    """When its connection broke last, or it fell silent."""
+    def __init__(self, workers: Workers, reactor: Any, id: str, address: Address, named: bool) -> None:
+        self.id = id
+        self.address = address
+        self.link = ReconnectingClient(reactor, address.host, address.port, self)
+        self.declared: float = reactor.seconds()
+        """When the scheduler learned of it."""
+        self.named = named
+        """True if an option or a command named it to the scheduler; False if it has registered itself."""
+        self.reached = False
+        """True once it was connected."""
+        self.told = False
+        """True once it has reported the runs of earlier schedulers, or can't know any."""
+        self.operators_at = 0.0
+        """The time of the next request for its operators; infinity while a request is in flight."""
+        self.silent = False
+        """True if it did not reply to a ping in time."""
+        self.stranger = False
+        """True if the node at its address is not a worker."""
+        self.name = ""
+        """The id that it gives itself, once known."""
+        self.leaving = False
+        """True while it drains: it finishes its operators and shuts down."""
+        self.left = False
+        """True if it was leaving when its connection broke."""
+        self.ping_at = 0.0
+        """The time of the next ping; infinity while a ping is in flight."""
+        self.lost: float | None = None
+        """The last time its connection broke or it became silent."""
+        self._workers = workers
+
+    def on_up(self, link: ReconnectingClient) -> None:
+        self._workers.on_up(self)
+
+    def on_down(self, link: ReconnectingClient, broken: bool) -> None:
+        self._workers.on_down(self)
+
+    def on_refused(self, link: ReconnectingClient, tried: float) -> None:
+        self._workers.has_told(self)
 
     @property
     def there(self) -> bool:
-        """Whether it is connected and answers, as a worker does."""
+        """Return True if it is connected and replies as a worker."""
         return self.link.client is not None and not self.silent and not self.stranger
 
     @property
     def reachable(self) -> bool:
-        """Whether it gets operators."""
+        """Return True if it may get operators."""
         return self.there and not self.leaving
 
     def shown(self, load: Load) -> dict[str, object]:
-        """What `workers` tells of it."""
+        """Return its entry in the reply to `workers`."""
         return {
             "id": self.id,
             "active": load.active,
@@ -96,23 +105,39 @@ class Worker:
         }
 
 
+class WorkersListener(Protocol):
+    """Notified of changes among the workers."""
+
+    def on_workers(self) -> None:
+        """Other workers may get operators than before, or all have reported the runs of earlier schedulers."""
+
+    def on_storage(self, addresses: object) -> None:
+        """A worker has sent the addresses of the storage nodes that it knows."""
+
+
 class Workers:
-    """All of them. `report` is what each is told; one that is declared is waited for `start_deadline` seconds."""
+    """All workers of a scheduler. Each is sent `report`; the scheduler waits `start_deadline` seconds for those in
+    `declared`."""
 
     def __init__(
-        self, reactor: Any, report: ReportTo, policy: LeastActive, catalog: Catalog, start_deadline: float
+        self,
+        reactor: Any,
+        declared: Sequence[NodeAddress],
+        report: ReportTo,
+        policy: LeastActive,
+        catalog: Catalog,
+        start_deadline: float,
+        listener: WorkersListener,
     ) -> None:
         self.start_deadline = start_deadline
+        self.declared = declared
+        self._listener = listener
         self.reachable: dict[str, tuple[str, int]] = {}
-        """Those that get operators, and where they are."""
-        self.ready = True
-        """Whether every declared worker was reached, or has been waited for in vain."""
+        """The workers that may get operators, with host and port."""
+        self.ready = not declared
+        """True once every declared worker was reached, or did not come within the start deadline."""
         self.heard = False
-        """Whether all have told, or had the time to tell, what they know of the runs of schedulers before this one."""
-        self.on_change: Callable[[], None] = lambda: None
-        """Called when others may get operators than before."""
-        self.on_storage: Callable[[object], None] = lambda storage: None
-        """Called with what a worker says of the storage nodes."""
+        """True once all workers have reported the runs of earlier schedulers, or had the time to do so."""
         self._reactor = reactor
         self._report = report
         self._policy = policy
@@ -124,10 +149,10 @@ class Workers:
         self._all: dict[str, Worker] = {}
         self._began = self._now()
 
-    def start(self, declared: Sequence[NodeAddress]) -> None:
-        """Connect to those that the scheduler was started with."""
+    def start(self) -> None:
+        """Connect to the declared workers."""
         self._began = self._now()
-        for worker in declared:
+        for worker in self.declared:
             self.add(worker.id, worker.address)
 
     def stop(self) -> None:
@@ -181,16 +206,12 @@ class Workers:
         if other is not None:
             other.link.stop()
             del self._all[other.id]
-        link = ReconnectingClient(self._reactor, address.host, address.port)
-        worker = self._all[id] = Worker(id, address, link, self._now(), named)
+        worker = self._all[id] = Worker(self, self._reactor, id, address, named)
         if old is not None or other is not None:
             worker.lost = self._now()
-        link.on_up = lambda: self._up(worker)
-        link.on_down = lambda: self._down(worker)
-        link.on_refused = lambda tried: self._has_told(worker)
         self._policy.on_worker(id)
         self.look()
-        link.start()
+        worker.link.start()
 
     def register(self, id: str, address: Address) -> None:
         """The worker of that id says that it is there. BadRequest when another one has its id or its address."""
@@ -220,7 +241,7 @@ class Workers:
         self.ready = all(worker.reached or not worker.named or worker.declared < oldest for worker in self)
         self.heard = self.heard or self._all_have_told()
         self.reachable = {worker.id: (worker.address.host, worker.address.port) for worker in self if worker.reachable}
-        self.on_change()
+        self._listener.on_workers()
 
     def _all_have_told(self) -> bool:
         now = self._now()
@@ -305,7 +326,8 @@ class Workers:
         now: float = self._reactor.seconds()
         return now
 
-    def _up(self, worker: Worker) -> None:
+    def on_up(self, worker: Worker) -> None:
+        """Ask a worker that is connected for its operators and its report."""
         worker.reached = True
         worker.silent = worker.leaving = worker.left = worker.stranger = False
         worker.name = ""
@@ -318,10 +340,10 @@ class Workers:
     def _not_known(self, failure: Failure, worker: Worker) -> None:
         _expected(failure)
         if cast(DidaError, failure.value).code == errors.TIMED_OUT:  # else it is asked on the next connection
-            self._has_told(worker)
+            self.has_told(worker)
 
-    def _has_told(self, worker: Worker) -> None:
-        """It has nothing more to tell of the past; where nobody listens there is nobody who knows anything."""
+    def has_told(self, worker: Worker) -> None:
+        """Expect no report of a worker any more: where nobody listens, nobody knows a run."""
         if not worker.told:
             worker.told = True
             self.look()
@@ -332,7 +354,7 @@ class Workers:
         if isinstance(reply, Ok) and reply.words:
             worker.name = reply.words[0]
             if storage := reply.object.get("storage"):
-                self.on_storage(storage)
+                self._listener.on_storage(storage)
         elif isinstance(reply, Error) and reply.code == errors.UNKNOWN_VERB:
             worker.stranger = True
             worker.lost = self._now()
@@ -341,7 +363,8 @@ class Workers:
             )
         self.look()
 
-    def _down(self, worker: Worker) -> None:
+    def on_down(self, worker: Worker) -> None:
+        """Give no operators to a worker that is not connected."""
         if worker.id in self.reachable or worker.silent or worker.leaving:
             worker.lost = self._now()
             worker.left = worker.leaving

@@ -22,7 +22,7 @@ from dida.protocols.introductions import PeerIdentity
 from dida.protocols.lines import Answer as LineAnswer
 from dida.protocols.lines import LineServer, NodeCommands
 from dida.protocols.link_pool import ConnectionPool
-from dida.protocols.links import ReconnectingClient
+from dida.protocols.links import LinkListener, ReconnectingClient
 from dida.replication.config import Config
 from dida.replication.failpoints import Failpoints
 from dida.replication.messages import INTRODUCTIONS, PEER, Join, Member, Peer, PeerMessage, Vouch
@@ -256,11 +256,18 @@ class StorageNode(NodeCommands):
         link = self._links.get(url)
         if link is None:
             address = Address.parse(url)
-            link = self._links[url] = ReconnectingClient(self._reactor, address.host, address.port)
-            link.on_broken = lambda: self._turn(lambda: self.replica.on_broken(url, self._reactor.seconds()))
-            link.greeting = Peer(self.replica.context.me.url, self._word)
-            link.on_refused = lambda at: self._turn(lambda: self.replica.on_refused(url, at, self._reactor.seconds()))
+            greeting = Peer(self.replica.context.me.url, self._word)
+            link = ReconnectingClient(self._reactor, address.host, address.port, _PeerListener(self, url), greeting)
+            self._links[url] = link
         return link
+
+    def on_peer_lost(self, url: str) -> None:
+        """Tell the replica that the connection to a peer broke."""
+        self._turn(lambda: self.replica.on_broken(url, self._reactor.seconds()))
+
+    def on_peer_refused(self, url: str, at: float) -> None:
+        """Tell the replica that nobody listened at a peer's address at that time."""
+        self._turn(lambda: self.replica.on_refused(url, at, self._reactor.seconds()))
 
     # --- verbs of every node --------------------------------------------------------------------
 
@@ -317,3 +324,18 @@ class StorageNode(NodeCommands):
         if not proved:
             raise Unavailable(f"{introduction.url} does not vouch for this connection")
         return self._tell(message, introduction.url)
+
+
+class _PeerListener(LinkListener):
+    """Tells a node of the connection to one of its peers."""
+
+    def __init__(self, node: StorageNode, url: str) -> None:
+        self._node = node
+        self._url = url
+
+    def on_down(self, link: ReconnectingClient, broken: bool) -> None:
+        if broken:
+            self._node.on_peer_lost(self._url)
+
+    def on_refused(self, link: ReconnectingClient, tried: float) -> None:
+        self._node.on_peer_refused(self._url, tried)

@@ -15,7 +15,7 @@ from contextvars import copy_context
 from typing import Any
 
 from attrs import evolve, frozen
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -104,8 +104,6 @@ class Operators:
     def __init__(self, reactor: Any, folder: OperatorFolder, threads: int, timeout: float) -> None:
         self.folder = folder
         self.timeout = timeout
-        self.given_up: Callable[[str], bool] = lambda run: False
-        """Whether nobody wants the outcome of that run any more."""
         self.threads = Threads(reactor, threads)
         self.log = LogOfSteps(reactor.seconds)
         self._reactor = reactor
@@ -165,8 +163,6 @@ class Operators:
                 raise StepLost(storage.lost, storage.records) from None
             problem.records = storage.records
             problem.lack = problem.lack or lack_of_descriptors()
-            if problem.trace and not problem.lack:
-                _log_trace(problem, request)
             raise
         if storage.lost:
             raise StepLost(storage.lost, storage.records)
@@ -215,8 +211,6 @@ class Operators:
         if isinstance(problem, Lacking):
             raise _lacking(problem.what)
         if problem is not None:
-            if self.given_up(request.meta.run):
-                raise CancelledError
             told = raised(problem)
             hint = about_asyncio(problem, told.text) if loop is None and terms.isolation != "process" else ""
             raise _has_raised(told, hint)
@@ -377,14 +371,3 @@ def _has_raised(problem: Raised, hint: str = "") -> StepFailed:
     failed = StepFailed(problem.reason + hint)
     failed.trace = problem.trace if problem.kind else ""
     return failed
-
-
-def _log_trace(problem: StepFailed, request: Execute) -> None:
-    step = request.assignment
-    _log.warn(
-        "run {run}: {operator} at position {position} raised:\n{trace}",
-        run=request.meta.run,
-        operator=step.operator,
-        position=step.position,
-        trace=problem.trace,
-    )

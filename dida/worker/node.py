@@ -100,7 +100,6 @@ class WorkerNode(NodeCommands):
         process that is the worker's own; `on_end` is called when it has been drained."""
         self.me = me
         self.operators = operators
-        operators.given_up = self._given_up
         self.gossip_delay = gossip_delay
         self.max_line = max_line
         self.debug = debug
@@ -372,7 +371,13 @@ class WorkerNode(NodeCommands):
                 outcome = await self.operators.execute(
                     request, self.front_end, max(0.0, ends - self._reactor.seconds()), ids, printed
                 )
-            except StepFailed as problem:
+            except (StepFailed, StepLost) as problem:
+                if self._given_up(request.meta.run):
+                    raise CancelledError from None
+                if isinstance(problem, StepLost):
+                    raise
+                if problem.trace and not problem.lack:
+                    _log_trace(problem, request)
                 terms = self.operators.terms(request.assignment.operator)
                 pause = terms.pause(tries)
                 if problem.lack:
@@ -518,3 +523,14 @@ class WorkerNode(NodeCommands):
         if request is not None:  # a bug must not be a silent end of the run
             scheduler, text = Address.parse(request.meta.scheduler), "a bug at this worker; its log has the details"
             self._failed(scheduler, request, request.assignment, f"on {self.me.id}: {text}", bare=True)
+
+
+def _log_trace(problem: StepFailed, request: Execute) -> None:
+    step = request.assignment
+    _log.warn(
+        "run {run}: {operator} at position {position} raised:\n{trace}",
+        run=request.meta.run,
+        operator=step.operator,
+        position=step.position,
+        trace=problem.trace,
+    )

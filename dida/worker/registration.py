@@ -1,16 +1,14 @@
-"""A worker registers itself at schedulers: it says who and where it is, on each connection and every few seconds.
+"""Registration of a worker at schedulers: it sends its id and address on each connection and every few seconds.
 
-So a scheduler need not know its workers, may be started after them, and finds them again when it is started anew.
-A scheduler that refuses is asked again: the worker that has the id, say, may have died.
+So a scheduler need not be configured with its workers, may start after them, and finds them again after a restart.
+The worker also retries at a scheduler that refuses: another worker with the same id may have died meanwhile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
-from attrs import define
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -18,84 +16,89 @@ from twisted.python.failure import Failure
 from dida.addresses import Address, NodeAddress
 from dida.chains.messages import HOP_TIMEOUT, Register
 from dida.errors import DidaError
-from dida.protocols.links import ReconnectingClient
+from dida.protocols.links import LinkListener, ReconnectingClient
 from dida.wire.messages import Error, Reply
 
-SAY_EVERY = 2.0
-"""Seconds between two times that a scheduler is told on the same connection."""
+REGISTER_EVERY = 2.0
+"""Interval between two registrations on the same connection, in seconds."""
 NOT_REACHED = "not reached"
 REGISTERED = "registered"
 
 _log = Logger()
 
 
-@define(eq=False)
-class _Scheduler:
-    address: Address
-    link: ReconnectingClient
-    state: str = NOT_REACHED
+class _Scheduler(LinkListener):
+    """One scheduler, with the link to it and the worker's state there."""
+
+    def __init__(self, reactor: Any, address: Address, request: Register) -> None:
+        self.address = address
+        self.state = NOT_REACHED
+        self.leaving = False
+        self.link = ReconnectingClient(reactor, address.host, address.port, self)
+        self._request = request
+
+    def register(self) -> None:
+        """Send the registration."""
+        self.link.ask(self._request, HOP_TIMEOUT).addCallbacks(self._answered, _not_there)
+
+    def on_up(self, link: ReconnectingClient) -> None:
+        if not self.leaving:
+            self.register()
+
+    def on_down(self, link: ReconnectingClient, broken: bool) -> None:
+        self._become(NOT_REACHED)
+
+    def _answered(self, reply: Reply) -> None:
+        self._become(f"refused: {' '.join(reply.words)}" if isinstance(reply, Error) else REGISTERED)
+
+    def _become(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            log = _log.info if state == REGISTERED else _log.warn
+            log("scheduler at {address}: {state}", address=self.address, state=state)
 
 
 class Registration:
-    """Of the worker `me`, at all of `schedulers`."""
+    """The registration of the worker `me` at all of `schedulers`."""
 
     def __init__(self, reactor: Any, me: NodeAddress, schedulers: Iterable[Address]) -> None:
-        self._said = Register(me.id, str(me.address))
-        self._schedulers = [
-            _Scheduler(each, ReconnectingClient(reactor, each.host, each.port)) for each in dict.fromkeys(schedulers)
-        ]
-        for scheduler in self._schedulers:
-            scheduler.link.on_up = partial(self._say, scheduler)
-            scheduler.link.on_down = partial(self._become, scheduler, NOT_REACHED)
-        self._saying = LoopingCall(self._say_all)
-        self._saying.clock = reactor
+        request = Register(me.id, str(me.address))
+        self._schedulers = [_Scheduler(reactor, each, request) for each in dict.fromkeys(schedulers)]
+        self._repeating = LoopingCall(self._register_again)
+        self._repeating.clock = reactor
 
     @property
     def states(self) -> dict[str, str]:
-        """By the address of the scheduler: `registered`, `not reached`, or why it refuses."""
+        """The state at each scheduler, by its address: `registered`, `not reached`, or `refused: REASON`."""
         return {str(each.address): each.state for each in self._schedulers}
 
     def start(self) -> None:
-        """Connect, and go on saying it."""
+        """Connect, register, and repeat the registration."""
         for scheduler in self._schedulers:
             scheduler.link.start()
         if self._schedulers:
-            self._saying.start(SAY_EVERY, now=False)
+            self._repeating.start(REGISTER_EVERY, now=False)
 
     def leave(self) -> list[Address]:
-        """Say it no more: the worker wants no more operators. Where it is registered, and may be given some."""
-        if self._saying.running:
-            self._saying.stop()
+        """Stop registering; return the schedulers that may still send operators."""
+        if self._repeating.running:
+            self._repeating.stop()
         for scheduler in self._schedulers:
-            scheduler.link.on_up = lambda: None
+            scheduler.leaving = True
         return [each.address for each in self._schedulers if each.state == REGISTERED]
 
     def stop(self) -> None:
-        """Hang up."""
+        """Stop registering and close the connections."""
         self.leave()
         for scheduler in self._schedulers:
             scheduler.link.stop()
 
-    def _say_all(self) -> None:
+    def _register_again(self) -> None:
         for scheduler in self._schedulers:
             if scheduler.link.client is not None:
-                self._say(scheduler)
-
-    def _say(self, scheduler: _Scheduler) -> None:
-        asked = scheduler.link.ask(self._said, HOP_TIMEOUT)
-        asked.addCallbacks(self._answered, _not_there, callbackArgs=(scheduler,))
-
-    def _answered(self, reply: Reply, scheduler: _Scheduler) -> None:
-        refused = isinstance(reply, Error)
-        self._become(scheduler, f"refused: {' '.join(reply.words)}" if refused else REGISTERED)
-
-    def _become(self, scheduler: _Scheduler, state: str) -> None:
-        if state != scheduler.state:
-            scheduler.state = state
-            say = _log.info if state == REGISTERED else _log.warn
-            say("scheduler at {address}: {state}", address=scheduler.address, state=state)
+                scheduler.register()
 
 
 def _not_there(failure: Failure) -> None:
-    """It is told on the next connection, or soon."""
+    """Ignore the error: the registration is repeated."""
     failure.trap(DidaError)

@@ -372,9 +372,8 @@ def test_lost_updates_are_told_once() -> None:
 
 def test_one_loss_is_told_to_one_operation() -> None:
     """Of those that were under way the first one that hears of it tells; the others go on without what is gone."""
-    seen = CausalContext({"1:1": 3, "2:1": 5})
     told: list[dict[str, int]] = []
-    seen.on_gone = told.append
+    seen = CausalContext({"1:1": 3, "2:1": 5}, on_gone=told.append)
     lost = Error("lost-update", ("13",), {"lost": {"2:1": 4}})
     first, second = write(seen=seen), read(seen=seen)
     for operation in (first, second):

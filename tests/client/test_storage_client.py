@@ -337,19 +337,20 @@ async def test_errors_of_the_storage(front_end: StorageClient, cluster: FakeClus
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_loss_is_told_to_one_of_many(front_end: StorageClient, cluster: FakeCluster) -> None:
+async def test_a_loss_is_told_to_one_of_many(cluster: FakeCluster) -> None:
     """When all that was written is gone, one operation of those under way says so, and no later one does."""
+    told: list[dict[str, int]] = []
+    front_end = StorageClient(reactor, cluster.addresses, on_gone=told.append)
     await front_end.write("13", "1")
     gone = set(front_end.after)
     cluster.group.gone = gone
-    told: list[dict[str, int]] = []
-    front_end.seen.on_gone = told.append
     results = await DeferredList([front_end.read("13") for _ in range(20)], consumeErrors=True)
     failed = [str(failure) for success, failure in results if not success]
     assert len(failed) == 1
     assert "lost-update" in failed[0]
     assert [set(each) for each in told] == [gone]
     assert (await front_end.read("13")).value == "1"
+    front_end.stop()
 
 
 @pytest_twisted.ensureDeferred

@@ -19,7 +19,7 @@ from dida import errors
 from dida.errors import DidaError, Unavailable
 from dida.protocols import links
 from dida.protocols.lines import LineServerFactory, ok
-from dida.protocols.links import LineClient, ReconnectingClient, Unreachable
+from dida.protocols.links import LineClient, LineClientListener, LinkListener, ReconnectingClient, Unreachable
 from dida.wire.messages import Ok, Ping, Read, Request, Write
 from tests.support.desk import Desk, Listener, Wire, cut, turn
 from tests.support.fakes import refused, the_reactor
@@ -32,7 +32,7 @@ class Asker:
 
     def __init__(self, max_line: int = 1000) -> None:
         self.clock = Clock()
-        self.client = LineClient(self.clock, max_line)
+        self.client = LineClient(self.clock, LineClientListener(), max_line)
         self.wire = Wire()
         self.client.makeConnection(self.wire)
         self.replies: list[Any] = []
@@ -173,7 +173,7 @@ def test_both_sides_understand_each_other(keys: list[str], random: Any) -> None:
     clock = Clock()
     desk = Desk()
     factory = LineServerFactory(desk, clock, 10_000)
-    client, server = LineClient(clock), factory.buildProtocol(None)
+    client, server = LineClient(clock, LineClientListener()), factory.buildProtocol(None)
     pump = connect(server, FakeTransport(server, isServer=True), client, FakeTransport(client, isServer=False))
     asked = [client.ask(Write(f"{number}/{key}", key), 5) for number, key in enumerate(keys)]
     clock.advance(0)
@@ -199,23 +199,41 @@ def listener() -> Iterator[Listener]:
     pytest_twisted.blockon(listener.close())
 
 
+class Changes(LinkListener):
+    """Notes the changes of a link."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def on_up(self, link: ReconnectingClient) -> None:
+        self.seen.append("up")
+
+    def on_down(self, link: ReconnectingClient, broken: bool) -> None:
+        self.seen.append("broken" if broken else "down")
+
+    def on_refused(self, link: ReconnectingClient, tried: float) -> None:
+        self.seen.append("refused")
+
+
 @pytest.fixture
-def link(listener: Listener) -> Iterator[ReconnectingClient]:
-    link = ReconnectingClient(listener.reactor, "127.0.0.1", listener.number)
+def changes() -> Changes:
+    return Changes()
+
+
+@pytest.fixture
+def link(listener: Listener, changes: Changes) -> Iterator[ReconnectingClient]:
+    link = ReconnectingClient(listener.reactor, "127.0.0.1", listener.number, changes)
     yield link
     pytest_twisted.blockon(link.stop())
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_link_connects_by_itself_and_again(listener: Listener, link: ReconnectingClient) -> None:
-    """The first question connects; after the connection broke, a new one is made and told of."""
-    told: list[str] = []
-    link.on_up = lambda: told.append("up")
-    link.on_down = lambda: told.append("down")
+async def test_a_link_connects_on_use_and_again(listener: Listener, link: ReconnectingClient, changes: Changes) -> None:
+    """The first request connects; after the connection broke, a new one is made; its listener hears of each change."""
     assert await link.ask(Ping(), 5) == Ok()
     for connection in list(listener.factory.connections):
         cut(connection)
-    await turn(listener.reactor, lambda: told == ["up", "down", "up"])
+    await turn(listener.reactor, lambda: changes.seen == ["up", "broken", "up"])
     assert await link.ask(Ping(), 5) == Ok()
 
 
@@ -226,14 +244,12 @@ def test_when_a_link_tries_again(link: ReconnectingClient, failures: int, second
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_link_to_nobody(listener: Listener, link: ReconnectingClient) -> None:
-    """Without a listener a question ends at once with Unreachable; once there is one, questions are answered."""
-    told: list[str] = []
-    link.on_down = lambda: told.append("down")
+async def test_a_link_to_nobody(listener: Listener, link: ReconnectingClient, changes: Changes) -> None:
+    """While nobody listens at the port, a request fails at once with Unreachable; later it is answered."""
     await listener.close()
     with pytest.raises(Unreachable, match=f"127.0.0.1:{listener.number}"):
         await link.ask(Ping(), 5)
-    assert told
+    assert changes.seen[:2] == ["refused", "down"]
     listener.open()
     await turn(listener.reactor, lambda: link.client is not None)
     assert await link.ask(Ping(), 5) == Ok()

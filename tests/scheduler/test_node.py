@@ -422,7 +422,7 @@ async def test_a_scheduler_in_the_place_of_another(system: System) -> None:
     first.stop()
     await system.ports["sc1"].close()
     table = Runs(LeastActive(), "next", 20.0, 100)
-    second = SchedulerNode(reactor, first.me, table, first._declared, system.storage.addresses)
+    second = SchedulerNode(reactor, first.me, table, first.workers.declared, system.storage.addresses)
     system.ports["sc1"] = Port(reactor, second, first.me.address.port)
     second.start()
     system.nodes.append(second)

@@ -31,7 +31,7 @@ async def registered(scheduler: SchedulerNode, *ids: str) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers say all the time that they are there."""
-    monkeypatch.setattr("dida.worker.registration.SAY_EVERY", 0.05)
+    monkeypatch.setattr("dida.worker.registration.REGISTER_EVERY", 0.05)
 
 
 @pytest_twisted.ensureDeferred

@@ -101,7 +101,7 @@ class System:
         first.stop()
         await self.ports.pop("sc1").close()
         self.link.stop()
-        return self.start(0, tuple(first._declared), here=first.me.address, life="next", **options)
+        return self.start(0, tuple(first.workers.declared), here=first.me.address, life="next", **options)
 
     def worker(self, id: str, port: int = 0, **options: Any) -> NodeAddress:
         operators = Operators(reactor, OperatorFolder(self.folder), 4, 5.0)
