@@ -18,10 +18,10 @@ endif
 BIN := $(ENV)/bin
 LOCKED := $(ENV)/.locked
 READY := $(ENV)/.ready
-SOURCES := $(wildcard dida operators examples tests tools benchmarks twisted setup.py)
+SOURCES := $(wildcard dida operators examples tests tools benchmarks twisted docs setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check format lock clean simulate bugs torture soak clocks endurance chains hosts rolling runs makespan bench evaluate
+.PHONY: help demo test long check docs format lock clean simulate bugs torture soak clocks endurance chains hosts rolling runs makespan bench evaluate
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -40,7 +40,8 @@ help:
 	$(say) "endurance" "ten minutes of busy cores and short pauses, a minute of a stopped node: nobody is taken for dead"
 	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, hosts"
 	$(say) "" "PYTHON=python3.13 takes that version, in an environment of its own: .venv-3.13"
-	$(say) "check" "ruff (format and lint), mypy --strict, and who imports whom"
+	$(say) "check" "ruff (format and lint), mypy --strict, who imports whom, and the docs as a site"
+	$(say) "docs" "the documentation as a site, build/site/index.html"
 	$(say) "chains" "the long form of the tests that kill workers, schedulers and storage under chains (some minutes)"
 	$(say) "hosts" "one system on three hosts (network namespaces; root): cut off, PCS killed, puppetmaster killed"
 	$(say) "rolling" "five storage nodes and three workers restarted one after the other, ten times, under load (5 minutes)"
@@ -95,6 +96,11 @@ check: $(READY)
 	$(say) "types" "ok"
 	@found=$$($(BIN)/lint-imports 2>&1) || { echo "$$found"; exit 1; }
 	$(say) "imports" "ok"
+	@$(MAKE) docs
+
+docs: $(READY)
+	@$(BIN)/sphinx-build -q -W -E -d build/doctrees docs build/site
+	$(say) "docs" "ok"
 
 chains: $(READY)
 	@DIDA_LONG=1 $(BIN)/pytest -s tests/system/test_chains.py tests/system/test_lost_writes.py

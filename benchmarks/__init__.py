@@ -1,1 +1,1 @@
-"""How fast DIDA is, beside the bare Twisted of the same run and the peers that are there: see docs/performance.md."""
+"""Measurements of DIDA beside bare Twisted and the peers that are there: see docs/explanation/performance.md."""

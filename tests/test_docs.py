@@ -1,9 +1,8 @@
 """The documents say what the code does: tables are made from it, examples are run, links lead somewhere.
 
-`python -m tools.doc_tables` writes the tables of docs/protocol.md anew. An example is a block of a document: a file
-(a block behind its name), shell commands (`$ …`), a session (`$ nc HOST PORT`, then what is typed behind `> `) or a
-Python script. Its ports are replaced by free ones. Replies are compared without what changes from run to run; `…`
-stands for anything.
+`python -m tools.doc_tables` writes the tables anew. An example is a block of a document: a file (a block behind its
+name), shell commands (`$ …`), a session (`$ nc HOST PORT`, then what is typed behind `> `) or a Python script. Its
+ports are replaced by free ones. Replies are compared without what changes from run to run; `…` stands for anything.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from tools.doc_tables import (
     with_tables,
 )
 
-# --- what the tables of docs/protocol.md are made from --------------------------------------------
+# --- what the tables of docs/reference/protocol.md are made from --------------------------------------------
 
 
 def test_the_states_in_reliability_md_are_those_of_the_code() -> None:
@@ -53,7 +52,7 @@ def test_the_states_in_reliability_md_are_those_of_the_code() -> None:
 
 
 def test_the_verbs_in_protocol_md_are_those_of_the_code() -> None:
-    """Every verb of every node is in docs/protocol.md, with the words, members, types and defaults that it has."""
+    """Every verb of every node is in docs/reference/protocol.md, with its words, members, types and defaults."""
     text = PROTOCOL.read_text()
     assert with_tables(text) == text, "run: python -m tools.doc_tables"
     tables = {(match[2], match[3]) for match in _TABLE.finditer(text)}
@@ -295,7 +294,7 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         found.end()
 
 
-# --- README.md and docs/protocol.md, run ------------------------------------------------------------
+# --- README.md and docs/reference/protocol.md, run ------------------------------------------------------------
 
 
 def test_the_demo(place: Place) -> None:
@@ -341,7 +340,7 @@ SESSIONS = ["## Answers", "## Every node", "## Storage", "## Scheduler", "## Wor
 
 @pytest.fixture(scope="module")
 def conversed(by_hand: Place) -> Place:
-    """The same after the exchanges of docs/protocol.md, one after the other; they start a PCS."""
+    """The same after the exchanges of docs/reference/protocol.md, one after the other; they start a PCS."""
     for heading in SESSIONS:
         for block in blocks(PROTOCOL, heading):
             by_hand.run(block)
@@ -349,12 +348,12 @@ def conversed(by_hand: Place) -> Place:
 
 
 def test_exchanges_in_protocol_md(conversed: Place) -> None:
-    """The exchanges of docs/protocol.md are answered as they stand there."""
+    """The exchanges of docs/reference/protocol.md are answered as they stand there."""
     assert "10000" in conversed.ports
 
 
 def test_the_tour_of_telnet_md(place: Place) -> None:
-    """Each exchange of docs/telnet.md is answered as it stands there, one after the other."""
+    """Each exchange of docs/tutorial/telnet.md is answered as it stands there, one after the other."""
     headings = re.findall(r"^## .+$", without_blocks(TELNET.read_text()), re.MULTILINE)
     try:
         for heading in headings:
@@ -377,7 +376,7 @@ def test_partial_lines(by_hand: Place, piece: int) -> None:
 
 
 def test_help_on_every_port(by_hand: Place) -> None:
-    """`help` lists every verb, one a line with what it does, and ends with ok. (docs/telnet.md has the PCS's.)"""
+    """`help` lists every verb, one a line with what it does, then ok. (The telnet tour shows that of the PCS.)"""
     for role, port in [("storage", "5001"), ("scheduler", "2000"), ("worker", "4001")]:
         with Netcat(by_hand.ports[port]) as netcat:
             netcat.send("help")

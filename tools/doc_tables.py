@@ -1,4 +1,4 @@
-"""The tables of docs/protocol.md and docs/reliability.md, made from the code.
+"""The tables of docs/reference/protocol.md and docs/explanation/reliability.md, made from the code.
 
 `python -m tools.doc_tables` writes them anew; what people wrote in their last column stays.
 """
@@ -31,11 +31,12 @@ from tests.support.nodes import ROOT
 _TABLE = re.compile(r"(<!-- table: (verbs|shapes|types|transitions) ?([\w ]*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 README = ROOT / "README.md"
-PROTOCOL = ROOT / "docs" / "protocol.md"
-TELNET = PROTOCOL.with_name("telnet.md")
-RELIABILITY = PROTOCOL.with_name("reliability.md")
-ARCHITECTURE = ROOT / "docs" / "architecture.md"
-DOCUMENTS = sorted([README, *ROOT.glob("CONTRIBUTING.md"), *(ROOT / "docs").glob("*.md")])
+DOCS = ROOT / "docs"
+PROTOCOL = DOCS / "reference" / "protocol.md"
+TELNET = DOCS / "tutorial" / "telnet.md"
+RELIABILITY = DOCS / "explanation" / "reliability.md"
+ARCHITECTURE = DOCS / "explanation" / "architecture.md"
+DOCUMENTS = sorted([README, *ROOT.glob("CONTRIBUTING.md"), *DOCS.rglob("*.md")])
 TYPES: dict[str, Any] = {
     "counter": messages.Counter,
     "name": messages.Name,

@@ -1,7 +1,8 @@
 """A rolling restart under load: `python -m tools.rolling --turns 10 --nodes 5 --workers 3`.
 
-Each storage node and each worker is told to end and started again, one after the other, by the recipe of
-docs/running.md, while clients write, read, compare and swap, and run chains. Nothing may be lost, and no run may fail.
+Each storage node and each worker is stopped and started again, one after the other, by the recipe of
+docs/howto/run-nodes.md, while clients write, read, compare and swap, and run chains. Nothing may be lost, and no run
+may fail.
 """
 
 from __future__ import annotations

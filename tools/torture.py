@@ -1,8 +1,8 @@
 """Real storage nodes under crashes, pauses, restarts and joins, with clients that never stop; then the checkers.
 
 `python -m tools.torture --seconds 60` is the long form (a make target), the test suite runs a short one.
-Promises proven: see docs/reliability.md. What is measured and judged is printed; exit status 1 when anything
-is wrong.
+Promises proven: see docs/explanation/reliability.md. What is measured and judged is printed; exit status 1 when
+anything is wrong.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class RunResult:
     text: str
     """The output of the last operator, or the reason of the failure."""
     members: Mapping[str, Any]
-    """The steps, the timestamp and the other members of the reply (docs/protocol.md)."""
+    """The steps, the timestamp and the other members of the reply (docs/reference/protocol.md)."""
 
     @property
     def done(self) -> bool:

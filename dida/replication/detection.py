@@ -9,7 +9,7 @@ In a large view all exchange heartbeats with one member only, the **hub**: the l
 The others' lease is what the hub grants them of its own, counted from when they asked. So it is over when the hub's
 is, and nobody serves on a word older than the lease of any member. Only the lowest member may grant: who leads
 a change in its place has not heard the hub for longer than a lease, or knows that it is dead, and then counts the
-silence of the others from that moment on. docs/reliability.md has the whole argument.
+silence of the others from that moment on. docs/explanation/reliability.md has the whole argument.
 
 Sources: confirmation of suspects by some others, and doubt in oneself, as in SWIM (Das et al., 2002) and Lifeguard
 (Dadgar et al., 2017); leases that are passed on: Gray and Cheriton (1989).

@@ -140,7 +140,7 @@ class Verdict:
         """An update that one has executed is known to all, or is nobody's business any more; so is who has expired.
 
         Not where a session's updates may have been discarded with one side of a partition, and its refusals alone are
-        left: those are not told to who was being given its copy (docs/reliability.md, what can be lost).
+        left: those are not told to who was being given its copy (docs/explanation/reliability.md, what can be lost).
         """
         first, *others = [replica.state.executed for replica in replicas]
         for one, another in [*((first, other) for other in others), *((other, first) for other in others)]:

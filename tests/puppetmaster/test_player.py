@@ -750,8 +750,8 @@ def test_check(scene: Scene, table: str) -> None:
 
 
 def documented_errors() -> list[tuple[str, str]]:
-    """The table of errors in docs/puppetmaster.md: a faulty line, and what is wrong with it."""
-    text = (ROOT / "docs" / "puppetmaster.md").read_text().partition("## Errors")[2].partition("\n## ")[0]
+    """The table of errors in docs/reference/console.md: a faulty line, and what is wrong with it."""
+    text = (ROOT / "docs" / "reference" / "console.md").read_text().partition("## Errors")[2].partition("\n## ")[0]
     rows = [row.strip("|").split(" | ") for row in text.splitlines() if row.startswith("| `")]
     return [(line.strip(" `"), problem.strip()) for line, problem in rows]
 

@@ -1,4 +1,4 @@
-"""Restarting all nodes one after the other, as docs/running.md says, loses nothing and fails no run."""
+"""Restarting all nodes one after the other, as docs/howto/run-nodes.md says, loses nothing and fails no run."""
 
 from __future__ import annotations
 

@@ -148,9 +148,9 @@ async def test_operators_that_await_more() -> None:
 
 
 def test_the_examples_in_operators_md(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests that docs/operators.md shows pass, with the operators that it shows."""
+    """The tests that docs/reference/operators.md shows pass, with the operators that it shows."""
     blocks = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "docs" / "operators.md").read_text(), re.DOTALL | re.MULTILINE
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "reference" / "operators.md").read_text(), re.DOTALL | re.MULTILINE
     )
     (tmp_path / "operators").mkdir()
     tests: dict[str, Any] = {}

@@ -623,8 +623,8 @@ async def test_many_runs_at_once(stage: Stage) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_operators_of_the_documentation(stage: Stage) -> None:
-    """The examples of docs/operators.md work as they stand there."""
-    text = (Path(__file__).parent.parent.parent / "docs" / "operators.md").read_text()
+    """The examples of docs/reference/operators.md work as they stand there."""
+    text = (Path(__file__).parent.parent.parent / "docs" / "reference" / "operators.md").read_text()
     for number, code in enumerate(re.findall("```python\n(.*?)```", text, re.DOTALL)):
         (stage.folder / f"example{number}.py").write_text(code)
     stage.storage.group.put("page", "7")
