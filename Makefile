@@ -21,7 +21,7 @@ READY := $(ENV)/.ready
 SOURCES := $(wildcard dida operators examples tests tools benchmarks twisted docs setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check docs format lock clean simulate bugs torture soak clocks endurance chains hosts rolling runs makespan bench evaluate
+.PHONY: help demo test long check docs format lock clean simulate bugs torture soak clocks endurance chains hosts rolling runs makespan bench evaluate wheel
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -49,6 +49,7 @@ help:
 	$(say) "runs" "10,000 runs: the memory of scheduler, workers and storage stays flat"
 	$(say) "bench" "speed beside bare Twisted and the peers that are there; ROWS=chains for some, FULL=1 for all and longer"
 	$(say) "evaluate" "the report's three experiments, and what lies behind them, as a page with plots (7 minutes)"
+	$(say) "wheel" "build dist/*.whl, and play the baseline with what it installs into an empty environment"
 	$(say) "format" "let ruff put the code in order"
 	$(say) "lock" "choose the newest versions of what pyproject.toml asks for, and lock them"
 	$(say) "clean" "remove what was built, cached and logged, and the environments"
@@ -131,6 +132,15 @@ evaluate: $(READY)
 format: $(READY)
 	@$(BIN)/ruff format --quiet $(SOURCES)
 	@$(BIN)/ruff check --quiet --fix $(SOURCES)
+
+# The environment is an empty one, which gets what the wheel asks for; nothing of the source tree is in its sight.
+wheel:
+	@rm -rf build/lib build/installed dist/*.whl
+	@"$(PYTHON)" -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir dist .
+	@"$(PYTHON)" -m venv build/installed
+	@build/installed/bin/python -m pip install -qq --disable-pip-version-check dist/*.whl
+	@cd build/installed && bin/twistd -n puppetmaster < "$$(echo lib/python*/site-packages/dida/stock/pmscripts/baseline)"
+	@printf '%-10s %s\n' "wheel" dist/*.whl
 
 lock: $(READY)
 	@CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe \

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.nodes import ROOT, TWISTD
+from tests.support.nodes import ROOT, TWISTD, free_port, on_free_ports
 
 COMMANDS = ["dida-pcs", "dida-scheduler", "dida-storage", "dida-worker", "puppetmaster"]
 SHIPPED = ["dida", "operators", "pmscripts", "twisted", "setup.py", "pyproject.toml", "MANIFEST.in"]
 TEXTS = ["LICENSE", "README.md", "CONTRIBUTING.md"]
 
 
-def run(*words: str | Path, cwd: Path) -> str:
+def run(*words: str | Path, cwd: Path, typed: str | None = None) -> str:
     """What a command prints; it must end well."""
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    done = subprocess.run(words, cwd=cwd, env=clean, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(words, cwd=cwd, env=clean, input=typed, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -95,3 +95,11 @@ def test_the_stock_folders_are_installed(installed: Path) -> None:
     assert folders == [packages / "dida/stock/operators", packages / "dida/stock/pmscripts"]
     for folder in folders:
         assert files(folder) == files(ROOT / folder.name) != set()
+
+
+def test_an_installation_plays_the_baseline_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    """The stock script, applications, data and operators of an installation are all that the baseline needs."""
+    script = next(installed.glob("lib/python*/site-packages/dida/stock/pmscripts/baseline")).read_text()
+    console = [*TWISTD[1:], "-n", "puppetmaster", "--pcs", f"localhost:{free_port()}"]
+    played = run(installed / "bin" / "python", *console, cwd=tmp_path, typed=on_free_ports(script))
+    assert "3 runs: 3 done, none failed" in played

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -43,6 +44,12 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def on_free_ports(script: str) -> str:
+    """Return a script of the puppetmaster with a free port in place of each of its ports."""
+    ports: dict[str, int] = {}
+    return re.sub(r"localhost:(\d+)", lambda url: f"localhost:{ports.setdefault(url[1], free_port())}", script)
 
 
 def until(what: str, condition: Callable[[], _T], seconds: float = START_TIME) -> _T:
