@@ -166,9 +166,7 @@ def _ties_by_arrival(self: Store, key: str, entry: Any) -> bool:
 
 
 def _park_without_a_bound(self: Requests, waiting: Any, now: float, stream: Any = None) -> None:
-    self.waiting[waiting.token] = waiting
-    self._since.setdefault(waiting.token, now)
-    self._restless[waiting.token] = None
+    self.parked.add(waiting, now, None)
 
 
 def _numbers_from_a_client(request: Any) -> Any:

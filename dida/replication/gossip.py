@@ -12,25 +12,21 @@ Availability Using Lazy Replication" (1992). This module neither commits nor kno
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping
 from heapq import heappop, heappush
-from itertools import chain
 from typing import Any
 
 from attrs import define, field
 
-from dida.errors import UNKNOWN_OUTCOME
-from dida.replication.batches import batches
 from dida.replication.context import ReplicaContext
 from dida.replication.executed import ReplyCache, answered
-from dida.replication.log import Log, Place, bytes_of
+from dida.replication.log import Log, Place
 from dida.replication.messages import Fetch, Gossip, Range, Record
-from dida.replication.snapshot import Snapshot, _bytes_of_answers, _bytes_of_versions
 from dida.replication.store import Entry, Store
 from dida.replication.streams import commit_stream, incarnation_of, is_commit
 from dida.timestamps import Timestamp, covers, merged
 from dida.versions import Version
-from dida.wire.messages import Concern, Error, Ok
+from dida.wire.messages import Ok
 
 KEPT_FINAL_COUNTS = 4096
 FETCH_AGAIN = 0.3
@@ -63,7 +59,6 @@ class ReplicaState:
     """Stream of a removed component to how much of it survived; the newest ones."""
     _lines: dict[str, list[tuple[int, Place]]] = field(factory=dict)
     """Stream to the held-back records that wait for so many of it."""
-    _concerns: list[tuple[Record, Concern, Any, float]] = field(factory=list)
     _hurried: Timestamp = field(factory=dict)
     """What an answer waits for until members have it: it is sent at once."""
     confirmed: bool = False
@@ -100,46 +95,6 @@ class ReplicaState:
             self.executed.note(record.id, record.lowest, answered((str(record.version),), ts), now)
         self.value_ts = merged(self.value_ts, ts)
         self.changed = True
-
-    def concern(self, record: Record, concern: Concern, token: Any, deadline: float) -> None:
-        """Answer the write under `token` when as many members have it, with what it depends on, as it is to have."""
-        self._concerns.append((record, concern, token, deadline))
-        self.confirmed = True
-        self.hasten(record.ts)
-
-    def check_concerns(self, now: float, may_answer: bool) -> None:
-        """Answer the writes that enough members have, if this node may; late ones may have taken effect.
-
-        Who counts is who is a member then: one that was removed does not, one that has joined since does.
-        """
-        self.confirmed = False
-        if not self._concerns:
-            return
-        left = []
-        for waiting in self._concerns:
-            record, concern, token, deadline = waiting
-            if may_answer and self.holders(record) >= self.context.holders_wanted(concern) - 1:
-                self.context.answer(token, write_answer(record))
-            elif now >= deadline:
-                self.context.answer(token, Error(UNKNOWN_OUTCOME, ("too few members confirmed the write in time",)))
-            else:
-                left.append(waiting)
-        self._concerns = left
-
-    def give_up(self, tokens: Set[Any], now: float) -> None:
-        """Nobody waits any more for the answers to these writes."""
-        self._concerns = [
-            (record, others, token, now if token in tokens else deadline)
-            for record, others, token, deadline in self._concerns
-        ]
-
-    def expire_concerns(self, now: float) -> None:
-        """Nothing comes of waiting for members any more: what waits is answered as at its deadline."""
-        self._concerns = [(*waiting[:3], min(now, waiting[3])) for waiting in self._concerns]
-
-    def concerned(self) -> list[Any]:
-        """The tokens of writes that still wait for other members."""
-        return [token for _, _, token, _ in self._concerns]
 
     # --- updates of others ----------------------------------------------------------------------
 
@@ -432,36 +387,6 @@ class ReplicaState:
         self._fetching.clear()
         self._fetch_next.clear()
         self.changed = True
-
-    # --- the whole state, for a node that joins -------------------------------------------------
-
-    def dump(self, now: float) -> Iterator[dict[str, Any]]:
-        """The state as one atomic copy, in parts that fit a line, which are made when they are asked for."""
-        held = [self.held[place] for place in sorted(self.held)]
-        end = {
-            "value_ts": self.value_ts,
-            "have": self.log.have,
-            "exposed": dict(self.exposed),
-            "cuts": dict(self.final_counts),
-        }
-        return chain(
-            ({"records": some} for some in batches(self.store.dump(), _bytes_of_versions)),
-            ({"executed": some} for some in batches(self.executed.dump(now), _bytes_of_answers)),
-            ({"expired": some} for some in batches(self.executed.expired_sessions, len)),
-            ({"held": some} for some in batches(held, bytes_of)),
-            (end,),
-        )
-
-    def empty_copy(self) -> Snapshot:
-        """What takes the parts of another replica's dump."""
-        return Snapshot(Store(self.store.max_versions), ReplyCache(self.executed.ttl))
-
-    def take_over(self, copy: Snapshot, now: float) -> None:
-        """A copy that is complete, in place of whatever was here."""
-        self.store, self.executed, self.held = copy.store, copy.executed, copy.held
-        self.value_ts, self.exposed, self.final_counts = copy.value_ts, copy.exposed, copy.final_counts
-        self.log.restart(copy.have)
-        self.apply_held(now)
 
 
 def write_answer(record: Record) -> Ok:

@@ -18,7 +18,7 @@ from dida.replication.detection import FOREVER, Detection
 from dida.replication.gossip import ReplicaState
 from dida.replication.messages import Heartbeat, Join, Load, Member, Record
 from dida.replication.outputs import Send
-from dida.replication.snapshot import Snapshot
+from dida.replication.snapshot import Snapshot, parts_of
 from dida.wire.messages import Error, Ok, Reply
 
 JOIN_AGAIN = 0.1
@@ -190,7 +190,7 @@ class Joining:
                 if joiner.parts is None:
                     self._copies += 1
                     joiner.copy = self._copies
-                    joiner.parts = self.state.dump(now)
+                    joiner.parts = parts_of(self.state, now)
                     self.state.table[joiner.member.component] = dict(self.state.log.have)
                     joiner.part, joiner.following = next(joiner.parts), next(joiner.parts, None)
                     joiner.number = 0
@@ -228,14 +228,14 @@ class Joining:
         self.view_met = now
         transfer = (message.view, message.sender, message.copy)
         if message.part == 0 and (transfer[:2] != self._transfer[:2] or transfer > self._transfer):
-            self._copy, self._parts = self.state.empty_copy(), 0
+            self._copy, self._parts = Snapshot.for_state(self.state), 0
             self._transfer = transfer
         if self._copy is None or message.part != self._parts or transfer != self._transfer:
             return Error("bad-request", (f"part {message.part} came, {self._parts} is next",))
         self._copy.take(message.state, held, now)
         self._parts += 1
         if message.last:
-            self.state.take_over(self._copy, now)
+            self._copy.install(self.state, now)
             self.loaded, self._given = message.view, (message.sender, message.copy)
             self._copy = None  # no part of it is taken any more
         return Ok()

@@ -45,6 +45,8 @@ class PendingRequest:
     deadline: float
     passed_on: bool = False
     """It was sent to the key's home at least once: its outcome may be unknown."""
+    parked_at: float | None = None
+    """When it began to wait for what it lacks, if it does."""
 
 
 def operation(request: Request) -> ReplicaRequest | None:

@@ -336,14 +336,14 @@ class Replica:
         for token, (_, deadline) in list(self._watching.items()):
             if now >= deadline:
                 self._answer_watch(token)
-        if self.requests.waiting:
+        if self.requests.parked:
             self.requests.give_up_late(now)
             self.requests.run_waiting(now)
         return self._end_turn(now)
 
     def _check_concerns(self, now: float) -> None:
         """Answer the writes that enough members hold: by the word of members, and within the lease."""
-        self.state.check_concerns(now, self.context.serving and self.requests.holds_lease(now))
+        self.requests.concerns.check(now, self.context.serving and self.requests.holds_lease(now))
 
     def on_stop(self, drain: float, now: float) -> list[Output]:
         """This node was told to stop: it leaves in order, at the latest in `drain` seconds; then there is a `Left`."""
@@ -356,7 +356,7 @@ class Replica:
         self.ended = True
         if left.kept:
             self.commit.settle()  # what was decided is part of the state with which the others go on
-            self.state.check_concerns(now, may_answer=True)
+            self.requests.concerns.check(now, may_answer=True)
         self.requests.refuse_all(Error(errors.UNAVAILABLE, ("this node has left: ask another one",)))
         self.context.serving = False
         self.context.note(left.text)

@@ -6,22 +6,24 @@ all else whenever something has changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
-from heapq import heappop, heappush
+from collections.abc import Set
 from typing import Any
 
 from attrs import evolve
 
 from dida import errors
 from dida.placement import Shards
+from dida.replication.concerns import Concerns
 from dida.replication.context import ReplicaContext
 from dida.replication.coordinator import Commit
+from dida.replication.detection import FOREVER
 from dida.replication.executed import CROWDED_TTL, TOO_MANY_ANSWERS, after_of, answered
 from dida.replication.gossip import FETCH_AGAIN, ReplicaState
 from dida.replication.membership import Membership
 from dida.replication.messages import Forward, Record
 from dida.replication.operations import PendingRequest, Question, ReplicaRequest, refused, too_late, unknown_outcome
 from dida.replication.outputs import CHANGING, OTHER_VIEW
+from dida.replication.parked import ParkedRequests
 from dida.replication.participant import Locks
 from dida.replication.room import refusal
 from dida.replication.store import Entry, said
@@ -41,6 +43,7 @@ class Requests:
     state: ReplicaState
     locks: Locks
     commit: Commit
+    concerns: Concerns
 
     def __init__(
         self, context: ReplicaContext, shards: Shards, shard: int, membership: Membership, secret: str
@@ -52,16 +55,10 @@ class Requests:
         self.shard = shard
         self.membership = membership
         self.detection = membership.detection
-        self.waiting: dict[Any, PendingRequest] = {}
+        self.parked = ParkedRequests()
         self.counts = {"reads": 0, "writes": 0, "updateifs": 0}
         self.lease_until = 0.0
         """Until when nobody need be asked before an answer, as far as was looked."""
-        self._since: dict[Any, float] = {}
-        self._restless: dict[Any, None] = {}
-        """Those of the waiting that whatever changes may help; all others lack updates."""
-        self._lacking: dict[str, list[tuple[int, int, Any]]] = {}
-        """Stream to who waits for how much of it: the count, a number in order of arrival, the token."""
-        self._arrivals = 0
         self._all_again_at = 0.0
         self._minority_since: float | None = None
         self._forwarded: dict[int, tuple[PendingRequest, str]] = {}
@@ -74,6 +71,7 @@ class Requests:
     def begin_with(self, state: ReplicaState, locks: Locks, commit: Commit) -> None:
         """This is the state from now on."""
         self.state, self.locks, self.commit = state, locks, commit
+        self.concerns = Concerns(self.context, state)
 
     def plain_read(self, key: str, now: float) -> tuple[Entry, Timestamp] | None:
         """What `read KEY` gives, with the timestamp, when it can be answered at once; None: ask with `on_request`."""
@@ -153,15 +151,9 @@ class Requests:
 
     def _park(self, waiting: PendingRequest, now: float, stream: str | None = None) -> Reply | None:
         """Let it wait: until there is more of that stream, or for anything."""
-        if len(self.waiting) >= self.config.max_waiting and not waiting.passed_on:
+        if len(self.parked) >= self.config.max_waiting and not waiting.passed_on:
             return refused(waiting, f"{self.config.max_waiting} requests already wait here")
-        self.waiting[waiting.token] = waiting
-        self._since.setdefault(waiting.token, now)
-        if stream is None:
-            self._restless[waiting.token] = None
-        else:
-            self._arrivals += 1
-            heappush(self._lacking.setdefault(stream, []), (waiting.op.after[stream], self._arrivals, waiting.token))
+        self.parked.add(waiting, now, stream)
         return None
 
     def _without_dead(self, after: Timestamp) -> tuple[Timestamp, Timestamp]:
@@ -230,7 +222,7 @@ class Requests:
         record = self._next_record(op.key, op.value, op.after, op.id, op.lowest)
         reply = state.execute(record, now)
         if self.context.holders_wanted(op.concern) > 1:
-            state.concern(record, op.concern, waiting.token, waiting.deadline)
+            self.concerns.wait(record, op.concern, waiting.token, waiting.deadline)
             return None
         return reply
 
@@ -332,58 +324,40 @@ class Requests:
             return
         for waiting in (*self.commit.waiting(), *self.locks.waiting()):
             waiting.deadline = min(now, waiting.deadline)
-        self.state.expire_concerns(now)
+        self.concerns.expire(now)
         forwarded, self._forwarded = self._forwarded, {}
         for waiting, _ in forwarded.values():
             self.context.answer(waiting.token, too_late(waiting))
 
     def give_up_late(self, now: float) -> None:
         minority = self.config.majority and now >= self.detection.lease_until()
-        for token, waiting in list(self.waiting.items()):
-            if now >= waiting.deadline or (minority and now - self._since[token] >= NO_QUORUM_AFTER):
-                del self.waiting[token], self._since[token]
-                self._restless.pop(token, None)
-                self.context.answer(token, too_late(waiting))
+        for waiting in self.parked.take_late(now, NO_QUORUM_AFTER if minority else FOREVER):
+            self.context.answer(waiting.token, too_late(waiting))
 
     def give_up(self, tokens: Set[Any], now: float) -> None:
         """Nobody waits for these answers any more: what was not begun by now is not begun."""
-        for waiting in (*self.waiting.values(), *self.commit.waiting(), *self.locks.waiting()):
+        for waiting in (*self.parked.requests.values(), *self.commit.waiting(), *self.locks.waiting()):
             if waiting.token in tokens:
                 waiting.deadline = min(now, waiting.deadline)
         for number, (waiting, _) in list(self._forwarded.items()):
             if waiting.token in tokens:
                 del self._forwarded[number]
                 self.context.answer(waiting.token, too_late(waiting))
-        self.state.give_up(tokens, now)
+        self.concerns.give_up(tokens, now)
 
     def run_waiting(self, now: float, everything: bool = False) -> None:
         """Try those again that may have what they have waited for; all of them in another view, and now and then: what
         they lack is asked for again, and the answer of an update may be known by now."""
-        if not (self.waiting and self.context.serving):
+        if not (self.parked and self.context.serving):
             return
         if everything or now >= self._all_again_at:
             self._all_again_at = now + FETCH_AGAIN
-            tokens = list(self.waiting)
-            self._lacking.clear()
+            again = self.parked.take_all()
         else:
-            tokens = [*self._restless, *self._supplied()]
-        self._restless.clear()
-        since = [(token, self._since.pop(token)) for token in tokens]
-        again = [self.waiting.pop(token) for token in tokens]
+            again = self.parked.take_supplied(self.state.value_ts)
         for waiting in again:
             self.attempt(waiting, now)
-        self._since.update((token, when) for token, when in since if token in self.waiting)
-
-    def _supplied(self) -> Iterator[Any]:
-        """Those that lack nothing more of the stream that they have waited for."""
-        have = self.state.value_ts
-        for stream, line in list(self._lacking.items()):
-            while line and line[0][0] <= have.get(stream, 0):
-                token = heappop(line)[2]
-                if token in self.waiting:
-                    yield token
-            if not line:
-                del self._lacking[stream]
+        self.parked.forget_others(again)
 
     def run_resumed(self, now: float) -> None:
         while self.locks.resumed:
@@ -394,18 +368,15 @@ class Requests:
     def refuse_all(self, refusal: Error) -> None:
         """This node is a new component: everything that waits hears so."""
         forwarded = [waiting for waiting, _ in self._forwarded.values()]
-        for one in (*self.waiting.values(), *self.commit.give_back(), *forwarded):
+        for one in (*self.parked.requests.values(), *self.commit.give_back(), *forwarded):
             self.context.answer(one.token, unknown_outcome() if one.passed_on else refusal)
-        for token in self.state.concerned():
+        for token in self.concerns.tokens():
             self.context.answer(token, unknown_outcome())
-        self.waiting.clear()
-        self._since.clear()
-        self._restless.clear()
-        self._lacking.clear()
+        self.parked.clear()
         self._forwarded.clear()
         self.context.own_ids.clear()
 
     @property
     def in_hand(self) -> int:
         """Operations that wait here, or were passed on."""
-        return len(self.waiting) + len(self._forwarded)
+        return len(self.parked) + len(self._forwarded)

@@ -29,9 +29,10 @@ def invariants(cluster: Cluster, node: Node) -> None:
     assert covers(have, state.value_ts), f"{node.name} shows what it has not"
     for record in state.held.values():
         assert not covers(state.value_ts, record.ts), f"{node.name} says that {record} is applied"
-    assert sum(not waiting.passed_on for waiting in replica.requests.waiting.values()) <= replica.config.max_waiting, (
-        f"{node.name}: {len(replica.requests.waiting)} requests wait"
-    )
+    assert (
+        sum(not waiting.passed_on for waiting in replica.requests.parked.requests.values())
+        <= replica.config.max_waiting
+    ), f"{node.name}: {len(replica.requests.parked)} requests wait"
     if replica.context.leaves and replica.membership.leads:
         stay = [n.name for n in cluster.nodes.values() if _stays_with(n, node)]
         assert cluster.cut or not stay, f"{node.name} leads a change, though it leaves, and {stay} stay"

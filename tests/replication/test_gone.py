@@ -23,7 +23,7 @@ def waiting(hand: Hand, number: int) -> int:
     return (
         replica.requests.in_hand
         + len(replica._watching)
-        + sum(map(len, (replica.commit.waiting(), replica.locks.waiting(), replica.state.concerned())))
+        + sum(map(len, (replica.commit.waiting(), replica.locks.waiting(), replica.requests.concerns.tokens())))
     )
 
 

@@ -20,6 +20,7 @@ from dida.replication.executed import ReplyCache, not_applied
 from dida.replication.gossip import ReplicaState
 from dida.replication.messages import Fetch, Gossip, Member, Range, Record, View
 from dida.replication.requests import Requests
+from dida.replication.snapshot import Snapshot, parts_of
 from dida.replication.store import Entry, Store
 from dida.replication.streams import commit_stream
 from dida.timestamps import Timestamp, covers
@@ -416,15 +417,15 @@ def test_the_whole_state_in_one_copy() -> None:
     accept(made, update(THERE, 1, id="s:1"), update(stream, 1, {THERE: 1}, 2, id="s:2"), update(THIRD, 1, {HERE: 5}))
     joiner = state(3)
     joiner.execute(update(THIRD, 1, key="gone"), 0.0)
-    copy = joiner.empty_copy()
-    parts = made.dump(0.0)
+    copy = Snapshot.for_state(joiner)
+    parts = parts_of(made, 0.0)
     before, have = shown(made), made.log.have
     made.execute(update(HERE, 1, number=9), 0.0)  # too late for this copy
     made.expose(THERE, 1, 0.0)
     for part in parts:
         copy.take(msgspec.json.decode(msgspec.json.encode(part)), part.get("held", []), 0.0)
         assert joiner.store.newest("gone") is not None
-    joiner.take_over(copy, 0.0)
+    copy.install(joiner, 0.0)
     assert shown(joiner) == before
     assert joiner.log.have == have
     assert joiner.log.size == 0
@@ -442,8 +443,8 @@ def test_a_copy_goes_in_parts_of_bounded_size() -> None:
         made.store.put("long", Entry(number + 1, 1, "y" * 100_000, None, None))
         made.executed.note(f"s:{number}", 0, not_applied(("1.1", "z" * 100_000), {}), 0.0)
         made.executed.forget("w" * 100_000 + str(number))
-    copy = state(2, max_versions=100).empty_copy()
-    for part in made.dump(0.0):
+    copy = Snapshot.for_state(state(2, max_versions=100))
+    for part in parts_of(made, 0.0):
         said = msgspec.json.encode(part)
         assert len(said) < 500_000
         copy.take(msgspec.json.decode(said), part.get("held", []), 0.0)
