@@ -33,6 +33,7 @@ from dida.replication.leaving import Leaving
 from dida.replication.log import Log
 from dida.replication.membership import Membership
 from dida.replication.messages import Install, View
+from dida.replication.next_view import NextView
 from dida.replication.operations import operation
 from dida.replication.outputs import Left
 from dida.replication.participant import Locks
@@ -439,13 +440,13 @@ def _the_lowest_leads(self: Detection, now: float) -> bool:
 LEADS = Detection.leads
 
 
-def _who_leaves_counts(self: Membership, stay: Any) -> bool:
+def _who_leaves_counts(self: NextView, stay: Any) -> bool:
     view = self.context.view
     leavers = [m for m in view.members if not self.leaving.stays(m)] if view is not None else []
     return MAY_CHANGE(self, (*stay, *leavers)) and bool(stay)
 
 
-MAY_CHANGE = Membership._may_change
+MAY_CHANGE = NextView.may_change
 
 
 def _ends_when_asked(self: Membership, message: Any, now: float) -> Any:
@@ -546,14 +547,14 @@ BUGS = (
     Bug("promised to change a view, and gone to another", ((Membership, "on_flush", _nobody_is_bound),)),
     Bug("views compare by their size", ((View, "rank", property(_by_size)),)),
     Bug("who leaves leads a change", ((Detection, "leads", _the_lowest_leads),)),
-    Bug("who leaves counts for the change", ((Membership, "_may_change", _who_leaves_counts),)),
+    Bug("who leaves counts for the change", ((NextView, "may_change", _who_leaves_counts),)),
     Bug(
         "who leaves ends before anybody has its state",
         ((Membership, "on_flush", _ends_when_asked), (Leaving, "_push", lambda self: None)),
     ),
     Bug(
         "who leaves is not asked what it has",
-        ((Membership, "_leavers", lambda self, wanted, now: ()), (Leaving, "_push", lambda self: None)),
+        ((NextView, "leavers", lambda self, wanted, now: ()), (Leaving, "_push", lambda self: None)),
     ),
     Bug("all are told, and one ends, though others stay", ((Leaving, "_end_with_all", _ends_when_all_have_heard),)),
 )

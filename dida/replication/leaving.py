@@ -17,6 +17,7 @@ from dida.replication.context import ReplicaContext
 from dida.replication.detection import FOREVER, Detection
 from dida.replication.gossip import ReplicaState
 from dida.replication.joining import Joining
+from dida.replication.losses import beyond
 from dida.replication.messages import Member, Stop, View
 from dida.replication.outputs import Left
 from dida.timestamps import Timestamp, covers
@@ -169,13 +170,9 @@ class Leaving:
             return "; it had no records"
         if not stay:
             return f"; what it has ends with it, unless another node has it: {_count(records, 'record')}"
-        lacking = min(_beyond(self._have, self.state.table[m.component]) for m in stay)
+        lacking = min(beyond(self._have, self.state.table[m.component]) for m in stay)
         return f"; what nobody else has: {_count(lacking, 'update')}" if lacking else "; another member has all of it"
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' if number != 1 else ''}"
-
-
-def _beyond(have: Timestamp, known: Timestamp) -> int:
-    return sum(max(0, count - known.get(stream, 0)) for stream, count in have.items())

@@ -28,7 +28,9 @@ from dida.replication.detection import FOREVER, STALL, Detection
 from dida.replication.gossip import ReplicaState
 from dida.replication.joining import Joining
 from dida.replication.leaving import Leaving
-from dida.replication.messages import Alive, Fetch, Flush, Install, Level, Member, Range, View, more_than_half
+from dida.replication.losses import Losses, beyond
+from dida.replication.messages import Alive, Fetch, Flush, Install, Level, Member, Range, View
+from dida.replication.next_view import NextView
 from dida.replication.outputs import CHANGING
 from dida.replication.streams import successor
 from dida.timestamps import Timestamp, covers, merge_into, merged
@@ -62,6 +64,7 @@ class Membership:
     detection: Detection = field(init=False)
     joining: Joining = field(init=False)
     leaving: Leaving = field(init=False)
+    next_view: NextView = field(init=False)
     entered: bool = False
     """A view was entered: the owner restarts the transactions, and takes this back."""
     fenced: str | None = None
@@ -71,11 +74,7 @@ class Membership:
     """Replica to the member that was removed last."""
     changing_since: float | None = None
     times_fenced: int = 0
-    discarded: int = 0
-    _silent: set[int] = Factory(set)
-    """Replicas that were removed for their silence and are not back: they may live, in another view."""
-    _alone: int = 0
-    """Updates up to the view in force that they may lack: since the first was removed, or had confirmed the last."""
+    losses: Losses = Factory(Losses)
     halted: dict[str, float] = Factory(dict)
     """Members that said they are in a change of the view, and since when."""
     _ballot: _Ballot | None = None
@@ -86,6 +85,7 @@ class Membership:
         self.detection = Detection(self.context, self.state)
         self.joining = Joining(self.context, self.state, self.detection, self.named)
         self.leaving = Leaving(self.context, self.state, self.detection, self.joining)
+        self.next_view = NextView(self.context, self.named, self.detection, self.joining, self.leaving)
 
     def begin_with(self, state: ReplicaState) -> None:
         """This is the state from now on."""
@@ -136,77 +136,13 @@ class Membership:
         return self._ballot is not None
 
     def _wanted(self, now: float) -> tuple[Member, ...] | None:
-        """The members that the next view should have; None when there is nothing to change."""
-        view = self.context.view
-        if view is None:
-            return self._first_members(now)
-        if not self.detection.leads(now):
-            return None
-        dead = self.detection.dead(now)
-        ready = [j.member for j in self.joining.joiners.values() if j.loaded == view.name]
-        living = tuple(m for m in view.members if m.component not in dead)
-        stay = self._who_stay(living)
-        if not self._may_change(stay):
-            return None
+        """Return the members that the next view should have; None if there is nothing to change."""
+        if self.context.view is None:
+            return self.next_view.first_members(self.started, self.times_fenced > 0, now)
         halts = [*self.halted.values(), *([self.changing_since] if self.changing_since is not None else [])]
         stuck = any(now - since > self.context.config.call_timeout for since in halts)
         stuck = stuck or (self.changing_since is not None and self.promised[1] in self.context.stops)
-        goes = len(stay) < len(living) and self.leaving.due(living, now)
-        if len(living) == len(view.members) and not (ready or stuck or goes) and self._ballot is None:
-            return None
-        replaced = {m.replica for m in ready}
-        return tuple(sorted([m for m in stay if m.replica not in replaced] + ready, key=lambda m: m.replica))
-
-    def _who_stay(self, living: tuple[Member, ...]) -> tuple[Member, ...]:
-        """Without those that leave; but where the others can't make the next view, as few of them stay as are needed:
-        they go when others have come, or with the change after it."""
-        if not self.context.stops or self.context.leaves:
-            return living
-        leavers = [m for m in living if not self.leaving.stays(m)]
-        for go in range(len(leavers), 0, -1):
-            stay = tuple(m for m in living if m not in leavers[:go])
-            if self._may_change(stay):
-                return stay
-        return living
-
-    def _may_change(self, stay: tuple[Member, ...]) -> bool:
-        """Whether these members can make the next view."""
-        if not self.context.config.majority:
-            return bool(stay)
-        return more_than_half(stay, self._lists())
-
-    def _first_members(self, now: float) -> tuple[Member, ...] | None:
-        """The first view is complete when all that were named are there, or the deadline is over; there is none to
-        begin as long as others are in one."""
-        if now - self.joining.view_met < 2 * self.context.config.ping_timeout:
-            return None
-        fresh = {r: m for r, (m, at) in self.joining.waiting.items() if now - at < 1.0}
-        wanted = self._others_named
-        late = now - max(self.started, self.joining.view_met) >= self.context.config.start_deadline
-        if not (late or (self.times_fenced == 0 and wanted <= set(fresh) and not self.joining.loaded)):
-            return None
-        if self.joining.loaded:
-            fresh.clear()  # who gave it the state is gone; the others get it when they join
-        members = sorted(
-            [self.context.me, *(m for r, m in fresh.items() if r in wanted or late)], key=lambda m: m.replica
-        )
-        if members[0].component != self.context.incarnation:
-            return None
-        if self.context.config.majority and not more_than_half(members, self._lists()):
-            return None
-        return tuple(members)
-
-    @property
-    def _others_named(self) -> set[int]:
-        return {named.replica for named in self.named if str(named.address) != self.context.me.url}
-
-    def _lists(self) -> tuple[tuple[str, ...], ...]:
-        """Of which more than half must be among those that make the next view, with `majority`."""
-        if not self.context.config.majority:
-            return ()
-        if self.context.view is None:
-            return (tuple(map(str, sorted({self.context.me.replica, *self._others_named}))),)
-        return self.context.view.lists(self.context.complete)
+        return self.next_view.members(stuck or self._ballot is not None, now)
 
     def _lead(self, now: float) -> None:
         wanted = self._wanted(now)
@@ -219,7 +155,7 @@ class Membership:
             if ballot is not None and self.context.view is None:
                 self._ballot = None
             return
-        leaving = self._leavers(wanted, now)
+        leaving = self.next_view.leavers(wanted, now)
         outdated = (
             ballot is None
             or (ballot.members, ballot.leaving) != (wanted, leaving)
@@ -233,14 +169,6 @@ class Membership:
             ballot.have[self.context.incarnation] = self.state.log.have
         assert ballot is not None
         self._push_on(ballot, now)
-
-    def _leavers(self, wanted: tuple[Member, ...], now: float) -> tuple[Member, ...]:
-        """The living members that leave with the change to `wanted`."""
-        if not self.context.stops:
-            return ()
-        dead = self.detection.dead(now)
-        gone = (m for m in self.context.others() if m not in wanted and m.component not in dead)
-        return tuple(m for m in gone if not self.leaving.stays(m))
 
     def _stop(self, now: float) -> None:
         """The old view is no longer in force here."""
@@ -286,7 +214,7 @@ class Membership:
                 ranges = log.since(ballot.have[peer], ballot.base)
                 self.context.send(member, Level(**self.context.stamp(), number=ballot.number, ranges=ranges))
         if complete and all(covers(ballot.have[m.component], ballot.base) for m in ballot.members):
-            view = View(ballot.number, self.context.incarnation, ballot.members, self._state_of, self._lists())
+            view = View(ballot.number, self.context.incarnation, ballot.members, self._state_of, self.next_view.lists())
             stamp = self.context.stamp()
             self._ballot = None
             for member in (*others, *ballot.leaving):
@@ -419,13 +347,8 @@ class Membership:
         removed = [m for m in old.members if m.component not in live] if old is not None else []
         left = [m for m in removed if not self.leaving.stays(m)]
         silent = [m for m in removed if m not in left and not self.detection.is_gone(m.component, now)]
-        if not self._silent:
-            known = [self.state.table.get(m.component, {}) for m in silent]
-            self._alone = max((_beyond(base, has) for has in known), default=0)
-        elif old is not None:
-            self._alone += _beyond(base, self.context.base)
-        self._silent |= {m.replica for m in silent}
-        self._silent -= {m.replica for m in view.members}
+        confirmed = {m.replica: self.state.table.get(m.component, {}) for m in silent}
+        self.losses.enter(view, base, self.context.base if old is not None else None, confirmed)
         for member in removed:
             self.departed[member.replica] = member
             self.joining.remember(member)
@@ -487,13 +410,11 @@ class Membership:
         # what a member that goes on there has confirmed is not lost
         stay = [m.component for m in self.context.others() if view.member(m.component) is not None]
         known = [self.state.table[incarnation] for incarnation in stay]
-        lost = _beyond(have, merged(self.context.base, *known)) + self._alone
+        lost = beyond(have, merged(self.context.base, *known)) + self.losses.alone
         if leaves and stay and not lost:
             self.leaving.taken_over(view, have)
             return
-        self._alone = 0
-        self._silent.clear()
-        self.discarded += lost
+        self.losses.discard(lost)
         self.times_fenced += 1
         incarnation = successor(self.context.incarnation, self.times_fenced)
         what = "removed from the view" if self.context.view is not None else "not as it was when it was taken in"
@@ -516,8 +437,3 @@ class Membership:
         self.fenced = text
         if leaves:
             self.leaving.removed(lost == 0, text)
-
-
-def _beyond(have: Timestamp, known: Timestamp) -> int:
-    """How many updates of `have` are not in `known`."""
-    return sum(max(0, count - known.get(stream, 0)) for stream, count in have.items())

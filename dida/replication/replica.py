@@ -487,7 +487,7 @@ class Replica:
             "memory": used(state),
             "max_memory": self.config.max_memory or 0,
             "nearly_full": warns(state),
-            "discarded": self.membership.discarded,
+            "discarded": self.membership.losses.discarded,
             "notes": list(self.context.notes),
         }
 

@@ -202,7 +202,7 @@ class Cluster:
     def _end(self, node: Node) -> None:
         if node.replica is None:
             return
-        self.discarded += node.replica.membership.discarded
+        self.discarded += node.replica.membership.losses.discarded
         self.ended[node.incarnation] = self.now
         node.replica = None
         node.paused = False

@@ -207,7 +207,7 @@ class Verdict:
         if any(node.epoch > 1 for node in self.cluster.nodes.values()):
             return  # a crash may take updates with it
         said = self.cluster.discarded
-        said += sum(n.replica.membership.discarded for n in self.cluster.nodes.values() if n.replica is not None)
+        said += sum(n.replica.membership.losses.discarded for n in self.cluster.nodes.values() if n.replica is not None)
         gone = {e.shown for e in self.clients.history if e.changes and e.outcome == OK and e.shown in lost}
         if len(gone) > said:
             self.wrong.append(f"{len(gone)} acknowledged updates are gone, {said} are said to be discarded")

@@ -162,7 +162,7 @@ def test_sides_that_went_on_apart_compare_by_number_and_leader(size: int) -> Non
     entry = replica.state.store.newest("k")
     assert entry is not None
     assert entry.value == "by-one"
-    assert replica.membership.discarded == 1
+    assert replica.membership.losses.discarded == 1
 
 
 def test_more_than_half_of_each_list() -> None:

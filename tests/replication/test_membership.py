@@ -398,7 +398,7 @@ def _discarded(hand: Hand, number: int) -> int:
     """What a replica says that it has given up, when it finds out that the others went on without it."""
     replica = hand.replicas[number]
     replica.membership.fence(View(99, "9:1", ()), hand.now)
-    return replica.membership.discarded
+    return replica.membership.losses.discarded
 
 
 def test_what_is_discarded_counts_from_where_the_sides_parted() -> None:
@@ -436,7 +436,7 @@ def test_what_the_others_have_confirmed_is_not_discarded() -> None:
     others = tuple(hand.replicas[n].context.me for n in (2, 3))
     replica = hand.replicas[1]
     replica.membership.fence(View(2, "2:1", others), hand.now)
-    assert replica.membership.discarded == 1
+    assert replica.membership.losses.discarded == 1
 
 
 def test_what_a_joiner_was_to_be_given_is_discarded() -> None:
@@ -450,7 +450,7 @@ def test_what_a_joiner_was_to_be_given_is_discarded() -> None:
         hand.deliver(hand.letters[0]) if hand.letters else hand.tick()
     replica = hand.replicas[1]
     replica.membership.fence(View(99, "9:1", (hand.replicas[2].context.me,)), hand.now)
-    assert replica.membership.discarded == 1
+    assert replica.membership.losses.discarded == 1
 
 
 def test_what_was_shared_with_the_dead_is_not_discarded() -> None:
