@@ -41,6 +41,7 @@ from dida.replication.replica import Replica
 from dida.replication.requests import Requests
 from dida.replication.store import Store
 from dida.replication.streams import incarnation_of, is_commit
+from dida.replication.view_change import ViewChange
 from dida.simulate import network
 from dida.simulate.scenario import Simulation
 from dida.timestamps import merged
@@ -201,13 +202,13 @@ def _fence_is_ignored(self: Membership, view: Any, now: float) -> None:
     self.context.note("goes on as if nothing had been")
 
 
-def _level_with_the_leader(self: Membership, ballot: Any, others: Any, again: float, now: float) -> None:
-    ballot.base = dict(self.state.log.have)
-    ballot.have = dict.fromkeys(ballot.have, ballot.base)
-    LEVEL(self, ballot, others, again, now)
+def _level_with_the_leader(self: ViewChange, others: Any, again: float, now: float) -> bool:
+    self.base = dict(self.state.log.have)
+    self.have = dict.fromkeys(self.have, self.base)
+    return LEVEL(self, others, again, now)
 
 
-LEVEL = Membership._level
+LEVEL = ViewChange._level
 
 
 def _install_without_levelling(self: Membership, sender: str, view: Any, base: Any, now: float) -> Any:
@@ -496,7 +497,7 @@ BUGS = (
         ((Commit, "_release", _release_is_lost), (Locks, "clear", lambda self, home, oldest: None)),
     ),
     Bug("decisions dropped when the view changes", ((ReplicaState, "settle", _settle_drops_decisions),)),
-    Bug("the cut is the leader's own", ((Membership, "_level", _level_with_the_leader),)),
+    Bug("the cut is the leader's own", ((ViewChange, "_level", _level_with_the_leader),)),
     Bug("a view installed without levelling", ((Membership, "on_install", _install_without_levelling),)),
     Bug("a removed node goes on", ((Membership, "fence", _fence_is_ignored),)),
     Bug("the lease ignored", ((Detection, "lease_until", lambda self: float("inf")),)),

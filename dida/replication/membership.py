@@ -24,33 +24,18 @@ from attrs import Factory, define, field
 
 from dida.addresses import StorageAddress
 from dida.replication.context import ReplicaContext
-from dida.replication.detection import FOREVER, STALL, Detection
+from dida.replication.detection import STALL, Detection
 from dida.replication.gossip import ReplicaState
 from dida.replication.joining import Joining
 from dida.replication.leaving import Leaving
 from dida.replication.losses import Losses, beyond
-from dida.replication.messages import Alive, Fetch, Flush, Install, Level, Member, Range, View
+from dida.replication.messages import Alive, Flush, Install, Level, Member, Range, View
 from dida.replication.next_view import NextView
 from dida.replication.outputs import CHANGING
 from dida.replication.streams import successor
-from dida.timestamps import Timestamp, covers, merge_into, merged
+from dida.replication.view_change import ViewChange
+from dida.timestamps import Timestamp, merged
 from dida.wire.messages import Error, Ok, Reply
-
-
-@define(eq=False)
-class _Ballot:
-    """A change of the view that this node leads."""
-
-    number: int
-    members: tuple[Member, ...]
-    begun: float
-    have: dict[str, Timestamp] = Factory(dict)
-    base: Timestamp | None = None
-    asked: dict[str, float] = Factory(dict)
-    leaving: tuple[Member, ...] = ()
-    """Members of the old view that leave in order: what they have is in the next one."""
-    lost: bool = False
-    """It never comes to its end: one of its members has gone to another view."""
 
 
 @define
@@ -77,7 +62,7 @@ class Membership:
     losses: Losses = Factory(Losses)
     halted: dict[str, float] = Factory(dict)
     """Members that said they are in a change of the view, and since when."""
-    _ballot: _Ballot | None = None
+    _ballot: ViewChange | None = None
     _bound: set[str] = Factory(set)
     """With `majority`: leaders whose changes of the view in force this node has promised to follow."""
 
@@ -163,10 +148,10 @@ class Membership:
         )
         if outdated or (ballot is not None and now - ballot.begun > 3 * self.context.config.call_timeout):
             known = self.context.view.number if self.context.view is not None else 0
-            ballot = self._ballot = _Ballot(max(self.promised[0], known) + 1, wanted, now, leaving=leaving)
-            self.promised = (ballot.number, self.context.incarnation)
+            number = max(self.promised[0], known) + 1
+            ballot = self._ballot = ViewChange(self.context, self.state, number, wanted, leaving, now)
+            self.promised = (number, self.context.incarnation)
             self._stop(now)
-            ballot.have[self.context.incarnation] = self.state.log.have
         assert ballot is not None
         self._push_on(ballot, now)
 
@@ -175,51 +160,17 @@ class Membership:
         self.context.serving = False
         self.changing_since = now
 
-    def _push_on(self, ballot: _Ballot, now: float) -> None:
-        """Send what the ballot needs next, to those who have not answered."""
-        if ballot.lost:
+    def _push_on(self, ballot: ViewChange, now: float) -> None:
+        """Send what the change needs next; install the new view when all its members have all there is."""
+        if not ballot.advance(now):
             return
-        again = self.context.config.call_timeout / 4
-        others = [m for m in ballot.members if m.component != self.context.incarnation]
-        if ballot.base is None:
-            for member in (*others, *ballot.leaving):
-                peer = member.component
-                if peer not in ballot.have and now - ballot.asked.get(peer, -FOREVER) >= again:
-                    ballot.asked[peer] = now
-                    stamp, members, leaving = self.context.stamp(), ballot.members, ballot.leaving
-                    message = Flush(**stamp, number=ballot.number, members=members, leaving=leaving)
-                    self.context.send(member, message)
-            if len(ballot.have) < len(ballot.members) + len(ballot.leaving):
-                return
-            ballot.base = {}
-            for have in ballot.have.values():
-                merge_into(ballot.base, have)
-            ballot.asked.clear()
-        self._level(ballot, others, again, now)
-
-    def _level(self, ballot: _Ballot, others: list[Member], again: float, now: float) -> None:
         assert ballot.base is not None
-        log = self.state.log
-        complete = covers(log.have, ballot.base)
-        ballot.have[self.context.incarnation] = log.have
-        for member in (*others, *ballot.leaving):
-            peer = member.component
-            if now - ballot.asked.get(peer, -FOREVER) < again:
-                continue
-            if not complete and not covers(log.have, ballot.have[peer]):
-                ballot.asked[peer] = now
-                self.context.send(member, Fetch(**self.context.stamp(), have=log.have))
-            elif complete and member not in ballot.leaving and not covers(ballot.have[peer], ballot.base):
-                ballot.asked[peer] = now
-                ranges = log.since(ballot.have[peer], ballot.base)
-                self.context.send(member, Level(**self.context.stamp(), number=ballot.number, ranges=ranges))
-        if complete and all(covers(ballot.have[m.component], ballot.base) for m in ballot.members):
-            view = View(ballot.number, self.context.incarnation, ballot.members, self._state_of, self.next_view.lists())
-            stamp = self.context.stamp()
-            self._ballot = None
-            for member in (*others, *ballot.leaving):
-                self.context.send(member, Install(**stamp, installs=view, base=ballot.base))
-            self._enter(view, ballot.base, now)
+        view = View(ballot.number, self.context.incarnation, ballot.members, self._state_of, self.next_view.lists())
+        stamp = self.context.stamp()
+        self._ballot = None
+        for member in (*ballot.others, *ballot.leaving):
+            self.context.send(member, Install(**stamp, installs=view, base=ballot.base))
+        self._enter(view, ballot.base, now)
 
     def on_flushed(self, peer: str, message: Flush, have: Timestamp | None, now: float) -> None:
         """A member has stopped the old view; what it has."""

@@ -1,0 +1,89 @@
+"""A change of the view, as its leader sees it: FLUSH and LEVEL, until the new view can be installed.
+
+FLUSH stops the old view at all that go on, and at those that leave in order; each answers with what it has. The union
+of that is the base of the new view. LEVEL gives each member what it lacks of the base; the leader fetches what it lacks
+itself. The streams of dead incarnations are cut there.
+"""
+
+from __future__ import annotations
+
+from attrs import Factory, define
+
+from dida.replication.context import ReplicaContext
+from dida.replication.detection import FOREVER
+from dida.replication.gossip import ReplicaState
+from dida.replication.messages import Fetch, Flush, Level, Member
+from dida.timestamps import Timestamp, covers, merge_into
+
+
+@define(eq=False)
+class ViewChange:
+    """One ballot: a change of the view that this node leads."""
+
+    context: ReplicaContext
+    state: ReplicaState
+    number: int
+    members: tuple[Member, ...]
+    """Of the new view; this node is one of them."""
+    leaving: tuple[Member, ...]
+    """Members of the old view that leave in order: what they have is in the new one."""
+    begun: float
+    have: dict[str, Timestamp] = Factory(dict)
+    """Incarnation to what it has, once it has stopped the old view."""
+    base: Timestamp | None = None
+    """What all members of the new view will have; None until all have answered the FLUSH."""
+    asked: dict[str, float] = Factory(dict)
+    """Incarnation to when it was sent a message of the present phase last."""
+    lost: bool = False
+    """True if it can never be completed: one of its members has gone to another view."""
+
+    def __attrs_post_init__(self) -> None:
+        self.have[self.context.incarnation] = self.state.log.have
+
+    @property
+    def others(self) -> list[Member]:
+        """The members of the new view without this node."""
+        return [m for m in self.members if m.component != self.context.incarnation]
+
+    def advance(self, now: float) -> bool:
+        """Send what is needed next to those that have not answered; return True when all members have the base."""
+        if self.lost:
+            return False
+        again = self.context.config.call_timeout / 4
+        others = self.others
+        if self.base is None:
+            self._flush(others, again, now)
+            if len(self.have) < len(self.members) + len(self.leaving):
+                return False
+            self.base = {}
+            for have in self.have.values():
+                merge_into(self.base, have)
+            self.asked.clear()
+        return self._level(others, again, now)
+
+    def _flush(self, others: list[Member], again: float, now: float) -> None:
+        for member in (*others, *self.leaving):
+            peer = member.component
+            if peer not in self.have and now - self.asked.get(peer, -FOREVER) >= again:
+                self.asked[peer] = now
+                stamp = self.context.stamp()
+                message = Flush(**stamp, number=self.number, members=self.members, leaving=self.leaving)
+                self.context.send(member, message)
+
+    def _level(self, others: list[Member], again: float, now: float) -> bool:
+        assert self.base is not None
+        log = self.state.log
+        complete = covers(log.have, self.base)
+        self.have[self.context.incarnation] = log.have
+        for member in (*others, *self.leaving):
+            peer = member.component
+            if now - self.asked.get(peer, -FOREVER) < again:
+                continue
+            if not complete and not covers(log.have, self.have[peer]):
+                self.asked[peer] = now
+                self.context.send(member, Fetch(**self.context.stamp(), have=log.have))
+            elif complete and member not in self.leaving and not covers(self.have[peer], self.base):
+                self.asked[peer] = now
+                ranges = log.since(self.have[peer], self.base)
+                self.context.send(member, Level(**self.context.stamp(), number=self.number, ranges=ranges))
+        return complete and all(covers(self.have[m.component], self.base) for m in self.members)
