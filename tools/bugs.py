@@ -37,6 +37,7 @@ from dida.replication.next_view import NextView
 from dida.replication.operations import operation
 from dida.replication.outputs import Left
 from dida.replication.participant import Locks
+from dida.replication.peer_replies import PeerReplies
 from dida.replication.replica import Replica
 from dida.replication.requests import Requests
 from dida.replication.store import Store
@@ -407,7 +408,7 @@ def _half_of_the_view_alone(self: View, complete: bool) -> Any:
     return (tuple(m.component for m in self.members),)
 
 
-def _complete_when_installed(self: Replica, url: str, peer: str, message: Any, reply: Any, now: float) -> None:
+def _complete_when_installed(self: PeerReplies, url: str, peer: str, message: Any, reply: Any, now: float) -> None:
     TAKE_ANSWER(self, url, peer, message, reply, now)
     if isinstance(message, Install) and isinstance(reply, Ok) and message.installs.name == self.context.view_name:
         ENTERED.setdefault((self.context.incarnation, self.context.view_name), {self.context.incarnation}).add(peer)
@@ -416,7 +417,7 @@ def _complete_when_installed(self: Replica, url: str, peer: str, message: Any, r
         self.context.complete |= all(m.component in entered for m in self.context.view.members)
 
 
-TAKE_ANSWER = Replica._take_answer
+TAKE_ANSWER = PeerReplies.take
 ENTERED: dict[tuple[str, str], set[str]] = {}
 
 
@@ -544,7 +545,7 @@ BUGS = (
     Bug("a write for all: who was sent it counts", ((ReplicaState, "holders", _who_was_sent_it_counts),)),
     Bug("a write for all: as if one were removed", ((ReplicaContext, "holders_wanted", _all_but_one_are_all),)),
     Bug("more than half of the view alone changes it", ((View, "lists", _half_of_the_view_alone),)),
-    Bug("complete when all have installed it", ((Replica, "_take_answer", _complete_when_installed),)),
+    Bug("complete when all have installed it", ((PeerReplies, "take", _complete_when_installed),)),
     Bug("promised to change a view, and gone to another", ((Membership, "on_flush", _nobody_is_bound),)),
     Bug("views compare by their size", ((View, "rank", property(_by_size)),)),
     Bug("who leaves leads a change", ((Detection, "leads", _the_lowest_leads),)),

@@ -13,27 +13,23 @@ from typing import Any, ClassVar
 from attrs import evolve
 
 from dida import errors
-from dida.addresses import Address, StorageAddress
+from dida.addresses import StorageAddress
 from dida.errors import DidaError
 from dida.placement import Shards
 from dida.replication.config import Config
 from dida.replication.context import ReplicaContext
-from dida.replication.coordinator import NOT_REACHED, Commit
+from dida.replication.coordinator import Commit
+from dida.replication.directory import Directory
 from dida.replication.executed import ReplyCache
 from dida.replication.gossip import ReplicaState
 from dida.replication.membership import Membership
 from dida.replication.messages import (
-    Alive,
     Decide,
     Expose,
     Fetch,
-    Fetched,
     Flush,
     Forward,
     Gossip,
-    Granted,
-    Has,
-    Heard,
     Heartbeat,
     Install,
     Join,
@@ -41,18 +37,16 @@ from dida.replication.messages import (
     Load,
     Lock,
     Member,
-    OtherView,
     PeerMessage,
-    Promised,
     Record,
     Release,
-    Silence,
     Stop,
     Suspect,
 )
 from dida.replication.operations import PendingRequest, forwarded, operation
 from dida.replication.outputs import CHANGING, OTHER_VIEW, FlushRequested, Left, Output
 from dida.replication.participant import Locks
+from dida.replication.peer_replies import PeerReplies
 from dida.replication.requests import Requests
 from dida.replication.room import Gauge, used, warns
 from dida.replication.store import Entry, Store
@@ -86,7 +80,7 @@ class Replica:
         """`secret` is in the ids of updates whose clients have given none: it is not for clients to know those."""
         self.shards = Shards({me.replica, *(other.replica for other in named)}, config.replication_factor)
         self.shard = self.shards.of_replica(me.replica)
-        self._elsewhere = tuple(other for other in named if self.shards.of_replica(other.replica) != self.shard)
+        elsewhere = tuple(other for other in named if self.shards.of_replica(other.replica) != self.shard)
         if len(self.shards) > 1:
             # its nodes know, gossip with and vote with their group only
             config = evolve(config, cluster=f"{config.cluster}/{self.shard + 1}")
@@ -97,7 +91,7 @@ class Replica:
         self.detection, self.joining = self.membership.detection, self.membership.joining
         self.requests = Requests(self.context, self.shards, self.shard, self.membership, secret)
         self._forget()
-        self._watching: dict[Any, tuple[str, float]] = {}
+        self.directory = Directory(self.context, self.shards, self.membership, elsewhere)
         self._flush_asked = False
         self.ended = False
         """It has left: nothing comes of it any more."""
@@ -112,6 +106,7 @@ class Replica:
         self.locks = Locks(self.context, self.state)
         self.commit = Commit(self.context, self.state, self.locks)
         self.requests.begin_with(self.state, self.locks, self.commit)
+        self._replies = PeerReplies(self.context, self.membership, self.state, self.locks, self.commit)
 
     # --- requests of clients --------------------------------------------------------------------
 
@@ -124,10 +119,7 @@ class Replica:
             ends = now + request.deadline - min(EARLY, request.deadline / 2)
             self.requests.attempt(PendingRequest(token, op, ends), now)
         elif isinstance(request, Watch):
-            if request.view == self.context.view_name:
-                self._watching[token] = (self.context.view_name, now + request.deadline)
-            else:
-                self.context.answer(token, Ok((), self.watched()))
+            self.directory.on_watch(token, request, now)
         elif isinstance(request, Forget):
             for session in request.session:
                 self.state.executed.forget(session)
@@ -136,8 +128,7 @@ class Replica:
 
     def give_up(self, tokens: Set[Any], now: float) -> list[Output]:
         """The clients that asked under these tokens are gone. What waits for them ends with the next tick."""
-        for token in tokens:
-            self._watching.pop(token, None)
+        self.directory.give_up(tokens)
         self.requests.give_up(tokens, now)
         return self._end_turn(now)
 
@@ -224,80 +215,10 @@ class Replica:
         if reply is not None and self.context.member(peer) is not None and not elsewhere:
             self.detection.hear(peer, now)
         try:
-            self._take_answer(url, peer, message, reply, now)
+            self._replies.take(url, peer, message, reply, now)
         except DidaError as problem:
             self.context.note(f"{url} answered {form_of(type(message)).verb} strangely: {problem}")
         return self._end_turn(now)
-
-    def _take_answer(self, url: str, peer: str, message: PeerMessage, reply: Reply | None, now: float) -> None:
-        if isinstance(reply, Error):
-            if reply.code == OTHER_VIEW:
-                other = grammar.structure(reply.object, OtherView)
-                helped = "" if isinstance(message, Install) else peer
-                self.membership.on_other_view(helped, other.view, other.base, other.complete, now)
-                if self.membership.fenced is not None:
-                    return
-            elif reply.code == CHANGING:
-                halted = grammar.structure(reply.object, Promised)
-                self._note_complete(message, halted.complete)
-                self.membership.on_changing(peer, halted.promised, now)
-            elif isinstance(message, Join) and reply.code != errors.UNAVAILABLE:
-                self.context.note_once(f"{url} refuses this node: {' '.join(reply.words)}")
-                self.joining.on_joined((), str(reply.object.get("view", "")), now)
-        ok = reply if isinstance(reply, Ok) else None
-        in_force = message.view == self.context.view_name and self.context.serving
-        match message:
-            case Lock() if ok is not None and in_force:
-                self.commit.on_granted(peer, message, grammar.structure(ok.object, Granted), now)
-            case Decide() if ok is not None and in_force:
-                self.commit.on_decided(peer, grammar.structure(ok.object, Has).have, now)
-            case Lock() | Decide():
-                self.commit.on_unanswered(peer, message)
-            case Heartbeat():
-                alive = grammar.structure(ok.object, Alive) if ok is not None and in_force else None
-                if alive is not None:
-                    self.state.expose(peer, alive.exposed, now)
-                    self.locks.clear(peer, alive.oldest)
-                self.membership.on_beat(peer, message.at, alive, now)
-            case Join():
-                if ok is not None:
-                    told = grammar.structure(ok.object, Heard)
-                    self.joining.on_joined(told.heard, told.view, now)
-            case Load():
-                self.joining.on_loaded(peer, message, ok is not None, now)
-            case Flush():
-                has = grammar.structure(ok.object, Has) if ok is not None else None
-                self._note_complete(message, has is not None and has.complete)
-                self.membership.on_flushed(peer, message, has.have if has is not None else None, now)
-            case Level():
-                have = grammar.structure(ok.object, Has).have if ok is not None else None
-                self.membership.on_levelled(peer, message, have, now)
-            case Suspect():
-                self.detection.on_suspected(
-                    peer, message, grammar.structure(ok.object, Silence).silent if ok is not None else None
-                )
-            case Fetch():
-                fetched = grammar.structure(ok.object, Fetched) if ok is not None else None
-                if fetched is None or not self.membership.on_fetched(peer, fetched.ranges, now):
-                    if fetched is not None and in_force:
-                        self.state.on_fetched(peer, fetched.ranges, fetched.have, now)
-                    else:
-                        self.state.on_fetched(peer, None, None, now)
-            case Stop():
-                have = grammar.structure(ok.object, Has).have if ok is not None else None
-                self.membership.leaving.on_stopped(peer, message, have)
-            case Gossip():
-                have = grammar.structure(ok.object, Has).have if ok is not None and in_force else None
-                self.state.on_gossiped(peer, have, now)
-            case Expose() if ok is None:
-                self.context.told[peer] = NOT_REACHED
-            case Release():
-                self.commit.on_released(peer, message, ok is not None)
-
-    def _note_complete(self, message: PeerMessage, complete: bool) -> None:
-        """A member says, in answer to a message of the view, whether all have entered that."""
-        if complete and message.view == self.context.view_name:
-            self.context.complete = True
 
     def on_forwarded(self, token: Any, reply: Reply | None, now: float) -> list[Output]:
         """The home's answer to a request that was passed on; None when none came."""
@@ -333,9 +254,7 @@ class Replica:
         self._check_concerns(now)
         if told := self._gauge.look(self.state):
             self.context.note(told)
-        for token, (_, deadline) in list(self._watching.items()):
-            if now >= deadline:
-                self._answer_watch(token)
+        self.directory.tick(now)
         if self.requests.parked:
             self.requests.give_up_late(now)
             self.requests.run_waiting(now)
@@ -387,10 +306,8 @@ class Replica:
             if self.state.confirmed:
                 self._check_concerns(now)
             self.requests.run_waiting(now, everything=entered)
-        if self._watching:
-            for token, (name, _) in list(self._watching.items()):
-                if name != self.context.view_name:
-                    self._answer_watch(token)
+        if self.directory.watching:
+            self.directory.answer_changed()
         if self.membership.leaving.left is not None:
             self._leave(self.membership.leaving.left, now)
         elif self.commit.wants_flush and not self._flush_asked and self.context.others():
@@ -406,10 +323,6 @@ class Replica:
             self.commit.flush()
         return self._end_turn(now)
 
-    def _answer_watch(self, token: Any) -> None:
-        del self._watching[token]
-        self.context.answer(token, Ok((), self.watched()))
-
     def _fenced(self) -> None:
         """Everything that waits hears that this node no longer serves; the state is gone."""
         assert self.membership.fenced is not None
@@ -419,37 +332,6 @@ class Replica:
         self._forget()
 
     # --- what people see ------------------------------------------------------------------------
-
-    def watched(self) -> dict[str, Any]:
-        """The view as clients may know it."""
-        view = self.context.view
-        members = view.members if view is not None else ()
-        return {
-            "view": self.context.view_name,
-            "number": view.number if view is not None else 0,
-            "members": [{"replica": m.replica, "id": m.id, "url": m.url} for m in members],
-            "dead": self.dead(),
-            "groups": [self.shards.replicas(shard) for shard in range(len(self.shards))],
-            "elsewhere": [{"replica": n.replica, "id": n.id, "url": str(n.address)} for n in self._elsewhere],
-        }
-
-    def pool(self) -> list[StorageAddress]:
-        """The storage nodes that this one knows of: the members of its view (while there is none, those that were
-        named) and the nodes of other groups."""
-        view = self.context.view
-        members = view.members if view is not None else (self.context.me,)
-        known = {n.replica: n for n in (*(self.membership.named if view is None else ()), *self._elsewhere)}
-        known.update({m.replica: StorageAddress(m.replica, m.id, Address.parse(m.url)) for m in members})
-        return [known[replica] for replica in sorted(known)]
-
-    def dead(self) -> list[str]:
-        """Ids of the nodes that were members, or named, and are not in the view."""
-        if self.context.view is None:
-            return []
-        inside = {m.replica for m in self.context.view.members}
-        names = {named.replica: named.id for named in self.membership.named}
-        names.update({replica: m.id for replica, m in self.membership.departed.items()})
-        return [id for replica, id in sorted(names.items()) if replica not in inside]
 
     def keep_said(self, entry: Entry, said: bytes) -> None:
         """Keep how an answer tells of an entry, as long as there is room for what only saves time."""
@@ -467,7 +349,7 @@ class Replica:
         return {
             "ready": self._ready(now),
             "alive": [m.id for m in view.members] if view is not None else [],
-            "dead": self.dead(),
+            "dead": self.directory.dead(),
             "view": view.number if view is not None else 0,
             "group": self.shard + 1,
             "replica": self.context.me.replica,

@@ -286,7 +286,7 @@ class StorageNode(NodeCommands):
         return Ok()
 
     def cmd_system(self, request: System) -> LineAnswer:
-        return whole(self.replica.pool(), self._schedulers.living(self._reactor.seconds()))
+        return whole(self.replica.directory.pool(), self._schedulers.living(self._reactor.seconds()))
 
     def cmd_debug(self, request: Debug) -> LineAnswer:
         self._debug = request.switch == "on"

@@ -22,7 +22,7 @@ def waiting(hand: Hand, number: int) -> int:
     replica = hand.replicas[number]
     return (
         replica.requests.in_hand
-        + len(replica._watching)
+        + len(replica.directory.watching)
         + sum(map(len, (replica.commit.waiting(), replica.locks.waiting(), replica.requests.concerns.tokens())))
     )
 

@@ -29,7 +29,9 @@ def test_a_view_changes_at_once_whoever_has_more(writer: int) -> None:
     cluster.run(cluster.now + 0.1)
     cluster.crash(nodes[3])
     survivors = [node.replica for node in nodes[:3] if node.replica is not None]
-    assert cluster.run(cluster.now + 0.3, lambda: all(r.context.serving and r.dead() == ["s4"] for r in survivors))
+    assert cluster.run(
+        cluster.now + 0.3, lambda: all(r.context.serving and r.directory.dead() == ["s4"] for r in survivors)
+    )
     for replica in survivors:
         entry = replica.state.store.newest("key")
         assert entry is not None

@@ -52,10 +52,10 @@ def test_a_storage_node_knows_its_view_and_the_other_groups() -> None:
     """The members of the view, not those that have left it; before there is a view, those that were named."""
     hand = Hand(3, start=False)
     hand.start(1)
-    assert [each.id for each in hand.replicas[1].pool()] == ["s1", "s2", "s3"]
+    assert [each.id for each in hand.replicas[1].directory.pool()] == ["s1", "s2", "s3"]
     hand = Hand(3)
     hand.crash(2)
     hand.run(3.0)
-    assert [each.id for each in hand.replicas[1].pool()] == ["s1", "s3"]
+    assert [each.id for each in hand.replicas[1].directory.pool()] == ["s1", "s3"]
     grouped = Hand(4, replication_factor=2)
-    assert [each.replica for each in grouped.replicas[1].pool()] == [1, 2, 3, 4]
+    assert [each.replica for each in grouped.replicas[1].directory.pool()] == [1, 2, 3, 4]
