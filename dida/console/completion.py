@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from attrs import frozen
 
-from dida.console.script import COMMANDS
+from dida.console.commands import COMMANDS
 from dida.console.words import Word, as_string, quoted, words_of
 
 COMMAND = "COMMAND"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from dida.console.script import COMMANDS
+from dida.console.commands import COMMANDS
 from dida.console.style import FAINT, PLAIN, STRONG, Style
 from dida.console.tables import WIDTH
 

@@ -1,13 +1,13 @@
-"""The puppetmaster's console on standard input and output, and its debug port.
+"""The puppetmaster's console on standard input and output.
 
-A console says lines, and tells what comes in: `ScriptConsole` a whole script, `TypedConsole` typed lines at
-a prompt, where the terminal itself edits them; `KeyReader` that Enter was pressed. On a terminal that can do more
-there is `dida.protocols.terminal`. What is printed goes through `say` and `progress` alone.
+A console prints lines, and passes input to its listener: `ScriptConsole` a whole script, `TypedConsole` lines typed at
+a prompt, which the terminal itself edits. `KeyReader` reports presses of Enter. `dida.protocols.terminal` serves
+terminals that can move their cursor. All output goes through `say` and `progress`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -21,15 +21,41 @@ from dida.wire import grammar
 PROMPT = "dida> "
 CLEAR_LINE = "\r\x1b[K"
 MAX_TYPED = 10_000
-"""Bytes of a typed line."""
+"""Longest typed line, in bytes."""
+
+
+class ConsoleListener:
+    """Receives what comes in from a console. Each method does nothing unless it is overridden."""
+
+    def script_read(self, data: bytes) -> None:
+        """Standard input was a script, and has ended."""
+
+    def line_typed(self, text: str) -> None:
+        """A line was typed."""
+
+    def input_ended(self) -> None:
+        """No further line will be typed."""
+
+    def output_closed(self) -> None:
+        """Nobody can read the output any more."""
+
+    def interrupted(self) -> None:
+        """Ctrl-C was typed on an empty line."""
+
+    def suspended(self) -> None:
+        """Ctrl-Z was typed."""
+
+    def words_at(self, command: str, place: str, last: str) -> Iterable[str]:
+        """Return the words that a command takes at a place of its usage line; the last word is typed up to `last`."""
+        return ()
 
 
 @implementer(IHalfCloseableProtocol)
 class Console(Protocol):
-    """What every console has: `say`, and `on_gone`, called when nobody can read any more. Not all have a prompt."""
+    """The base of all consoles: `say`, and what happens when the streams close. Not all have a prompt."""
 
-    def __init__(self) -> None:
-        self.on_gone: Callable[[], None] = lambda: None
+    def __init__(self, listener: ConsoleListener) -> None:
+        self.listener = listener
         self.gone: Deferred[None] = Deferred()
         """Fires when the console is closed."""
 
@@ -38,16 +64,16 @@ class Console(Protocol):
         self._write(text + "\n")
 
     def progress(self, text: str) -> None:
-        """Keep this text in the last line of the terminal; an empty one: no more."""
+        """Keep this text in the last line of the terminal; an empty text removes it."""
 
     def prompt(self) -> None:
-        """Ask for the next line."""
+        """Show the prompt for the next line."""
 
     def draw(self) -> None:
-        """Show the prompt and what was typed again."""
+        """Show the prompt and the typed text again."""
 
     def rest(self) -> None:
-        """Ask, and show, no more."""
+        """Remove the prompt and the progress; show no more of them."""
 
     def _write(self, text: str) -> None:
         if self.transport is not None:
@@ -58,21 +84,20 @@ class Console(Protocol):
 
     def writeConnectionLost(self) -> None:
         """Standard output is closed, as by `| head`."""
-        self.on_gone()
+        self.listener.output_closed()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.transport = None
-        self.on_gone()
+        self.listener.output_closed()
         if not self.gone.called:
             self.gone.callback(None)
 
 
 class ScriptConsole(Console):
-    """Standard input is a script: it is read whole, up to one byte more than a script may have."""
+    """Reads a script from standard input, whole, up to one byte more than a script may have."""
 
-    def __init__(self, on_script: Callable[[bytes], None]) -> None:
-        super().__init__()
-        self._on_script = on_script
+    def __init__(self, listener: ConsoleListener) -> None:
+        super().__init__(listener)
         self._data = bytearray()
         self._progress = ""
 
@@ -91,16 +116,14 @@ class ScriptConsole(Console):
         self._data += data[: MAX_SIZE + 1 - len(self._data)]
 
     def readConnectionLost(self) -> None:
-        self._on_script(bytes(self._data))
+        self.listener.script_read(bytes(self._data))
 
 
 class TypedConsole(Console):
-    """Standard input is a terminal: typed lines at a prompt. What is said meanwhile stands behind it."""
+    """Reads lines from a terminal, at a prompt. Output that comes meanwhile stands after the prompt."""
 
-    def __init__(self, on_line: Callable[[str], None], on_end: Callable[[], None]) -> None:
-        super().__init__()
-        self._on_line = on_line
-        self._on_end = on_end
+    def __init__(self, listener: ConsoleListener) -> None:
+        super().__init__(listener)
         self._buffer = grammar.LineBuffer(MAX_TYPED)
         self._prompting = False
 
@@ -121,7 +144,7 @@ class TypedConsole(Console):
         if lines:
             self._prompting = False
         for line in lines:
-            self._on_line(line.decode(errors="replace"))
+            self.listener.line_typed(line.decode(errors="replace"))
         if lines:
             self.prompt()
         if self._buffer.overlong:
@@ -130,11 +153,11 @@ class TypedConsole(Console):
 
     def readConnectionLost(self) -> None:
         self.rest()
-        self._on_end()
+        self.listener.input_ended()
 
 
 class KeyReader(Protocol):
-    """A terminal beside a script on standard input: tells when Enter is pressed, or that it is gone."""
+    """Calls `on_key` at each press of Enter, on a terminal beside a script on standard input."""
 
     def __init__(self, on_key: Callable[[], None]) -> None:
         self._on_key = on_key

@@ -1,14 +1,14 @@
-"""The console on a terminal in raw mode: a prompt, a line that is edited, and what is said above it.
+"""The console on a terminal in raw mode: a prompt, a line editor, and output above it.
 
-Keys are parsed by Twisted's insults; what they do to the line is `dida.console.editing`'s, what Tab does to it is
-`dida.console.completion`'s. The line is drawn anew after whatever changed it, always in one row of the terminal: a
-longer one is scrolled sideways. So it can be cleared and drawn again around what is said while it is being typed.
+Twisted's insults parses the keys, `dida.console.editing` edits the line, `dida.console.completion` completes it. The
+line is drawn again after each change, always in one row of the terminal: a longer one is scrolled sideways. So it can
+be cleared and drawn again around output that comes while it is typed.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from twisted.conch.insults.insults import ServerProtocol, TerminalProtocol
@@ -17,14 +17,14 @@ from dida.console.completion import complete
 from dida.console.editing import MAX_TYPED, EditedLine
 from dida.console.style import STRONG, Page, columns
 from dida.console.tables import WIDTH, in_columns
-from dida.protocols.stdio import CLEAR_LINE, PROMPT, Console
+from dida.protocols.stdio import CLEAR_LINE, PROMPT, Console, ConsoleListener
 
 BELL = "\x07"
 PASTES_MARKED, PASTES_PLAIN = "\x1b[?2004h", "\x1b[?2004l"
-"""Whether the terminal says where a paste begins and ends."""
+"""Have the terminal mark where a paste begins and ends, or not."""
 PASTE, PASTED = b"\x1b[200~", b"\x1b[201~"
 MAX_SEQUENCE = 32
-"""Bytes of what one key may send."""
+"""Longest sequence that one key sends, in bytes."""
 
 _Key = tuple[bytes, bytes | None]
 _keys: Any = ServerProtocol
@@ -60,11 +60,11 @@ KEYS: dict[_Key, str] = {
     (_keys.END, None): "end",
     (_keys.DELETE, None): "delete",
 }
-"""What each key does to the line: a method of `EditedLine`. The others are methods of the console."""
+"""The method of `EditedLine` that each key calls. Other keys call methods of the console."""
 
 
 class _Keys(TerminalProtocol):
-    """Passes keys on, the unknown ones too."""
+    """Passes on all keys, also unknown ones."""
 
     def __init__(self, on_key: Callable[[bytes, bytes | None], None]) -> None:
         self._on_key = on_key
@@ -77,22 +77,12 @@ class _Keys(TerminalProtocol):
 
 
 class EditedConsole(Console):
-    """Standard input and output are a terminal in raw mode."""
+    """Reads lines from a terminal in raw mode, with a line editor."""
 
-    def __init__(
-        self, page: Page, line: EditedLine, on_line: Callable[[str], None], on_end: Callable[[], None]
-    ) -> None:
-        super().__init__()
+    def __init__(self, page: Page, line: EditedLine, listener: ConsoleListener) -> None:
+        super().__init__(listener)
         self.page = page
         self.line = line
-        self.known: Callable[[str, str, str], Iterable[str]] = lambda command, place, last: ()
-        """The words that a command takes at a place of its usage line; the last word as far as it is typed."""
-        self.on_interrupt: Callable[[], None] = lambda: None
-        """Ctrl-C, when no line is being typed."""
-        self.on_suspend: Callable[[], None] = lambda: None
-        """Ctrl-Z"""
-        self._on_line = on_line
-        self._on_end = on_end
         self._keys = ServerProtocol(_Keys, self._on_key)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._prompting = False
@@ -109,22 +99,22 @@ class EditedConsole(Console):
             (b"\x07", None): self._stop_search,
             (b"\x0c", None): self._clear_screen,
             (b"\x12", None): self._search,
-            (b"\x1a", None): lambda: self.on_suspend(),
+            (b"\x1a", None): listener.suspended,
         }
 
     def connectionMade(self) -> None:
         self._keys.makeConnection(self.transport)
 
-    # --- what is shown --------------------------------------------------------------------------
+    # --- output -------------------------------------------------------------------------------
 
     def prompt(self) -> None:
-        """From now on there is a line to type, until `rest`."""
+        """Show the prompt, until `rest`."""
         self._prompting = self._marked = True
         self._write(PASTES_MARKED)
         self.draw()
 
     def rest(self) -> None:
-        """Take the line off the terminal; nothing is typed any more."""
+        """Remove the line from the terminal; keys have no effect any more."""
         if self._prompting:
             self._prompting = False
             self._write(CLEAR_LINE)
@@ -140,12 +130,12 @@ class EditedConsole(Console):
             self._write(text + "\n")
 
     def progress(self, text: str) -> None:
-        """It stands where the prompt does, as long as nothing is typed."""
+        """Show it in place of the prompt, while nothing is typed."""
         self._progress = text
         self.draw()
 
     def draw(self) -> None:
-        """The prompt and the line, as they are now, over what stood there."""
+        """Show the prompt and the line in place of what stood there."""
         if not self._prompting:
             return
         if self._progress and not self.line.text and self.line.sought is None:
@@ -158,7 +148,7 @@ class EditedConsole(Console):
         self._write(f"\r{self.page.paint(STRONG, prompt)}{shown}\x1b[K" + (f"\x1b[{back}D" if back else ""))
 
     def _finish(self, behind: str = "") -> None:
-        """Leave the line on the terminal as it is, whole, and go below it."""
+        """Leave the whole line on the terminal, and go below it."""
         self._write(f"{CLEAR_LINE}{self.page.paint(STRONG, PROMPT)}{self.line.text}{behind}\n")
 
     def _write(self, text: str) -> None:
@@ -204,7 +194,7 @@ class EditedConsole(Console):
         if overlong:
             self.say(f"that line was longer than {MAX_TYPED} characters: it was dropped")
         else:
-            self._on_line(text)
+            self.listener.line_typed(text)
         self._prompting = True
 
     def _interrupt(self) -> None:
@@ -213,7 +203,7 @@ class EditedConsole(Console):
         self.line.drop()
         if not typed:
             self._prompting = False
-            self.on_interrupt()
+            self.listener.interrupted()
             self._prompting = True
 
     def _delete_or_end(self) -> None:
@@ -225,7 +215,7 @@ class EditedConsole(Console):
 
     def _end(self) -> None:
         self._prompting = False
-        self._on_end()
+        self.listener.input_ended()
 
     def _search(self) -> None:
         self.line.search()
@@ -241,7 +231,7 @@ class EditedConsole(Console):
         line = self.line
         line.found()
         before = line.text[: line.cursor]
-        found = complete(before, self.known)
+        found = complete(before, self.listener.words_at)
         common = found.common()
         if len(found.words) == 1:
             whole = not common.endswith("/") and line.text[line.cursor : line.cursor + 1] != " "

@@ -8,51 +8,55 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 
 from dida.chains.records import short_id
-from dida.client.scheduler_client import RunResult
 from dida.console.style import cut
 from dida.console.tables import counted, progress_bar
 from dida.errors import DidaError, UserError
+from dida.puppetmaster.client_runs import ClientRuns
+from dida.puppetmaster.cluster import Cluster
+from dida.puppetmaster.line_work import Output
 from dida.puppetmaster.nodes import Event
-from dida.puppetmaster.system import Cluster, plain
+from dida.puppetmaster.refusals import plain
 
 AT_ONCE = 100
-"""Runs that go on at the same time."""
+"""Runs that go on at a time."""
 MAX_SHOWN = 40
-"""Characters of an input that a failure shows."""
+"""Longest part of an input that a failure shows, in characters."""
 MAX_FAILURES = 20
-"""Failures that are told; the others are counted."""
+"""Failures that are shown; the others are counted."""
 PROGRESS_INTERVAL = 0.1
-"""Seconds between two pictures of the progress."""
+"""Time between two updates of the progress bar, in seconds."""
 
 
 class Batch:
-    """Runs, one for each of `inputs`, which come with their line numbers in `file`; `start` starts one."""
+    """One run per input; `inputs` come with their line numbers in `file`, and `start` starts a run of one."""
 
     def __init__(
         self,
-        system: Cluster,
+        cluster: Cluster,
+        runs: ClientRuns,
         start: Callable[[str], Awaitable[str]],
         inputs: Sequence[tuple[int, str]],
         file: str,
-        until_ended: Callable[[str], Awaitable[RunResult]],
+        fail: Callable[[str], None],
+        output: Output,
     ) -> None:
         self.size = len(inputs)
         self.done = self.failed = 0
         self.begun = Event()
-        """The first run has an id, or could not be started."""
-        self.on_failed: Callable[[str], None] = lambda problem: None
-        self.on_progress: Callable[[], None] = lambda: None
+        """Happens when the first run has an id, or could not be started."""
         self._began = self._shown = 0.0
-        self._system = system
+        self._cluster = cluster
+        self._runs = runs
         self._start = start
         self._inputs = iter(inputs)
         self._file = file
-        self._until_ended = until_ended
+        self._fail = fail
+        self._output = output
 
     async def run(self) -> None:
-        """Returns when all runs have ended."""
-        self._began = self._system.reactor.seconds()
-        self.on_progress()
+        """Start all runs; return when they have ended."""
+        self._began = self._cluster.reactor.seconds()
+        self._show_progress()
         work = [Deferred.fromCoroutine(self._run_some()) for _ in range(min(AT_ONCE, self.size))]
         try:
             for success, result in await DeferredList(work, consumeErrors=True):
@@ -62,35 +66,36 @@ class Batch:
         finally:
             self.begun.happen()
         if self.failed > MAX_FAILURES:
-            self.on_failed(f"{self.failed - MAX_FAILURES} more failed")
+            self._fail(f"{self.failed - MAX_FAILURES} more failed")
 
-    def bar(self, width: int) -> str:
-        """How far it is."""
-        return progress_bar("map", self.done, self.failed, self.size, width)
+    def _show_progress(self) -> None:
+        width = self._output.page.width
+        if width is not None:
+            self._output.progress(progress_bar("map", self.done, self.failed, self.size, width))
 
     def summary(self) -> str:
-        """What came of it, in one line."""
-        took = self._system.reactor.seconds() - self._began
+        """Return the result, in one line."""
+        took = self._cluster.reactor.seconds() - self._began
         failed = f"{self.failed} failed" if self.failed else "none failed"
         rate = f"{took:.1f} s, {self.size / max(took, 0.001):.0f}/s"
         return f"{counted(self.size, 'run')}, {self.done} done, {failed}, {rate}"
 
     async def _run_some(self) -> None:
-        for number, text in self._inputs:
+        for number, input in self._inputs:
             try:
-                run = await self._start(text)
+                run = await self._start(input)
                 self.begun.happen()
-                result = await self._until_ended(run)
+                result = await self._runs.until_ended(run)
                 if not result.done:
                     raise UserError(f"run {short_id(run)} failed: {result.text}")
             except DidaError as problem:
                 self.failed += 1
                 if self.failed <= MAX_FAILURES:
-                    self.on_failed(f"{self._file} line {number} ({cut(text, MAX_SHOWN)}): {plain(problem)}")
+                    self._fail(f"{self._file} line {number} ({cut(input, MAX_SHOWN)}): {plain(problem)}")
             else:
                 self.done += 1
             self.begun.happen()
-            now = self._system.reactor.seconds()
+            now = self._cluster.reactor.seconds()
             if now >= self._shown + PROGRESS_INTERVAL:
                 self._shown = now
-                self.on_progress()
+                self._show_progress()

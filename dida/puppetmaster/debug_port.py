@@ -1,4 +1,4 @@
-"""The debug ports, where workers in debug mode report outputs: one for each address of this machine that they use."""
+"""The debug ports, to which workers in debug mode report outputs: one per address of this machine that they use."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dida.wire.whole import whole
 
 
 class DebugCommands(NodeCommands):
-    """The debug port: workers in debug mode say there what they output."""
+    """The verbs of the debug port."""
 
     vocabulary: Mapping[str, type[Request]] = {**NodeCommands.vocabulary, **vocabulary(Output)}
 
     def __init__(self, say: Callable[[str], None], known: Callable[[], Ok] = whole) -> None:
-        """`known` gives the answer to `system`."""
+        """`known` returns the reply to `system`."""
         self._say = say
         self._known = known
 
@@ -35,7 +35,7 @@ class DebugCommands(NodeCommands):
         return ok(id="puppetmaster", role="puppetmaster", pid=os.getpid(), ready=True)
 
     def cmd_debug(self, request: Request) -> Answer:
-        """Nothing more can be said here."""
+        """There is no more to report."""
         return ok()
 
     def cmd_output(self, request: Output) -> Answer:
@@ -49,30 +49,29 @@ class DebugCommands(NodeCommands):
 
 
 class DebugPorts:
-    """The debug ports, opened when they are asked for. What workers report goes to `say`, line by line."""
+    """The debug ports, opened on demand. `say` prints what workers report, line by line."""
 
-    def __init__(self, reactor: Any, port: int, say: Callable[[str], None], known: Callable[[], Ok] = whole) -> None:
+    def __init__(self, reactor: Any, port: int, say: Callable[[str], None]) -> None:
         self.reactor = reactor
         self._port = port
         self._say = say
-        self._known = known
         self._open: dict[str, Any] = {}
-        """By this machine's address for the workers."""
+        """By the address of this machine that the workers use."""
 
-    def listen(self, host: str) -> str:
-        """Open the port on that address of this machine; its URL. UserError says why it can't be."""
+    def url(self, host: str, known: Callable[[], Ok] = whole) -> str:
+        """Open the port on an address of this machine, unless it is open; return its URL. UserError when it cannot."""
         address = Address(HERE if host in LOOPBACK else host, self._port)
         if address.host not in self._open:
             try:
-                self._open[address.host] = self._opened(address)
+                self._open[address.host] = self._opened(address, known)
             except CannotListenError as problem:
                 reason = os.strerror(getattr(problem.socketError, "errno", 0)).lower()
                 raise UserError(f"can't listen on {address} for debug output: {reason}") from None
         return str(Address(address.host, self._open[address.host].getHost().port))
 
-    def _opened(self, address: Address) -> Any:
-        """The port that is wanted; a free one where that is taken, by another puppetmaster mostly."""
-        factory = LineServerFactory(DebugCommands(self._say, self._known), self.reactor)
+    def _opened(self, address: Address, known: Callable[[], Ok]) -> Any:
+        """Open the wanted port, or a free one if that is taken, mostly by another puppetmaster."""
+        factory = LineServerFactory(DebugCommands(self._say, known), self.reactor)
         interface = "127.0.0.1" if address.host == HERE else address.host
         try:
             return self.reactor.listenTCP(address.port, factory, interface=interface)
@@ -84,6 +83,6 @@ class DebugPorts:
         return port
 
     async def close(self) -> None:
-        """Close them all."""
+        """Close all ports."""
         for port in self._open.values():
             await port.stopListening()

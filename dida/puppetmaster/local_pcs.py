@@ -1,14 +1,13 @@
 """The PCS that the puppetmaster starts when there is none for it on its machine: a process that ends with it.
 
-It serves this puppetmaster alone. Where its port is taken, by the PCS of another puppetmaster mostly, it gets a
-free one.
+It serves this puppetmaster alone. If its port is taken, mostly by the PCS of another puppetmaster, it gets a free one.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -24,42 +23,53 @@ from dida.pcs.processes import how_it_ended, listens
 from dida.wire.messages import DRAIN, Status
 
 PCS_DEADLINE = 15.0
-"""Seconds for a PCS that was started here to listen."""
+"""Time-out for the start of the PCS, in seconds."""
 PORTS_TRIED = 3
-"""Free ports that it may lose to somebody faster before that is an error."""
+"""Attempts to get a free port, which another process may take first."""
 PROBE_INTERVAL = 0.03
+"""Time between two attempts to connect to the PCS, in seconds."""
 PROBE_TIMEOUT = 2.0
+"""Time-out for one of them, in seconds."""
 STOP_DEADLINE = DRAIN + 8.0
-"""Seconds for the PCS to end its nodes and itself before it is killed."""
+"""Time-out for the PCS to end its nodes and itself before it is killed, in seconds."""
 
 
-class OwnPcs:
-    """The PCS of this puppetmaster, `name`: its processes, one after the other. What happens goes to `say`."""
+class LocalPcs:
+    """The PCS of the puppetmaster `name`: its processes, one after the other. `say` prints what happens.
+
+    `wanted` has the options `operators` and `logs` as the user gave them; None where the default holds.
+    """
 
     def __init__(
-        self, reactor: Any, name: str, logs: str, keep: bool, operators: str | None, say: Callable[[str], None]
+        self,
+        reactor: Any,
+        name: str,
+        logs: str,
+        keep: bool,
+        wanted: Mapping[str, str | None],
+        say: Callable[[str], None],
     ) -> None:
         self.reactor = reactor
         self.name = name
         self.logs = logs
         self.keep = keep
-        self.operators = operators
+        self._wanted = wanted
         self._say = say
         self._process: PcsProcess | None = None
         self._stopping = False
 
     @property
     def address(self) -> Address | None:
-        """Where it is; None as long as there is none."""
+        """Its address; None while there is none."""
         return None if self._process is None else self._process.address
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Its process id; 0 while there is none."""
         return 0 if self._process is None else int(cast(Any, self._process.transport).pid)
 
     async def start(self, wanted: Address, taken: str) -> Address:
-        """Start it at that address, or, where that is taken (`taken` says by whom, if it is known), at a free port."""
+        """Start it at `wanted`, or at a free port if that is taken (`taken` says by what, if known)."""
         if not taken:
             try:
                 return await self._start_at(wanted, "")
@@ -71,7 +81,7 @@ class OwnPcs:
             try:
                 return await self._start_at_a_free_port(taken)
             except UserError:
-                pass  # somebody was faster there, or the next attempt tells what is wrong
+                pass  # another process took the port first, or the next attempt shows what is wrong
         return await self._start_at_a_free_port(taken)
 
     async def _start_at_a_free_port(self, taken: str) -> Address:
@@ -84,11 +94,10 @@ class OwnPcs:
         if self._stopping:
             raise UserError("the puppetmaster is ending")
         words = [f"--logs={self.logs}", f"--serves={self.name}", "--quiet"]
-        words += [] if self.operators is None else [f"--operators={self.operators}"]
-        process = self._process = PcsProcess(
-            self.reactor, address, self.name, os.path.join(self.logs, "pcs.log"), self.keep, words
-        )
-        process.on_end = self._on_end
+        operators = self._wanted["operators"]
+        words += [] if operators is None else [f"--operators={operators}"]
+        log = os.path.join(self.logs, "pcs.log")
+        process = self._process = PcsProcess(self.reactor, address, self.name, log, self.keep, words, self._ended)
         try:
             await process.until_ready()
         except UserError:
@@ -101,39 +110,58 @@ class OwnPcs:
             self._say(f"         its nodes log in {process.nodes_log_in}")
         return address
 
-    def _on_end(self, how: str) -> None:
-        """The next one takes up the nodes of the one that is gone."""
+    def found(self, address: Address, status: Mapping[str, Any]) -> None:
+        """Note the options that have no effect, as another PCS is used, which has its own."""
+        for option, given in self._wanted.items():
+            own = status.get(option)
+            if given is not None and os.path.abspath(given) != own:
+                has = f"its own, {own}" if own else "the workers' default"
+                self._say(f"note: --{option} has no effect: the PCS at {address} has {has}")
+
+    def _ended(self, how: str) -> None:
+        """Start the next process, which takes over the nodes of the one that has ended."""
         if not self._stopping and self._process is not None:
             self._say(f"pcs      has ended ({how}): another one is started")
             again = Deferred.fromCoroutine(self._start_at(self._process.address, ""))
             again.addErrback(lambda failure: self._say(str(failure.value)))
 
     def end_watch(self) -> None:
-        """From now on none is started any more."""
+        """Start no further process."""
         self._stopping = True
 
     async def stop(self) -> None:
-        """End it, and with it all nodes that it has started."""
+        """End the PCS, and with it all nodes that it has started."""
         if self._process is not None:
             await self._process.stop()
 
 
 class PcsProcess(ProcessProtocol):
-    """A PCS process that was started for the puppetmaster `name`, and logs in the file `log`."""
+    """A PCS process that serves the puppetmaster `name` and logs in the file `log`.
 
-    def __init__(self, reactor: Any, address: Address, name: str, log: str, keep: bool, options: Sequence[str]) -> None:
+    `on_end` is called when it ends after it was ready.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        address: Address,
+        name: str,
+        log: str,
+        keep: bool,
+        options: Sequence[str],
+        on_end: Callable[[str], None],
+    ) -> None:
         self.reactor = reactor
         self.address = address
         self.name = name
         self.nodes_log_in = ""
-        """The folder of its nodes' logs, once it is ready."""
+        """Folder of its nodes' logs, known once it is ready."""
         self.log = log
         self._begins = 0
-        """Where its own part of the log begins."""
+        """Offset of its own part of the log."""
         self.running = False
         self._gone: Deferred[None] = Deferred()
-        self.on_end: Callable[[str], None] = lambda how: None
-        """Called when it ends after it was ready."""
+        self._on_end = on_end
         self._was_ready = False
         words = ["dida-pcs", f"--url=http://{address}", *options, *([] if keep else ["--attached"])]
         arguments = command_line(*words, output=self.log)
@@ -144,7 +172,7 @@ class PcsProcess(ProcessProtocol):
         self.running = True
 
     async def until_ready(self) -> None:
-        """Returns when it answers; UserError when it ends before, or takes too long."""
+        """Return when it answers; UserError when it ends before, or takes too long."""
         ends = self.reactor.seconds() + PCS_DEADLINE
         while self.running and self.reactor.seconds() < ends:
             await deferLater(self.reactor, PROBE_INTERVAL)
@@ -161,7 +189,7 @@ class PcsProcess(ProcessProtocol):
             return False
         else:
             self.nodes_log_in = str(status.get("logs", ""))
-            return status.get("serves") == self.name  # else another one was faster there
+            return status.get("serves") == self.name  # else another PCS took the address first
         finally:
             await pcs.close()
 
@@ -178,10 +206,10 @@ class PcsProcess(ProcessProtocol):
         self.running = False
         self._gone.callback(None)
         if self._was_ready:
-            self.on_end(how_it_ended(reason))
+            self._on_end(how_it_ended(reason))
 
     async def stop(self) -> None:
-        """End it."""
+        """End the process."""
         if self.running:
             cast(Any, self.transport).signalProcess("TERM")
             kill = self.reactor.callLater(STOP_DEADLINE, cast(Any, self.transport).signalProcess, "KILL")

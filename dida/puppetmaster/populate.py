@@ -12,7 +12,7 @@ from dida.client.storage_client import StorageClient
 from dida.console.data_files import Row
 from dida.console.tables import numbered, printable
 from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, UNKNOWN_OUTCOME, DidaError, UserError
-from dida.puppetmaster.system import plain
+from dida.puppetmaster.refusals import plain
 
 AT_ONCE = 256
 """Records that are written at a time."""

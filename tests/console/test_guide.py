@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from dida.console.commands import COMMANDS
 from dida.console.guide import DETAILS, EXAMPLES, help_lines
-from dida.console.script import COMMANDS, parse_command
+from dida.console.script import parse_command
 from dida.console.style import PLAIN, Style
 
 NAMES = {kind.usage.split()[0]: kind for kind in COMMANDS}

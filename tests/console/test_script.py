@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dida.addresses import Address
-from dida.console import script
+from dida.console import commands
 from dida.console.data_files import parse_data, parse_inputs
 from dida.console.script import first_members, in_order, parse_command, parse_script
 from dida.errors import UserError
@@ -19,40 +19,40 @@ from dida.versions import Version
 @pytest.mark.parametrize(
     ("text", "command"),
     [
-        ("scheduler sc1 http://localhost:2000", script.SchedulerCommand("sc1", Address("localhost", 2000))),
-        ("scheduler 1 localhost:2000 5", script.SchedulerCommand("1", Address("localhost", 2000), "5")),
-        ("storage s1 tcp://localhost:5001 100", script.StorageCommand("s1", Address("localhost", 5001), 100)),
-        ("worker\tw1   HTTP://LOCALHOST:4001/ 0  ", script.WorkerCommand("w1", Address("localhost", 4001), 0)),
-        ("client 23 app", script.ClientCommand("23", "app")),
-        ("populate data # the four records", script.PopulateCommand("data")),
-        ("status", script.StatusCommand()),
-        ("listServer s1", script.ListServerCommand("s1")),
-        ("listglobal", script.ListGlobalCommand()),
-        ("debug", script.DebugCommand()),
-        ("stop s1", script.StopCommand("s1")),
-        ("read 13", script.ReadCommand("13")),
-        ("READ 13 4.1", script.ReadCommand("13", Version(4, 1))),
-        ('write "my key" "a value"', script.WriteCommand("my key", "a value")),
-        ('updateif k "" new', script.UpdateIfCommand("k", "", "new")),
-        ("run 13 AddOperator", script.RunCommand("13", ("AddOperator",))),
-        ('run "a b" AddOperator  IncrementOperator', script.RunCommand("a b", ("AddOperator", "IncrementOperator"))),
-        ('client "hello world" "my app"', script.ClientCommand("hello world", "my app")),
-        ('"client" "" app', script.ClientCommand("", "app")),
-        ('populate "my data" # the four records', script.PopulateCommand("my data")),
-        ('expect "my key" "a  b"', script.ExpectCommand("my key", "a  b")),
-        ('expect k a "b  c"', script.ExpectCommand("k", "a b  c")),
-        ('expect-run LAST done "a b"', script.ExpectRunCommand(0, "done", "a b")),
-        ('map "my app" "my inputs"', script.MapCommand("my app", "my inputs")),
-        ("storage s1 localhost:5001", script.StorageCommand("s1", Address("localhost", 5001), 0)),
-        ("worker w1 localhost:4001", script.WorkerCommand("w1", Address("localhost", 4001), 0)),
-        ("wait_interval 5000", script.WaitCommand(5000)),
-        ("crash 1", script.CrashCommand("1")),
-        ("wait 1000", script.WaitCommand(1000)),
+        ("scheduler sc1 http://localhost:2000", commands.SchedulerCommand("sc1", Address("localhost", 2000))),
+        ("scheduler 1 localhost:2000 5", commands.SchedulerCommand("1", Address("localhost", 2000), "5")),
+        ("storage s1 tcp://localhost:5001 100", commands.StorageCommand("s1", Address("localhost", 5001), 100)),
+        ("worker\tw1   HTTP://LOCALHOST:4001/ 0  ", commands.WorkerCommand("w1", Address("localhost", 4001), 0)),
+        ("client 23 app", commands.ClientCommand("23", "app")),
+        ("populate data # the four records", commands.PopulateCommand("data")),
+        ("status", commands.StatusCommand()),
+        ("listServer s1", commands.ListServerCommand("s1")),
+        ("listglobal", commands.ListGlobalCommand()),
+        ("debug", commands.DebugCommand()),
+        ("stop s1", commands.StopCommand("s1")),
+        ("read 13", commands.ReadCommand("13")),
+        ("READ 13 4.1", commands.ReadCommand("13", Version(4, 1))),
+        ('write "my key" "a value"', commands.WriteCommand("my key", "a value")),
+        ('updateif k "" new', commands.UpdateIfCommand("k", "", "new")),
+        ("run 13 AddOperator", commands.RunCommand("13", ("AddOperator",))),
+        ('run "a b" AddOperator  IncrementOperator', commands.RunCommand("a b", ("AddOperator", "IncrementOperator"))),
+        ('client "hello world" "my app"', commands.ClientCommand("hello world", "my app")),
+        ('"client" "" app', commands.ClientCommand("", "app")),
+        ('populate "my data" # the four records', commands.PopulateCommand("my data")),
+        ('expect "my key" "a  b"', commands.ExpectCommand("my key", "a  b")),
+        ('expect k a "b  c"', commands.ExpectCommand("k", "a b  c")),
+        ('expect-run LAST done "a b"', commands.ExpectRunCommand(0, "done", "a b")),
+        ('map "my app" "my inputs"', commands.MapCommand("my app", "my inputs")),
+        ("storage s1 localhost:5001", commands.StorageCommand("s1", Address("localhost", 5001), 0)),
+        ("worker w1 localhost:4001", commands.WorkerCommand("w1", Address("localhost", 4001), 0)),
+        ("wait_interval 5000", commands.WaitCommand(5000)),
+        ("crash 1", commands.CrashCommand("1")),
+        ("wait 1000", commands.WaitCommand(1000)),
         ("", None),
         ("   # only a comment", None),
     ],
 )
-def test_forms(text: str, command: script.Command | None) -> None:
+def test_forms(text: str, command: commands.Command | None) -> None:
     """Every command is understood, with any blanks, any form of URL and any kind of id."""
     assert parse_command(text) == command
 
@@ -119,7 +119,7 @@ def test_utf_16(encoding: str) -> None:
     """What an editor, or a shell's `>`, has saved as UTF-16 is read, as its byte-order mark says what it is."""
     mark = "" if encoding == "utf-16" else "\ufeff"
     (line,) = parse_script(f"{mark}client añ app\r\n".encode(encoding))
-    assert (line.number, line.command) == (1, script.ClientCommand("añ", "app"))
+    assert (line.number, line.command) == (1, commands.ClientCommand("añ", "app"))
     (bad,) = parse_script(b"\xff\xfe\x00\xd8")
     assert "not UTF-8 at byte 1" in bad.problem
 
@@ -134,7 +134,7 @@ def test_bytes_that_are_no_text() -> None:
     bad, good = parse_script(b"client \xff app\nstatus\n")
     assert (bad.number, bad.command) == (1, None)
     assert "not UTF-8 at byte 8" in bad.problem
-    assert good.command == script.StatusCommand()
+    assert good.command == commands.StatusCommand()
 
 
 @given(st.binary(max_size=200))
@@ -250,13 +250,13 @@ def test_files_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("text", ["listServer s1 --json", "LISTSERVER --json s1"])
 def test_json(text: str) -> None:
     """--json may stand anywhere; elsewhere it is a word like others."""
-    assert parse_command(text) == script.ListServerCommand("s1", json=True)
-    assert parse_command("client --json app") == script.ClientCommand("--json", "app")
+    assert parse_command(text) == commands.ListServerCommand("s1", json=True)
+    assert parse_command("client --json app") == commands.ClientCommand("--json", "app")
 
 
 def test_help_of_a_command() -> None:
     """The command may be written in any case."""
     assert [parse_command("help"), parse_command("help LISTglobal")] == [
-        script.HelpCommand(),
-        script.HelpCommand("listGlobal"),
+        commands.HelpCommand(),
+        commands.HelpCommand("listGlobal"),
     ]

@@ -173,15 +173,31 @@ def test_what_is_relayed_has_the_deadline_of_tell(server: Server) -> None:
     assert [request.deadline for _, request in server.table.told] == [2, 1, 10]
 
 
+class Heard:
+    """What a client has heard of its PCS."""
+
+    def __init__(self) -> None:
+        self.troubles: list[str] = []
+
+    def table_changed(self, pcs: Pcs) -> None:
+        pass
+
+    def pcs_back(self, pcs: Pcs) -> None:
+        pass
+
+    def trouble(self, text: str) -> None:
+        self.troubles.append(text)
+
+
 @pytest_twisted.ensureDeferred
 async def test_client_side() -> None:
     """The client side starts, asks and kills nodes, and follows the table, also over a broken connection."""
     table = FakeTable()
     port = Port(the_reactor(), PcsNode("pcs", table))
     pcs = Pcs(the_reactor(), port.address)
-    troubles: list[str] = []
-    pcs.on_trouble = troubles.append
-    pcs.watch()
+    heard = Heard()
+    troubles = heard.troubles
+    pcs.watch(heard)
     pid = await pcs.start(Start("worker", "w1", "http://localhost:4001"))
     await until(lambda: "w1" in pcs.table)
     assert pcs.table["w1"] == NodeEntry("w1", "worker", "http://localhost:4001", pid, "ready", log="logs/w1.log")

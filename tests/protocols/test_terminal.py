@@ -8,6 +8,7 @@ import pytest
 
 from dida.console.editing import MAX_TYPED, EditedLine
 from dida.console.style import Page, Style
+from dida.protocols.stdio import ConsoleListener
 from dida.protocols.terminal import EditedConsole
 from tests.support.desk import Wire
 from tests.support.screens import Screen
@@ -15,24 +16,35 @@ from tests.support.screens import Screen
 UP, DOWN, RIGHT, LEFT, HOME, END = (f"\x1b[{letter}" for letter in "ABCDHF")
 
 
-class Typist:
+class Typist(ConsoleListener):
     """A console, who types at it, and the screen they look at."""
 
     def __init__(self, columns: int = 60, history: tuple[str, ...] = ()) -> None:
         self.taken: list[str] = []
         self.events: list[str] = []
         self.page = Page(columns)
-        self.console = EditedConsole(
-            self.page, EditedLine(list(history)), self.taken.append, lambda: self.events.append("end")
-        )
-        self.console.on_interrupt = lambda: self.events.append("interrupt")
-        self.console.on_suspend = lambda: self.events.append("suspend")
-        self.console.known = lambda command, place, last: ["s1", "s2"] if place == "ID" else []
+        self.known = {"ID": ["s1", "s2"]}
+        self.console = EditedConsole(self.page, EditedLine(list(history)), self)
         self.wire = Wire()
         self.screen = Screen(columns)
         self.console.makeConnection(self.wire)
         self.console.prompt()
         self.type("")
+
+    def line_typed(self, text: str) -> None:
+        self.taken.append(text)
+
+    def input_ended(self) -> None:
+        self.events.append("end")
+
+    def interrupted(self) -> None:
+        self.events.append("interrupt")
+
+    def suspended(self) -> None:
+        self.events.append("suspend")
+
+    def words_at(self, command: str, place: str, last: str) -> list[str]:
+        return self.known.get(place, [])
 
     def type(self, text: str, at_once: bool = False) -> None:
         """Key by key, an escape sequence being one key; or all at once, as it is pasted."""
@@ -122,7 +134,7 @@ def test_history() -> None:
 
 def test_completion_of_words_with_blanks(typist: Typist) -> None:
     """A name with blanks becomes a JSON string, whether or not a quote was typed; what was typed is never lost."""
-    typist.console.known = lambda command, place, last: ["my app", "mine"] if place == "APP_FILE" else []
+    typist.known = {"APP_FILE": ["my app", "mine"]}
     typist.type('client "hello world" m\t')
     assert typist.screen.last == 'dida> client "hello world" "m'
     typist.type("\t")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.puppetmaster.attaching import RunningSystem, who_listens
 from dida.puppetmaster.checking import check
 from dida.wire.messages import NODE, Request, Slow, Status, System, vocabulary
-from tests.puppetmaster.test_player import Scene
+from tests.puppetmaster.test_script_runner import Scene
 from tests.support.fake_pcs import FakeTable
 from tests.support.fakes import Port, the_reactor, until
 
@@ -227,8 +228,8 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 
 
 async def attached(scene: Scene, running: Running, **options: Any) -> None:
-    scene.system.owner = "puppetmaster-2"
-    scene.system.take_up(await found_from(running, running.s1.address, **options))
+    scene.player.cluster.owner = "puppetmaster-2"
+    scene.player.cluster.take_up(await found_from(running, running.s1.address, **options))
 
 
 @pytest_twisted.ensureDeferred
@@ -244,7 +245,7 @@ async def test_only_what_was_started_here_is_stopped(scene: Scene, running: Runn
     assert scene.failed == [3]
     assert sorted(type(request).__name__ for request in running.sc.told) == ["AddStorage", "AddWorker"]
     assert f"s1 is there already, a storage at {running.s1.address}: take another id" in scene.said[-1]
-    await scene.system.stop_nodes()
+    await scene.player.cluster.stop_nodes()
     assert sorted(map(str, running.table.stopped)) == ["s3", "w2"]
 
 
@@ -257,7 +258,7 @@ async def test_a_script_that_names_what_runs(scene: Scene, running: Running) -> 
         f"storage s1 {running.s1.address} 9\nworker w1 http://{running.w1.address}\nscheduler sc {running.sc.address}\n"
     )
     lines = scene.lines(text + f"worker s2 {running.s2.address}\n")
-    there = [node.command for node in scene.system.named()]
+    there = [node.command for node in scene.player.cluster.nodes.named()]
     wrong = check(lines, [], [], None, there)
     assert [line.number for line, _ in wrong] == [4]
     await scene.play(text + f"worker s2 {running.s2.address}\n")
@@ -280,7 +281,7 @@ async def test_a_node_that_was_there_is_started_again(scene: Scene, running: Run
         ("s2", 2, "somebody", 0),
         ("w1", 0, "", 7),
     ]
-    await scene.system.stop_nodes()
+    await scene.player.cluster.stop_nodes()
     assert running.table.stopped == []
 
 
@@ -288,7 +289,7 @@ async def test_a_node_that_was_there_is_started_again(scene: Scene, running: Run
 async def test_a_node_that_was_there_ends(scene: Scene, running: Running) -> None:
     """That is said; no line of the script has failed for it."""
     await attached(scene, running)
-    await until(lambda: scene.system.machines._pcs["localhost"].table)
+    await until(lambda: scene.player.cluster.pcs_directory._pcs["localhost"].table)
     running.table.change("w1", state="ended", ended="signal SIGKILL")
     await until(lambda: scene.said)
     assert scene.said == ["note: w1 has ended by itself: signal SIGKILL"]
@@ -299,7 +300,6 @@ async def test_a_node_that_was_there_ends(scene: Scene, running: Running) -> Non
 async def test_nodes_without_a_pcs(scene: Scene, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are asked, and crashed, directly; what only a PCS can do is refused in a line that says where to do it."""
     await attached(scene, running, pcs=False)
-    scene.player.listen_for_debug = lambda host: f"{host}:10001"
     monkeypatch.setattr(running.s1, "cmd_crash", lambda request: running.s1.port.close() and None, raising=False)
     await scene.play("status\ndebug\npause w1\nslow w1 5\nstop s1\nrestart s1\ncrash s1\n")
     assert any(line.split()[:4] == ["w1", "worker", str(running.w1.address.port), "ready"] for line in scene.said)
@@ -310,7 +310,7 @@ async def test_nodes_without_a_pcs(scene: Scene, running: Running, monkeypatch: 
     assert scene.said[-1] == f"crashed  s1     storage    {running.s1.address}"
     running.closed.append(running.s1)
     assert [request.to for request in running.w1.debug] == ["127.0.0.1:10001"]
-    await scene.system.debug_off()
+    await scene.player.cluster.debug_off()
     assert [request.switch for request in running.w1.debug] == ["on", "off"]
 
 
@@ -321,7 +321,8 @@ async def test_nodes_without_a_pcs(scene: Scene, running: Running, monkeypatch: 
 async def test_a_node_of_another_system_is_at_the_address(scene: Scene, running: Running) -> None:
     """The node is not started, and no other one is told of it: it would take the other system's node for that one.
     Where something else listens the node itself finds out."""
-    scene.system.who_listens = lambda address: who_listens(scene.reactor, address)
+    who = partial(who_listens, scene.reactor)
+    scene.player = scene.another_player([scene.pcs.address], who_listens=who)
     silent = scene.reactor.listenTCP(0, Factory.forProtocol(Stranger), interface="127.0.0.1")
     odd = silent.getHost().port
     await scene.play(

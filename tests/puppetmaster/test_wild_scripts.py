@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from dida.console import script
-from tests.puppetmaster.test_player import NODES, Scene
+from tests.puppetmaster.test_script_runner import NODES, Scene
 from tests.support.fakes import until
 from tests.support.wild import WILD
 
@@ -47,7 +47,7 @@ async def test_wild(scene: Scene, name: str) -> None:
         text = text.replace(old, new).replace(old.upper(), new)
     await play(scene, text.encode())
     assert scene.failed == []
-    assert scene.player.counts.done == 1
+    assert scene.player.work.counts.done == 1
     assert scene.storage.group.records["13"]
     assert scene.scheduler.runs[0].after, "the client came behind the data"
 
@@ -75,7 +75,7 @@ async def test_crash_of_a_node_that_is_starting(scene: Scene) -> None:
     await playing
     assert scene.table.crashed == ["s2"]
     assert scene.failed == []
-    assert scene.player.counts.done == 1
+    assert scene.player.work.counts.done == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -96,4 +96,4 @@ async def test_same_id_twice(scene: Scene) -> None:
     await scene.play(NODES + "storage s1 localhost:5999 0\nworker s1 localhost:4999 0\nworker w5 {s1} 0\n" + APP)
     assert scene.failed == [5, 6, 7]
     assert len(scene.table.started) == 4
-    assert scene.player.counts.done == 1
+    assert scene.player.work.counts.done == 1

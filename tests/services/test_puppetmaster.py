@@ -19,6 +19,7 @@ from dida.protocols.stdio import ScriptConsole
 from dida.puppetmaster.debug_port import DebugPorts
 from dida.services.puppetmaster import Options, PuppetMasterService, makeService
 from dida.wire.messages import Ok, Ping
+from tests.support.desk import Wire
 from tests.support.fakes import the_reactor
 from tests.support.nodes import free_port
 
@@ -102,16 +103,15 @@ def test_options(tmp_path: Path) -> None:
         ([], {}, []),
     ],
 )
-def test_options_without_effect(
-    words: list[str], status: dict[str, Any], said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_without_effect(words: list[str], status: dict[str, Any], said: list[str], tmp_path: Path) -> None:
     """A PCS that was there before has operators and logs of its own: what was wanted here and differs is said."""
     (tmp_path / "ops").mkdir()
     session = make(*words).session
-    lines: list[str] = []
-    monkeypatch.setattr(session, "_say", lines.append)
+    wire = Wire()
+    session.console.protocol.makeConnection(wire)
     has = {name: value.format(here=tmp_path) if value else value for name, value in status.items()}
-    session.system.machines.on_found(Address("localhost", 10_000), has)
+    session.local_pcs.found(Address("localhost", 10_000), has)
+    lines = wire.value().decode().splitlines()
     assert [line.partition(" has no effect: the PCS at localhost:10000 has ")[0] for line in lines] == [
         f"note: --{option}" for option in said
     ]
@@ -129,7 +129,7 @@ def test_log_goes_to_a_file(tmp_path: Path) -> None:
     observer = application.getComponent(ILogObserver)
     observer({"log_format": "something happened", "log_time": 0, "log_level": None, "log_namespace": "x"})
     assert "something happened" in (tmp_path / "logs" / "puppetmaster.log").read_text()
-    assert isinstance(service.session.console, ScriptConsole) or os.isatty(0)
+    assert isinstance(service.session.console.protocol, ScriptConsole) or os.isatty(0)
 
     options = parsed()
     options.parent = cast(Any, {"nodaemon": 1, "logfile": "-"})
@@ -147,8 +147,8 @@ async def test_debug_port_taken() -> None:
         port = taken.getsockname()[1]
         said: list[str] = []
         ports = DebugPorts(the_reactor(), port, said.append)
-        told = Address.parse(ports.listen("127.0.0.1"))
-        assert ports.listen("localhost") == str(told)
+        told = Address.parse(ports.url("127.0.0.1"))
+        assert ports.url("localhost") == str(told)
     assert told.port != port
     assert said == [f"debug    localhost:{port} is taken: outputs are collected at {told}"]
     link = ReconnectingClient(the_reactor(), told.host, told.port)
@@ -161,7 +161,7 @@ def test_debug_port_that_can_t_be() -> None:
     """A port that can't be opened for another reason is one line."""
     ports = DebugPorts(the_reactor(), 10_001, print)
     with pytest.raises(UserError) as caught:
-        ports.listen("192.0.2.1")
+        ports.url("192.0.2.1")
     assert str(caught.value) == ("can't listen on 192.0.2.1:10001 for debug output: cannot assign requested address")
 
 
@@ -170,7 +170,7 @@ async def test_debug_port_for_other_machines() -> None:
     """Workers report to the address of this machine that their PCS sees; each is listened on once."""
     session = make("--debug-port", str(free_port())).session
     hosts = ["127.0.0.1", "127.0.0.2", "localhost", "127.0.0.2"]
-    told = [Address.parse(session.player.listen_for_debug(host)) for host in hosts]
+    told = [Address.parse(session.debug_ports.url(host)) for host in hosts]
     assert [address.host for address in told] == ["localhost", "127.0.0.2", "localhost", "127.0.0.2"]
     for address in set(told):
         link = ReconnectingClient(the_reactor(), address.host, address.port)

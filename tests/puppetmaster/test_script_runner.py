@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,13 @@ from dida.errors import BadRequest, UserError
 from dida.pcs.messages import Start
 from dida.pcs.node import PcsNode
 from dida.protocols.lines import LineServerFactory, ok
-from dida.protocols.stdio import KeyReader, ScriptConsole, TypedConsole
-from dida.puppetmaster import losses
+from dida.protocols.stdio import ConsoleListener, KeyReader, ScriptConsole, TypedConsole
 from dida.puppetmaster.checking import check
+from dida.puppetmaster.cluster import Cluster
+from dida.puppetmaster.commands.expectations import difference
 from dida.puppetmaster.debug_port import DebugCommands
-from dida.puppetmaster.machines import PcsDirectory
-from dida.puppetmaster.player import ScriptRunner
-from dida.puppetmaster.system import Cluster
-from dida.puppetmaster.trials import _difference
+from dida.puppetmaster.pcs_directory import PcsDirectory
+from dida.puppetmaster.script_runner import ScriptRunner
 from dida.wire.messages import Error, Ok, Slow
 from tests.support.desk import Wire
 from tests.support.fake_pcs import FakeScheduler, FakeTable
@@ -55,14 +54,29 @@ class Scene:
         self.scheduler_port = Port(self.reactor, self.scheduler)
         self.scheduler_closed: Any = None
         self.said: list[str] = []
-        self.system = Cluster(self.reactor, [self.pcs.address], deadline)
-        self.player = ScriptRunner(self.system, self.said.append, [str(folder)], Page())
+        self.page = Page()
+        self.bars: list[str] = []
+        self.deadline = deadline
+        self.folders = [str(folder)]
+        self.player = self.another_player([self.pcs.address], debug_url=lambda host, known: f"{host}:10001")
         (folder / "app").write_text("operator AddOperator 0\noperator AddOperator 1\n")
         (folder / "data").write_text("13,1\n14,one\n13,2\n")
         (folder / "many").write_text("".join(f"{key},1\n" for key in range(20)))
         (folder / "numbers").write_text("1\n2\n3\n")
         (folder / "bad_app").write_text("operator AddOperator 0\noperator AddOperator 2\n")
         (folder / "bad_data").write_text("13,1\n14\n")
+
+    def another_player(self, pcs: list[Address], **options: Any) -> ScriptRunner:
+        """A player for the PCSs at these addresses."""
+        return ScriptRunner(
+            lambda listener: Cluster(self.reactor, pcs, self.deadline, listener, **options), self.folders, self
+        )
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, text: str) -> None:
+        self.bars.append(text)
 
     def lines(self, text: str) -> tuple[script.Line, ...]:
         """A script with this scene's addresses."""
@@ -86,13 +100,13 @@ class Scene:
     @property
     def failed(self) -> list[int]:
         """The numbers of the lines that failed."""
-        return sorted(line.number for line in self.player.counts.failed)
+        return sorted(line.number for line in self.player.work.counts.failed)
 
     async def close(self) -> None:
         self.scheduler.end_at_once = True
         await self.player.close()
-        self.system.end_watch()
-        await self.system.close()
+        self.player.cluster.end_watch()
+        await self.player.cluster.close()
         self.table.tell()
         self.storage.close()
         await self.pcs.close()
@@ -139,7 +153,7 @@ async def test_late_scheduler(scene: Scene) -> None:
     """A scheduler that the script names last is there for the clients before it."""
     await scene.play("storage s1 {s1} 5\nworker w1 localhost:4001 0\nclient 1 app\nwait 0\nscheduler sc {sc}\n")
     assert scene.failed == []
-    assert scene.player.counts.done == 1
+    assert scene.player.work.counts.done == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -186,12 +200,12 @@ async def test_never_ready_as_the_pcs_has_ended(tmp_path: Path) -> None:
     scene.table.ready_at_once = False
     (line,) = scene.lines("storage s1 {s1} 5\n")
     await scene.player.play(line)
-    await until(lambda: scene.system.nodes["s1"].pid)
+    await until(lambda: scene.player.cluster.nodes["s1"].pid)
     await scene.pcs.close()
     await scene.player.finish()
-    address = scene.system.nodes["s1"].pcs
+    address = scene.player.cluster.nodes["s1"].pcs
     assert address is not None
-    assert scene.system.nodes["s1"].problem == (
+    assert scene.player.cluster.nodes["s1"].problem == (
         f"not ready within 1 s: the PCS at {address.address} has ended, or does not answer any more"
     )
     await scene.close()
@@ -206,35 +220,48 @@ async def test_start_again(scene: Scene) -> None:
     assert [line.split()[0] for line in scene.said[-3:]] == ["crashed", "ready", "populate"]
 
 
+class FakeLocalPcs:
+    """Is started at an address that the test names; remembers what it was called with."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.seen: list[tuple[Address, str]] = []
+
+    async def start(self, wanted: Address, taken: str) -> Address:
+        self.seen.append((wanted, taken))
+        return self.address
+
+    def found(self, address: Address, status: Mapping[str, Any]) -> None:
+        self.seen.append((address, status["serves"]))
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_pcs_of_another_puppetmaster(scene: Scene) -> None:
     """A PCS that another puppetmaster has started for itself is left alone: one of one's own is started. One that
     serves all is taken, and what its status says is told."""
     other = Port(scene.reactor, PcsNode("pcs", FakeTable(), serves="puppetmaster-1"))
-    seen: list[Any] = []
+    local = FakeLocalPcs(scene.pcs.address)
+    node = Address("localhost", 4001)
+    cluster: Any = scene.player.cluster
+    directory = PcsDirectory(
+        scene.reactor, [other.address], cluster, name="puppetmaster-2", owner="puppetmaster-2", local_pcs=local
+    )
+    assert (await directory.pcs_of(node)).address == scene.pcs.address
+    assert local.seen == [(other.address, f"the PCS at {other.address} serves another puppetmaster")]
+    await directory.close()
 
-    async def start(wanted: Address, taken: str) -> Address:
-        seen.append((wanted, taken))
-        return scene.pcs.address
+    name = "puppetmaster-1"
+    directory = PcsDirectory(scene.reactor, [other.address], cluster, name=name, owner=name, local_pcs=local)
+    assert (await directory.pcs_of(node)).address == other.address
+    assert local.seen[-1] == (other.address, name)
+    await directory.close()
 
-    machines = PcsDirectory(scene.reactor, [other.address], "puppetmaster-2")
-    machines.start_pcs = start
-    machines.on_found = lambda address, status: seen.append((address, status["serves"]))
-    assert (await machines.pcs_of(Address("localhost", 4001))).address == scene.pcs.address
-    assert seen == [(other.address, f"the PCS at {other.address} serves another puppetmaster")]
-    await machines.close()
-
-    for name, is_taken in (("puppetmaster-1", True), ("puppetmaster-2", False)):
-        machines = PcsDirectory(scene.reactor, [other.address], name)
-        machines.on_found = lambda address, status: seen.append((address, status["serves"]))
-        if is_taken:
-            assert (await machines.pcs_of(Address("localhost", 4001))).address == other.address
-            assert seen[-1] == (other.address, "puppetmaster-1")
-        else:
-            with pytest.raises(UserError) as caught:
-                await machines.pcs_of(Address("localhost", 4001))
-            assert "serves another puppetmaster: start one for all there with twistd dida-pcs" in str(caught.value)
-        await machines.close()
+    name = "puppetmaster-2"
+    directory = PcsDirectory(scene.reactor, [other.address], cluster, name=name, owner=name)
+    with pytest.raises(UserError) as caught:
+        await directory.pcs_of(node)
+    assert "serves another puppetmaster: start one for all there with twistd dida-pcs" in str(caught.value)
+    await directory.close()
     scene.table.tell()
     await other.close()
 
@@ -243,8 +270,7 @@ async def test_a_pcs_of_another_puppetmaster(scene: Scene) -> None:
 async def test_no_pcs(tmp_path: Path) -> None:
     """Without a PCS, and no way to start one, the node's line says what to do."""
     scene = Scene(tmp_path)
-    scene.system = Cluster(scene.reactor, [refused()], 5.0)
-    scene.player = ScriptRunner(scene.system, scene.said.append, [], Page())
+    scene.player = scene.another_player([refused()])
     await scene.play("worker w1 localhost:4001 0\nworker w2 otherhost:4001 0\n")
     assert "start it there with twistd dida-pcs" in scene.said[0] + scene.said[1]
     assert "no PCS is known for otherhost" in scene.said[0] + scene.said[1]
@@ -260,7 +286,7 @@ async def test_the_end_comes_while_nodes_start(tmp_path: Path) -> None:
         await scene.player.play(line)
     await until(lambda: len(scene.table.rows) == 4)
     scene.table.change("w1", state="ready")
-    await until(lambda: scene.system.nodes["w1"].state == "ready")
+    await until(lambda: scene.player.cluster.nodes["w1"].state == "ready")
     await scene.close()
     assert scene.said == []
 
@@ -281,14 +307,13 @@ async def test_a_pcs_that_says_nothing(tmp_path: Path) -> None:
     """Where something listens and says nothing, it is asked once for all nodes, and none is waited for in vain."""
     silent = Silent()
     port: Any = the_reactor().listenTCP(0, silent, interface="127.0.0.1")
-    scene = Scene(tmp_path)
-    scene.system = Cluster(scene.reactor, [Address("localhost", port.getHost().port)], 0.2)
-    scene.player = ScriptRunner(scene.system, scene.said.append, [], Page())
+    scene = Scene(tmp_path, deadline=0.2)
+    scene.player = scene.another_player([Address("localhost", port.getHost().port)])
     await scene.play("".join(f"worker w{n} localhost:400{n} 0\n" for n in range(9)) + "status\n")
     told = [text.partition(" 0: ")[2] for text in scene.said if text.startswith("script line")]
     assert told == ["not started within 0.2 s: no PCS has answered for localhost"] * 9
     assert scene.failed == [*range(1, 10)]
-    assert scene.player.summary() == "10 commands, 0 runs: 0 done; failed: lines 1-9"
+    assert scene.player.work.summary() == "10 commands, 0 runs: 0 done; failed: lines 1-9"
     assert silent.met == 1
     await scene.close()
     await port.stopListening()
@@ -304,7 +329,7 @@ async def test_what_is_cut_off(scene: Scene) -> None:
     await scene.player.close()
     scene.scheduler.time_out("r1")
     assert scene.said[-1] == "script line 6: client 13 app: cut off by the end of the puppetmaster"
-    assert scene.player.summary().endswith("1 run: 0 done; failed: line 6")
+    assert scene.player.work.summary().endswith("1 run: 0 done; failed: line 6")
 
 
 @pytest_twisted.ensureDeferred
@@ -353,7 +378,7 @@ async def test_a_whole_script(scene: Scene) -> None:
     assert run.after, "the run starts from what populate wrote"
     assert scene.said[-1].split() == ["run", "r1", "13", "app", "->", "24", "w1", "12.3", "ms"]
     assert len(scene.said[-1]) == 80
-    assert scene.player.summary() == "6 commands, 1 run: 1 done, none failed"
+    assert scene.player.work.summary() == "6 commands, 1 run: 1 done, none failed"
 
 
 @pytest_twisted.ensureDeferred
@@ -397,9 +422,8 @@ async def test_a_loss_that_a_run_has_heard_of(scene: Scene) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_says_what_is_lost(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_says_what_is_lost(scene: Scene) -> None:
     """A storage that does not answer holds up no run for longer than that question may take."""
-    monkeypatch.setattr(losses, "LOST_TIME", 0.1)
     await scene.play(NODES + "populate many\n")
     for node in scene.storage.nodes:
         node.listing = lambda request: Error("unavailable", ("not now",))
@@ -430,12 +454,12 @@ async def test_crash_comes_during_the_run(scene: Scene) -> None:
     playing = Deferred.fromCoroutine(scene.play(NODES + "client 13 app\ncrash s1\n"))
     await until(lambda: scene.table.crashed == ["s1"])
     assert scene.scheduler.log[0] == "run 13"
-    assert scene.player.counts.done == 0
+    assert scene.player.work.counts.done == 0
     await until(lambda: "result r1" in scene.scheduler.log)
     scene.scheduler.time_out("r1")
     await playing
     assert scene.scheduler.log.count("result r1") == 2, "a question that timed out is asked again"
-    assert scene.player.counts.done == 1
+    assert scene.player.work.counts.done == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -459,7 +483,7 @@ async def test_wait(scene: Scene) -> None:
 async def test_many_clients(scene: Scene) -> None:
     """A thousand clients in a row are a thousand runs."""
     await scene.play(NODES + "client 1 app\n" * 1000)
-    assert len(scene.scheduler.runs) == scene.player.counts.done == 1000
+    assert len(scene.scheduler.runs) == scene.player.work.counts.done == 1000
     assert scene.failed == []
 
 
@@ -469,11 +493,9 @@ async def test_map(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "inputs").write_text("\n".join(["13", "", *(str(number) for number in range(300))]))
     scene.scheduler.outcomes["r3"] = Ok(("failed", "AddOperator at position 0 on w1: raised ValueError"), {})
     scene.scheduler.refusals = 5
-    bars: list[str] = []
-    scene.player.page.width = 60
-    scene.player.progress = bars.append
+    scene.page.width = 60
     await scene.play(NODES + "populate data\nmap app inputs\n")
-    assert scene.player.counts.runs == 301
+    assert scene.player.work.counts.runs == 301
     assert sorted(run.input for run in scene.scheduler.runs) == sorted(["13", *map(str, range(300))])
     assert all(run.after for run in scene.scheduler.runs), "they see what was written before"
     assert scene.scheduler.most_at_once <= 100
@@ -484,8 +506,8 @@ async def test_map(scene: Scene, tmp_path: Path) -> None:
         failed,
     )
     assert re.fullmatch(r"map      app over inputs: 301 runs, 300 done, 1 failed, [\d.]+ s, \d+/s", scene.said[-1])
-    assert bars[0].endswith("] 0/301"), "it is shown from the start"
-    assert bars[-1] == ""
+    assert scene.bars[0].endswith("] 0/301"), "it is shown from the start"
+    assert scene.bars[-1] == ""
     assert scene.failed == [6]
 
 
@@ -583,13 +605,13 @@ async def test_failed_expectations(tmp_path: Path, line: str, shown: list[str]) 
     (said,) = [text for text in scene.said if text.startswith("script line")]
     assert said.split("\n") == [f"script line 7: {line}: {shown[0]}", *shown[1:]]
     assert scene.failed == [7]
-    assert scene.player.counts.done == 2
+    assert scene.player.work.counts.done == 2
     await scene.close()
 
 
-def test_difference() -> None:
+def testdifference() -> None:
     """Where long texts begin to differ is marked."""
-    assert _difference("no", "a long text here", "a long test here").split("\n") == [
+    assert difference("no", "a long text here", "a long test here").split("\n") == [
         "no",
         "expected a long text here",
         "found    a long test here",
@@ -606,7 +628,7 @@ async def test_expect_run(scene: Scene) -> None:
         "expect-run 1 done 24\nexpect-run 1 done\nclient 1 nofile\nexpect-run LAST failed no file\n"
     )
     assert scene.failed == []
-    assert scene.player.summary() == "11 commands, 2 runs: 1 done, none failed"
+    assert scene.player.work.summary() == "11 commands, 2 runs: 1 done, none failed"
     assert [line for line in scene.said if line.startswith("expected")][1] == "expected r1 done 24"
 
 
@@ -679,7 +701,7 @@ async def test_a_run_of_operators(scene: Scene) -> None:
     ]
     assert scene.failed == []
     assert any("13 AddOperator,ReaderOperator -> 24" in line for line in scene.said)
-    assert scene.player.summary() == "7 commands, 2 runs: 2 done, none failed"
+    assert scene.player.work.summary() == "7 commands, 2 runs: 2 done, none failed"
 
 
 @pytest_twisted.ensureDeferred
@@ -691,7 +713,7 @@ async def test_an_answer_that_was_lost(scene: Scene) -> None:
     assert [run.input for run in scene.scheduler.runs] == ["13", "14", "1", "2", "3"]
     assert len({run.id for run in scene.scheduler.runs}) == 5
     assert {run.application for run in scene.scheduler.runs} == {"app"}
-    assert scene.player.summary() == "8 commands, 5 runs: 5 done, none failed"
+    assert scene.player.work.summary() == "8 commands, 5 runs: 5 done, none failed"
 
 
 @pytest_twisted.ensureDeferred
@@ -702,7 +724,7 @@ async def test_an_answer_that_never_comes(tmp_path: Path) -> None:
     await scene.play(NODES + "client 13 app\ncrash w1\n")
     assert scene.failed == [5]
     assert scene.table.crashed == ["w1"]
-    assert scene.player.counts.runs == 1
+    assert scene.player.work.counts.runs == 1
     await scene.close()
 
 
@@ -766,8 +788,8 @@ async def test_mistakes(scene: Scene, line: str, problem: str) -> None:
     pattern = ".*".join(map(re.escape, f"script line 5: {line}: {problem}".split("…")))
     assert re.fullmatch(pattern, said), said
     assert scene.failed == [5]
-    assert scene.player.counts.done == 1
-    assert scene.player.summary() == "6 commands, 1 run: 1 done; failed: line 5"
+    assert scene.player.work.counts.done == 1
+    assert scene.player.work.summary() == "6 commands, 1 run: 1 done; failed: line 5"
 
 
 @pytest.mark.parametrize(
@@ -825,7 +847,7 @@ async def test_scheduler_comes_back(scene: Scene) -> None:
     del scene.scheduler.outcomes["r1"]
     await playing
     assert scene.failed == []
-    assert scene.player.counts.done == 1
+    assert scene.player.work.counts.done == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -937,7 +959,7 @@ async def test_json(scene: Scene) -> None:
 @pytest_twisted.ensureDeferred
 async def test_colours(scene: Scene) -> None:
     """What went well and what did not is painted, on a terminal; what is painted can't be forged."""
-    scene.player.page.paint = Style(True)
+    scene.page.paint = Style(True)
     await scene.play("worker w1 localhost:4001 0\nfrob\x1b[31m\n")
     assert scene.said[0].startswith("\x1b[32mready\x1b[0m    w1") or scene.said[1].startswith("\x1b[32mready\x1b[0m ")
     (failed,) = [line for line in scene.said if "frob" in line]
@@ -951,17 +973,17 @@ async def test_what_is_going_on(scene: Scene) -> None:
     scene.scheduler.end_at_once = False
     for line in scene.lines(NODES + "client 13 app\n"):
         await scene.player.play(line)
-    await until(lambda: scene.player.counts.going_on == 1 and "result r1" in scene.scheduler.log)
+    await until(lambda: scene.player.work.counts.going_on == 1 and "result r1" in scene.scheduler.log)
     (line,) = scene.lines("wait 60000")
     waiting = Deferred.fromCoroutine(scene.player.play(line))
-    await until(lambda: scene.player.waits_until is not None)
+    await until(lambda: scene.player.context.waits_until is not None)
     waiting.cancel()
     with pytest.raises(CancelledError):
         await waiting
-    assert scene.player.waits_until is None
+    assert scene.player.context.waits_until is None
     scene.scheduler.time_out("r1")
     await scene.player.finish()
-    assert scene.player.counts.going_on == 0
+    assert scene.player.work.counts.going_on == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -979,7 +1001,6 @@ async def test_status(scene: Scene) -> None:
 @pytest_twisted.ensureDeferred
 async def test_debug(scene: Scene) -> None:
     """debug tells the workers where to report, as their machine can reach it; those that come later, too."""
-    scene.player.listen_for_debug = lambda host: f"{host}:10001"
     await scene.play(NODES + "debug\nwait 0\nworker w2 localhost:4002 0\n")
     assert "debug    1 worker told to report outputs to 127.0.0.1:10001" in scene.said
     asked = [(id, request) for id, request in scene.table.told if isinstance(request, WorkerDebug)]
@@ -1003,7 +1024,6 @@ ON = "debug on: workers started from now on report, too"
 async def test_debug_anywhere(scene: Scene, script: str, said: list[str]) -> None:
     """debug may stand before the first worker, or between two: each worker that lives is told once, and how many
     were told at once depends on the script alone."""
-    scene.player.listen_for_debug = lambda host: f"{host}:10001"
     assert check(scene.lines(script), scene.player.folders, []) == []
     await scene.play(script)
     told = [line for line in scene.said if line.startswith("debug")]
@@ -1019,6 +1039,7 @@ async def test_debug_anywhere(scene: Scene, script: str, said: list[str]) -> Non
 @pytest_twisted.ensureDeferred
 async def test_a_debug_port_that_can_t_be_opened(scene: Scene) -> None:
     """The line that needs it says why."""
+    scene.player = scene.another_player([scene.pcs.address])
     await scene.play(NODES + "debug\n")
     assert scene.said[-1] == "script line 5: debug: there is no debug port here"
     assert scene.failed == [5]
@@ -1058,11 +1079,13 @@ def test_debug_port() -> None:
 async def test_what_the_puppetmaster_knows_of_the_system(scene: Scene) -> None:
     """The debug port answers `system` with what commands have started and runs, the PCS with what it has started."""
     await scene.play(NODES)
-    known = scene.system.known().object
+    known = scene.player.cluster.known().object
     assert {each["id"]: each["replica"] for each in known["storage"]} == {"s1": 1, "s2": 2}
     assert [each["id"] for each in known["schedulers"] + known["workers"]] == ["sc", "w1"]
     assert [each["id"] for each in known["pcs"]] == [""]
-    connection = LineServerFactory(DebugCommands(scene.said.append, scene.system.known), Clock()).buildProtocol(None)
+    connection = LineServerFactory(DebugCommands(scene.said.append, scene.player.cluster.known), Clock()).buildProtocol(
+        None
+    )
     wire = Wire()
     connection.makeConnection(wire)
     connection.dataReceived(b"system\r\n")
@@ -1072,28 +1095,45 @@ async def test_what_the_puppetmaster_knows_of_the_system(scene: Scene) -> None:
 # --- consoles -------------------------------------------------------------------------------------
 
 
+class Heard(ConsoleListener):
+    """What has come in from a console."""
+
+    def __init__(self) -> None:
+        self.events: list[str | bytes] = []
+
+    def script_read(self, data: bytes) -> None:
+        self.events.append(data)
+
+    def line_typed(self, text: str) -> None:
+        self.events.append(text)
+
+    def input_ended(self) -> None:
+        self.events.append("ended")
+
+    def output_closed(self) -> None:
+        self.events.append("closed")
+
+
 def test_script_console() -> None:
     """A script is handed over whole, whatever pieces it comes in; a closed output is noticed."""
-    scripts: list[bytes] = []
-    console = ScriptConsole(scripts.append)
-    gone: list[bool] = []
-    console.on_gone = lambda: gone.append(True)
+    heard = Heard()
+    console = ScriptConsole(heard)
     wire = Wire()
     console.makeConnection(wire)
     console.dataReceived(b"wait 1\nwa")
     console.dataReceived(b"it 2")
-    assert scripts == []
+    assert heard.events == []
     console.readConnectionLost()
-    assert scripts == [b"wait 1\nwait 2"]
+    assert heard.events == [b"wait 1\nwait 2"]
     console.say("hello")
     assert wire.value() == b"hello\n"
     console.writeConnectionLost()
-    assert gone == [True]
+    assert heard.events[1:] == ["closed"]
 
 
 def test_progress() -> None:
     """How far something is stays below what is said, until it is something else, or nothing."""
-    console = ScriptConsole(lambda data: None)
+    console = ScriptConsole(Heard())
     wire = Wire()
     console.makeConnection(wire)
     console.progress("")
@@ -1111,9 +1151,8 @@ def test_progress() -> None:
 
 def test_typed_console() -> None:
     """Typed lines come one by one; what is said while a line is being typed leaves the prompt behind it."""
-    lines: list[str] = []
-    ended: list[bool] = []
-    console = TypedConsole(lines.append, lambda: ended.append(True))
+    heard = Heard()
+    console = TypedConsole(heard)
     wire = Wire()
     console.makeConnection(wire)
     console.prompt()
@@ -1121,8 +1160,7 @@ def test_typed_console() -> None:
     console.dataReceived(b"status\nhel")
     console.dataReceived(b"p\n" + b"x" * 20_000)
     console.readConnectionLost()
-    assert lines == ["status", "help"]
-    assert ended == [True]
+    assert heard.events == ["status", "help", "ended"]
     text: Any = wire.value().decode()
     assert text.startswith("dida> \nready\ndida> dida> dida> ")
     assert "longer than 10000 bytes: it was dropped" in text

@@ -1,13 +1,13 @@
-"""The machines of a system: each has a PCS, found by the host of a node's URL.
+"""The PCSs of a system: one per machine, found by the host of a node's URL.
 
 Where a PCS process comes from when there is none on this machine is not decided here
-(`dida.services.puppetmaster`).
+(`dida.puppetmaster.local_pcs`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -15,45 +15,61 @@ from twisted.python.failure import Failure
 
 from dida.addresses import HERE, Address
 from dida.errors import DidaError, UserError
-from dida.pcs.client import Pcs
+from dida.pcs.client import Pcs, PcsListener
 from dida.pcs.messages import Elsewhere
-from dida.puppetmaster.checking import no_pcs
+from dida.puppetmaster.refusals import no_pcs
 from dida.wire.messages import Status
 
 PING_TIMEOUT = 3.0
-"""Seconds for a PCS to answer that it is there."""
+"""Time-out for a PCS to answer, in seconds."""
+
+
+class LocalPcsStarter(Protocol):
+    """Starts a PCS on this machine."""
+
+    async def start(self, wanted: Address, taken: str) -> Address:
+        """Start a PCS at `wanted`, or elsewhere if that address is taken (`taken` says by what, if known); return
+        its address. UserError says why it cannot start."""
+
+    def found(self, address: Address, status: Mapping[str, Any]) -> None:
+        """Another PCS is used, which was there before; `status` is its status."""
 
 
 class PcsDirectory:
-    """The PCSs, by host. What they tell goes to `on_table`, `on_back` and `on_trouble`."""
+    """The PCSs by host; `listener` hears what happens at each.
 
-    def __init__(self, reactor: Any, pcs: Iterable[Address], owner: str) -> None:
+    `name` is the puppetmaster's: the PCSs that it starts serve that name for as long as it sends `own` to them. `owner`
+    is the name that nodes end with, empty if they are left running.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        pcs: Iterable[Address],
+        listener: PcsListener,
+        *,
+        name: str,
+        owner: str,
+        local_pcs: LocalPcsStarter | None = None,
+    ) -> None:
         self.reactor = reactor
+        self.name = name
         self.owner = owner
-        self.start_pcs: Callable[[Address, str], Awaitable[Address]] | None = None
-        """Starts a PCS on this machine, at that address unless it is taken: by whom is said, or found out. Where it is;
-        UserError says why it could not be."""
-        self.name = owner
-        """Of the puppetmaster: what PCSs are called to serve that it has started for itself, for as long as it says to
-        them that it lives; whether nodes end with it is another thing."""
-        self.on_found: Callable[[Address, Mapping[str, Any]], None] = lambda address, status: None
-        """A PCS was there before; what its status says."""
-        self.on_table: Callable[[Pcs], None] = lambda pcs: None
-        self.on_back: Callable[[Pcs], None] = lambda pcs: None
-        self.on_trouble: Callable[[str], None] = lambda text: None
+        self._listener = listener
+        self._local_pcs = local_pcs
         self._addresses = {HERE: Address(HERE, 10_000)}
         self._addresses.update((address.machine, address) for address in pcs)
         self._pcs: dict[str, Pcs] = {}
         self._more: list[Pcs] = []
-        """Further PCSs of machines that have one; what is started is started by the first."""
+        """Further PCSs of machines that have one; the first starts the nodes."""
         self._asking: dict[str, list[Deferred[Pcs]]] = {}
-        """Who waits for a PCS that is being sought, in the order of asking."""
+        """Callers that wait for a PCS that is being sought, in their order."""
         self._seeking: dict[str, Deferred[None]] = {}
         self._nodes: list[Elsewhere] = []
         self._telling: IDelayedCall | None = None
 
     async def pcs_of(self, node: Address) -> Pcs:
-        """The PCS of a node's machine; on this one it is started when there is none."""
+        """Return the PCS of a node's machine; on this machine, start it if there is none."""
         key = node.machine
         address = self._addresses.get(key)
         if address is None:
@@ -69,7 +85,7 @@ class PcsDirectory:
         return await answer
 
     def take(self, address: Address, status: Mapping[str, Any]) -> Pcs:
-        """A PCS of a running system, with what it says of itself."""
+        """Add a PCS of a running system, with its status."""
         pcs = next((pcs for pcs in (*self._pcs.values(), *self._more) if pcs.address == address), None)
         if pcs is None:
             pcs = self._watched(address)
@@ -77,11 +93,11 @@ class PcsDirectory:
                 self._more.append(pcs)
             else:
                 self._pcs[address.machine] = pcs
-            self.on_found(address, status)
+            self._found(address, status)
         return pcs
 
     async def _seek(self, address: Address, key: str) -> None:
-        """Find the PCS, and answer all that ask for it meanwhile."""
+        """Find the PCS, and answer all callers that have asked for it meanwhile."""
         found: Pcs | Failure
         try:
             address = await self._meet(address, key)
@@ -96,22 +112,19 @@ class PcsDirectory:
 
     def _watched(self, address: Address) -> Pcs:
         pcs = Pcs(self.reactor, address, self.name)
-        pcs.on_table = self.on_table
-        pcs.on_back = self.on_back
-        pcs.on_trouble = self.on_trouble
-        pcs.watch()
+        pcs.watch(self._listener)
         return pcs
 
     async def _meet(self, address: Address, key: str) -> Address:
-        """See to it that a PCS is there; where."""
+        """Make sure that a PCS is there; return its address."""
         pcs = Pcs(self.reactor, address)
         try:
             reply = await pcs.ask(Status(deadline=PING_TIMEOUT))
         except DidaError as problem:
-            if key != HERE or self.start_pcs is None:
+            if key != HERE or self._local_pcs is None:
                 text = f"the PCS at {address} does not answer: start it there with twistd dida-pcs"
                 raise UserError(text) from problem
-            return await self.start_pcs(address, "")
+            return await self._local_pcs.start(address, "")
         finally:
             await pcs.close()
         if reply.object.get("role") != "pcs":
@@ -119,14 +132,18 @@ class PcsDirectory:
             raise UserError(f"at {address} there is a {role}, no PCS: name another one with --pcs URL")
         if reply.object.get("serves") not in ("", None, self.name):
             taken = f"the PCS at {address} serves another puppetmaster"
-            if key != HERE or self.start_pcs is None:
+            if key != HERE or self._local_pcs is None:
                 raise UserError(f"{taken}: start one for all there with twistd dida-pcs, at another port")
-            return await self.start_pcs(address, taken)
-        self.on_found(address, reply.object)
+            return await self._local_pcs.start(address, taken)
+        self._found(address, reply.object)
         return address
 
+    def _found(self, address: Address, status: Mapping[str, Any]) -> None:
+        if self._local_pcs is not None:
+            self._local_pcs.found(address, status)
+
     def tell(self, nodes: list[Elsewhere]) -> None:
-        """Each PCS knows the nodes that the others have started. Told once for all that happens in one turn."""
+        """Tell each PCS which nodes the others have started, once for all changes in one turn of the reactor."""
         self._nodes = nodes
         if self._telling is None and self.owner and len(self._pcs) > 1:
             self._telling = self.reactor.callLater(0, self._tell)
@@ -136,17 +153,17 @@ class PcsDirectory:
         for pcs in self._pcs.values():
             elsewhere = [node for node in self._nodes if node.pcs != str(pcs.address)]
             told = Deferred.fromCoroutine(pcs.know(elsewhere))
-            told.addErrback(lambda failure: failure.trap(DidaError) and None)  # told again when it is back
+            told.addErrback(lambda failure: failure.trap(DidaError) and None)  # it hears of them again when it is back
 
     def end_watch(self) -> None:
-        """From now on nodes and PCSs may end without a word, and none is sought any more."""
+        """Stop watching the PCSs, and seek no more of them."""
         for seeking in list(self._seeking.values()):
             seeking.cancel()
         for pcs in (*self._pcs.values(), *self._more):
             pcs.end_watch()
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         if self._telling is not None:
             self._telling.cancel()
         for pcs in (*self._pcs.values(), *self._more):
