@@ -36,7 +36,7 @@ PROTOCOL = DOCS / "reference" / "protocol.md"
 TELNET = DOCS / "tutorial" / "telnet.md"
 RELIABILITY = DOCS / "explanation" / "reliability.md"
 ARCHITECTURE = DOCS / "explanation" / "architecture.md"
-DOCUMENTS = sorted([README, *ROOT.glob("CONTRIBUTING.md"), *DOCS.rglob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("examples/**/*.md"), *DOCS.rglob("*.md")])
 TYPES: dict[str, Any] = {
     "counter": messages.Counter,
     "name": messages.Name,
