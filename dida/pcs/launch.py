@@ -1,8 +1,7 @@
-"""What a child process runs: `python -m dida.pcs.launch …` is `twistd -n …`, in a session of its own.
+"""The program of a child process: `python -m dida.pcs.launch …` is `twistd -n …` in a new session.
 
-So Ctrl-C on the parent's terminal does not reach it, it is found wherever Python keeps its scripts, and its
-output and errors come through one file, so in their order. With `--output=FILE` that file is FILE, and the node's log
-(see `dida.services.logs`).
+So Ctrl-C on the parent's terminal does not reach the child, twistd need not be on the path, and output and errors keep
+their order in one file. With `--output=FILE` that file is FILE, the node's log (see `dida.services.logs`).
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ OUTPUT = "--output="
 
 
 def command_line(*words: str, output: str | None = None) -> list[str]:
-    """The arguments of a child process, its executable first."""
+    """Return the command line of a child process, its executable first."""
     to = [] if output is None else [OUTPUT + output]
     return [sys.executable, "-m", "dida.pcs.launch", *to, *words]
 
 
 def main(words: Sequence[str]) -> None:
-    """Become twistd. What it imports is not searched for garbage, a tenth of what it costs."""
+    """Become twistd. No garbage collection while it imports, which saves a tenth of the time."""
     gc.disable()  # dida.services.own_process enables it
     for number in (signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, lambda number, frame: None)
@@ -49,7 +48,7 @@ if __name__ == "__main__":
 
 
 def node_arguments(request: Start, operators: str | None, drain: float | None = None) -> list[str]:
-    """The command line of the node that `request` asks for; BadRequest says what is wrong with it."""
+    """Return the command line of the node that `request` describes; BadRequest when that is invalid."""
     if request.role not in ROLES:
         raise BadRequest(f"{request.role!r} is no role: write one of {', '.join(ROLES)}")
     try:
@@ -72,7 +71,8 @@ def node_arguments(request: Start, operators: str | None, drain: float | None = 
 
 
 def number_of(request: Start) -> int:
-    """The number of the storage node that `request` asks for; 0 of other nodes. UserError: its members are none."""
+    """Return the replica number of the storage node that `request` describes, 0 of other nodes; UserError when its
+    members are invalid."""
     if request.replica or request.role != "storage":
         return request.replica
     members = [StorageAddress.parse(member) for member in request.storage]

@@ -8,16 +8,16 @@ import os
 from typing import IO
 
 KEPT_LOGS = 3
-"""Older files of a node's log that are kept: `NAME.1` is the newest of them."""
+"""Older files of a node's log; `NAME.1` is the newest of them."""
 LOCK = ".pcs.lock"
 MOST = 1000
-"""PCSs that log below one folder at the same time."""
+"""PCSs that log below one folder at a time."""
 
 
 class LogFolder:
-    """Where the nodes of one PCS log: `top`, or `pcs-2`, `pcs-3` … in it while other PCSs log in those before.
+    """The folder of one PCS's logs: `top`, or `pcs-2`, `pcs-3` … in it while other PCSs use those before.
 
-    Two PCSs that are started in one folder would else empty each other's files, as their nodes have the same ids.
+    Otherwise two PCSs in one folder would write into the same files, as their nodes have the same ids.
     """
 
     def __init__(self, top: str) -> None:
@@ -25,7 +25,7 @@ class LogFolder:
         self._lock: IO[bytes] | None = None
 
     def take(self) -> None:
-        """From now on no other PCS logs there. OSError when nothing can be written."""
+        """Keep other PCSs out. OSError when the folder is not writable."""
         for number in range(1, MOST + 1):
             path = self._top if number == 1 else os.path.join(self._top, f"pcs-{number}")
             os.makedirs(path, exist_ok=True)
@@ -42,7 +42,7 @@ class LogFolder:
         raise OSError(errno.EBUSY, f"{MOST} PCSs log there")
 
     def release(self) -> None:
-        """Another PCS may have it."""
+        """Let other PCSs use it."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None

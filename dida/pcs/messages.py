@@ -1,4 +1,4 @@
-"""The verbs of the PCS, and the command line of the node that a `start` asks for."""
+"""The verbs of the PCS."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dida.versions import MAX_REPLICA
 from dida.wire.messages import NODE, Counter, Milliseconds, Name, Request, Seconds, vocabulary
 
 STOP_DEADLINE = 40.0
-"""Seconds for nodes to end that finish what they have in hand first."""
+"""Time-out for `stop`, in seconds: nodes finish their current work first."""
 ROLES = ("storage", "worker", "scheduler")
-"""What a PCS starts, and nothing else."""
+"""The roles of the nodes that a PCS starts."""
 
 Replica = Annotated[int, Meta(ge=0, le=MAX_REPLICA)]
 Owner = Annotated[str, Meta(max_length=100)]
@@ -30,22 +30,22 @@ class NodeEntry:
     url: str
     pid: int
     state: str
-    """starting (until the node says that it is ready), ready, or ended."""
+    """`starting` (until the node reports that it is ready), `ready` or `ended`."""
     ended: str = ""
     """How it ended: `exit status 1`, `signal SIGKILL`."""
     asked: bool = False
-    """Whether it ended because it was told to (stop, crash)."""
+    """Whether a command ended it (stop, crash)."""
     line: str = ""
     """The newest line of its output, once it has ended."""
     log: str = ""
-    """The file that has its output."""
+    """The file with its output."""
     owner: str = ""
-    """With whom it ends; empty: it ends when it is told to."""
+    """The owner that it ends with; empty: none."""
     paused: bool = False
     replica: int = 0
-    """A storage node's number."""
+    """The replica number of a storage node."""
     restarts: int = 0
-    """How often it was started again after it had failed."""
+    """Restarts after failures."""
 
 
 @frozen
@@ -58,7 +58,7 @@ class Elsewhere:
     pcs: Url
     """The address of that PCS."""
     replica: Replica = 0
-    """A storage node's number."""
+    """The replica number of a storage node."""
 
 
 @frozen
@@ -70,13 +70,13 @@ class Start(Request):
     url: Url
     gossip_delay: Milliseconds = field(default=0, kw_only=True)
     replica: Replica = field(default=0, kw_only=True)
-    """A storage node's number; 0: the one that `storage` says, or the next."""
+    """The replica number of a storage node; 0: its number in `storage`, or the next one."""
     storage: Members = field(factory=list, kw_only=True)
-    """R=ID@URL, for storage nodes and the scheduler."""
+    """`R=ID@URL`, for storage nodes and the scheduler."""
     worker: Members = field(factory=list, kw_only=True)
-    """ID=URL, for the scheduler."""
+    """`ID=URL`, for the scheduler."""
     owner: Owner = field(default="", kw_only=True)
-    """The node ends when nobody says `own` of that owner any more; empty: it lives on."""
+    """The node ends when no `own` of this owner is open any more; empty: it goes on."""
 
 
 @frozen
@@ -88,7 +88,7 @@ class Nodes(Request):
 @frozen
 class WatchNodes(Request):
     usage: ClassVar[str] = "watch [NUMBER]"
-    about: ClassVar[str] = "the table as soon as its number is another one"
+    about: ClassVar[str] = "the table, once its number differs from NUMBER"
     number: Counter | None = None
 
 
@@ -105,7 +105,7 @@ class Stop(Request):
     about: ClassVar[str] = "end that node in order (SIGTERM); without ID: all nodes started here; {within: seconds}"
     id: Name | None = None
     within: Seconds | None = field(default=None, kw_only=True)
-    """After so many seconds it is told once more, which ends it at once; none: it may take its `--drain`."""
+    """Seconds until a second signal ends the node at once; None: its `--drain` holds."""
     deadline: Seconds = field(default=STOP_DEADLINE, kw_only=True)
 
 
@@ -119,14 +119,14 @@ class Pause(Request):
 @frozen
 class Resume(Request):
     usage: ClassVar[str] = "resume ID"
-    about: ClassVar[str] = "let a paused node go on (SIGCONT)"
+    about: ClassVar[str] = "continue a paused node (SIGCONT)"
     id: Name
 
 
 @frozen
 class Own(Request):
     usage: ClassVar[str] = "own OWNER"
-    about: ClassVar[str] = "while this is unanswered and the connection is there, the nodes of OWNER live"
+    about: ClassVar[str] = "keep the nodes of OWNER running until the reply, or the end of the connection"
     held: ClassVar[bool] = True
     owner: Annotated[str, Meta(min_length=1, max_length=100)]
 
@@ -142,7 +142,7 @@ class Know(Request):
 @frozen
 class Output(Request):
     usage: ClassVar[str] = "output ID [LINES]"
-    about: ClassVar[str] = "the newest lines that a node put out"
+    about: ClassVar[str] = "the newest lines of a node's output"
     id: Name
     lines: Annotated[int, Meta(ge=1, le=1000)] = 20
 

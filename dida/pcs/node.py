@@ -1,4 +1,4 @@
-"""The PCS on the line protocol: its verbs, and the typed client side that the puppetmaster uses."""
+"""The PCS on the line protocol: its verbs. Their client is `dida.pcs.client`."""
 
 from __future__ import annotations
 
@@ -54,59 +54,59 @@ _log = Logger()
 RELAYED = vocabulary(
     *(Ping, Status, System, Slow, WorkerDebug, ListRecords, Read, Home, Versions, ListOperators, ListRuns, ListWorkers)
 )
-"""What `tell` passes on: questions, the debug switch, the gossip delay."""
+"""The verbs that `tell` forwards: queries, the debug switch, the gossip delay."""
 
 
 class Table(Protocol):
-    """The PCS's nodes as the verbs see them; `dida.pcs.table.Processes` is one. All raise DidaError."""
+    """The PCS's nodes as the verbs see them (`dida.pcs.table.Processes`). All methods raise DidaError."""
 
     logs: str
-    """The folder of the nodes' output."""
+    """Folder of the nodes' output."""
     operators: str | None
-    """The workers' operators folder; None: their own default."""
+    """Operators folder of the workers; None: their default."""
 
     @property
     def elsewhere(self) -> list[Elsewhere]:
-        """The nodes that other PCSs have started, as far as this one was told."""
+        """The nodes that owners have started at other PCSs."""
 
     def start(self, request: Start) -> int:
         """Start a node and return its process id."""
 
     def begin(self) -> None:
-        """Take up the nodes that live from before, and watch over all."""
+        """Take over the nodes of an earlier PCS, and watch all nodes."""
 
     def end(self) -> Deferred[Any]:
-        """End the nodes, or leave them to the next PCS; fires when that is done."""
+        """End the nodes, or leave them to the next PCS; the result fires when that is done."""
 
     def entries(self) -> list[NodeEntry]:
-        """All nodes, in the order of their start."""
+        """Return all nodes, in the order of their start."""
 
     def watch(self, number: int | None, deadline: float) -> Deferred[int]:
-        """The table's number, once it is not `number`; at the deadline also when it is."""
+        """Return the table's number once it differs from `number`, at the latest at the deadline."""
 
     def crash(self, id: str) -> Deferred[None]:
-        """Kill a node; fires when it is gone."""
+        """Kill a node; the result fires when it has ended."""
 
     def stop(self, id: str | None, within: float | None = None) -> Deferred[None]:
-        """End a node, or all of them, in order; fires when they are gone. They are told again `within` seconds."""
+        """End a node, or all, in order; at once after `within` seconds. The result fires when they have ended."""
 
     def pause(self, id: str) -> None:
         """Stop a node's process."""
 
     def resume(self, id: str) -> None:
-        """Let a paused node go on."""
+        """Continue a paused node."""
 
     def own(self, owner: str, deadline: float) -> Deferred[None]:
-        """The nodes of that owner live until this fires: at the deadline, or when it is cancelled."""
+        """Keep an owner's nodes until the result fires: at the deadline, or when it is cancelled."""
 
     def know(self, owner: str, nodes: list[Elsewhere]) -> None:
-        """What that owner has started elsewhere."""
+        """Remember what an owner has started at other PCSs."""
 
     def output(self, id: str, lines: int) -> list[str]:
-        """The newest lines that a node put out."""
+        """Return the newest lines of a node's output."""
 
     def ask(self, id: str, request: Request) -> Deferred[Reply]:
-        """A node's reply to a request."""
+        """Send a request to a node; return its reply."""
 
 
 class PcsNode(NodeCommands):
@@ -115,12 +115,12 @@ class PcsNode(NodeCommands):
     vocabulary: Mapping[str, type[Request]] = PCS
 
     def __init__(self, id: str, table: Table, serves: str = "", url: Address | None = None) -> None:
-        """`url` is where it listens."""
+        """`url` is its address."""
         self.id = id
         self.url = url
         self.table = table
         self.serves = serves
-        """The puppetmaster that has started it for itself, and that says `own` as long as it lives; empty: nobody."""
+        """The puppetmaster that has started it for itself, and sends `own` while it lives; empty: none."""
         self._owners = 0
         self._was_owned = False
 
@@ -146,7 +146,7 @@ class PcsNode(NodeCommands):
         )
 
     def cmd_system(self, request: System) -> Answer:
-        """Of other PCSs only the address is known."""
+        """Other PCSs have an empty id, as only their addresses are known."""
         nodes: list[NodeEntry | Elsewhere] = [entry for entry in self.table.entries() if entry.state != "ended"]
         nodes += self.table.elsewhere
         known = [(node.role, node.replica, node.id, Address.parse(node.url)) for node in nodes]
@@ -160,7 +160,7 @@ class PcsNode(NodeCommands):
         )
 
     def cmd_debug(self, request: Debug) -> Answer:
-        """A PCS has nothing more to say: each node's output is in its file."""
+        """There is no more to log: each node's output is in its file."""
         return ok()
 
     def cmd_start(self, request: Start) -> Answer:
@@ -204,7 +204,7 @@ class PcsNode(NodeCommands):
         return result
 
     def cmd_know(self, request: Know) -> Answer:
-        for node in request.nodes:  # nothing is known of what has no address
+        for node in request.nodes:  # raises UserError for an invalid address
             Address.parse(node.url)
             Address.parse(node.pcs)
         self.table.know(request.owner, request.nodes)
@@ -225,7 +225,7 @@ def _done(result: None) -> Reply:
 
 
 def _when_done(work: Deferred[None]) -> Deferred[Reply]:
-    """`ok` when it is done. It goes on, to its end, when nobody waits for that any more."""
+    """Reply `ok` when the work is done. The work goes on even if nobody waits for the reply any more."""
     answer: Deferred[Reply] = Deferred()
 
     def done(result: Failure | None) -> Failure | None:
@@ -239,6 +239,3 @@ def _when_done(work: Deferred[None]) -> Deferred[Reply]:
 
     work.addBoth(done)
     return answer
-
-
-# --- the asking side ------------------------------------------------------------------------------

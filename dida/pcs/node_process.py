@@ -1,12 +1,12 @@
-"""A node of a PCS: its process, whether it is ready, what it puts out, and its end."""
+"""A node of a PCS: its process, its readiness, its output and its end."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from attrs import evolve, field, frozen
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
@@ -15,40 +15,45 @@ from twisted.python.failure import Failure
 
 from dida.addresses import Address
 from dida.errors import DidaError
+from dida.pcs.kept_table import KeptEntry
 from dida.pcs.messages import NodeEntry
-from dida.pcs.processes import AdoptedProcess, Child, OutputFile, birth, listens
+from dida.pcs.processes import AdoptedProcess, Child, OutputFile, listens, start_time
 from dida.protocols.links import ReconnectingClient
 from dida.wire.messages import DRAIN, Ok, Status
 
 PROBE_INTERVAL = 0.03
+"""Time between two probes of a starting node, in seconds."""
 SILENCE = 1.0
-"""Seconds after which a node is asked whether it listens, though it has not put out a line."""
+"""Time after which a starting node is probed though it has printed nothing, in seconds."""
 PROBE_TIMEOUT = 2.0
+"""Time-out for one probe, in seconds."""
 POLITE = 3.0
-"""Seconds beside its `--drain` between telling a node to end and killing it."""
+"""Time after its `--drain` until a node that was told to end is killed, in seconds."""
 
 _log = Logger()
 
 
-@frozen
-class KeptEntry:
-    """A row of the table on disk: a node that lived, and what tells its process from others."""
+class NodeListener(Protocol):
+    """Hears what happens to nodes."""
 
-    entry: NodeEntry
-    birth: str
-    words: list[str] = field(factory=list)
-    """Its command line, without what differs from process to process."""
-    drain: float = DRAIN
+    def node_changed(self, node: NodeProcess) -> None:
+        """`node.entry` is new."""
+
+    def node_ended(self, node: NodeProcess) -> None:
+        """The process has ended; `node_changed` follows."""
+
+    def show(self, id: str, line: bytes) -> None:
+        """A node has printed a line."""
 
 
 class NodeProcess:
-    """One node: its row of the table, its output, its end."""
+    """One node, with its row of the table. `words` is its command line, `drain` its `--drain` in seconds."""
 
     def __init__(
         self,
         reactor: Any,
         entry: NodeEntry,
-        show: Callable[[str, bytes], None],
+        listener: NodeListener,
         words: Sequence[str] = (),
         drain: float = DRAIN,
     ) -> None:
@@ -57,23 +62,21 @@ class NodeProcess:
         self.words = words
         self.drain = drain
         self.since: float = reactor.seconds()
-        """When it was started, or taken up."""
+        """When it was started, or taken over."""
         self.again: IDelayedCall | None = None
-        """Its next start, once it has failed."""
+        """Its restart, once it has failed."""
         self.failures = 0
-        """So often in a row it has failed soon after its start."""
-        self.birth = ""
+        """Failures in a row, each soon after a start."""
+        self.start_time = ""
         self.address = Address.parse(entry.url)
         self.link = ReconnectingClient(reactor, self.address.host, self.address.port)
-        self.on_change: Callable[[], None] = lambda: None
-        self.on_end: Callable[[NodeProcess], None] = lambda node: None
         self.output = OutputFile(entry.log, self._line)
-        self._show = show
+        self._listener = listener
         self._process: Child | AdoptedProcess | None = None
         self._ended: list[Deferred[None]] = []
         self._probe: Deferred[None] | None = None
         self._talks: Deferred[None] = Deferred()
-        self._told = False
+        self._asked = False
 
     @property
     def alive(self) -> bool:
@@ -81,33 +84,33 @@ class NodeProcess:
         return self.entry.state != "ended"
 
     def set(self, **changes: Any) -> None:
-        """Change the node's row, and tell who watches."""
+        """Change the node's row."""
         self.entry = evolve(self.entry, **changes)
-        self.on_change()
+        self._listener.node_changed(self)
 
     def start(self, arguments: list[str]) -> None:
-        """Start the process; OSError when there can't be one."""
+        """Start the process; OSError when that fails."""
         child = Child(self._on_end)
         with self.output.begin() as output, open(os.devnull, "rb") as nothing:
             files = {0: nothing.fileno(), 1: output.fileno(), 2: output.fileno()}
             process = self.reactor.spawnProcess(child, arguments[0], arguments, env=None, childFDs=files)
         self._process = child
-        self.birth = birth(process.pid)
+        self.start_time = start_time(process.pid)
         self.entry = evolve(self.entry, pid=process.pid)
         self._follow()
 
-    def take_up(self, kept: KeptEntry) -> None:
-        """Go on with a process that an earlier PCS has started, if it is still that process."""
-        self.output.take_up()
-        self.birth = kept.birth
+    def adopt(self, kept: KeptEntry) -> None:
+        """Watch a process that an earlier PCS has started, if it still runs."""
+        self.output.resume()
+        self.start_time = kept.start_time
         try:
             process = AdoptedProcess(self.reactor, self.entry.pid, self._on_end)
         except OSError:
             process = None
-        if process is None or birth(self.entry.pid) != kept.birth:
+        if process is None or start_time(self.entry.pid) != kept.start_time:
             if process is not None:
                 process.release()
-            self._on_end("while no PCS was there")
+            self._on_end("while there was no PCS")
             return
         self._process = process
         self._talks.callback(None)
@@ -119,7 +122,7 @@ class NodeProcess:
     def _line(self, line: bytes) -> None:
         if not self._talks.called:
             self._talks.callback(None)
-        self._show(self.entry.id, line)
+        self._listener.show(self.entry.id, line)
 
     def _follow(self) -> None:
         self._probe = Deferred.fromCoroutine(self._until_ready())
@@ -127,7 +130,7 @@ class NodeProcess:
 
     def _probe_failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            _log.failure("asking {id} whether it is ready", failure, id=self.entry.id)
+            _log.failure("cannot find out whether {id} is ready", failure, id=self.entry.id)
 
     async def _until_ready(self) -> None:
         await self._until_listening()
@@ -142,7 +145,7 @@ class NodeProcess:
         self.set(state="ready")
 
     async def _until_listening(self) -> None:
-        """Cheaper than the link's own attempts, at a steady pace, and not before the node has begun to talk."""
+        """Probe the port at a steady pace once the node has printed something; cheaper than the link's own attempts."""
         if not self._talks.called:
             self._talks.addTimeout(SILENCE, self.reactor, lambda result, seconds: None)
         await self._talks
@@ -152,31 +155,31 @@ class NodeProcess:
     # --- signals, and the end -------------------------------------------------------------------
 
     def pause(self, paused: bool) -> None:
-        """SIGSTOP, or SIGCONT."""
+        """Send SIGSTOP or SIGCONT."""
         self._signal("STOP" if paused else "CONT")
         self.set(paused=paused)
 
     @property
     def kept(self) -> KeptEntry:
         """Its row of the table on disk."""
-        return KeptEntry(self.entry, self.birth, list(self.words), self.drain)
+        return KeptEntry(self.entry, self.start_time, list(self.words), self.drain)
 
     def kill(self) -> Deferred[None]:
-        """End the process at once; fires when it is gone."""
+        """Kill the process; the result fires when it has ended."""
         gone = self._gone()
         self._signal("KILL")
         return gone
 
     def end(self, within: float | None = None) -> Deferred[None]:
-        """End the process in order; fires when it is gone.
+        """End the process in order; the result fires when it has ended.
 
-        After `within` seconds it is told once more, which ends it at once; past its `--drain` it is killed.
+        A second signal after `within` seconds ends it at once; after its `--drain` it is killed.
         """
         if not self.alive:
             return succeed(None)
         gone = self._gone()
-        if not self._told:  # a second TERM would end it at once
-            self._told = True
+        if not self._asked:  # a second TERM would end it at once
+            self._asked = True
             self._signal("TERM")
             self._signal("CONT")  # a paused process takes no other signal
             self._later(gone, self.drain + POLITE, "KILL")
@@ -189,7 +192,7 @@ class NodeProcess:
         gone.addBoth(lambda result: call.cancel() if call.active() else None)
 
     def _gone(self) -> Deferred[None]:
-        """Fires when the process, which is told to end, is gone."""
+        """Note that the process is to end; the result fires when it has ended."""
         if not self.alive:
             return succeed(None)
         self.entry = evolve(self.entry, asked=True)
@@ -198,7 +201,7 @@ class NodeProcess:
         return gone
 
     def give_up(self) -> bool:
-        """Start it no more; whether it was about to be."""
+        """Cancel its restart; return False if none was planned."""
         if self.again is None:
             return False
         self.again.cancel()
@@ -211,11 +214,11 @@ class NodeProcess:
 
     def _on_end(self, how: str) -> None:
         self.output.end()
-        self._show(self.entry.id, f"(ended: {how})".encode())
-        said = [line for line in self.output.lines if line.strip()]
-        self.entry = evolve(self.entry, state="ended", ended=how, line=said[-1] if said else "", paused=False)
-        self.on_end(self)
-        self.on_change()
+        self._listener.show(self.entry.id, f"(ended: {how})".encode())
+        printed = [line for line in self.output.lines if line.strip()]
+        self.entry = evolve(self.entry, state="ended", ended=how, line=printed[-1] if printed else "", paused=False)
+        self._listener.node_ended(self)
+        self._listener.node_changed(self)
         self._leave()
         ended, self._ended = self._ended, []
         for gone in ended:
@@ -227,7 +230,7 @@ class NodeProcess:
         return self.link.stop()
 
     def release(self) -> Deferred[None]:
-        """The process is left alone."""
+        """Leave the process alone."""
         if self._process is not None:
             self._process.release()
         self.output.close()

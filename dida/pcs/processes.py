@@ -1,8 +1,7 @@
-"""A process of a node: started here, or by an earlier PCS and taken up; and the file that it writes its output into.
+"""The process of a node, started here or taken over from an earlier PCS; and the file with its output.
 
-A node writes into its file by itself. So it never waits for anybody who reads, and its output is complete
-whatever becomes of the PCS, which reads the file as it grows. That a process is the one that it was is told by
-the time of its start: a process id may be another process's by now.
+A node writes into its file itself. So it never waits for a reader, and its output is complete even if the PCS ends; the
+PCS reads the file as it grows. The time of its start identifies a process, as another one may have its id later.
 """
 
 from __future__ import annotations
@@ -28,28 +27,29 @@ from dida.addresses import Address
 from dida.pcs.log_folder import KEPT_LOGS
 
 KEPT_LINES = 1000
+"""Newest lines of a node's output that are kept."""
 MAX_OUTPUT_LINE = 4096
-"""Bytes after which a line of a node's output is broken."""
+"""Longest line of a node's output, in bytes; longer ones are broken."""
 READ_SIZE = 2**18
-"""Bytes of a node's output that are read at a time."""
+"""Size of one read of a node's output, in bytes."""
 READS = 4
-"""So often in a row a node's output is read before the others' is."""
+"""Reads of one node's output before the next node's turn."""
 MAX_UNSHOWN = 2**24
-"""Bytes that may wait for a slow console before lines are left out."""
+"""Size of all lines that wait for a slow console, in bytes; further lines are left out."""
 
 _log = Logger()
 
 
 def how_it_ended(failure: Failure) -> str:
-    """`exit status 1`, or `signal SIGKILL`."""
+    """Return `exit status 1`, `signal SIGKILL` and the like."""
     problem: Any = failure.value
     if problem.signal is not None:
         return f"signal {signal.Signals(problem.signal).name}"
     return f"exit status {problem.exitCode or 0}"
 
 
-def birth(pid: int) -> str:
-    """What tells a process from a later one of the same id: machine start and process start; empty: it has ended."""
+def start_time(pid: int) -> str:
+    """Return the start of the machine and of a process, which identify the process; empty if it has ended."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as boot, open(f"/proc/{pid}/stat") as stat:
             fields = stat.read().rpartition(")")[2].split()
@@ -59,7 +59,7 @@ def birth(pid: int) -> str:
 
 
 class _Probes(Factory):
-    """Connections that only find out whether anybody listens."""
+    """Connections that only find out whether a port is open."""
 
     noisy = False
     protocol = Protocol
@@ -69,14 +69,14 @@ _probes = _Probes()
 
 
 async def listens(reactor: Any, address: Address, seconds: float) -> bool:
-    """Whether anybody listens there, as far as that is known within so many seconds; cheaper than a `Link`."""
+    """Return True if the port opens within that time; cheaper than a ReconnectingClient."""
     connecting: Deferred[Any] = HostnameEndpoint(reactor, address.host.encode(), address.port, seconds).connect(_probes)
 
-    def given_up(answer: Deferred[Any]) -> None:
-        answer.errback(CancelledError())  # the endpoint itself says something else, as that there is no such host
+    def cancelled(answer: Deferred[Any]) -> None:
+        answer.errback(CancelledError())  # the endpoint itself fails otherwise, as with an unknown host
         connecting.cancel()
 
-    answer: Deferred[Any] = Deferred(given_up)
+    answer: Deferred[Any] = Deferred(cancelled)
     connecting.addBoth(lambda result: None if answer.called else answer.callback(result))
     try:
         connection = await answer
@@ -87,18 +87,18 @@ async def listens(reactor: Any, address: Address, seconds: float) -> bool:
 
 
 class Child(ProcessProtocol):
-    """A process that was started here."""
+    """A process that this PCS has started."""
 
     def __init__(self, on_end: Callable[[str], None]) -> None:
         self._on_end = on_end
 
     def signal(self, name: str) -> None:
-        """Send it a signal; nothing happens when it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.transport is not None and self.transport.pid is not None:
             self.transport.signalProcess(signal.Signals[f"SIG{name}"])
 
     def release(self) -> None:
-        """It is left alone."""
+        """Leave the process alone."""
 
     def processEnded(self, reason: Failure) -> None:
         self._on_end(how_it_ended(reason))
@@ -106,7 +106,7 @@ class Child(ProcessProtocol):
 
 @implementer(IReadDescriptor)
 class AdoptedProcess:
-    """A process that an earlier PCS has started: its end is noticed, but only its parent is told how it ended."""
+    """A process that an earlier PCS has started: its end is noticed, but only its parent learns the exit status."""
 
     def __init__(self, reactor: Any, pid: int, on_end: Callable[[str], None]) -> None:
         self._reactor = reactor
@@ -115,13 +115,13 @@ class AdoptedProcess:
         reactor.addReader(self)
 
     def signal(self, name: str) -> None:
-        """Send it a signal; nothing happens when it has ended."""
+        """Send a signal, unless the process has ended."""
         if self._file is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._file, signal.Signals[f"SIG{name}"])
 
     def release(self) -> None:
-        """It is left alone."""
+        """Leave the process alone."""
         if self._file is not None:
             self._reactor.removeReader(self)
             os.close(self._file)
@@ -131,7 +131,7 @@ class AdoptedProcess:
         return -1 if self._file is None else self._file
 
     def doRead(self) -> None:
-        """It has ended."""
+        """The process has ended."""
         self.release()
         self._on_end("how is not known, another PCS had started it")
 
@@ -143,7 +143,7 @@ class AdoptedProcess:
 
 
 class OutputFile:
-    """The file with a node's output, which is read as it grows, and followed when the node begins a new one."""
+    """The file with a node's output: read as it grows, and followed when the node rotates it."""
 
     def __init__(self, path: str, on_line: Callable[[bytes], None]) -> None:
         self.path = path
@@ -153,14 +153,14 @@ class OutputFile:
         self._file: BinaryIO | None = None
 
     def begin(self) -> BinaryIO:
-        """The file, for the process to append to; what stands there already is not this process's."""
-        writing = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by who gives it to the process
+        """Open the file for the process to append to; skip what earlier processes have written."""
+        writing = open(self.path, "ab", buffering=0)  # noqa: SIM115 - the caller closes it
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed at the node's end
         self._file.seek(0, os.SEEK_END)
         return writing
 
-    def take_up(self) -> None:
-        """Go on behind what is there; the newest lines are known."""
+    def resume(self) -> None:
+        """Go on at the end of the file; keep its newest lines."""
         with suppress(OSError):
             self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed at the node's end
             size = self._file.seek(0, os.SEEK_END)
@@ -169,7 +169,7 @@ class OutputFile:
             self.lines.extend(line[:MAX_OUTPUT_LINE].decode(errors="replace") for line in lines)
 
     def read(self) -> bool:
-        """Take what is new, or a part of it; whether there may be more."""
+        """Read new output; return True if there may be more."""
         if self._file is None:
             return False
         try:
@@ -177,20 +177,20 @@ class OutputFile:
             if not data:
                 return self._follow(self._file)
         except OSError as problem:
-            _log.error("can't read {path}: {problem}", path=self.path, problem=problem.strerror)
+            _log.error("cannot read {path}: {problem}", path=self.path, problem=problem.strerror)
             self.close()
             return False
         self._take(data)
         return True
 
     def poll(self) -> None:
-        """Take what is new, as far as that takes no time."""
+        """Read new output, a bounded part of it."""
         for _ in range(READS):
             if not self.read():
                 return
 
     def _follow(self, file: BinaryIO) -> bool:
-        """At the end of what is there: whether it goes on elsewhere, in a newer file or, when emptied, at the begin."""
+        """Look for output elsewhere at the end of the file: in a newer file, or at the start of an emptied one."""
         if os.fstat(file.fileno()).st_size < file.tell():
             file.seek(0)
             return True
@@ -207,7 +207,7 @@ class OutputFile:
         return True
 
     def _newer(self, file: BinaryIO) -> BinaryIO | None:
-        """The file that follows on that one, if there is one; the newest, if that one has another name by now."""
+        """Open the file after that one, if there is one; the newest, if that one has been removed."""
         current = os.fstat(file.fileno())
         newer = newest = None
         for name in (self.path, *(f"{self.path}.{number}" for number in range(1, KEPT_LOGS + 1))):
@@ -232,7 +232,7 @@ class OutputFile:
         self._on_line(line)
 
     def end(self) -> None:
-        """Nothing more is written: take all that is left."""
+        """Read all that is left, as the process has ended."""
         while self.read():
             pass
         if self._part:
@@ -241,16 +241,16 @@ class OutputFile:
         self.close()
 
     def close(self) -> None:
-        """Read no more."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 class LineWriter:
-    """Writes lines to where writing may take as long as it likes, in a thread: what is too much is left out.
+    """Writes lines to a slow stream in a thread; when too many wait, further lines are left out.
 
-    The thread takes all lines that are there at once, so that it keeps up unless the writing itself is held up.
+    The thread takes all waiting lines at once, so it keeps up unless the stream itself blocks.
     """
 
     def __init__(self, to: BinaryIO) -> None:
@@ -264,7 +264,7 @@ class LineWriter:
         self._thread.start()
 
     def say(self, line: bytes) -> None:
-        """Put a line behind the others."""
+        """Write a line after the others."""
         with self._news:
             if self._size >= MAX_UNSHOWN:
                 self._left_out += 1
@@ -277,7 +277,7 @@ class LineWriter:
             self._news.notify()
 
     def close(self, seconds: float) -> None:
-        """Write what is left, if that takes no longer than so many seconds."""
+        """Write what is left, within that many seconds."""
         with self._news:
             self._closed = True
             self._news.notify()
@@ -288,12 +288,12 @@ class LineWriter:
             while lines := self._taken():
                 self._to.write(b"\n".join(lines) + b"\n")
                 self._to.flush()
-        except OSError:  # whoever was shown the lines is gone: they are in the files all the same
+        except OSError:  # the reader is gone: the lines are in the files all the same
             while self._taken():
                 pass
 
     def _taken(self) -> list[bytes]:
-        """All lines that wait, once there are some; none at the end."""
+        """Wait for lines and return all of them; none at the end."""
         with self._news:
             self._news.wait_for(lambda: self._lines or self._closed)
             lines, self._lines, self._size = self._lines, [], 0

@@ -1,57 +1,55 @@
-"""The table of a machine's nodes: started, watched, restarted, stopped, killed; kept on disk for the next PCS."""
+"""The nodes of one machine: started, watched, restarted, stopped, killed; kept on disk for the next PCS."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
 from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredList, succeed
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from dida.addresses import Address, StorageAddress
 from dida.errors import NO_SUCH_NODE, BadRequest, DidaError, Unavailable
+from dida.pcs.kept_table import KeptTable
 from dida.pcs.launch import command_line, node_arguments, number_of
 from dida.pcs.log_folder import LogFolder
 from dida.pcs.messages import Elsewhere, NodeEntry, Start
-from dida.pcs.node_process import KeptEntry, NodeProcess
+from dida.pcs.node_process import NodeProcess
+from dida.pcs.owners import Owners
 from dida.pcs.processes import LineWriter
 from dida.protocols.links import ReconnectingClient
 from dida.wire.messages import DRAIN, Reply, Request
 
 MAX_ENDED = 200
-"""Ended nodes that the table remembers."""
+"""Ended nodes that the table keeps."""
 MAX_WATCHERS = 100
+"""Open `watch` requests."""
 NO_LIMIT = 2**50
-"""Bytes that storage nodes may take together where nobody has set a limit."""
+"""Memory of all storage nodes together when no limit is set, in bytes."""
 READ_INTERVAL = 0.05
-"""Seconds between two looks at the nodes' output."""
-ORPHANED = 5.0
-"""Seconds without a word from an owner after which its nodes are ended."""
+"""Time between two reads of the nodes' output, in seconds."""
 HURRIED = 1.0
-"""Seconds for a worker to finish what it has in hand when its owner, and so who wants to know, is gone."""
+"""Time for a worker to finish its current work when its owner is gone, in seconds."""
 RESTART_DELAY = 0.5
+"""Time until a node that has failed is started again, in seconds; it doubles with each failure in a row."""
 LONGEST_DELAY = 30.0
-"""Seconds until a node that has failed is started again: the first time, and at most; each time twice as many."""
+"""Longest such time, in seconds."""
 STEADY = 60.0
-"""Seconds after which a node that fails counts as one that fails the first time."""
+"""Uptime after which a failure counts as the first one again, in seconds."""
 IN_ORDER = ("exit status 0", "signal SIGTERM", "signal SIGINT")
-"""Ends that are no failures: the node was told to end, by whomever."""
+"""Ends that are not failures: the node was told to end."""
 SHOWN_LAST = 1.0
-"""Seconds for the console to show the last lines."""
+"""Time-out for the console to show the last lines, in seconds."""
 
 _log = Logger()
 
 
 class Processes:
-    """The nodes of this PCS: what `dida.pcs.node.Table` says. `kept`: the file with the table of the living."""
+    """The nodes of this PCS (`dida.pcs.node.Table`). It listens to each of them (`NodeListener`)."""
 
     def __init__(
         self,
@@ -68,9 +66,10 @@ class Processes:
         folder: LogFolder | None = None,
         command_line: Callable[..., list[str]] = command_line,
     ) -> None:
-        """`max_memory`: bytes that its storage nodes may take together; `drain`: the nodes' `--drain`, None: their own
-        default; `restart`: whether nodes that nobody owns are started again when they fail; `folder` keeps other PCSs
-        out of `logs`, or leads to another folder; `command_line` says how a node is started."""
+        """`most`: running nodes; `keep`: leave nodes running at the end; `operators`: the workers' operators folder;
+        `kept`: file with the table of running nodes; `max_memory`: memory of all storage nodes together, in bytes;
+        `drain`: the nodes' `--drain`, None: their default; `restart`: restart nodes without an owner when they fail;
+        `folder` keeps other PCSs out of `logs`, or chooses another folder; `command_line` returns a node's command."""
         self.reactor = reactor
         self.logs = os.path.abspath(logs)
         self.most = most
@@ -83,18 +82,14 @@ class Processes:
         self.folder = folder
         self.command_line = command_line
         self.running = False
-        """Whether it has begun, and not ended."""
-        self._kept = os.path.join(self.logs, kept)
+        """Whether it has begun and not ended."""
+        self._kept = KeptTable(os.path.join(self.logs, kept))
         self._nodes: dict[str, NodeProcess] = {}
         self._number = 1
         self._watchers: list[Deferred[int]] = []
         self._reading = LoopingCall(self._read)
         self._reading.clock = reactor
-        self._held: Counter[str] = Counter()
-        """Owner to how many `own` of it are open."""
-        self._orphans: dict[str, IDelayedCall] = {}
-        """Owners that have no `own` open, and the end of their nodes."""
-        self._elsewhere: dict[str, list[Elsewhere]] = {}
+        self._owners = Owners(reactor, self._owner_gone)
 
     def begin(self) -> None:
         self.running = True
@@ -102,10 +97,10 @@ class Processes:
             try:
                 self.folder.take()
             except OSError as problem:
-                _log.error("other PCSs are not kept out of {logs}: {problem}", logs=self.logs, problem=str(problem))
+                _log.error("cannot keep other PCSs out of {logs}: {problem}", logs=self.logs, problem=str(problem))
             self.logs = self.folder.path
         _log.info("the nodes' output goes to {logs}", logs=self.logs)
-        self._take_up()
+        self._take_over()
         self._reading.start(READ_INTERVAL, now=False)
 
     def end(self) -> Deferred[Any]:
@@ -113,9 +108,7 @@ class Processes:
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             watcher.callback(self._number)
-        for orphan in self._orphans.values():
-            orphan.cancel()
-        self._orphans.clear()
+        self._owners.end()
         if self.keep:
             ended = DeferredList([node.release() for node in self._nodes.values()])
             for node in self._nodes.values():
@@ -151,14 +144,14 @@ class Processes:
         try:
             node.start(self.command_line(*words, output=log))
         except OSError as problem:
-            # The table is as it was: the node is entered once it has a process.
-            raise Unavailable(f"can't start {request.id}: {os.strerror(problem.errno or 0).lower()}") from None
+            # The table has not changed: a node is entered once it has a process.
+            raise Unavailable(f"cannot start {request.id}: {os.strerror(problem.errno or 0).lower()}") from None
         try:
             self._write_table([node])
         except OSError as problem:
-            node.kill()  # the PCS after this one would not know of it
-            what = f"the table of nodes {self._kept} can't be written: {os.strerror(problem.errno or 0).lower()}"
-            raise Unavailable(f"can't start {request.id}: {what}") from None
+            node.kill()  # the next PCS would not know of it
+            what = f"cannot write the table of nodes {self._kept.path}: {os.strerror(problem.errno or 0).lower()}"
+            raise Unavailable(f"cannot start {request.id}: {what}") from None
         before = self._nodes.pop(request.id, None)
         if before is not None:
             before.give_up()
@@ -166,14 +159,14 @@ class Processes:
         self._changed()
         return node.entry.pid
 
-    def _process(self, entry: NodeEntry, words: Sequence[str]) -> NodeProcess:
-        return NodeProcess(self.reactor, entry, self._show, words, DRAIN if self.drain is None else self.drain)
+    def _process(self, entry: NodeEntry, words: Sequence[str], drain: float | None = None) -> NodeProcess:
+        if drain is None:
+            drain = DRAIN if self.drain is None else self.drain
+        return NodeProcess(self.reactor, entry, self, words, drain)
 
     def _enter(self, node: NodeProcess) -> None:
-        node.on_change = self._changed
-        node.on_end = self._on_end
         self._nodes[node.entry.id] = node
-        self._watch_over(node.entry.owner)
+        self._owners.watch(node.entry.owner)
 
     def _check(self, request: Start) -> None:
         alive = [node for node in self._nodes.values() if node.alive]
@@ -189,7 +182,7 @@ class Processes:
             raise Unavailable("this PCS is ending")
 
     def _share(self, request: Start) -> int:
-        """Bytes that a new storage node may take: those that run here, and that it names on its host, share alike."""
+        """Return the memory of a new storage node, in bytes: an equal share for each one here, or named on its host."""
         host = Address.parse(request.url).host
         members = [StorageAddress.parse(member) for member in request.storage]
         ids = {request.id, *(member.id for member in members if member.address.host == host)}
@@ -198,10 +191,6 @@ class Processes:
 
     def entries(self) -> list[NodeEntry]:
         return [node.entry for node in self._nodes.values()]
-
-    @property
-    def elsewhere(self) -> list[Elsewhere]:
-        return [node for nodes in self._elsewhere.values() for node in nodes]
 
     def watch(self, number: int | None, deadline: float) -> Deferred[int]:
         if number != self._number or not self.running:
@@ -213,14 +202,14 @@ class Processes:
 
         timer = self.reactor.callLater(deadline, lambda: watcher.callback(self._number))
 
-        def waits_no_more(result: Any) -> Any:
+        def done(result: Any) -> Any:
             if timer.active():
                 timer.cancel()
             if watcher in self._watchers:
                 self._watchers.remove(watcher)
             return result
 
-        return watcher.addBoth(waits_no_more)
+        return watcher.addBoth(done)
 
     def crash(self, id: str) -> Deferred[None]:
         return succeed(None) if self._node(id).give_up() else self._living(id).kill()
@@ -233,7 +222,7 @@ class Processes:
         return DeferredList([node.end(within) for node in self._nodes.values()]).addCallback(lambda results: None)
 
     def _end(self, node: NodeProcess) -> Deferred[None]:
-        """End a node whose owner is gone, if it has one."""
+        """End a node; without delay if it is a worker whose owner is gone."""
         node.give_up()
         return node.end(HURRIED if node.entry.owner and node.entry.role == "worker" else None)
 
@@ -266,6 +255,10 @@ class Processes:
             raise DidaError(NO_SUCH_NODE, id, f"has ended ({node.entry.ended})")
         return node
 
+    def node_changed(self, node: NodeProcess) -> None:
+        if self._nodes.get(node.entry.id) is node:
+            self._changed()
+
     def _changed(self) -> None:
         self._number += 1
         self._keep_table()
@@ -275,7 +268,12 @@ class Processes:
 
     # --- nodes that fail ------------------------------------------------------------------------
 
-    def _on_end(self, node: NodeProcess) -> None:
+    def node_ended(self, node: NodeProcess) -> None:
+        if self._nodes.get(node.entry.id) is node:
+            self._restart_later(node)
+
+    def _restart_later(self, node: NodeProcess) -> None:
+        """Plan the restart of a node that has failed, if it is to be restarted."""
         entry = node.entry
         wanted = self.restart and self.running and node.words and not entry.asked and not entry.owner
         if not wanted or entry.ended in IN_ORDER:
@@ -283,12 +281,12 @@ class Processes:
         if self.reactor.seconds() - node.since > STEADY:
             node.failures = 0
         delay = min(LONGEST_DELAY, RESTART_DELAY * 2**node.failures)
-        node.again = self.reactor.callLater(delay, self._start_again, node)
-        text = f"{entry.id} has ended ({entry.ended}): started again in {delay:g} s"
+        node.again = self.reactor.callLater(delay, self._restart, node)
+        text = f"{entry.id} has ended ({entry.ended}): it restarts in {delay:g} s"
         _log.info("{text}", text=text)
-        self._show(entry.id, f"({text})".encode())
+        self.show(entry.id, f"({text})".encode())
 
-    def _start_again(self, failed: NodeProcess) -> None:
+    def _restart(self, failed: NodeProcess) -> None:
         failed.again = None
         restarts = failed.entry.restarts + 1
         entry = evolve(failed.entry, state="starting", ended="", line="", paused=False, pid=0, restarts=restarts)
@@ -297,9 +295,9 @@ class Processes:
         try:
             node.start(self.command_line(*node.words, output=entry.log))
         except OSError as problem:
-            _log.error("can't start {id} again: {problem}", id=entry.id, problem=problem.strerror)
+            _log.error("cannot restart {id}: {problem}", id=entry.id, problem=problem.strerror)
             failed.failures += 1
-            self._on_end(failed)
+            self._restart_later(failed)
             return
         self._nodes.pop(entry.id, None)
         self._enter(node)
@@ -307,91 +305,52 @@ class Processes:
 
     # --- owners ---------------------------------------------------------------------------------
 
+    @property
+    def elsewhere(self) -> list[Elsewhere]:
+        return self._owners.elsewhere
+
     def own(self, owner: str, deadline: float) -> Deferred[None]:
-        if self._held.total() >= MAX_WATCHERS:
-            raise Unavailable(f"{MAX_WATCHERS} owners are here already")
-        self._held[owner] += 1
-        orphan = self._orphans.pop(owner, None)
-        if orphan is not None:
-            orphan.cancel()
-        holder: Deferred[None] = Deferred(lambda dropped: dropped.callback(None))
-        timer = self.reactor.callLater(deadline, holder.callback, None)
-
-        def released(result: Any) -> Any:
-            if timer.active():
-                timer.cancel()
-            self._held[owner] -= 1
-            self._watch_over(owner)
-            return result
-
-        return holder.addBoth(released)
+        return self._owners.own(owner, deadline)
 
     def know(self, owner: str, nodes: list[Elsewhere]) -> None:
-        if owner not in self._elsewhere and len(self._elsewhere) >= MAX_WATCHERS:
-            raise Unavailable(f"{MAX_WATCHERS} owners are here already")
-        self._elsewhere[owner] = nodes
-        self._watch_over(owner)
+        self._owners.know(owner, nodes)
 
-    def _watch_over(self, owner: str) -> None:
-        """An owner that nobody speaks for is gone a little later."""
-        if owner and not self._held[owner]:
-            del self._held[owner]
-            if owner not in self._orphans and self.running:
-                self._orphans[owner] = self.reactor.callLater(ORPHANED, self._gone, owner)
-
-    def _gone(self, owner: str) -> None:
-        del self._orphans[owner]
-        self._elsewhere.pop(owner, None)
+    def _owner_gone(self, owner: str) -> None:
         orphans = [node for node in self._nodes.values() if node.alive and node.entry.owner == owner]
         for node in orphans:
             self._end(node)
         if orphans:
             ids = ", ".join(node.entry.id for node in orphans)
-            _log.info("{owner} is gone, which had started {ids}: ended", owner=owner, ids=ids)
+            _log.info("ending {ids}: their owner {owner} is gone", owner=owner, ids=ids)
 
     # --- the table on disk ----------------------------------------------------------------------
 
     def _keep_table(self) -> None:
         if self.keep and not self.running:
-            return  # it is the next PCS's
+            return  # the next PCS has it
         try:
             self._write_table()
         except OSError as problem:
-            _log.error("can't write {file}: {problem}", file=self._kept, problem=problem.strerror)
+            _log.error("cannot write {file}: {problem}", file=self._kept.path, problem=problem.strerror)
 
     def _write_table(self, more: Sequence[NodeProcess] = ()) -> None:
-        """The living, and `more`; OSError when they can't be written: then the table is the one before.
-
-        When the PCS ends and none lives there is nothing to keep.
-        """
+        """Write the running nodes and `more` to the file; OSError when that fails. Remove it at the end."""
         living = [node.kept for node in (*self._nodes.values(), *more) if node.alive or node.again is not None]
         if not living and not self.running:
-            with suppress(FileNotFoundError):
-                os.remove(self._kept)
-            return
-        new = self._kept + ".new"
-        with open(new, "wb") as file:
-            file.write(msgspec.json.encode(living))
-        os.replace(new, self._kept)
+            self._kept.remove()
+        else:
+            self._kept.write(living)
 
-    def _take_up(self) -> None:
-        """The nodes of an earlier PCS: those that still run are this one's now, of the others the end is known."""
-        try:
-            with open(self._kept, "rb") as file:
-                kept = msgspec.json.decode(file.read(), type=list[KeptEntry])
-        except FileNotFoundError:
-            return
-        except (OSError, msgspec.MsgspecError) as problem:
-            _log.error("no node is taken up: can't read {file}: {problem}", file=self._kept, problem=str(problem))
-            return
-        for each in kept:
-            node = NodeProcess(self.reactor, each.entry, self._show, each.words, each.drain)
-            node.take_up(each)
+    def _take_over(self) -> None:
+        """Adopt the nodes of an earlier PCS that still run; note the end of the others."""
+        for each in self._kept.read():
+            node = self._process(each.entry, each.words, each.drain)
+            node.adopt(each)
             self._enter(node)
             if node.alive:
-                self._show(each.entry.id, f"(taken up: it still runs, as process {each.entry.pid})".encode())
+                self.show(each.entry.id, f"(taken over: it still runs, as process {each.entry.pid})".encode())
             else:
-                self._on_end(node)
+                self._restart_later(node)
         self._changed()
 
     # --- output ---------------------------------------------------------------------------------
@@ -401,6 +360,6 @@ class Processes:
             if node.alive:
                 node.output.poll()
 
-    def _show(self, id: str, line: bytes) -> None:
+    def show(self, id: str, line: bytes) -> None:
         if self.console is not None:
             self.console.say(f"{id} | ".encode() + line)

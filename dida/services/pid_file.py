@@ -14,7 +14,7 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from dida.errors import UserError
-from dida.pcs.processes import birth
+from dida.pcs.processes import start_time
 from dida.protocols.clock import monotonic, sleep
 
 NOTICE = 1.0
@@ -143,4 +143,4 @@ def _why_stale(descriptor: int) -> str:
         return "is empty"
     if not (content.isascii() and content.isdecimal()):
         return "names no process"
-    return f"names process {content}, which {'is another one' if birth(int(content)) else 'has ended'}"
+    return f"names process {content}, which {'is another one' if start_time(int(content)) else 'has ended'}"

@@ -22,7 +22,7 @@ from dida.pcs.launch import node_arguments
 from dida.pcs.log_folder import LogFolder
 from dida.pcs.messages import Elsewhere, NodeEntry, Start
 from dida.pcs.node import PcsNode
-from dida.pcs.processes import LineWriter, OutputFile, birth, listens
+from dida.pcs.processes import LineWriter, OutputFile, listens, start_time
 from dida.pcs.table import Processes
 from dida.protocols.lines import LineServerFactory
 from dida.services.pcs import Options, makeService
@@ -221,7 +221,7 @@ async def test_a_table_that_can_t_be_written(
     with pytest.raises(Unavailable) as caught:
         processes.start(a_start("w1"))
     reason = {"no space": "no space left on device", "a folder": "is a directory", "no folder": "no such file"}[trouble]
-    assert f"can't start w1: the table of nodes {tmp_path}/pcs.nodes can't be written: {reason}" in str(caught.value)
+    assert f"cannot start w1: cannot write the table of nodes {tmp_path}/pcs.nodes: {reason}" in str(caught.value)
     (entry,) = processes.entries()
     assert (entry.state, entry.ended) == ("ended", "signal SIGKILL")
     assert (tmp_path / "pcs.nodes").read_bytes() == before
@@ -281,7 +281,7 @@ async def test_a_node_that_finishes_something(processes: Processes) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_node_whose_owner_is_gone_is_hurried(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker has in hand for a puppetmaster that is gone holds its end up for no longer than a moment."""
-    monkeypatch.setattr("dida.pcs.table.ORPHANED", 0.1)
+    monkeypatch.setattr("dida.pcs.owners.ORPHANED", 0.1)
     monkeypatch.setattr("dida.pcs.table.HURRIED", 0.05)
     held = processes.own("one", 60)
     await start_all(processes, "patient", owner="one")
@@ -421,7 +421,7 @@ async def test_taken_up(processes: Processes, tmp_path: Path) -> None:
     await processes.end()
     table = tmp_path / "pcs.nodes"
     rows = json.loads(table.read_text())
-    rows[2]["birth"] = "another process"
+    rows[2]["start_time"] = "another process"
     table.write_text(json.dumps(rows))
     os.kill(pid_of(processes, "w2"), signal.SIGKILL)
     await until(lambda: process_is_gone(pid_of(processes, "w2")))
@@ -447,7 +447,7 @@ async def test_taken_up(processes: Processes, tmp_path: Path) -> None:
 
 
 def process_is_gone(pid: int) -> bool:
-    return birth(pid) == ""
+    return start_time(pid) == ""
 
 
 def pid_of(table: Processes, id: str) -> int:
@@ -471,13 +471,13 @@ async def test_a_table_that_can_t_be_read(tmp_path: Path, text: str, logged_erro
     table.begin()
     assert table.entries() == []
     await table.end()
-    assert "no node is taken up: can't read" in formatEvent(logged_errors.pop())
+    assert "cannot take over nodes: cannot read" in formatEvent(logged_errors.pop())
 
 
 @pytest_twisted.ensureDeferred
 async def test_owner(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes live as long as their owner speaks; those of another one, and of nobody, live on."""
-    monkeypatch.setattr("dida.pcs.table.ORPHANED", 0.3)
+    monkeypatch.setattr("dida.pcs.owners.ORPHANED", 0.3)
     first = processes.own("one", 60)
     await start_all(processes, "w1", owner="one")
     await start_all(processes, "w2")
@@ -518,7 +518,7 @@ async def test_a_slow_console(processes: Processes, monkeypatch: pytest.MonkeyPa
         await processes.stop("noisy30000")
         read = b""
         while b"lines left out" not in read:
-            processes._show("pcs", b"one more")
+            processes.show("pcs", b"one more")
             read += os.read(reader, 65536)
         os.close(reader)
         processes.console.close(5)
