@@ -124,6 +124,8 @@ class Cluster:
         """Called after each tick of a node: a test's invariants."""
         self.cut: dict[tuple[str, str], bool] = {}
         """Directed pairs of urls between which nothing passes now."""
+        self.cut_at = float("-inf")
+        """When something did not pass between two nodes for the last time."""
         self.views: dict[str, str] = {}
         """To the name of each view that began, that of the view which it changes."""
         self.ended: dict[str, float] = {}
