@@ -30,7 +30,7 @@ compile = @$(BIN)/python -m compileall -q dida
 
 help:
 	$(say) "make" "what it does"
-	$(say) "demo" "play the baseline script: three runs of a chain over 4 storage nodes and 2 workers"
+	$(say) "demo" "play pmscripts/demo: two runs of a chain, and the crash of a storage node between them"
 	$(say) "test" "check, then all tests; TESTS='tests/wire -k words' runs some, SIDES=2 two at once"
 	$(say) "simulate" "1,000 seeds of the storage's simulation, all faults; SEEDS=0-19999 for a soak"
 	$(say) "bugs" "how many seeds the simulator needs to find each deliberate bug"
@@ -55,11 +55,11 @@ help:
 	$(say) "clean" "remove what was built, cached and logged, and the environments"
 
 demo: $(READY)
-	@$(BIN)/twistd -n puppetmaster < pmscripts/baseline
+	@$(BIN)/twistd -n puppetmaster < pmscripts/demo
 	@printf '\n%s\n' "Next:"
 	@printf '  %-32s  %s\n' "$(BIN)/twistd -n puppetmaster" "a console of your own: try help" \
-	    "less pmscripts/baseline" "what was played" \
-	    "less README.md" "an operator of your own in a minute"
+	    "less pmscripts/demo" "what was played" \
+	    "less docs/tutorial/first-run.md" "the same, explained"
 
 test: check
 	$(say) "tests" "running"

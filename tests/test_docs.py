@@ -27,12 +27,17 @@ from tests.support.nodes import ROOT, environment, free_port, until
 from tools.doc_tables import (
     _TABLE,
     ARCHITECTURE,
+    COMMANDS,
+    DOCS,
     DOCUMENTS,
+    ERRORS,
     NODES,
+    OPTIONS,
     PROTOCOL,
     README,
     RELIABILITY,
     SHAPES,
+    STATUS,
     TELNET,
     cells,
     with_tables,
@@ -63,6 +68,13 @@ def test_the_verbs_in_protocol_md_are_those_of_the_code() -> None:
     }
 
 
+def test_the_options_are_those_of_the_code() -> None:
+    """Every option of every command is in docs/reference/options.md, with its meaning and its default."""
+    text = OPTIONS.read_text()
+    assert with_tables(text) == text, "run: python -m tools.doc_tables"
+    assert {match[3] for match in _TABLE.finditer(text)} == {"every node", *COMMANDS}
+
+
 def test_every_verb_has_a_reply() -> None:
     """Of every verb the document says what it is answered."""
     for match in _TABLE.finditer(PROTOCOL.read_text()):
@@ -73,8 +85,7 @@ def test_every_verb_has_a_reply() -> None:
 
 def test_every_error_code_is_explained() -> None:
     """The table of errors has the codes of dida.errors, and those between storage nodes, and no others."""
-    text = PROTOCOL.read_text().partition("## Errors")[2].partition("\n## ")[0]
-    listed = {cells(line)[0].strip("`") for line in text.splitlines() if line.startswith("| `")}
+    listed = {cells(line)[0].strip("`") for line in ERRORS.read_text().splitlines() if line.startswith("| `")}
     codes = {v for n, v in vars(dida.errors).items() if n.isupper() and isinstance(v, str)}
     assert listed == codes | {OTHER_VIEW, CHANGING}
 
@@ -109,10 +120,15 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert not anchor or anchor in heading_anchors(path.read_text()), f"{document.name} links to {target}"
 
 
+FIRST_RUN = DOCS / "tutorial" / "first-run.md"
+FIRST_OPERATOR = DOCS / "tutorial" / "first-operator.md"
+BY_HAND = DOCS / "howto" / "start-by-hand.md"
+FROM_PYTHON = DOCS / "howto" / "use-from-python.md"
+
 # --- examples -----------------------------------------------------------------------------------------
 
 _BLOCK = re.compile(r"(?:^`([^`\n]+)`:?\n\n?)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_DYNAMIC = re.compile(r'\br\d+-[A-Za-z0-9]{6}\b|\b\d+:[0-9a-z]{10,13}\b|\{(?:"\d+:[0-9a-z]{10,13}!?":\d+,?)*\}')
+_DYNAMIC = re.compile(r'\br\d+-[A-Za-z0-9]{6,}\b|\b\d+:[0-9a-z]{10,13}\b|\{(?:"\d+:[0-9a-z]{10,13}!?":\d+,?)*\}')
 """Runs, components, and timestamps."""
 _PORTS = re.compile(r"""(localhost(?:[: ]|", ))(\d{4,5})\b""")
 
@@ -284,9 +300,9 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture(scope="module")
 def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """The system that README.md starts by hand."""
+    """The system that the guide starts by hand."""
     found = Place(tmp_path_factory.mktemp("by-hand"))
-    start, *_ = blocks(README, "## A system by hand")
+    (start,) = blocks(BY_HAND, "## Start the nodes")
     try:
         found.run(start)
         yield found
@@ -294,37 +310,78 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         found.end()
 
 
-# --- README.md and docs/reference/protocol.md, run ------------------------------------------------------------
+# --- the pages, run ------------------------------------------------------------
 
 
 def test_the_demo(place: Place) -> None:
     """`make demo` prints what README.md shows."""
     shown = next(block for block in blocks(README, "# DIDA") if "make demo" in block.text)
     _, output = commands_of(shown.text)
-    (place.folder / "baseline").write_text(place.here((ROOT / "pmscripts" / "baseline").read_text()))
-    played = place.shell(f"twistd -n puppetmaster --pcs localhost:10000 --files {ROOT}/pmscripts < baseline")
+    (place.folder / "demo").write_text(place.here((ROOT / "pmscripts" / "demo").read_text()))
+    played = place.shell(f"twistd -n puppetmaster --pcs localhost:10000 --files {ROOT}/pmscripts < demo")
     end = output.index("Next:")
     place.compare(output[output.index("playing") : end], played)
     alone = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "MAKEFLAGS", "MAKELEVEL")}
     make = ["make", "-n", "-o", ".venv/.ready", "demo"]
     recipe = subprocess.run(make, cwd=ROOT, env=alone, capture_output=True, text=True)
-    hints = subprocess.run(recipe.stdout.partition("\n")[2], shell=True, capture_output=True, text=True)
-    assert hints.stdout.strip() == output[end:].strip()
+    play, _, hints = recipe.stdout.partition("\n")
+    assert play.endswith("twistd -n puppetmaster < pmscripts/demo")
+    hinted = subprocess.run(hints, shell=True, capture_output=True, text=True)
+    assert hinted.stdout.strip() == output[end:].strip()
 
 
-def test_an_operator_in_a_minute(place: Place) -> None:
-    """The operator, application and script of README.md are all that it takes, and print what it shows."""
-    for block in blocks(README, "## Your own operator"):
+def test_the_first_run(place: Place) -> None:
+    """The baseline prints what the tutorial shows."""
+    demo, baseline = blocks(FIRST_RUN, "# The first run")
+    assert demo.text == "$ make demo\n"
+    command, output = commands_of(baseline.text)
+    assert command == ".venv/bin/twistd -n puppetmaster < pmscripts/baseline"
+    (place.folder / "baseline").write_text(place.here((ROOT / "pmscripts" / "baseline").read_text()))
+    played = place.shell(f"twistd -n puppetmaster --pcs localhost:10000 --files {ROOT}/pmscripts < baseline")
+    place.compare(output, played)
+
+
+def test_the_first_operator(place: Place) -> None:
+    """The operators, application and script of the tutorial are all that it takes, and print what it shows."""
+    for block in blocks(FIRST_OPERATOR, "# The first operator"):
         place.run(evolve(block, text=block.text.replace("puppetmaster <", "puppetmaster --pcs localhost:10000 <")))
 
 
-@pytest.mark.parametrize("heading", ["## A system by hand", "## From Python"])
-def test_readme_by_hand(by_hand: Place, heading: str) -> None:
-    """The system that README.md starts by hand answers as it shows, to nc and to Python."""
-    for block in blocks(README, heading):
-        if "twistd" not in block.text and "kill" not in block.text:
-            until("all nodes have the records", lambda: len({_listed(by_hand, port) for port in STORAGE}) == 1)
-            by_hand.run(block)
+@pytest.mark.parametrize(
+    ("page", "heading"),
+    [
+        (BY_HAND, "## Talk to the nodes"),
+        (FROM_PYTHON, "## Use the storage without a reactor"),
+        (FROM_PYTHON, "## Run a chain with Twisted"),
+    ],
+    ids=["by hand", "storage", "chain"],
+)
+def test_the_system_by_hand(by_hand: Place, page: Path, heading: str) -> None:
+    """The system that the guide starts by hand answers as shown, to nc and to Python."""
+    found = blocks(page, heading)
+    assert found
+    for block in found:
+        until("all nodes have the records", lambda: len({_listed(by_hand, port) for port in STORAGE}) == 1)
+        by_hand.run(block)
+
+
+def test_the_units_of_systemd(tmp_path: Path) -> None:
+    """Each ExecStart of the guide is a command line that DIDA takes."""
+    text = (DOCS / "howto" / "systemd.md").read_text()
+    members = re.findall(r'^Environment="MEMBERS=(.*)"$', text, re.MULTILINE)
+    lines = re.findall(r"^ExecStart=\S+/twistd -n dida-(\w+) (.*)$", text, re.MULTILINE)
+    assert [role for role, _ in lines] == ["storage", "worker", "scheduler"]
+    for role, words in lines:
+        typed = words.replace("$MEMBERS", *members).replace("http://%H:5001", "http://anna:5001")
+        COMMANDS[role]().parseOptions(
+            typed.replace("%i", "1").replace("%H", "anna").replace("/var/lib/dida/operators", str(tmp_path)).split()
+        )
+
+
+def test_the_seeds(place: Place) -> None:
+    """The commands of the guide to seeds are taken, and find nothing."""
+    for block in blocks(DOCS / "howto" / "reproduce-a-seed.md", "# Reproduce a seed"):
+        place.shell(commands_of(block.text)[0])
 
 
 STORAGE = ("5001", "5002", "5003", "5004")
@@ -448,7 +505,7 @@ def test_the_ring_in_protocol_md() -> None:
 
 def test_status_is_explained(conversed: Place) -> None:
     """Every member of `status`, of every kind of node, is in the document."""
-    text = PROTOCOL.read_text().partition("`status` is one object")[2].partition("```")[0]
+    text = STATUS.read_text()
     explained = {name for line in text.splitlines() for name in re.findall(r"`(\w+)`", (cells(line) or [""])[0])}
     for port in ("5001", "2000", "4001", "10000"):
         with Netcat(conversed.ports[port]) as netcat:

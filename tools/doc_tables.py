@@ -1,4 +1,4 @@
-"""The tables of docs/reference/protocol.md and docs/explanation/reliability.md, made from the code.
+"""The tables of the documentation that are made from the code: verbs, shapes, types, transitions, options.
 
 `python -m tools.doc_tables` writes them anew; what people wrote in their last column stays.
 """
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import attrs
 import msgspec
+from twisted.python import usage
 
 from dida import interfaces
 from dida.chains import records
@@ -21,6 +22,8 @@ from dida.puppetmaster.debug_port import DebugCommands
 from dida.replication import messages as peer_messages
 from dida.replication.coordinator import TRANSITIONS
 from dida.scheduler.node import SchedulerNode
+from dida.services import pcs, puppetmaster, scheduler, storage, worker
+from dida.services.node import NodeOptions
 from dida.storage.node import StorageNode
 from dida.versions import Version
 from dida.wire import messages
@@ -28,7 +31,9 @@ from dida.wire.messages import NODE, Request, form_of
 from dida.worker.node import WorkerNode
 from tests.support.nodes import ROOT
 
-_TABLE = re.compile(r"(<!-- table: (verbs|shapes|types|transitions) ?([\w ]*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(
+    r"(<!-- table: (verbs|shapes|types|transitions|options) ?([\w ]*) -->\n)(.*?)(<!-- end -->)", re.DOTALL
+)
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -36,6 +41,11 @@ PROTOCOL = DOCS / "reference" / "protocol.md"
 TELNET = DOCS / "tutorial" / "telnet.md"
 RELIABILITY = DOCS / "explanation" / "reliability.md"
 ARCHITECTURE = DOCS / "explanation" / "architecture.md"
+ERRORS = DOCS / "reference" / "errors.md"
+STATUS = DOCS / "reference" / "status.md"
+OPTIONS = DOCS / "reference" / "options.md"
+GENERATED = (PROTOCOL, RELIABILITY, OPTIONS)
+"""The pages that have such tables."""
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("examples/**/*.md"), *DOCS.rglob("*.md")])
 TYPES: dict[str, Any] = {
     "counter": messages.Counter,
@@ -54,6 +64,14 @@ NODES: dict[str, Mapping[str, type[Request]]] = {
     "PCS": PcsNode.vocabulary,
     "debug port": DebugCommands.vocabulary,
 }
+COMMANDS: dict[str, type[usage.Options]] = {
+    "storage": storage.Options,
+    "worker": worker.Options,
+    "scheduler": scheduler.Options,
+    "pcs": pcs.Options,
+    "puppetmaster": puppetmaster.Options,
+}
+"""The options of each command; all nodes have those of NodeOptions, too."""
 SHAPES: dict[str, tuple[type[Any], ...]] = {
     "chains": (records.Meta, records.Assignment, interfaces.Access, records.Step),
     "storage": (messages.Member,),
@@ -218,6 +236,27 @@ def transition_table() -> list[str]:
     return lines + [row(old, new, why) for old, following in TRANSITIONS.items() for new, why in following.items()]
 
 
+def option_table(name: str) -> list[str]:
+    """The options of a command, or those that all nodes have."""
+    lines = [row("option", "what it is", "default"), "| --- | --- | --- |"]
+    kinds = [NodeOptions] if name == "every node" else [k for k in COMMANDS[name].__mro__ if k is not NodeOptions]
+    for kind in kinds:
+        found = vars(kind)
+        for option, _, default, about, *_ in found.get("optParameters", ()):
+            lines.append(row(f"`--{option} VALUE`", about, "" if default in (None, "") else f"`{default}`"))
+        for option, _, about in found.get("optFlags", ()):
+            lines.append(row(f"`--{option}`", about, "off"))
+        for method, value in found.items():
+            if method.startswith("opt_") and method not in ("opt_version", "opt_help"):
+                lines.append(row(f"`--{method.removeprefix('opt_').replace('_', '-')} VALUE`", about_of(value), ""))
+    return lines
+
+
+def about_of(method: Any) -> str:
+    """The first paragraph of a docstring, in one line."""
+    return " ".join((method.__doc__ or "").split("\n\n")[0].split())
+
+
 def with_tables(text: str) -> str:
     """The document with its tables as the code has them now."""
 
@@ -228,6 +267,7 @@ def with_tables(text: str) -> str:
             "shapes": lambda: shape_table(match[3]),
             "types": type_table,
             "transitions": transition_table,
+            "options": lambda: option_table(match[3]),
         }[match[2]]()
         return match[1] + "".join(f"{line}\n" for line in lines) + match[5]
 
@@ -235,5 +275,5 @@ def with_tables(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for page in (PROTOCOL, RELIABILITY):
+    for page in GENERATED:
         page.write_text(with_tables(page.read_text()))

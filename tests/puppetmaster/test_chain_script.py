@@ -1,4 +1,4 @@
-"""README's chain.py, against a scheduler that answers what a scheduler may answer."""
+"""The chain.py of docs/howto/use-from-python.md, against a scheduler that answers what a scheduler may answer."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ async def test_chain_py(tmp_path: Path, run: Reply, result: Reply, status: int, 
     """An error ends it with that in one line, and status 1; a result is printed."""
     storage, scheduler = FakeCluster(the_reactor(), 1), Port(the_reactor(), Scheduler(run, result))
     found = re.search(
-        r"^`chain\.py`\n\n```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+        r"^`chain\.py`\n\n```python\n(.*?)^```",
+        (ROOT / "docs" / "howto" / "use-from-python.md").read_text(),
+        re.DOTALL | re.MULTILINE,
     )
     assert found is not None
     script = found[1].replace("1=s1@localhost:5001", str(storage.addresses[0]))

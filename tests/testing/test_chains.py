@@ -147,11 +147,11 @@ async def test_operators_that_await_more() -> None:
     assert (await execute_chain([Sleeper, Sleeper])).output == "slept"
 
 
-def test_the_examples_in_operators_md(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests that docs/reference/operators.md shows pass, with the operators that it shows."""
-    blocks = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "docs" / "reference" / "operators.md").read_text(), re.DOTALL | re.MULTILINE
-    )
+def test_the_examples_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests that docs/howto/test-an-operator.md shows pass, with the operators of docs/reference/operators.md."""
+    pages = [ROOT / "docs" / "reference" / "operators.md", ROOT / "docs" / "howto" / "test-an-operator.md"]
+    text = "\n".join(page.read_text() for page in pages)
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     (tmp_path / "operators").mkdir()
     tests: dict[str, Any] = {}
     for number, block in enumerate(blocks):
