@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,13 @@ def test_the_installed_code_is_what_runs(installed: Path) -> None:
     assert (Path(own) / "py.typed").exists()
     assert any((Path(folder) / "dida_plugins.py").is_relative_to(installed) for folder in plugins)
     assert any((Path(folder) / "twisted_core.py").exists() for folder in plugins)
+
+
+def test_the_changelog_begins_with_this_version(installed: Path) -> None:
+    """An installed command and the changelog name the same version."""
+    newest = re.search(r"^## ([\d.]+) \(", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert twistd(installed, "dida-worker", "--version") == f"DIDA {newest[1]}\n"
 
 
 def test_the_stock_folders_are_installed(installed: Path) -> None:
