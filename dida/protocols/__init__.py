@@ -1,1 +1,1 @@
-"""The line protocol on Twisted transports: bytes to messages to `cmd_` methods, and the client side."""
+"""The line protocol on Twisted transports: from bytes to messages to `cmd_` methods, and the client side."""

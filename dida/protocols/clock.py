@@ -1,7 +1,7 @@
-"""The two clocks of a process: one that never steps, for all that is waited for, and the time of day, for people.
+"""The two clocks of a process: a steady one for all deadlines, and the time of day for people.
 
-Twisted's reactors count by the time of day: an administrator, or NTP, that sets it forward ends every wait at once, and
-back makes every wait longer by as much.
+Twisted's reactors use the time of day: when an administrator or NTP sets it forward, every wait ends at once; when it
+is set back, every wait gets longer.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from typing import Any, TypeVar
 from twisted.internet.base import ReactorBase
 
 _BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Counts while the machine sleeps, too: a node that wakes up must not take its old lease for a new one."""
+"""It goes on while the machine sleeps: a node that wakes up must not use a lease that has expired."""
 _Reactor = TypeVar("_Reactor")
 
 
 def steady(reactor: _Reactor) -> _Reactor:
-    """Make a reactor of Twisted's count by a clock that never steps, and return it; another one (a `task.Clock`) is
-    left as it is.
+    """Make a reactor of Twisted use the steady clock and return it; leave any other reactor (a `task.Clock`) as it is.
 
-    It goes on from where it is, so that this may be done at any time: what waits already, and times that were taken
-    from it before, stay right. Call it before or after the reactor was started, as often as you like.
+    The reactor's time goes on from its present value, so pending calls and times taken before stay right. Call it
+    before or after the reactor was started, as often as you like.
     """
     if isinstance(reactor, ReactorBase) and "seconds" not in vars(reactor):
         clock_gettime, boot = time.clock_gettime, _BOOT
@@ -38,15 +37,15 @@ def steady(reactor: _Reactor) -> _Reactor:
 
 
 def monotonic() -> float:
-    """Seconds on the clock that never steps, for a process that has no reactor yet."""
+    """Return the seconds on the steady clock, for a process that has no reactor yet."""
     return time.clock_gettime(_BOOT)
 
 
 def sleep(seconds: float) -> None:
-    """Stop the process, which has no reactor yet, for so long."""
+    """Block the process, which has no reactor yet, for so many seconds."""
     time.sleep(seconds)
 
 
 def time_of_day() -> float:
-    """Seconds since 1970, for people: when a run or a step was begun. Nothing is waited for, or compared, by it."""
+    """Return the seconds since 1970, for people: when a run or a step began. No deadline depends on it."""
     return time.time()  # noqa: TID251 - the one place

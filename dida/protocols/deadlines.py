@@ -1,4 +1,7 @@
-"""Many deadlines, and one timer of the reactor for all of them: most pass without anybody being late."""
+"""Many deadlines with one timer of the reactor. Most are cancelled before they pass.
+
+`dida.protocols.links.LineClient` has a heap of its own and says why.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from itertools import count
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 SLACK = 64
-"""Cancelled deadlines that may lie around, beside twice as many as those that count."""
+"""The most cancelled deadlines that stay in the heap, beside twice as many as those that count."""
 
 Deadline = tuple[float, int]
-"""When it is, and its number."""
+"""The time and the number of a deadline."""
 
 
 class Deadlines:
-    """Calls that are to be made at their times, unless they are cancelled, which they mostly are."""
+    """Calls at their deadlines, unless they are cancelled, as most are."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -25,10 +28,10 @@ class Deadlines:
         self._numbers = count()
         self._timer: IDelayedCall | None = None
         self._due = 0.0
-        """When the timer goes off."""
+        """The time of the timer."""
 
     def add(self, seconds: float, call: Callable[[], None]) -> Deadline:
-        """Have `call` called in so many seconds."""
+        """Call `call` after so many seconds."""
         deadline = (self._clock.seconds() + max(0.0, seconds), next(self._numbers))
         self._calls[deadline] = call
         heapq.heappush(self._heap, deadline)
@@ -37,7 +40,7 @@ class Deadlines:
         return deadline
 
     def cancel(self, deadline: Deadline) -> None:
-        """It was met. Nothing happens when it was missed, or cancelled before."""
+        """Cancel a deadline. Does nothing if it has passed or was cancelled before."""
         if self._calls.pop(deadline, None) is None:
             return
         if not self._calls:
@@ -58,7 +61,7 @@ class Deadlines:
             self._timer = None
 
     def _look(self) -> None:
-        """Make the calls whose time has come, and wait for the next one."""
+        """Make the calls that are due, and set the timer for the next one."""
         self._timer = None
         now = self._clock.seconds()
         late = []

@@ -1,9 +1,9 @@
-"""Who speaks on a connection between storage nodes, proved before anything is taken from it.
+"""The proof of who is at the other end of a connection between storage nodes.
 
-A storage node that connects to another says its URL and its word, which is random (`peer URL WORD`). The other
-asks at that URL, over a connection of its own, whether the word is the node's (`vouch WORD`). So what a client
-types is never taken for a member's message, whatever it says, and there are no keys to be handed out. It is no
-protection from those who can listen at a member's URL, or read what goes over the network.
+A storage node that connects to another one sends its URL and a random word (`peer URL WORD`). The other node connects
+to that URL and asks whether the word is the node's (`vouch WORD`). So a line that a client types never counts as a
+member's message, and no keys have to be distributed. It does not protect from those who can listen at a member's URL,
+or read the traffic of the network.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from dida.wire.messages import Ok, Reply
 
 @define(eq=False)
 class PeerIdentity:
-    """What the other side of one connection has said of itself."""
+    """The claimed identity of the other side of one connection."""
 
     url: str
     ask: Callable[[], Deferred[Reply]]
-    """Asks the node at `url` to vouch."""
+    """Ask the node at `url` to vouch."""
     proved: bool = False
     _waiting: list[Deferred[bool]] = Factory(list)
 
     def proof(self) -> Deferred[bool]:
-        """Whether it is the node at that URL; False, too, when that one can't be asked now. Asked again each time, but
-        only once at a time, until it is proved."""
+        """Return True if it is the node at that URL, False if that node denies it or does not reply.
+
+        Asks the node on each call until it has vouched, but never twice at a time.
+        """
         if self.proved:
             return succeed(True)
         answer: Deferred[bool] = Deferred()

@@ -1,17 +1,19 @@
-"""The line protocol on a transport, the answering side; the asking side is `dida.protocols.links`.
+"""The line protocol on a transport, the server side; the client side is `dida.protocols.links`.
 
-`LineServer` bounds and decodes lines and dispatches them to `cmd_VERB` of its node, which returns a
-reply, or a Deferred of one. Untagged requests are done one after the other, so that each sees what those
-before it did; tagged ones are done as they come. All that one turn of the reactor produces goes out in one
-write.
+`LineServer` bounds and decodes lines and dispatches them to the `cmd_VERB` methods of its node, which return a reply or
+a Deferred of one. Untagged requests are executed one after the other, so that each sees the effects of those before it;
+tagged requests are executed as they come. All replies of one turn of the reactor are written at once.
 
-What bounds it: the line, the requests in flight per connection, and the transport's own buffer, whose
-fullness stops the reading (a client that does not read its answers is not read from, either). Lines
-that had been read by then wait, at most one read's worth.
+Three things bound a connection: the length of a line, the requests in flight, and the transport's buffer. When that is
+full the server stops reading: it does not read from a client that does not read its replies. Lines that were read by
+then wait; they are no more than one read.
 
-What speaks another protocol (`dida.wire.foreign`) is cut off. A client that has closed its sending side may still read,
-or be gone, which looks the same: it gets the answers that come, and is given up when none has come for `PATIENCE`
-seconds. While nothing is read from a connection, its end is looked for.
+A client that speaks another protocol (`dida.wire.foreign`) is disconnected. A client that has closed its sending side
+may still read or be gone, which looks the same: it gets the replies that come, and is disconnected when none has come
+for `PATIENCE` seconds. While the server does not read from a connection, it polls for its end.
+
+The module is long because `LineServer` is one state machine: order, flow control and the end of a connection depend on
+one another, and the path of a request must not be longer than it is.
 """
 
 from __future__ import annotations
@@ -43,65 +45,66 @@ from dida.wire.messages import NODE, Crash, Error, Help, Ok, Ping, Quit, Reply, 
 from dida.wire.whole import whole
 
 MAX_IN_FLIGHT = 1000
-"""Requests of one connection that may be unanswered before no more are read from it."""
+"""The most unanswered requests of one connection; the server reads no more until some are answered."""
 MAX_OUTPUT = 2**16
-"""Bytes of answers collected before they are handed to the transport."""
+"""Bytes of replies collected before they are written to the transport."""
 TURN = 0.005
-"""Seconds for which lines of one connection are served without a look at the others: a flood of lines stalls nobody."""
+"""Time for the lines of one connection before others get their turn, in seconds: a flood of lines stalls nobody."""
 LINES_PER_LOOK = 64
-"""Lines of the quickest kind between two looks at the clock; after any other line it is looked at, too."""
+"""Lines of the fast path between two looks at the clock; after any other line the server looks, too."""
 LINGER = 5.0
-"""Seconds for a client to read the last answer before its connection is cut."""
+"""Time for a client to read the last reply before its connection is cut, in seconds."""
 PATIENCE = 9.0
-"""Seconds without an answer after which a client that has closed its sending side counts as gone."""
+"""Time without a reply after which a client that has closed its sending side counts as gone, in seconds."""
 LOOK_INTERVAL = 0.5
-"""Seconds between two looks whether those clients have closed it from which nothing is read now."""
+"""Interval between two polls for the end of the connections that are not read now, in seconds."""
 UNREAD = 60.0
-"""Seconds for a client to take the answers that are still to be sent when its connection is closed."""
+"""Time for a client to receive the remaining replies when its connection is closed, in seconds."""
 HOLD = 0.2
-"""Seconds for what stands behind the request line of HTTP to come."""
+"""Time to wait for the line after a request line of HTTP, in seconds."""
 TELL_INTERVAL = 60.0
-"""Seconds between two lines of the log about one address that speaks another protocol."""
+"""Shortest interval between two log lines about one address that speaks another protocol, in seconds."""
 MAX_TOLD = 1000
-"""Addresses that are told of in that time."""
+"""The most addresses that the log names in that time."""
 GRACE = 1.0
-"""Seconds past its deadline after which an unanswered request is answered by the connection itself."""
+"""Time past a request's deadline after which the connection itself replies, in seconds."""
 
 _log = Logger()
 
 Answer = Reply | Deferred[Reply] | None
-"""What a cmd_ method returns; None says that it has answered by itself (or never will)."""
+"""The result of a cmd_ method; None: it has replied already, or never will."""
 
 
 class Node(Protocol):
-    """Who answers: its vocabulary, and a `cmd_VERB(request)` for each verb."""
+    """What a port serves: a vocabulary, and a `cmd_VERB(request)` for each verb."""
 
     @property
     def vocabulary(self) -> Mapping[str, type[Request]]:
-        """The verbs that it answers."""
+        """The verbs that the node answers."""
 
     def peer_request(self, request: Any, connection: LineServer) -> Answer:
-        """A request for which it matters who is at the other end (`Request.of_connection`)."""
+        """Answer a request that depends on who is at the other end (`Request.of_connection`)."""
 
     def fast_reply(self, line: bytes) -> bytes | None:
-        """The answer to an untagged line that needs no more than a look; None: it is decoded and dispatched."""
+        """Return the reply to an untagged line that can be answered without decoding, else None."""
 
     def start(self) -> None:
-        """Begin: the port is open."""
+        """Start to work: the port is open."""
 
     def leave(self) -> Deferred[Any] | None:
-        """Finish what is in hand, and tell who has to know; None: there is nothing to wait for.
+        """Finish what is in hand and notify the other nodes, within the node's `--drain` seconds; None: nothing to wait
+        for.
 
-        Fires within the node's `--drain` seconds. The port and all else still work.
+        The port is still open meanwhile.
         """
 
     def stop(self) -> Deferred[Any] | None:
-        """Give up what is still going on; the port is closed at the same time."""
+        """Cancel what is still going on; the port is closed at the same time."""
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class LineServer(TwistedProtocol):
-    """The answering side of one connection."""
+    """The server side of one connection."""
 
     factory: LineServerFactory
 
@@ -109,16 +112,16 @@ class LineServer(TwistedProtocol):
         self.node = node
         self.clock = clock
         self.introduction: PeerIdentity | None = None
-        """Who is at the other end, by its own words."""
+        """The claimed identity of the other side."""
         self._buffer = grammar.LineBuffer(max_line)
         self._lines: list[bytes] = []
-        """Those that are not served yet, the next one last. (A deque takes as much as all the rest of a connection.)"""
+        """Lines that wait, the next one last. (A deque would take as much memory as the rest of a connection.)"""
         self._quick = node.fast_reply
         self._serving = False
         self._begun: bytes | None = b""
-        """How the connection begins, as long as it may turn out to be another protocol's; None: it is not."""
+        """The first bytes, while they may be another protocol's; None: they are not."""
         self._waiting: dict[Deferred[Reply], bool] = {}
-        """Requests without an answer, and whether each is only to be held open."""
+        """Unanswered requests, each with whether it is only to be held open."""
         self._turn_taken = False
         self._output: list[bytes] = []
         self._output_size = 0
@@ -159,7 +162,7 @@ class LineServer(TwistedProtocol):
             self._flush()
 
     def _is_ours(self, data: bytes) -> bool:
-        """Whether the first line may be served; if not, more bytes, or the end of a moment, will tell."""
+        """Return True if the first line may be served; if False, more bytes or a short time will tell."""
         assert self._begun is not None
         self._begun = (self._begun + data[:4])[:4]
         theirs = foreign.opening(self._begun)
@@ -180,19 +183,19 @@ class LineServer(TwistedProtocol):
         return not theirs
 
     def _begin(self) -> None:
-        """Nothing has come that would say that it is another protocol."""
+        """Serve the lines: nothing has come that belongs to another protocol."""
         if self._begun is not None:
             self._begun = None
             self._serve()
 
     def _cut(self) -> None:
-        """This is another protocol: no answer, and whatever follows is not looked at."""
+        """Ignore whatever follows: this is another protocol."""
         self._closing = True
         self.factory.tell_of_foreign(cast(Any, self.transport).getPeer())
         self._give_up()
 
     def _serve(self) -> None:
-        """Serve the lines that are here, as long as nothing stops it, and put out what is answered."""
+        """Serve the lines that are here until something stops it, and write the replies."""
         self._serving = True
         looks, began = LINES_PER_LOOK, 0.0
         while self._lines and not self._stopped_by and not self._closing:
@@ -250,7 +253,7 @@ class LineServer(TwistedProtocol):
                 answer = self.node.peer_request(request, self)
             else:
                 answer = (commands.get(kind) or self._command(kind))(request)
-        except Exception:  # noqa: BLE001 - whatever a request ends in, the connection goes on
+        except Exception:  # noqa: BLE001 - whatever a request raises, the connection goes on
             answer = reply_to(Failure())
         if isinstance(answer, Deferred):
             self._await(tag, request, answer, ignored)
@@ -261,11 +264,11 @@ class LineServer(TwistedProtocol):
             self._lines.clear()
 
     def take_lines_of(self, limit: int) -> None:
-        """Lines may be that long from now on, in bytes."""
+        """Allow lines of up to `limit` bytes from now on."""
         self._buffer.limit = max(limit, self._buffer.limit)
 
     def _command(self, kind: type[Request]) -> Callable[[Any], Answer]:
-        """The node's method for a kind of request; sought once."""
+        """Return the node's method for a kind of request; it is looked up once."""
         command: Callable[[Any], Answer] = getattr(self.node, f"cmd_{form_of(kind).verb}")
         self.factory.commands[kind] = command
         return command
@@ -273,7 +276,7 @@ class LineServer(TwistedProtocol):
     # --- answers out ----------------------------------------------------------------------------
 
     def _await(self, tag: str | None, request: Request, answer: Deferred[Reply], ignored: Sequence[str]) -> None:
-        """Answer when `answer` fires, at the latest a little after the request's deadline."""
+        """Reply when `answer` fires, at the latest a little after the request's deadline."""
         self._waiting[answer] = request.held
         if tag is None:
             self._turn_taken = True
@@ -338,7 +341,7 @@ class LineServer(TwistedProtocol):
     # --- the end of a connection ----------------------------------------------------------------
 
     def _hang_up(self) -> None:
-        """Close; the writing side first, as long as the client sends: a reset would destroy the last answer."""
+        """Close; the writing side first while the client sends: a reset would destroy the last reply."""
         transport = cast(Any, self.transport)
         if not self._hung_up:
             self._hung_up = True
@@ -362,7 +365,7 @@ class LineServer(TwistedProtocol):
             self.on_end()
 
     def on_end(self) -> None:
-        """The client has closed its sending side. Whether it is there to read answers nobody knows."""
+        """Limit the time of a client that has closed its sending side: nobody knows whether it still reads."""
         if self._patience is None:
             self._patience = self.clock.callLater(PATIENCE, self._lose_patience)
 
@@ -373,7 +376,7 @@ class LineServer(TwistedProtocol):
             self._flush()
 
     def _give_up(self) -> None:
-        """Nothing that waits here is of use to anybody any more."""
+        """Cancel all that waits here: nobody needs it any more."""
         self._given_up = True
         self._lines.clear()
         for answer in list(self._waiting):
@@ -381,7 +384,7 @@ class LineServer(TwistedProtocol):
         self._waiting.clear()
 
     def writeConnectionLost(self) -> None:
-        """The last answer is on its way; a client that has not hung up a while later is cut off."""
+        """Limit the time of a client that does not close its side after the last reply."""
         if self._linger is not None and self._linger.active():
             self._linger.reset(LINGER)
 
@@ -394,7 +397,7 @@ class LineServer(TwistedProtocol):
         self._go_on("transport")
 
     def stopProducing(self) -> None:
-        """The connection is gone; connectionLost follows."""
+        """Do nothing: connectionLost follows."""
 
     def _stop(self, why: str) -> None:
         if not self._stopped_by:
@@ -411,7 +414,7 @@ class LineServer(TwistedProtocol):
                     self._resumption = self.clock.callLater(0, self._resume)
 
     def _resume(self) -> None:
-        """Serve what had been read already, then read on."""
+        """Serve the lines that were read before, then read on."""
         self._resumption = None
         self.factory.crowd.discard(self)
         self._serve()
@@ -422,12 +425,12 @@ class LineServer(TwistedProtocol):
 def _encoded(reply: Reply, tag: str | None) -> bytes:
     try:
         return grammar.encode_reply(reply, tag)
-    except Exception:  # noqa: BLE001 - a reply that can't be said must not hold up those behind it
+    except Exception:  # noqa: BLE001 - a reply that can't be encoded must not hold up those behind it
         return grammar.encode_reply(reply_to(Failure()), tag)
 
 
 def reply_to(failure: Failure) -> Reply:
-    """The `error` line for what a cmd_ method raised; a bug is logged and never told to the peer."""
+    """Return the `error` reply for what a cmd_ method raised. A bug is logged, never sent to the peer."""
     problem = failure.value
     if isinstance(problem, DidaError):
         return Error(problem.code, problem.words, problem.object)
@@ -446,19 +449,19 @@ class LineServerFactory(Factory):
         self.max_line = max_line
         self.connections: set[LineServer] = set()
         self.deadlines = Deadlines(clock)
-        """Of the requests that wait for their answers."""
+        """The deadlines of unanswered requests."""
         self.commands: dict[type[Request], Callable[[Any], Answer]] = {}
         self.stopped: dict[LineServer, None] = {}
-        """Connections from which nothing is read now, so that the reactor does not see their end."""
+        """Connections that are not read now, so that the reactor does not notice their end."""
         self.crowd: set[LineServer] = set()
         """Connections that have more lines than fit in their turn; they share the time of one."""
         self._looking: IDelayedCall | None = None
         self._lack_told = float("-inf")
         self._told: dict[str, float] = {}
-        """Addresses that speak other protocols, and when the log last told of each."""
+        """Addresses that speak other protocols, with the time of the last log line about each."""
 
     def look_after(self, connection: LineServer) -> None:
-        """Look now and then whether the client has closed its side, until it is read from again."""
+        """Poll for the end of a connection until it is read again."""
         self.stopped[connection] = None
         if self._looking is None:
             self._looking = self.clock.callLater(LOOK_INTERVAL, self._look)
@@ -471,7 +474,7 @@ class LineServerFactory(Factory):
             self.look_after(connection)
 
     def forget(self, connection: LineServer) -> None:
-        """It is lost."""
+        """Forget a connection that is lost."""
         self.connections.discard(connection)
         self.crowd.discard(connection)
         self.stopped.pop(connection, None)
@@ -480,7 +483,7 @@ class LineServerFactory(Factory):
             self._looking = None
 
     def tell_of_foreign(self, peer: Any) -> None:
-        """Say in the log that somebody speaks another protocol; of one address not again and again."""
+        """Log that an address speaks another protocol, but not again and again."""
         host, now = str(getattr(peer, "host", peer)), self.clock.seconds()
         if now - self._told.get(host, -TELL_INTERVAL) < TELL_INTERVAL:
             return
@@ -491,7 +494,7 @@ class LineServerFactory(Factory):
             _log.warn("closed a connection from {host}: it speaks another protocol, such as HTTP or TLS", host=host)
 
     def buildProtocol(self, addr: object) -> Any:
-        """A connection; None, with which it is closed, when its descriptor is one of those that are kept back."""
+        """Return a connection, or None, which closes it, if only the reserve of descriptors is left."""
         if lack := lack_of_descriptors():
             now = self.clock.seconds()
             if now >= self._lack_told + TELL_INTERVAL:
@@ -504,43 +507,43 @@ class LineServerFactory(Factory):
 
 
 def ok(*words: object, **members: Any) -> Ok:
-    """An `ok` reply in short."""
+    """Return an `ok` reply."""
     return Ok(tuple(map(str, words)), members)
 
 
 class NodeCommands:
-    """The verbs that every node has; a node's class adds its own `vocabulary` and `cmd_` methods."""
+    """The verbs that every node has; the class of a node adds its `vocabulary` and `cmd_` methods."""
 
     vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE)
 
     def peer_request(self, request: Any, connection: LineServer) -> Answer:
-        """Of a node without peers everybody may ask everything."""
+        """Raise: a node without peers has no such request in its vocabulary."""
         raise AssertionError(f"{request} is in the vocabulary of no such node")
 
     def fast_reply(self, line: bytes) -> bytes | None:
-        """Nothing is as frequent as that."""
+        """Return None: this node has no fast path."""
         return None
 
     def start(self) -> None:
-        """Nothing goes on before a request comes."""
+        """Do nothing: this node only replies to requests."""
 
     def leave(self) -> Deferred[Any] | None:
-        """Nothing is in hand."""
+        """Return None: there is nothing to finish."""
         return None
 
     def stop(self) -> Deferred[Any] | None:
-        """Nothing goes on."""
+        """Do nothing: nothing is going on."""
         return None
 
     def cmd_help(self, request: Help) -> Answer:
-        """The tagged form; the untagged one is answered as text by the connection."""
+        """Reply to the tagged form; the connection replies to the untagged one with a text."""
         return Ok((), {verb: form_of(kind).usage for verb, kind in self.vocabulary.items()})
 
     def cmd_ping(self, request: Ping) -> Answer:
         return Ok()
 
     def cmd_crash(self, request: Crash) -> Answer:
-        """Nothing is cleaned up, on purpose."""
+        """Kill this process; nothing is cleaned up, on purpose."""
         os.kill(os.getpid(), signal.SIGKILL)
         return None
 
@@ -548,5 +551,5 @@ class NodeCommands:
         return Ok()
 
     def cmd_system(self, request: System) -> Answer:
-        """A node that knows of no other one."""
+        """Reply that this node knows no other node."""
         return whole()

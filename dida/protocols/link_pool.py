@@ -1,4 +1,4 @@
-"""Links to nodes by their address, made when they are needed and given up when they fail or are too many."""
+"""Links to nodes by address: made when they are needed, dropped when they fail or are too many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dida.protocols.links import LinkListener, ReconnectingClient
 from dida.wire.messages import Reply, Request
 
 MAX_LINKS = 256
-"""Links kept; the one unused for longest goes first."""
+"""The most links; the least recently used one is dropped first."""
 
 
 class ConnectionPool(LinkListener):
@@ -21,11 +21,11 @@ class ConnectionPool(LinkListener):
         self._links: dict[tuple[str, int], ReconnectingClient] = {}
 
     def ask(self, host: str, port: int, request: Request, timeout: float) -> Deferred[Reply]:
-        """The reply of the node at that address, as `ReconnectingClient.ask` gives it."""
+        """Send a request to the node at that address and return its reply, as `ReconnectingClient.ask`."""
         return self._link((host, port)).ask(request, timeout)
 
     def stop(self) -> None:
-        """Close all."""
+        """Close all links."""
         for link in self._links.values():
             link.stop()
         self._links.clear()
@@ -36,14 +36,14 @@ class ConnectionPool(LinkListener):
             link = ReconnectingClient(self._reactor, *address, self)
             if len(self._links) >= MAX_LINKS:
                 self._links.pop(next(iter(self._links))).stop()
-        self._links[address] = link  # the newest used one is the last
+        self._links[address] = link  # the most recently used one is the last
         return link
 
     def on_down(self, link: ReconnectingClient, broken: bool) -> None:
         self._reactor.callLater(0, self._drop, link)
 
     def _drop(self, link: ReconnectingClient) -> None:
-        """The connection broke or was refused: without a request there is no reason to try again."""
+        """Drop a link that broke or was refused: without a request there is no reason to reconnect."""
         address = link.host, link.port
         if self._links.get(address) is link and link.client is None:
             del self._links[address]

@@ -1,7 +1,11 @@
-"""The line protocol on a transport, the asking side; the answering side is `dida.protocols.lines`.
+"""The line protocol on a transport, the client side; the server side is `dida.protocols.lines`.
 
-`LineClient` keeps many tagged requests in flight on one connection, with one timer for all. `ReconnectingClient`
-keeps a LineClient connected to one node. Every question ends: with the reply, or with a DidaError.
+`LineClient` keeps many tagged requests in flight on one connection, with one timer for all. `ReconnectingClient` keeps
+a LineClient connected to one node. Every request ends, with the reply or with a DidaError.
+
+LineClient has its own heap of deadlines, not a `dida.protocols.deadlines.Deadlines`: its table of requests in flight
+already tells which deadlines count, so a reply cancels nothing and never touches the timer. With Deadlines a request
+and its reply cost 8.2 µs in memory instead of 6.3 µs, and one timer of the reactor more.
 """
 
 from __future__ import annotations
@@ -30,24 +34,24 @@ from dida.wire import grammar
 from dida.wire.messages import Error, No, Ok, Reply, Request
 
 MAX_WAITING = 100_000
-"""Requests of one connection that may wait for their replies before more are refused."""
+"""The most requests of one connection that wait for replies; further ones are refused."""
 CONNECT_TIMEOUT = 3.0
-"""Seconds that one attempt to connect may take."""
+"""Time-out for one attempt to connect, in seconds."""
 ATTEMPT_DELAY = 0.005
-"""Seconds between attempts at the addresses of one host name; so long a refused connection is told late, too."""
+"""Interval between attempts at the addresses of one host name, in seconds; it also delays the report of a refusal."""
 CLOSE_TIMEOUT = 1.0
-"""Seconds for a peer to take what was still to be sent, before a closed connection is cut."""
+"""Time for a peer to receive the last bytes before a closed connection is cut, in seconds."""
 RETRY_DELAYS = (0.001, 0.05, 0.2, 0.5, 1.0)
-"""Seconds between attempts to connect again; the last one repeats."""
+"""Pauses before the attempts to connect again, in seconds; the last one repeats."""
 
 _log = Logger()
 
 Taker = Callable[[Reply | DidaError], None]
-"""Whom to give what comes of a request: its reply, or why there is none."""
+"""Called with the reply to a request, or with the reason why there is none."""
 
 
 class Unreachable(Unavailable):
-    """Nothing was sent, mostly because there is no connection."""
+    """The request was not sent, mostly because there is no connection."""
 
 
 class LineClientListener:
@@ -61,7 +65,7 @@ class LineClientListener:
 
 
 class LineClient(Protocol):
-    """The asking side of one connection: `ask` as often as you like, replies come as they come."""
+    """The client side of one connection. Many requests may be in flight; replies come in any order."""
 
     def __init__(self, clock: IReactorTime, listener: LineClientListener, max_line: int = grammar.LONGEST_LINE) -> None:
         self.clock = clock
@@ -84,16 +88,16 @@ class LineClient(Protocol):
         self._listener.on_made(self)
 
     def ask(self, request: Request, timeout: float) -> Deferred[Reply]:
-        """Send `request`; its reply, Unavailable when the connection ends, timed-out after `timeout` seconds.
+        """Send `request` and return its reply; Unavailable if the connection breaks, timed-out after `timeout` seconds.
 
-        Unreachable when it was not sent.
+        Unreachable if the request was not sent.
         """
         answer: Deferred[Reply] = Deferred()
         self.send(request, timeout, lambda came: _fire(answer, came))
         return answer
 
     def send(self, request: Request, timeout: float, take: Taker) -> None:
-        """The same without a Deferred: `take` is called with what comes, once, perhaps at once; it must not raise."""
+        """Do the same without a Deferred: call `take` once with the outcome, perhaps at once; it must not raise."""
         if not self._open:
             take(Unreachable("the connection is closed"))
             return
@@ -111,12 +115,12 @@ class LineClient(Protocol):
         self._add_deadline(self.clock.seconds() + timeout, number)
         self._output.append(line)
         if len(self._waiting) == 1 and len(self._output) == 1:
-            self._flush()  # nothing is in flight that it could go with
+            self._flush()  # no other line to send it with
         elif self._flush_call is None:
             self._flush_call = self.clock.callLater(0, self._flush)
 
     def close(self) -> None:
-        """Send what is to be sent, and close; a peer that does not take it is cut off."""
+        """Send what is left and close; cut the connection if the peer does not receive it in time."""
         if self._open and self._cut is None:
             if self._flush_call is not None:
                 self._flush_call.cancel()
@@ -126,7 +130,7 @@ class LineClient(Protocol):
             self._cut = self.clock.callLater(CLOSE_TIMEOUT, transport.abortConnection)
 
     def flush(self) -> None:
-        """Hand over what was asked to the transport now, not at the end of the turn."""
+        """Write the requests to the transport now, not at the end of the turn."""
         if self._output:
             output, self._output = self._output, []
             output.append(b"")
@@ -179,7 +183,7 @@ class LineClient(Protocol):
     # --- deadlines ------------------------------------------------------------------------------
 
     def _add_deadline(self, when: float, number: int) -> None:
-        """Push it, and now and then sweep those out that have their replies: the heap stays in proportion."""
+        """Add a deadline; sometimes remove those of answered requests, so that the heap stays in proportion."""
         if len(self._deadlines) > 64 + 2 * len(self._waiting):
             self._deadlines = [entry for entry in self._deadlines if entry[1] in self._waiting]
             heapq.heapify(self._deadlines)
@@ -188,7 +192,7 @@ class LineClient(Protocol):
             self._set_timer()
 
     def _set_timer(self) -> None:
-        """One timer for all: for the earliest deadline, and never less than needed."""
+        """Set the one timer to the earliest deadline."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = self._deadlines[0][0]
@@ -210,7 +214,7 @@ class LineClient(Protocol):
 
 
 def _ok(reply: Reply) -> Ok:
-    """Return the reply if it is an `ok`; else raise what it says."""
+    """Return the reply if it is an `ok`; raise a DidaError if it is not."""
     if isinstance(reply, Error):
         raise DidaError(reply.code, *reply.words, object=reply.object)
     if isinstance(reply, No):
@@ -237,7 +241,7 @@ class _LineClientFactory(Factory):
 
 @implementer(IStreamClientEndpoint)
 class _Told:
-    """An endpoint that tells when a connection is refused, and when it was tried: nobody listened there then."""
+    """An endpoint that reports refused connections with the time of the attempt: nobody listened there then."""
 
     def __init__(self, endpoint: HostnameEndpoint, clock: IReactorTime, on_refused: Callable[[float], None]) -> None:
         self._endpoint = endpoint
@@ -255,13 +259,13 @@ class _Told:
 
 
 class _QuietClientService(ClientService):
-    """ClientService logs every attempt, once a second for a dead node: who owns the link tells what matters."""
+    """A ClientService that logs nothing: it logs every attempt, and the owner of the link logs what matters."""
 
     _log = Logger(observer=cast(Any, lambda event: None))
 
 
 def _problem(failure: Failure) -> DidaError:
-    """Whatever went wrong before anything was sent."""
+    """Return the reason why a request was not sent."""
     problem = failure.value
     return problem if isinstance(problem, DidaError) else Unreachable("no connection in time")
 
@@ -315,17 +319,17 @@ class ReconnectingClient(LineClientListener):
 
     @property
     def local_host(self) -> str:
-        """This side's address of the connection; empty without one."""
+        """This side's address of the connection; empty without a connection."""
         return "" if self.client is None else str(cast(Any, self.client.transport).getHost().host)
 
     def start(self) -> None:
-        """Begin to connect."""
+        """Start to connect."""
         self._stopped = False
         if not self._service.running:
             self._service.startService()
 
     def stop(self) -> Deferred[None]:
-        """Close; what is in flight ends with Unavailable, and so does what is asked from now on."""
+        """Close the connection; requests in flight, and all later ones, end with Unavailable."""
         self._stopped = True
         if not self._service.running:
             return succeed(None)
@@ -334,17 +338,18 @@ class ReconnectingClient(LineClientListener):
         return self._service.stopService()
 
     def ask(self, request: Request, timeout: float) -> Deferred[Reply]:
-        """The reply; Unreachable without a connection, Unavailable when it breaks, timed-out after `timeout` s."""
+        """Send a request and return its reply; Unreachable without a connection, Unavailable if it breaks, timed-out
+        after `timeout` seconds."""
         if self.client is not None:
             return self.client.ask(request, timeout)
         return self._ask_when_up(request, timeout)
 
     def ask_ok(self, request: Request, timeout: float) -> Deferred[Ok]:
-        """The same for a request that only `ok` answers: an `error` reply is raised as a DidaError."""
+        """Do the same for a request whose only answer is `ok`; raise an `error` reply as a DidaError."""
         return self.ask(request, timeout).addCallback(_ok)
 
     def send(self, request: Request, timeout: float, take: Taker) -> None:
-        """The same without a Deferred, as `LineClient.send`."""
+        """Do the same without a Deferred, as `LineClient.send`."""
         if self.client is not None:
             self.client.send(request, timeout, take)
         else:
@@ -353,7 +358,7 @@ class ReconnectingClient(LineClientListener):
             answer.addCallback(take)
 
     def flush(self) -> None:
-        """Hand over what was asked now, not at the end of the turn."""
+        """Write the requests now, not at the end of the turn."""
         if self.client is not None:
             self.client.flush()
 
@@ -370,11 +375,11 @@ class ReconnectingClient(LineClientListener):
 
     def _unreachable(self, failure: Failure) -> Any:
         if failure.check(CancelledError) and not self._stopped:
-            return failure  # the one who asked no longer wants to know
+            return failure  # the caller has cancelled the request
         problem = Failure(Unreachable(f"no connection to {self.address}"))
         if self._stopped:
             return problem
-        # The service is still at it: who is told in a turn of its own may ask again, or stop the link.
+        # The service is still running: the caller, called in another turn, may ask again or stop the link.
         return deferLater(cast(Any, self.clock), 0, lambda: problem)
 
     def on_made(self, client: LineClient) -> None:

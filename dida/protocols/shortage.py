@@ -1,7 +1,7 @@
-"""What a process may lack to go on: file descriptors, memory, threads, room for temporary files.
+"""What a process may lack: file descriptors, memory, threads, room for temporary files.
 
-Descriptors run out gradually, so some are kept back: a node that has only those left takes no more connections, and a
-worker no more operators. With them it still reaches others, to pass on what it has.
+Descriptors run out gradually, so some are kept in reserve: a node that has only those left accepts no more connections,
+and a worker no more operators. With the reserve it can still reach other nodes and pass its work on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import resource
 from dida.errors import Unavailable
 
 RESERVE = 32
-"""Descriptors that are kept back; of a limit below 256 an eighth."""
+"""Descriptors in reserve; an eighth of a limit below 256."""
 LACKS = {
     errno.EMFILE: "file descriptors (ulimit -n)",
     errno.ENFILE: "file descriptors (of the machine)",
@@ -24,7 +24,7 @@ LACKS = {
 
 
 class Lacking(Unavailable):
-    """This process can't do it for want of `what`; another one may."""
+    """This process lacks `what`; another process may be able to do it."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"this process has no more {what}")
@@ -32,7 +32,7 @@ class Lacking(Unavailable):
 
 
 def lack_of(problem: BaseException) -> str:
-    """What this process lacks when its own code has met that; empty when it is something else."""
+    """Return what this process lacks if that has caused the error, else an empty string."""
     if isinstance(problem, Lacking):
         return problem.what
     if isinstance(problem, MemoryError):
@@ -43,7 +43,7 @@ def lack_of(problem: BaseException) -> str:
 
 
 def lack_of_descriptors() -> str:
-    """What is lacking when no more than the reserve of descriptors is left; else empty."""
+    """Return what is lacking if only the reserve of descriptors is left, else an empty string."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:
         lowest = os.dup(0)  # the lowest number that is free

@@ -1,7 +1,7 @@
-"""What is set on every TCP connection, and what the kernel knows of its other end.
+"""The options of every TCP connection, and what the kernel knows of its other end.
 
-Lines are small, and are sent at once. A peer that vanished without a word, as with its machine or its network, is
-found within `IDLE` + `PROBES` * `PROBE_INTERVAL` seconds, whether something is to be sent to it or not.
+Lines are small and are sent at once. A peer that vanishes with its machine or its network is detected within `IDLE` +
+`PROBES` * `PROBE_INTERVAL` seconds, whether or not something is sent to it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import socket
 from typing import Any
 
 IDLE = 30
-"""Seconds of silence after which the kernel asks whether the other end is there."""
+"""Silence after which the kernel probes the other end, in seconds."""
 PROBE_INTERVAL = 10
-"""Seconds between two such questions."""
+"""Interval between two probes, in seconds."""
 PROBES = 3
-"""Questions without an answer after which the connection is broken."""
+"""Unanswered probes after which the connection is broken."""
 _OPTIONS = {
     "TCP_KEEPIDLE": IDLE,
     "TCP_KEEPINTVL": PROBE_INTERVAL,
     "TCP_KEEPCNT": PROBES,
     "TCP_USER_TIMEOUT": 1000 * (IDLE + PROBES * PROBE_INTERVAL),
 }
-"""By the names that the platform may have; the last one, in milliseconds, is for what was sent and not confirmed."""
+"""The options by the names that platforms may have; the last one, in milliseconds, limits unconfirmed bytes."""
 _SETTINGS = [
     *((socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in _OPTIONS.items() if hasattr(socket, name)),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -31,7 +31,7 @@ _SETTINGS = [
 
 
 def tune(transport: Any) -> None:
-    """Set all this on a transport, if it is a TCP connection."""
+    """Set these options on a transport if it is a TCP connection."""
     if not hasattr(transport, "getHandle"):
         return
     handle = transport.getHandle()
@@ -40,7 +40,7 @@ def tune(transport: Any) -> None:
 
 
 def has_ended(transport: Any) -> bool:
-    """Whether the peer has closed its sending side, though there may be something to be read before that."""
+    """Return True if the peer has closed its sending side, though there may be bytes to read before that."""
     if not hasattr(transport, "getHandle") or not hasattr(select, "POLLRDHUP"):
         return False
     poll = select.poll()

@@ -1,9 +1,8 @@
-"""Bytes to a connection at once, where its socket takes them.
+"""Writing to a connection at once, if its socket has room.
 
-Twisted's own `transport.write` sends in another turn of the reactor, and asks the kernel twice more to be woken for
-it. A line and its answer are small and the socket mostly has room: then they are sent here and now. Only what it
-does not take is left to the transport, with all that follows until the transport has sent it; so long the producer
-is paused.
+Twisted's `transport.write` sends in a later turn of the reactor, after two more system calls. A line and its reply are
+small and the socket mostly has room: then they are sent at once. Only the rest is left to the transport, with all that
+follows until the transport has sent it; meanwhile the producer is paused.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from zope.interface import implementer
 
 @implementer(IPullProducer)
 class Writer:
-    """The writing side of one transport, and the `producer` (an IPushProducer) of what is written, if it can wait."""
+    """The writing side of one transport, and of the `producer` (an IPushProducer) of the bytes, if it can wait."""
 
     def __init__(self, transport: Any, producer: Any = None) -> None:
         self._transport = transport
@@ -27,7 +26,7 @@ class Writer:
             transport.registerProducer(producer, True)
 
     def write(self, data: bytes) -> None:
-        """Send it, behind all that was written before."""
+        """Send bytes, after all that was written before."""
         if self._send is None or self._behind:
             self._transport.write(data)
             return
@@ -40,14 +39,14 @@ class Writer:
             if not rest:
                 return
             sent = self._send(rest)
-        self._transport.write(bytes(rest))  # a lost connection is found by the transport, too
+        self._transport.write(bytes(rest))  # the transport also detects a lost connection
         self._behind, self._told = True, False
         if self._producer is not None:
             self._producer.pauseProducing()
         self._transport.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
-        """The transport asks for more: once at its registration, and when it has sent all."""
+        """Continue: the transport calls this once at its registration, and when it has sent all."""
         if not self._told:
             self._told = True
             return
@@ -57,4 +56,4 @@ class Writer:
             self._producer.resumeProducing()
 
     def stopProducing(self) -> None:
-        """The connection is gone, as its protocol is told."""
+        """Do nothing: the connection is gone, and its protocol is notified."""

@@ -22,35 +22,35 @@ from dida.addresses import Address, NodeAddress, StorageAddress, node_id
 from dida.chains.messages import (
     HOP_TIMEOUT,
     SCHEDULER,
-    TRANSIENT,
     AddStorage,
     AddWorker,
     Adopt,
     CancelStep,
     Completed,
     Ended,
+    Execute,
     Failed,
     Leaving,
     Reassign,
     Register,
     ReportTo,
     Returned,
-    why_not,
 )
-from dida.chains.records import Assignment
-from dida.chains.run_record import RunRecord, outcome, summary
+from dida.chains.run_record import RunRecord, summary
 from dida.chains.runs import Runs
 from dida.client.storage_client import StorageClient
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
-from dida.protocols.deadlines import Deadline, Deadlines
+from dida.protocols.deadlines import Deadlines
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.links import ReconnectingClient
 from dida.scheduler.admission import Admission
+from dida.scheduler.dispatch import Dispatch
 from dida.scheduler.presence import Presence
+from dida.scheduler.results import Results
 from dida.scheduler.workers import Workers
 from dida.wire import grammar
-from dida.wire.messages import NODE, Debug, Error, Forget, Ok, Reply, Request, Status, System, vocabulary
-from dida.wire.runs import DONE, GOING_ON, Cancel, ListRuns, ListWorkers, Result, Run
+from dida.wire.messages import NODE, Debug, Forget, Ok, Reply, Request, Status, System, vocabulary
+from dida.wire.runs import GOING_ON, Cancel, ListRuns, ListWorkers, Result, Run
 from dida.wire.whole import whole
 
 TICK = 0.25
@@ -92,12 +92,10 @@ class SchedulerNode(NodeCommands):
         self._reactor = reactor
         self._storage: tuple[str, ...] = ()
         self._storage_changed()
-        self._sending: set[str] = set()
-        """Runs whose request is on its way to a worker."""
-        self._waiting_results: dict[str, dict[Deferred[Reply], Deadline]] = {}
-        self._deadlines = Deadlines(reactor)
-        """Of those who wait for results, or for what a run is to begin with."""
-        self._admission = Admission(reactor, self._deadlines, runs, self.workers, max_line, self._begin)
+        deadlines = Deadlines(reactor)
+        self.results = Results(deadlines)
+        self._admission = Admission(reactor, deadlines, runs, self.workers, max_line, self._begin)
+        self._dispatch = Dispatch(reactor, runs, self.workers, self._request, self._tell)
         self._warned = False
         self._presence = Presence(me, self._links)
         self._forgettable: list[str] = []
@@ -118,9 +116,7 @@ class SchedulerNode(NodeCommands):
         self.front_end.stop()
         self.workers.stop()
         stopped = Unavailable("the scheduler is being stopped")
-        for run in list(self._waiting_results):
-            for answer in self._who_waits(run):
-                answer.errback(stopped)
+        self.results.close(stopped)
         self._admission.close(stopped)
 
     # --- verbs for clients ----------------------------------------------------------------------
@@ -134,7 +130,7 @@ class SchedulerNode(NodeCommands):
         async def ended() -> Any:
             started: Any = await answer if isinstance(answer, Deferred) else answer
             try:
-                reply = self._result_of(self.runs[started.words[0]], max(0.0, ends - self._now()))
+                reply = self.results.of(self.runs[started.words[0]], max(0.0, ends - self._now()))
                 return await reply if isinstance(reply, Deferred) else reply
             except DidaError as problem:
                 if problem.code not in (errors.TIMED_OUT, errors.NO_SUCH_RUN):
@@ -144,7 +140,7 @@ class SchedulerNode(NodeCommands):
         return Deferred.fromCoroutine(ended())
 
     def cmd_result(self, request: Result) -> Answer:
-        return self._about(request, self._result_of)
+        return self._about(request, self.results.of)
 
     def _about(self, request: Result | Cancel, answer: Callable[[RunRecord, float], Answer]) -> Answer:
         """The answer to a question about a run, which is given the seconds that are left for it."""
@@ -158,25 +154,6 @@ class SchedulerNode(NodeCommands):
             return await reply if isinstance(reply, Deferred) else reply
 
         return Deferred.fromCoroutine(later())
-
-    def _result_of(self, run: RunRecord, seconds: float) -> Answer:
-        if run.state != GOING_ON:
-            return _result(run)
-        if not seconds:
-            raise _still_going_on(run)
-        waiting = self._waiting_results.setdefault(run.id, {})
-
-        def too_late() -> None:
-            del waiting[answer]
-            answer.errback(_still_going_on(run))
-
-        def given_up(answer: Deferred[Reply]) -> None:
-            if answer in waiting:
-                self._deadlines.cancel(waiting.pop(answer))
-
-        answer: Deferred[Reply] = Deferred(given_up)
-        waiting[answer] = self._deadlines.add(seconds, too_late)
-        return answer
 
     def cmd_cancel(self, request: Cancel) -> Answer:
         return self._about(request, self._cancelled)
@@ -322,50 +299,15 @@ class SchedulerNode(NodeCommands):
 
     def _begin(self, run: RunRecord) -> None:
         """A run was started."""
-        self._send(run)
+        self._dispatch.send(run)
         if self.debug:
             route = " ".join(f"{each.operator}@{each.worker}" for each in run.chain)
             _log.info("run {run}: input {input!r}, {route}", run=run.id, input=run.input, route=route)
 
-    def _send(self, run: RunRecord) -> None:
-        """Send the request of a run to the worker of its current step; another one when that does not take it."""
-        step = run.current
-        if step is None or run.id in self._sending:
-            return
-        worker = self.workers.find(step.worker, Address(step.host, step.port))
-        if worker is None:
-            self._refused(run, step, errors.UNAVAILABLE, "its worker is not there any more")
-            return
-        storage, view = self._storage, self.front_end.replicas.number
-        execute = self.runs.request(run, str(self.me.address), storage, view, self._now())
-        self._sending.add(run.id)
-
-        def answered(result: Reply | Failure) -> None:
-            self._sending.discard(run.id)
-            if isinstance(result, Failure):
-                if result.check(DidaError) is None:
-                    _log.failure("a run could not be sent", result)
-                problem = result.value if isinstance(result.value, DidaError) else Unavailable("a bug")
-                self._refused(run, step, errors.UNAVAILABLE, " ".join(problem.words))
-            elif isinstance(result, Error):
-                self._refused(run, step, result.code, why_not(result))
-            elif run.current is not None and run.current.attempt == step.attempt:
-                run.unsent = ""
-                run.progress = max(run.progress, self._now())
-
-        worker.link.ask(execute, HOP_TIMEOUT).addBoth(answered)
-
-    def _refused(self, run: RunRecord, step: Assignment, code: str, why: str) -> None:
-        """The worker has not taken the step: another one, soon; or the run has failed."""
-        if run.state != GOING_ON or run.current is not step:
-            return
-        run.again = True
-        run.unsent = f"{step.worker} did not take it: {why}"
-        if code not in TRANSIENT:
-            text = f"{step.operator} at position {step.position} was not begun by {step.worker}: {why}"
-            self._tell(self.runs.on_failed(run.id, text, self._now(), step.position))
-        elif self.workers.reachable:
-            self.runs.on_reassign(run.id, step.position, (step.worker,), self.workers.reachable, self._now(), run.round)
+    def _request(self, run: RunRecord) -> Execute:
+        """Return the request with which a run goes on."""
+        view = self.front_end.replicas.number
+        return self.runs.request(run, str(self.me.address), self._storage, view, self._now())
 
     def _tell(self, run: RunRecord | None) -> None:
         """A run has ended: answer those who wait for it."""
@@ -375,17 +317,7 @@ class SchedulerNode(NodeCommands):
             self._forgettable.append(run.id)
         if self.debug:
             _log.info("run {run}: {state} {text}", run=run.id, state=run.state, text=run.output or run.reason)
-        for answer in self._who_waits(run.id):
-            answer.callback(_result(run))
-
-    def _who_waits(self, run: str) -> list[Deferred[Reply]]:
-        """Those who wait for the result of a run, and wait no longer."""
-        waiting = self._waiting_results.pop(run, {})
-        for deadline in waiting.values():
-            self._deadlines.cancel(deadline)
-        answers = list(waiting)
-        waiting.clear()
-        return answers
+        self.results.on_end(run)
 
     # --- nodes ----------------------------------------------------------------------------------
 
@@ -459,7 +391,7 @@ class SchedulerNode(NodeCommands):
                 self._each(run, lambda run: self.runs.on_lost(run, self.workers.reachable, now, at_once[run.turn] - 1))
             self.runs.doubtful(lost_at, now)
         for run in self.runs.unsent:
-            self._each(run, self._send)
+            self._each(run, self._dispatch.send)
 
     def _each(self, run: RunRecord, look: Callable[[RunRecord], RunRecord | None]) -> None:
         """Look at one of many runs, which may end with that; one that can't go on has failed, and the others go on."""
@@ -483,16 +415,3 @@ def _parsed(parse: Callable[[str], _T], text: str) -> _T:
 def _expected(failure: Failure) -> None:
     """Nobody waits for that answer."""
     failure.trap(DidaError)
-
-
-def _still_going_on(run: RunRecord) -> DidaError:
-    step = run.current
-    at = f", at {step.operator} at position {step.position} on {step.worker}" if step is not None else ""
-    text = f"run {run.id} is still going on{at}: ask again, or give it a longer timeout"
-    return DidaError(errors.TIMED_OUT, text)
-
-
-def _result(run: RunRecord) -> Reply:
-    if run.state == DONE:
-        return Ok(("done", run.output), outcome(run))
-    return Ok(("failed", run.reason), outcome(run))

@@ -27,11 +27,8 @@ from dida.chains.messages import (
     WORKER,
     Adopt,
     CancelStep,
-    Completed,
     Drain,
-    Ended,
     Execute,
-    Failed,
     ListOperators,
     ReportTo,
     Returned,
@@ -39,40 +36,33 @@ from dida.chains.messages import (
 )
 from dida.chains.records import Assignment
 from dida.chains.steps import Steps
-from dida.chains.texts import MAX_REASON, told
-from dida.client.sessions import CausalContext, StepRequestIds
 from dida.client.storage_client import StorageClient
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
 from dida.protocols.clock import time_of_day
 from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.link_pool import ConnectionPool
-from dida.protocols.shortage import lack_of_descriptors
 from dida.timestamps import Timestamp
 from dida.wire import grammar
 from dida.wire.messages import DRAIN, NODE, Ok, Reply, Request, SchedulerAt, Slow, Status, System, vocabulary
 from dida.wire.whole import Schedulers, whole
+from dida.worker.attempts import Attempts
 from dida.worker.collector import DebugReporter
 from dida.worker.departure import Draining
-from dida.worker.execution import Operators, Outcome, StepFailed, StepLost
+from dida.worker.execution import Operators, StepFailed, StepLost
 from dida.worker.handover import Handoff, NotHandedOn
-from dida.worker.printing import Printed, Streams
+from dida.worker.outcomes import LineTooLong, Outcomes
+from dida.worker.printing import Streams
 from dida.worker.registration import Registration
 from dida.worker.reports import CHOOSE_AFTER, ReportQueue
+from dida.worker.shortage import Shortage
 
 MAX_STEPS = 10_000
 """Steps that a worker has at once, those that wait for a thread included, when it is not told otherwise."""
-SECURE_SECONDS = 15.0
-"""Seconds for what a run has written to be at a second storage node."""
 
-LACKING_TIME = 1.0
-"""Seconds for which a worker takes no operators that has had to pass one on."""
 LACKING_PAUSE = 0.2
 """Seconds before a step is passed on: if others lack the same, it goes round no faster."""
-LACKING_TOLD = 10.0
-"""Seconds between two log lines on that."""
 MAX_PASSES = 50
 """Executions of a step until it fails of what workers lack."""
-NO_ROOM = "(not kept: the line that tells this step is too long as it is)"
 
 _log = Logger()
 
@@ -106,9 +96,8 @@ class WorkerNode(NodeCommands):
         self.max_steps = max_steps
         self.front_end = StorageClient(reactor, max_line=max_line)
         self.counts = {"executed": 0, "failed": 0, "retried": 0, "went_back": 0, "passed_on": 0}
-        self._lacks = ""
-        self._lacks_until = 0.0
-        self._lack_told = float("-inf")
+        self._attempts = Attempts(reactor, operators, self.front_end, self._given_up, self.counts)
+        self.shortage = Shortage(reactor)
         self.steps = Steps()
         self._reactor = reactor
         self._drain = drain
@@ -120,6 +109,7 @@ class WorkerNode(NodeCommands):
         self.registration = Registration(reactor, me, schedulers)
         self._peers = ConnectionPool(reactor)
         self.reports = ReportQueue(reactor, self._peers, self._on_idle)
+        self._outcomes = Outcomes(self.reports, max_line)
         self.collector = DebugReporter(me.id, self._peers)
         self.departure = Draining(reactor, me.id, self._peers, self._spawn, lambda: self.steps.in_hand, on_end)
         self._hand_over = Handoff(reactor, me.id, self._peers, self.reports, self._begin)
@@ -166,7 +156,7 @@ class WorkerNode(NodeCommands):
         if not self.steps.covers(request):
             if self.departure.begun:
                 raise Unavailable(f"{self.me.id} is leaving: try another worker")
-            if lack := self._lack_now():
+            if lack := self.shortage.now():
                 raise Unavailable(f"{self.me.id} has no more {lack}: try another worker")
             if self.steps.in_hand >= self.max_steps:
                 raise Unavailable(f"{self.me.id} has {self.max_steps} operators to execute already: try another worker")
@@ -288,7 +278,7 @@ class WorkerNode(NodeCommands):
         step = request.assignment
         printed = self.operators.log.of(request.meta.run, step.operator, step.position)
         try:
-            tried, outcome = await self._try(request, printed)
+            tried, outcome = await self._attempts.execute(request, printed)
             took = self._reactor.seconds() - began
             done = tried.with_step(
                 worker=self.me.id,
@@ -302,8 +292,8 @@ class WorkerNode(NodeCommands):
             if self.debug:
                 self.collector.show(request, outcome.output)
             if done.next + 1 == done.size:
-                await self._secure(done, request.left - took)
-                self._conclude(scheduler, done.later(self._reactor.seconds() - began), printed.end())
+                await self._attempts.secure(done, request.left - took)
+                self._end_run(scheduler, done.later(self._reactor.seconds() - began), printed.end())
                 return None
         except StepLost as lost:
             return self._go_back(request, scheduler, lost, self._reactor.seconds() - began)
@@ -317,102 +307,36 @@ class WorkerNode(NodeCommands):
                 why = f"on {self.me.id} {problem}"
                 self._failed(scheduler, late, request.assignment, why, printed=printed.end())
             return None
-        step = done.assignment
         following = attrs.evolve(done.later(took), next=done.next + 1, apart=False)
-        told = Completed(
-            run=done.meta.run,
-            position=step.position,
-            operator=step.operator,
-            worker=step.worker,
-            ms=step.ms,
-            round=done.round,
-            step=step,
-            printed=self._fitting(printed.end(), (step,)),
-        )
+        completed = self._outcomes.completed(done, printed.end())
         if took < CHOOSE_AFTER:
-            self.reports.tell(scheduler, told, following, soon=False)
+            self.reports.tell(scheduler, completed, following, soon=False)
         else:
-            following = await self.reports.choose(scheduler, told, following)
+            following = await self.reports.choose(scheduler, completed, following)
         if self.gossip_delay:
             await deferLater(self._reactor, self.gossip_delay)
         if took >= CHOOSE_AFTER or self.gossip_delay:
             left = request.later(self._reactor.seconds() - began).left
             following = attrs.evolve(following, left=left)
-        if why := self._too_long(following, following.chain):
-            self._failed(scheduler, following, following.assignment, f"did not get the request: {why}")
+        try:
+            self._outcomes.check(following, following.chain)
+        except LineTooLong as problem:
+            self._failed(scheduler, following, following.assignment, f"did not get the request: {problem}")
             return None
         return following
 
+    def _end_run(self, scheduler: Address, request: Execute, printed: str) -> None:
+        try:
+            self._outcomes.ended(scheduler, request, printed)
+        except LineTooLong as problem:
+            raise StepFailed(f"was executed, but the outcome of its run has {problem}") from None
+
     def _lack(self, request: Execute, problem: StepFailed) -> Execute:
-        """The step for another worker, as this one lacks something. For a while it takes nothing."""
+        """Return the step for another worker, because this one lacks something."""
         self.counts["passed_on"] += 1
-        self._lacks = problem.lack
-        now = self._reactor.seconds()
-        self._lacks_until = now + LACKING_TIME
-        if now >= self._lack_told + LACKING_TOLD:
-            self._lack_told = now
-            _log.warn("no more {what}: steps are passed on to other workers", what=problem.lack)
+        self.shortage.note(problem.lack)
         again = redo.rewound(request, request.next).with_step(records=redo.of_applied(problem.records))
         return attrs.evolve(again, again=True)
-
-    def _lack_now(self) -> str:
-        """What this worker lacks for one more operator."""
-        if self._reactor.seconds() < self._lacks_until:
-            return self._lacks
-        return lack_of_descriptors()
-
-    async def _try(self, request: Execute, printed: Printed) -> tuple[Execute, Outcome]:
-        """Execute the operator, as often as its class wants it to be tried. The request that was executed, too."""
-        ids = StepRequestIds(request.meta.run, request.next, request.again)
-        ends = self._reactor.seconds() + request.left
-        tries = 0
-        while True:
-            try:
-                outcome = await self.operators.execute(
-                    request, self.front_end, max(0.0, ends - self._reactor.seconds()), ids, printed
-                )
-            except (StepFailed, StepLost) as problem:
-                if self._given_up(request.meta.run):
-                    raise CancelledError from None
-                if isinstance(problem, StepLost):
-                    raise
-                if problem.trace and not problem.lack:
-                    _log_trace(problem, request)
-                terms = self.operators.terms(request.assignment.operator)
-                pause = terms.pause(tries)
-                if problem.lack:
-                    raise
-                if tries >= terms.retries or self._stopped or self._reactor.seconds() + pause >= ends:
-                    if tries:
-                        raise StepFailed(f"{problem} (tried {tries + 1} times)") from None
-                    raise
-                kept = redo.of_applied(problem.records)
-            else:
-                return request, outcome
-            tries += 1
-            self.counts["retried"] += 1
-            await deferLater(self._reactor, pause)
-            ids.restart()
-            attempt = request.assignment.attempt + 1
-            request = redo.rewound(request, request.next).with_step(records=kept, attempt=attempt)
-
-    async def _secure(self, request: Execute, left: float) -> None:
-        """Have what the run has written at a second storage node each. Raises StepFailed and StepLost."""
-        written = {
-            touch.version.replica: touch.key
-            for step in request.chain
-            for touch in step.records
-            if touch.how == "written"
-        }
-        seen = CausalContext(request.meta.after, request.meta.versions)
-        for replica, key in written.items():
-            try:
-                await self.front_end.secure(seen, key, replica, min(left, SECURE_SECONDS))
-            except DidaError as problem:
-                if seen.lost:
-                    raise StepLost(seen.lost, request.assignment.records) from None
-                text = f"was executed, but what the run has written may be on one storage node only: {problem}"
-                raise StepFailed(text) from None
 
     def _go_back(self, request: Execute, scheduler: Address, lost: StepLost, took: float) -> Execute | None:
         """The request from the step on by which what was lost has entered the run."""
@@ -442,31 +366,6 @@ class WorkerNode(NodeCommands):
         _log.info("run {run}: {reason}: back to position {position}", run=told.run, reason=reason, position=position)
         return back
 
-    def _conclude(self, scheduler: Address, request: Execute, printed: str) -> None:
-        """Report the end of the run."""
-        kept = self._fitting(printed, request.chain)
-        ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after, printed=kept)
-        if why := self._too_long(ended, request.chain):
-            raise StepFailed(f"was executed, but the outcome of its run has {why}")
-        self.reports.tell(scheduler, ended, request)
-
-    def _fitting(self, printed: str, chain: tuple[Assignment, ...]) -> str:
-        """What was printed, where the line that tells it with the chain has room for it."""
-        return printed if not printed or self._size(chain) + 6 * len(printed) < self.max_line else NO_ROOM
-
-    def _size(self, chain: tuple[Assignment, ...]) -> int:
-        """Bytes that the line of a chain has at most."""
-        return sum(len(each.output) + 400 + 200 * len(each.records) for each in chain) * 8
-
-    def _too_long(self, request: Request, chain: tuple[Assignment, ...]) -> str:
-        """Why the request does not fit on a line; empty when it does."""
-        if self._size(chain) < self.max_line:
-            return ""
-        size = len(grammar.encode(request)) + 32
-        if size <= self.max_line:
-            return ""
-        return f"{size} bytes, longer than a line may be ({self.max_line}): return less, or raise --max-line"
-
     def _failed(
         self,
         scheduler: Address,
@@ -477,26 +376,9 @@ class WorkerNode(NodeCommands):
         lost: Timestamp | None = None,
         printed: str = "",
     ) -> None:
-        """Report that the run can't go on; `bare`: without what was executed before, which the scheduler knows."""
+        """Report that the run can't go on (see `Outcomes.failed`)."""
         self.counts["failed"] += 1
-        reason = told(f"{at.operator} at position {at.position} {why}", MAX_REASON)
-        failed = Failed(
-            run=request.meta.run,
-            position=at.position,
-            operator=at.operator,
-            worker=at.worker,
-            reason=reason,
-            chain=() if bare else request.chain[: request.next],
-            after={} if bare else request.meta.after,
-            lost=lost or {},
-            round=request.round,
-            attempt=at.attempt,
-            printed=self._fitting(printed, request.chain[: request.next]),
-        )
-        if self._too_long(failed, failed.chain):
-            failed = attrs.evolve(failed, chain=())
-        _log.warn("run {run}: {reason}", run=failed.run, reason=reason)
-        self.reports.tell(scheduler, failed, request)
+        self._outcomes.failed(scheduler, request, at, why, bare, lost, printed)
 
     def _spawn(self, work: Coroutine[Any, Any, None], request: Execute | None = None) -> None:
         """Own the work, on that request if on one, until it has ended."""
@@ -523,14 +405,3 @@ class WorkerNode(NodeCommands):
         if request is not None:  # a bug must not be a silent end of the run
             scheduler, text = Address.parse(request.meta.scheduler), "a bug at this worker; its log has the details"
             self._failed(scheduler, request, request.assignment, f"on {self.me.id}: {text}", bare=True)
-
-
-def _log_trace(problem: StepFailed, request: Execute) -> None:
-    step = request.assignment
-    _log.warn(
-        "run {run}: {operator} at position {position} raised:\n{trace}",
-        run=request.meta.run,
-        operator=step.operator,
-        position=step.position,
-        trace=problem.trace,
-    )

@@ -514,7 +514,7 @@ async def test_who_is_gone_is_not_waited_for(system: System, monkeypatch: pytest
     run = (await system.ask("run 13 AddOperator")).words[0]
     link = system.link_to("sc1")
     asked = link.ask(grammar.decode(f'result {run} {{"timeout": 3600}}'.encode(), VERBS)[1], 15.0)
-    await until(lambda: scheduler._waiting_results.get(run))
+    await until(lambda: scheduler.results.waiting(run))
     link.stop()
     asked.addErrback(lambda failure: failure.trap(DidaError))
-    await until(lambda: not scheduler._waiting_results[run])
+    await until(lambda: not scheduler.results.waiting(run))

@@ -351,7 +351,7 @@ async def test_a_bug_of_the_worker(
 
     stage.operator("return ''", ASYNC)
     worker = stage.workers["w1"]
-    monkeypatch.setattr(worker, "_secure", bug)
+    monkeypatch.setattr(worker._attempts, "secure", bug)
     monkeypatch.setattr(worker._hand_over, "send", bug)
     text = "on w1: a bug at this worker; its log has the details"
     assert await stage.reason() == f"Op at position 0 {text}"

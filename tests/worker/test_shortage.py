@@ -96,10 +96,12 @@ async def test_a_step_is_passed_on(
     assert [step.worker for step in ended.chain] == ["w2", "w2"]
     assert worker.counts["passed_on"] == 1
     (told,) = [line for line in warnings if "steps are passed on" in line]
-    assert told == f"no more {worker._lacks}: steps are passed on to other workers"
-    worker._lacks_until = the_reactor().seconds() + 60.0
+    what = told.removeprefix("no more ").removesuffix(": steps are passed on to other workers")
+    monkeypatch.setattr("dida.worker.shortage.LACKING_TIME", 60.0)
+    worker.shortage.note(what)
     refused = await stage.ask("w1", stage.request("Op@w1"))
-    assert refused == Error("unavailable", (f"w1 has no more {worker._lacks}: try another worker",))
+    assert refused == Error("unavailable", (f"w1 has no more {what}: try another worker",))
+    assert told == f"no more {what}: steps are passed on to other workers"
 
 
 @pytest_twisted.ensureDeferred
@@ -121,7 +123,7 @@ async def test_what_fails_meanwhile(stage: Stage, monkeypatch: pytest.MonkeyPatc
 async def test_all_workers_lack_it(stage: Stage, monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
     """A step that nobody can execute goes round slowly until somebody can, or the run's deadline."""
     stage.operator("return 'out'")
-    monkeypatch.setattr("dida.worker.node.LACKING_TIME", 0.1)
+    monkeypatch.setattr("dida.worker.shortage.LACKING_TIME", 0.1)
     monkeypatch.setattr("dida.worker.node.LACKING_PAUSE", 0.02)
     for worker in stage.workers.values():
         monkeypatch.setattr(worker.operators.threads, "_one_more", lambda: False)

@@ -1,0 +1,102 @@
+"""The outcomes of steps, in lines that are short enough: `completed`, `ended` and `failed` for the report queue."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.logger import Logger
+
+from dida.addresses import Address
+from dida.chains.messages import Completed, Ended, Execute, Failed
+from dida.chains.records import Assignment
+from dida.chains.texts import MAX_REASON, told
+from dida.timestamps import Timestamp
+from dida.wire import grammar
+from dida.wire.messages import Request
+from dida.worker.reports import ReportQueue
+
+NO_ROOM = "(not kept: the line that tells this step is too long as it is)"
+
+_log = Logger()
+
+
+class LineTooLong(Exception):
+    """The chain does not fit on a line; the text says why and what to do."""
+
+
+class Outcomes:
+    """The outcomes of one worker's steps. No line is longer than `max_line` bytes."""
+
+    def __init__(self, reports: ReportQueue, max_line: int) -> None:
+        self._reports = reports
+        self._max_line = max_line
+
+    def completed(self, request: Execute, printed: str) -> Completed:
+        """Return the report that the current step of `request` was executed."""
+        step = request.assignment
+        return Completed(
+            run=request.meta.run,
+            position=step.position,
+            operator=step.operator,
+            worker=step.worker,
+            ms=step.ms,
+            round=request.round,
+            step=step,
+            printed=self._fitting(printed, (step,)),
+        )
+
+    def ended(self, scheduler: Address, request: Execute, printed: str) -> None:
+        """Report the end of the run; raise LineTooLong if no line can carry its outputs."""
+        kept = self._fitting(printed, request.chain)
+        ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after, printed=kept)
+        self.check(ended, request.chain)
+        self._reports.tell(scheduler, ended, request)
+
+    def failed(
+        self,
+        scheduler: Address,
+        request: Execute,
+        at: Assignment,
+        why: str,
+        bare: bool = False,
+        lost: Timestamp | None = None,
+        printed: str = "",
+    ) -> None:
+        """Report that the run can't go on. `bare`: without the steps before, which the scheduler knows."""
+        reason = told(f"{at.operator} at position {at.position} {why}", MAX_REASON)
+        failed = Failed(
+            run=request.meta.run,
+            position=at.position,
+            operator=at.operator,
+            worker=at.worker,
+            reason=reason,
+            chain=() if bare else request.chain[: request.next],
+            after={} if bare else request.meta.after,
+            lost=lost or {},
+            round=request.round,
+            attempt=at.attempt,
+            printed=self._fitting(printed, request.chain[: request.next]),
+        )
+        try:
+            self.check(failed, failed.chain)
+        except LineTooLong:
+            failed = attrs.evolve(failed, chain=())
+        _log.warn("run {run}: {reason}", run=failed.run, reason=reason)
+        self._reports.tell(scheduler, failed, request)
+
+    def check(self, request: Request, chain: tuple[Assignment, ...]) -> None:
+        """Raise LineTooLong if `request`, which carries `chain`, does not fit on a line."""
+        if _most_bytes(chain) < self._max_line:
+            return
+        size = len(grammar.encode(request)) + 32
+        if size > self._max_line:
+            too_long = f"{size} bytes, longer than a line may be ({self._max_line})"
+            raise LineTooLong(f"{too_long}: return less, or raise --max-line")
+
+    def _fitting(self, printed: str, chain: tuple[Assignment, ...]) -> str:
+        """Return the printed text if the line that carries the chain has room for it."""
+        return printed if not printed or _most_bytes(chain) + 6 * len(printed) < self._max_line else NO_ROOM
+
+
+def _most_bytes(chain: tuple[Assignment, ...]) -> int:
+    """Return an upper limit for the length of the line of a chain."""
+    return sum(len(each.output) + 400 + 200 * len(each.records) for each in chain) * 8
