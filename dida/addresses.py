@@ -1,6 +1,6 @@
-"""Addresses of nodes, in the forms that command lines and scripts write them.
+"""Addresses of nodes, in the forms of command lines and scripts.
 
-`http://localhost:3333`, `tcp://localhost:3333` and `localhost:3333` are the same thing.
+`http://localhost:3333`, `tcp://localhost:3333` and `localhost:3333` are the same address.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dida.versions import MAX_REPLICA
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HERE = "localhost"
-"""What this machine is called, whichever of its names a URL has."""
+"""The name of this machine, whichever of its names a URL has."""
 
 MAX_ID = 200
-"""Characters of a node's id."""
+"""The most characters of a node's id."""
 
 _URL = re.compile(r"(?:(?:http|tcp)://)?(\[[0-9a-f:.]+\]|[a-z0-9._-]+):([0-9]{1,9})/?", re.IGNORECASE)
 _LISTEN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
@@ -26,7 +26,7 @@ _NUMBER = re.compile("[0-9]{1,10}")
 
 
 def node_id(text: str) -> str:
-    """The id in a word; UserError says what an id is."""
+    """Return the id in a word; the UserError says what an id looks like."""
     if not 0 < len(text) <= MAX_ID or not text.isprintable() or " " in text:
         raise UserError(f"{shown(text)} is no id: give one word of at most {MAX_ID} printable characters")
     return text
@@ -34,19 +34,19 @@ def node_id(text: str) -> str:
 
 @frozen
 class Address:
-    """Host and TCP port; `str` gives `host:port`."""
+    """Host and TCP port; `str` returns `host:port`."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """The address in a URL; UserError says what a URL looks like."""
+        """Return the address in a URL; the UserError says what a URL looks like."""
         return _parsed(text)
 
     @property
     def machine(self) -> str:
-        """The host, under one name for all that are this machine."""
+        """The host, with one name for all names of this machine."""
         return HERE if self.host in LOOPBACK else self.host
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Address:
 
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> Address:
-    """The same few come again and again, with each request of a chain."""
+    """Cached: the same few texts come again with each request of a chain."""
     match = _URL.fullmatch(text.strip())
     if match is None:
         raise UserError(f"{text!r} is no URL: write http://HOST:PORT, as in http://localhost:5001")
@@ -65,7 +65,7 @@ def _parsed(text: str) -> Address:
 
 
 def host_and_port(text: str) -> tuple[str, int | None]:
-    """`HOST` or `HOST:PORT`: where to listen; UserError says what it looks like."""
+    """`HOST` or `HOST:PORT` on which to listen; the UserError says what it looks like."""
     match = _LISTEN.fullmatch(text.strip())
     if match is None or not (match[2] is None or 0 < int(match[2]) < 65536):
         raise UserError(f"{text!r} is no HOST[:PORT]: write a host, as in 0.0.0.0 or 0.0.0.0:5001")
@@ -74,7 +74,7 @@ def host_and_port(text: str) -> tuple[str, int | None]:
 
 @frozen
 class NodeAddress:
-    """A node's id and where it listens."""
+    """The id and the address of a node."""
 
     id: str
     address: Address
@@ -93,7 +93,7 @@ class NodeAddress:
 
 @frozen
 class StorageAddress:
-    """A storage replica's number, its node id and where it listens."""
+    """The replica number, the node id and the address of a storage node."""
 
     replica: int
     id: str

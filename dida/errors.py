@@ -1,7 +1,7 @@
-"""What can go wrong, and the code by which it is told on the wire.
+"""Expected failures, and their codes on the wire.
 
-A `DidaError` is an expected failure: it has a stable code (a lower-case word), words that say what,
-where and what to do, and becomes one `error` line. Anything else that is raised is a bug.
+A `DidaError` is an expected failure: it has a stable code (a lower-case word) and words that say what is wrong, where,
+and what to do. It becomes one `error` line. Any other exception is a bug.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SHOWN = 60
-"""Characters of a faulty word that an error shows."""
+"""The most characters of a faulty word in an error."""
 
 BAD_REQUEST = "bad-request"
 UNKNOWN_VERB = "unknown-verb"
@@ -47,28 +47,28 @@ class DidaError(Exception):
 
 
 class BadRequest(DidaError):
-    """The peer's fault: what it sent can't be understood. The connection stays."""
+    """The peer's fault: what it sent can't be understood. The connection stays open."""
 
     def __init__(self, *words: str) -> None:
         super().__init__(BAD_REQUEST, *words)
 
 
 class UnknownVerb(DidaError):
-    """The peer's fault: no such verb at this node."""
+    """The peer's fault: this node does not have the verb."""
 
     def __init__(self, verb: str) -> None:
         super().__init__(UNKNOWN_VERB, verb)
 
 
 class Unavailable(DidaError):
-    """It could not be done now, and nothing was changed: try again."""
+    """It could not be done now, and nothing was changed: retry."""
 
     def __init__(self, *words: str) -> None:
         super().__init__(UNAVAILABLE, *words)
 
 
 class UserError(DidaError):
-    """The user's mistake in a file, an option or a command: one line says what, where, what to do."""
+    """The user's mistake in a file, an option or a command: one line says what is wrong, where, and what to do."""
 
     def __init__(self, text: str) -> None:
         super().__init__(BAD_REQUEST, text)
@@ -78,5 +78,5 @@ class UserError(DidaError):
 
 
 def shown(word: str) -> str:
-    """A faulty word as an error shows it."""
+    """Return a faulty word as an error shows it."""
     return repr(word if len(word) <= SHOWN else word[:SHOWN] + "…")

@@ -1,13 +1,13 @@
-"""Which storage nodes hold a key: consistent hashing, and groups of nodes for partial replication.
+"""The storage nodes that hold a key: consistent hashing, and groups of nodes for partial replication.
 
-A ring: each name owns many points of a circle of 2^64 positions (virtual nodes, so that load spreads); a key
-belongs to the first point at or after its own position. When a name goes, only its keys move.
-Source: Karger et al., "Consistent Hashing and Random Trees" (1997); hash: MurmurHash3 x64, 128 bit.
+A ring: each name owns many points of a circle of 2^64 positions (virtual nodes, so that load spreads). A key belongs to
+the first point at or after its own position. When a name goes, only its keys move. Source: Karger et al., "Consistent
+Hashing and Random Trees" (1997); hash: MurmurHash3 x64, 128 bit.
 
-Shards: the named nodes, in the order of their replica numbers, are split into groups of R; what is left over joins
-the last group, so that no record has fewer than R copies. A node that was not named belongs to the group that its
-number falls into. A ring over the groups decides which group holds a key, and the ring over its members the order
-within. Everybody who knows the named nodes and R knows the groups.
+Shards: the named nodes, in the order of their replica numbers, are split into groups of R; the rest joins the last
+group, so that no record has fewer than R copies. A node that was not named belongs to the group that its number falls
+into. A ring over the groups decides which group holds a key, and the ring over its members decides the order within the
+group. Every node that knows the named nodes and R computes the same groups.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import lru_cache
 import mmh3
 
 POINTS = 1024
-"""Points per name: keeps the shares of 4 names within a few per cent of even."""
+"""Points per name: enough for the shares of 4 names to differ by a few per cent only."""
 
 
 def _position(text: str) -> int:
@@ -28,7 +28,7 @@ def _position(text: str) -> int:
 
 @lru_cache(maxsize=128)
 def _placed(names: tuple[str, ...], points: int) -> tuple[list[int], list[str]]:
-    """The circle: positions in order, and whose they are. Views come again, and hashing takes milliseconds."""
+    """The circle: sorted positions and their owners. Cached: views come again, and hashing takes milliseconds."""
     placed = sorted((_position(f"{name}/{point}"), name) for name in names for point in range(points))
     return [position for position, _ in placed], [name for _, name in placed]
 
@@ -41,13 +41,13 @@ class Ring:
         self._positions, self._owners = _placed(self.names, points)
 
     def owner(self, key: str) -> str:
-        """The name that `key` belongs to; LookupError on an empty ring."""
+        """Return the name to which `key` belongs; LookupError on an empty ring."""
         if not self._owners:
             raise LookupError("the ring is empty")
         return self._owners[bisect_left(self._positions, _position(key)) % len(self._owners)]
 
     def order(self, key: str) -> Iterator[str]:
-        """All names, the owner first, then whoever takes over from whom."""
+        """Return all names: the owner first, then its successors in order."""
         seen: set[str] = set()
         start = bisect_left(self._positions, _position(key)) if self._owners else 0
         for step in range(len(self._owners)):
@@ -60,7 +60,7 @@ class Ring:
 
 
 class Shards:
-    """Replica numbers in groups of `factor`; one group of all when it is None."""
+    """Replica numbers in groups of `factor`; one group of all if it is None."""
 
     def __init__(self, named: Iterable[int], factor: int | None) -> None:
         self._named = sorted(set(named))
@@ -70,7 +70,7 @@ class Shards:
 
     @classmethod
     def told(cls, groups: Sequence[Sequence[int]]) -> Shards:
-        """The groups as a storage node tells them."""
+        """The groups as a storage node sends them."""
         named = [replica for group in groups for replica in group]
         return cls(named, len(groups[0]) if len(groups) > 1 else None)
 
@@ -78,15 +78,15 @@ class Shards:
         return self._count
 
     def of_replica(self, replica: int) -> int:
-        """The group that a replica belongs to, from 0."""
+        """Return the group of a replica, from 0."""
         if not self.factor:
             return 0
         return min(bisect_left(self._named, replica) // self.factor, self._count - 1)
 
     def of_key(self, key: str) -> int:
-        """The group that holds a key."""
+        """Return the group that holds a key."""
         return int(self._ring.owner(key)) if self._count > 1 else 0
 
     def replicas(self, group: int) -> list[int]:
-        """The named replicas of a group."""
+        """Return the named replicas of a group."""
         return [replica for replica in self._named if self.of_replica(replica) == group]

@@ -1,7 +1,7 @@
-"""Timestamps: maps from a component's stream to a counter; a missing entry is 0.
+"""Timestamps: maps from the stream of an incarnation to a counter; a missing entry is 0.
 
-To a client a timestamp is something to merge and to send back. Here it says which updates a state
-includes. Source: Ladin, Liskov et al., "Providing High Availability Using Lazy Replication" (1992).
+A client only merges timestamps and sends them back. For a replica a timestamp names the updates that a state includes.
+Source: Ladin, Liskov et al., "Providing High Availability Using Lazy Replication" (1992).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Timestamp = dict[str, int]
 
 
 def covers(high: Mapping[str, int], low: Mapping[str, int]) -> bool:
-    """Whether `low ≤ high`, entry by entry."""
+    """Return True if `low ≤ high`, entry by entry."""
     for name, count in low.items():  # noqa: SIM110 - on the path of every request, and all() takes twice as long
         if high.get(name, 0) < count:
             return False
@@ -20,14 +20,14 @@ def covers(high: Mapping[str, int], low: Mapping[str, int]) -> bool:
 
 
 def merge_into(target: Timestamp, other: Mapping[str, int]) -> None:
-    """Raise each entry of `target` to that of `other` where `other`'s is larger."""
+    """Raise each entry of `target` to that of `other` if `other`'s is larger."""
     for name, count in other.items():
         if target.get(name, 0) < count:
             target[name] = count
 
 
 def merged(first: Mapping[str, int], *others: Mapping[str, int]) -> Timestamp:
-    """The entry-wise maximum, as a new map; fastest when the first is the longest."""
+    """Return the entry-wise maximum as a new map; fastest if the first map is the longest."""
     result = dict(first)
     for timestamp in others:
         merge_into(result, timestamp)
@@ -35,5 +35,5 @@ def merged(first: Mapping[str, int], *others: Mapping[str, int]) -> Timestamp:
 
 
 def lacking(have: Mapping[str, int], wanted: Mapping[str, int]) -> list[str]:
-    """The streams of which `have` knows less than `wanted`, sorted."""
+    """Return the streams of which `have` knows less than `wanted`, sorted."""
     return sorted(name for name, count in wanted.items() if have.get(name, 0) < count)

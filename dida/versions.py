@@ -1,7 +1,7 @@
-"""Versions of a record and their one total order.
+"""Versions of a record, and their total order.
 
-A version is (number, replica id), written `number.replica`. The higher number is newer; of two with
-the same number the one of the *lower* replica id is newer, so that all replicas agree.
+A version is (number, replica id), written `number.replica`. The higher number is newer; of two with the same number the
+one with the *lower* replica id is newer, so that all replicas agree.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 
 MAX_NUMBER = 2**53 - 1
-"""Numbers beyond what every JSON reader keeps exact are refused: one of 2^63 would win for ever."""
+"""Higher numbers are refused: not every JSON reader keeps them exact, and a version of 2^63 would win for ever."""
 MAX_REPLICA = 2**31 - 1
 
 _FORM = re.compile(r"([0-9]{1,16})\.([0-9]{1,10})")
 
 
 class Version:
-    """(number, replica); immutable, hashable, ordered: `a > b` when a is newer than b."""
+    """(number, replica); immutable, hashable, ordered: `a > b` if a is newer than b."""
 
     __slots__ = ("_key", "number", "replica")
     number: int
@@ -29,7 +29,7 @@ class Version:
 
     @classmethod
     def parse(cls, text: str) -> Version:
-        """The version written as `4.1`; ValueError when it is none, or out of range."""
+        """Return the version written as `4.1`; ValueError if it is malformed or out of range."""
         match = _FORM.fullmatch(text)
         if match is None:
             raise ValueError(f"{text!r} is no version: write number.replica, as in 4.1")

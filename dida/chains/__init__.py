@@ -1,4 +1,4 @@
-"""What a scheduler and a worker decide about runs: records, policies, who has which operators, steps executed again.
+"""What schedulers and workers decide about runs: records, policies, the catalog of operators, repeated steps.
 
-No Twisted, clock, file or socket is used here; `dida.scheduler` and `dida.worker` act on it.
+No Twisted, clock, file or socket is used here; `dida.scheduler` and `dida.worker` act on the decisions.
 """

@@ -1,7 +1,8 @@
-"""Which worker has which operators, as far as the workers have said. Pure; whom to ask, and when, is for the caller.
+"""The operators of each worker, as far as the workers have reported them. Pure: the caller decides whom to ask, and
+when.
 
-A worker that has not said may have any. What a worker lacks it is not given; a chain with an operator that every worker
-lacks is not begun.
+A worker that has not reported may have any operator. No worker gets an operator that it lacks, and a chain with an
+operator that every worker lacks is not started.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from difflib import get_close_matches
 from attrs import define
 
 MAX_NAMES = 20_000
-"""Class names that are kept of one worker; one that has more may have any."""
+"""The most class names that are kept of one worker; a worker with more may have any operator."""
 MAX_SHOWN = 10
-"""Names of operators that a refusal shows."""
+"""The most operators that a refusal names."""
 
 Places = Mapping[str, tuple[str, int]]
-"""The workers that can be reached, and where."""
+"""Reachable workers, with host and port."""
 
 
 @define
 class _List:
     operators: frozenset[str]
-    """What looks like an operator."""
+    """Classes that look like operators."""
     classes: frozenset[str]
-    """All that may be one."""
+    """All classes that may be operators."""
 
 
 class Catalog:
@@ -35,7 +36,7 @@ class Catalog:
         self._lists: dict[str, _List] = {}
 
     def on_list(self, worker: str, operators: Collection[str], others: Iterable[str] = ()) -> None:
-        """What that worker has: operators, and other classes which may be some."""
+        """Take note of a worker's operators, and of other classes that may be operators."""
         classes = frozenset(operators).union(others)
         if len(classes) > MAX_NAMES:
             self.on_unknown(worker)
@@ -43,31 +44,31 @@ class Catalog:
             self._lists[worker] = _List(frozenset(operators), classes)
 
     def on_unknown(self, worker: str) -> None:
-        """What that worker has is not known, or not any more."""
+        """Forget a worker's operators."""
         self._lists.pop(worker, None)
 
     def able(self, operator: str, workers: Places) -> Places:
-        """Those of the workers that are not known to lack the operator."""
+        """Return the workers that are not known to lack the operator."""
         lacking = {id for id in workers if (known := self._lists.get(id)) and operator not in known.classes}
         return {id: place for id, place in workers.items() if id not in lacking} if lacking else workers
 
     def all_found(self, operators: Collection[str], workers: Places) -> bool:
-        """Whether each operator is known to be with one of the workers."""
+        """Return True if each operator is known to be at one of the workers."""
         lists = [known.classes for id in workers if (known := self._lists.get(id))]
         return all(any(operator in classes for classes in lists) for operator in operators)
 
     def missing(self, operators: Iterable[str], workers: Places) -> str | None:
-        """The first operator that all these workers are known to lack; None without workers."""
+        """Return the first operator that all these workers are known to lack; None without workers."""
         return next((operator for operator in operators if workers and not self.able(operator, workers)), None)
 
     def hint(self, operator: str, workers: Places) -> str:
-        """What a client may have meant by an operator that all these workers lack."""
+        """Return a hint what a client may have meant by an operator that all these workers lack."""
         names = {name for id in workers if (known := self._lists.get(id)) for name in known.operators}
         return meant(operator, names)
 
 
 def meant(name: str, names: Collection[str]) -> str:
-    """What may have been meant by a name that is none of `names`, as an advice to who wrote it."""
+    """Return a hint which of `names` may have been meant."""
     by_lower = {each.lower(): each for each in sorted(names)}
     longer = [each for lower, each in by_lower.items() if lower.startswith(name.lower())]
     near = longer or [by_lower[each] for each in get_close_matches(name.lower(), by_lower, n=1)]

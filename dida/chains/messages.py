@@ -15,9 +15,9 @@ from dida.wire.messages import Counter, Error, Name, Request, SchedulerAt, Secon
 from dida.wire.runs import Cancel, ClientId, ListRuns, ListWorkers, Result, Run
 
 HOP_TIMEOUT = 5.0
-"""Seconds for a worker to acknowledge a request."""
+"""Time-out for a worker to acknowledge a request, in seconds."""
 TRANSIENT = (errors.UNAVAILABLE, errors.TIMED_OUT, errors.UNKNOWN_VERB)
-"""Refusals that another worker, or the same one later, may not repeat."""
+"""Errors that another worker, or the same one later, may not repeat."""
 
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 Round = Annotated[int, msgspec.Meta(ge=0, le=1000)]
@@ -41,23 +41,23 @@ class Execute(Request):
     size: int
     chain: tuple[Assignment, ...]
     left: Seconds
-    """Seconds that the run still has; nothing is executed past them."""
+    """Remaining time of the run, in seconds; nothing is executed after it."""
     limit: Seconds = 0.0
-    """Seconds that the run was given, for a scheduler that adopts it; 0: not known."""
+    """Whole time of the run, in seconds, for a scheduler that adopts it; 0: unknown."""
     since: Timestamp = field(factory=dict)
     """What the client had seen before the run."""
     round: Round = 0
     """How often the run went back to a step because updates were lost."""
     again: bool = False
-    """Whether this step, or one after it, may have been executed before, here or elsewhere."""
+    """True if this step, or one after it, may have been executed before, here or elsewhere."""
     apart: bool = False
-    """Whether this step may be what a worker has died of: a plain operator is executed in a process of its own."""
+    """True if this step may have killed a worker: a plain operator is then executed in a separate process."""
     life: LifeName = ""
-    """The life of the scheduler that has started the run; empty: what the run's id ends in."""
+    """The incarnation of the scheduler that started the run; empty: the end of the run's id names it."""
     id: ClientId = ""
-    """The id that the client gave the run, if it gave one."""
+    """The id that the client gave the run; empty: none."""
     application: ClientId = ""
-    """The name of the application, if the client told it."""
+    """The name of the application; empty: none."""
 
     def __attrs_post_init__(self) -> None:
         if not self.next < self.size == len(self.chain):
@@ -73,19 +73,19 @@ class Execute(Request):
 
     @property
     def previous_output(self) -> str:
-        """What the operator before returned; the empty string for the first."""
+        """The output of the previous operator; the empty string for the first one."""
         return self.chain[self.next - 1].output if self.next else ""
 
     def later(self, seconds: float) -> Execute:
-        """The request when so many seconds have passed."""
+        """Return the request as it is so many seconds later."""
         return attrs.evolve(self, left=max(0.0, self.left - seconds))
 
     def began_in(self, life: str) -> bool:
-        """Whether that life of a scheduler has started the run."""
+        """Return True if that incarnation of a scheduler started the run."""
         return life == (self.life or self.meta.run.rpartition("-")[2])
 
     def with_step(self, **changes: Any) -> Execute:
-        """The request with changes to its next step."""
+        """Return the request with changes to its next step."""
         changed = attrs.evolve(self.assignment, **changes)
         return attrs.evolve(self, chain=(*self.chain[: self.next], changed, *self.chain[self.next + 1 :]))
 
@@ -103,7 +103,7 @@ class AddWorker(Request):
 
 @frozen
 class Register(Request):
-    """Said again on each connection, and every few seconds."""
+    """Sent on each connection, and every few seconds."""
 
     usage: ClassVar[str] = "register ID URL"
     about: ClassVar[str] = "from a worker: it is there, and wants operators"
@@ -140,11 +140,11 @@ class Completed(Request):
     ms: Milliseconds
     round: Round = 0
     step: Assignment | None = None
-    """The whole outcome, with which the chain can go on from here elsewhere."""
+    """The whole outcome, with which the chain can go on elsewhere."""
     choose: bool = False
-    """Whether the next step may be given to another worker than was planned: its sender waits for the answer."""
+    """True if the sender waits for the reply, which may name another worker for the next step than was planned."""
     printed: str = ""
-    """What the operator has printed: not more than 64 KiB and a count."""
+    """What the operator has printed: at most 64 KiB and a count."""
 
 
 @frozen(kw_only=True)
@@ -162,7 +162,7 @@ class Returned(Request):
 
 @frozen(kw_only=True)
 class Reassign(Request):
-    """The worker of a step can't be reached, or refuses: another one is wanted."""
+    """Another worker is wanted for a step: its worker refuses or can't be reached."""
 
     usage: ClassVar[str] = "reassign"
     about: ClassVar[str] = "from a worker: ok WORKER {host, port} for {run, position, round, avoid}"
@@ -184,7 +184,7 @@ class Ended(Request):
     chain: tuple[Assignment, ...]
     after: Timestamp = field(factory=dict)
     ago: Seconds = 0.0
-    """How many seconds ago: it may be told much later, to another scheduler."""
+    """Age of the report in seconds: it may be sent much later, to another scheduler."""
     printed: str = ""
     """What the last operator has printed."""
 
@@ -204,19 +204,19 @@ class Failed(Request):
     chain: tuple[Assignment, ...] = ()
     after: Timestamp = field(factory=dict)
     lost: Timestamp = field(factory=dict)
-    """What the run depended on from its beginning, and is gone: without it the run might be started again."""
+    """What the run depended on from its beginning and what is lost: without it the run might be started again."""
     round: Round = 0
     attempt: Counter = 0
-    """Which execution of the step it was; 0: whichever."""
+    """The number of the step's execution; 0: any."""
     ago: Seconds = 0.0
-    """How many seconds ago: it may be told much later, to another scheduler."""
+    """Age of the report in seconds: it may be sent much later, to another scheduler."""
     printed: str = ""
-    """What the operator that failed has printed."""
+    """What the failed operator has printed."""
 
 
 @frozen
 class Leaving(Request):
-    """That worker ends what it has in hand, and then itself."""
+    """The worker finishes its operators and shuts down."""
 
     usage: ClassVar[str] = "leaving WORKER"
     about: ClassVar[str] = "from a worker that is drained: no more operators for it"
@@ -226,14 +226,14 @@ class Leaving(Request):
 
 @frozen(kw_only=True)
 class Adopt(Request):
-    """A run that a scheduler before this one has started."""
+    """A run that an earlier scheduler has started."""
 
     usage: ClassVar[str] = "adopt"
     about: ClassVar[str] = "from a worker: the request of a run that the scheduler does not know; {ago}"
     between_nodes: ClassVar[bool] = True
     request: Execute
     ago: Seconds = 0.0
-    """How many seconds ago the run had got so far, and had as long left as the request says."""
+    """Age of the request in seconds; its remaining time counts from then."""
 
 
 SCHEDULER = (
@@ -271,7 +271,7 @@ class Drain(Request):
     usage: ClassVar[str] = "drain"
     about: ClassVar[str] = "finish what is in hand, take nothing more, then end; {within: seconds}"
     within: Seconds = field(default=120.0, kw_only=True)
-    """What is not finished by then is left to other workers."""
+    """Time after which unfinished steps are left to other workers, in seconds."""
 
 
 @frozen
@@ -283,7 +283,7 @@ class ReportTo(Request):
     )
     url: str
     life: str = field(default="", kw_only=True)
-    """What the ids of runs end in that it has started itself since it was started."""
+    """The end of the ids of the runs that this incarnation of the scheduler has started."""
 
 
 @frozen
@@ -306,7 +306,7 @@ WORKER = (Execute, CancelStep, Drain, ReportTo, ListOperators, WorkerDebug, Sche
 
 @frozen(kw_only=True)
 class Output(Request):
-    """What a worker in debug mode reports of a step."""
+    """The report of a step by a worker in debug mode."""
 
     usage: ClassVar[str] = "output"
     about: ClassVar[str] = "from a worker in debug mode: {run, position, operator, worker, output, meta}"
@@ -320,6 +320,6 @@ class Output(Request):
 
 
 def why_not(reply: Error) -> str:
-    """Why a worker has not taken a request, in words."""
+    """Return the reason why a worker did not take a request."""
     said = f"{reply.code}: {' '.join(reply.words)}"
     return f"is no worker: {said}" if reply.code == errors.UNKNOWN_VERB else said

@@ -1,8 +1,7 @@
-"""Applications, and the records that travel along a chain from worker to worker.
+"""The records that travel along a chain from worker to worker.
 
-An `Application` is read from a file. A run of it is a request: the `Meta` record, the input, and one
-`Assignment` per operator, which worker executes it and, once it did, what came out. The line that
-carries a request is `dida.chains.messages.Execute`.
+A run is a request: the `Meta` record, the input, and one `Assignment` per operator, which has its worker and, after the
+execution, its outcome. The line of a request is `dida.chains.messages.Execute`.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from dida.versions import Version
 from dida.wire.messages import Counter, Name, Timestamp
 
 MAX_OUTPUT = 512 * 1024
-"""Bytes that the output of one operator may have, as UTF-8."""
+"""The most bytes of the output of one operator, as UTF-8."""
 SHORT = 6
-"""Characters behind the hyphen of a run's id that people are shown."""
+"""Characters after the hyphen of a run's id that people see."""
 
 Position = Annotated[int, msgspec.Meta(ge=0, lt=MAX_OPERATORS)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -28,22 +27,22 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 @define
 class Meta:
-    """What a run knows on its way: who it is, where the nodes are, and what it has seen of the storage."""
+    """What a run carries along: its id, the addresses of nodes, and what it has seen of the storage."""
 
     run: Name
     scheduler: str
     """`host:port`"""
     storage: tuple[str, ...] = ()
-    """The live storage nodes, each as `R=ID@host:port`."""
+    """The living storage nodes, each as `R=ID@host:port`."""
     view: Counter = 0
-    """The number of the storage's view that `storage` was taken from; 0 when none was known."""
+    """The number of the storage's view that `storage` was taken from; 0 if none was known."""
     versions: dict[str, Version] = field(factory=dict)
-    """Of every record that the run has read or written, the version; later reads give that one."""
+    """The version of every record that the run has read or written; later reads return the same version."""
     after: Timestamp = field(factory=dict)
-    """The run's front-end timestamp."""
+    """The run's timestamp at the storage."""
 
     def of_step(self, position: int) -> StepMeta:
-        """For an operator, which may do to it what it likes."""
+        """Return a copy for an operator, which may change it."""
         mine = dict(self.versions), dict(self.after)
         return StepMeta(self.run, self.scheduler, self.storage, self.view, *mine, position)
 
@@ -58,7 +57,7 @@ class StepMeta(Meta):
 
 @frozen
 class Assignment:
-    """One operator of a chain and the worker that executes it; then also what came of it."""
+    """One operator of a chain and its worker; after the execution, also the outcome."""
 
     operator: Name
     position: Position
@@ -68,18 +67,18 @@ class Assignment:
     output: str = ""
     ms: float = 0.0
     attempt: Counter = 1
-    """Which execution of the step this is; more than one were needed when workers died, or it was retried."""
+    """The number of the step's execution; above 1 after workers died, or after retries."""
     start: float = 0.0
-    """When it was begun, in seconds since 1970 on the worker's clock."""
+    """The start of the execution, in seconds since 1970 on the worker's clock."""
     records: tuple[Access, ...] = ()
-    """What it has read and written, in that order. Before an execution: what an earlier one has."""
+    """The accesses to records, in order. Before an execution: those of an earlier one."""
     after: Timestamp = field(factory=dict)
-    """The run's front-end timestamp when it had ended."""
+    """The run's timestamp at the end of the step."""
 
 
 @frozen
 class Step:
-    """One executed operator, as the result of a run tells it."""
+    """One executed operator, as the result of a run shows it."""
 
     operator: str
     worker: str
@@ -88,7 +87,7 @@ class Step:
     start: float = 0.0
     attempt: int = 1
     why: str = ""
-    """Why that worker: what the scheduler counted at each."""
+    """The reason for the worker: the scheduler's counts at each worker."""
     records: tuple[Access, ...] = ()
     printed: str = ""
 
@@ -96,7 +95,7 @@ class Step:
 def steps(
     chain: Iterable[Assignment], why: Mapping[int, str] | None = None, printed: Mapping[int, str] | None = None
 ) -> list[Step]:
-    """The executed part of a chain as steps; `why` and what was `printed` are by position."""
+    """Return the executed part of a chain as steps; `why` and `printed` are by position."""
     told, said = why or {}, printed or {}
     return [
         Step(
@@ -115,6 +114,6 @@ def steps(
 
 
 def short_id(run: str) -> str:
-    """A run's id as people are shown it, by which the scheduler knows it, too."""
+    """Return a run's id as people see it; the scheduler accepts it, too."""
     head, hyphen, rest = run.partition("-")
     return head + hyphen + rest[:SHORT]

@@ -1,10 +1,10 @@
-"""Going back in a chain: from which step it is executed again when updates that it depends on are lost.
+"""Going back in a chain: the step from which it is executed again when updates that it depends on are lost.
 
-A storage node that crashes before it has gossiped takes acknowledged writes with it. The request that travels
-along the chain has, of each step, what it has read and written and the run's front-end timestamp after it; so
-the chain is its own redo log. It goes back to the first step by which a lost stream has entered the run's
-timestamp, with what the run knew before that step, and executes from there. The ids of the updates are the same
-as before: what has survived answers as it did, what was lost is done again.
+A storage node that crashes before it has gossiped loses acknowledged writes. The request that travels along the chain
+has, for each step, what it has read and written and the run's timestamp after it. So the chain is its own redo log. It
+goes back to the first step by which a lost stream has entered the run's timestamp, with what the run knew before that
+step, and executes from there. The ids of the updates are the same as before: surviving updates return their first
+replies, lost ones are executed again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from dida.timestamps import Timestamp
 from dida.versions import Version
 
 MAX_ROUNDS = 10
-"""How often one run goes back."""
+"""The most times that one run goes back."""
 
 
 def first_reads(records: Iterable[Access]) -> dict[str, Version]:
-    """Of each key that a step has read before it wrote it, the version."""
+    """Return the version of each key that a step has read before it wrote it."""
     first: dict[str, Access] = {}
     for touch in records:
         first.setdefault(touch.key, touch)
@@ -33,9 +33,9 @@ def first_reads(records: Iterable[Access]) -> dict[str, Version]:
 
 
 def of_applied(records: Iterable[Access]) -> tuple[Access, ...]:
-    """Of what a try of a step has touched, that of the keys that it has changed: the next try reads those again.
+    """Return those accesses of a failed attempt whose keys it has changed: the next attempt reads these versions again.
 
-    All else is read anew, for it may be what made the try fail.
+    All else is read anew, because it may have caused the failure.
     """
     records = tuple(records)
     changed = {touch.key for touch in records if touch.how in ("written", "updated")}
@@ -44,7 +44,7 @@ def of_applied(records: Iterable[Access]) -> tuple[Access, ...]:
 
 
 def versions_after(steps: Iterable[Assignment]) -> dict[str, Version]:
-    """The version of each record that these steps, executed in this order, have left a run with."""
+    """Return the versions that these steps, executed in this order, have left a run with."""
     versions: dict[str, Version] = {}
     for step in steps:
         for touch in step.records:
@@ -54,23 +54,23 @@ def versions_after(steps: Iterable[Assignment]) -> dict[str, Version]:
 
 
 def rewound(request: Execute, position: int, lost: Iterable[str] = ()) -> Execute:
-    """The request as it was before the step at `position`, and without the entries of `lost` streams."""
+    """Return the request as it was before the step at `position`, without the entries of `lost` streams."""
     after = dict(request.chain[position - 1].after if position else request.since)
     meta = evolve(request.meta, versions=versions_after(request.chain[:position]), after=after)
     return without(evolve(request, meta=meta, next=position, again=True), lost)
 
 
 def without(request: Execute, lost: Iterable[str]) -> Execute:
-    """The request without the entries of `lost` streams: what comes of it is not to name them again."""
+    """Return the request without the entries of `lost` streams, so that its outcome does not name them again."""
     gone = set(lost)
     after = {stream: count for stream, count in request.meta.after.items() if stream not in gone}
     return evolve(request, meta=evolve(request.meta, after=after))
 
 
 def step_to_redo(request: Execute, lost: Timestamp) -> int | None:
-    """The first step by which what is lost has entered the run; None when it was there from the start.
+    """Return the first step by which a lost stream has entered the run; None if it was there from the start.
 
-    `request` is as it was before the step that has heard of it, which may be that step itself.
+    `request` is as it was before the step that met the loss, which may be that step itself.
     """
     if any(request.since.get(stream, 0) >= count for stream, count in lost.items()):
         return None
@@ -81,9 +81,9 @@ def step_to_redo(request: Execute, lost: Timestamp) -> int | None:
 
 
 def lost_records(chain: Sequence[Assignment], lost: Iterable[str]) -> str:
-    """The records of the nodes that took `lost` streams with them, in words: what the chain has written there.
+    """Return the names of the records that the chain has written at the nodes of `lost` streams.
 
-    When it has written nothing there, it is what it has read of them.
+    If it has written nothing there, return what it has read of them.
     """
     nodes = {int(number) for stream in lost if (number := stream.partition(":")[0]).isdigit()}
     touched = [touch for step in chain for touch in step.records if touch.version.replica in nodes]

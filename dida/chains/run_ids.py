@@ -1,8 +1,8 @@
-"""The ids of runs: those that the scheduler numbers, and those computed from the id that a client gave.
+"""The ids of runs: those that the scheduler numbers, and those computed from a client's id.
 
-A client's run has the same id whichever life of a scheduler starts it, and so have its updates (`RUN:N`,
-`dida.client.sessions.StepRequestIds`): started again by a scheduler that has never heard of it, it has its effects
-once. All that makes it the run it is goes into the id, so no two runs that differ share updates.
+A client's run has the same id whichever incarnation of a scheduler starts it, and so have its updates (`RUN:N`,
+`dida.client.sessions.StepRequestIds`): when a scheduler that does not know it starts it again, it has its effects once.
+The id depends on the whole request, so no two different runs share updates.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from dida.chains.run_record import RunRecord
 from dida.errors import ID_IN_USE, DidaError
 
 LENGTH = 14
-"""Characters of the computed part: 83 bits, of which nobody finds another text that gives the same."""
+"""Characters of the computed part: 83 bits, so nobody finds another request with the same id."""
 MAX_FORGOTTEN = 100_000
-"""Runs of clients' ids that are not kept any more, and are not started again."""
+"""The most runs of clients' ids that are remembered after they were dropped, and are not started again."""
 
 _DIGITS = string.digits + string.ascii_letters
 _NUMBER = re.compile(r"[0-9]{1,9}\Z")
 
 
 def computed(id: str, input: str, operators: Sequence[str], application: str) -> str:
-    """The id of the run that such a line starts: `r7-…` when the client's id ends in 7, `r0-…` without a number."""
+    """Return the id of the run that such a request starts: `r7-…` if the client's id ends in 7, `r0-…` without a
+    number."""
     digest = hashlib.sha256()
     for text in (id, application, input, *operators):
         data = text.encode()
@@ -41,22 +42,23 @@ def computed(id: str, input: str, operators: Sequence[str], application: str) ->
 
 
 class RunIds:
-    """Which runs clients have given ids, and what runs may be called in short."""
+    """The ids that clients gave their runs, and the short ids of runs."""
 
     def __init__(self) -> None:
         self._named: dict[str, RunRecord] = {}
         """By the client's id."""
         self._short: dict[str, RunRecord] = {}
-        """By the part before the hyphen, and by what people are shown (`short_id`); the newest one."""
+        """By the part before the hyphen, and by `short_id`; the newest run."""
         self._forgotten: dict[str, None] = {}
 
     def in_short(self, name: str) -> RunRecord | None:
-        """The newest run of a client's id that may be called `r7`, whose client's id ends in 7, or `r7-` and the next
-        characters."""
+        """Return the newest run of a client's id with the short id `r7` (the client's id ends in 7), or `r7-` and
+        the next characters."""
         return self._short.get(name)
 
     def known(self, id: str, input: str, operators: Sequence[str], application: str) -> str | None:
-        """The id of the run that this very line has started; id-in-use when another line has used the client's id."""
+        """Return the id of the run that the same request has started; id-in-use if another request has the client's
+        id."""
         run = self._named.get(id)
         if run is None:
             name = computed(id, input, operators, application)
@@ -67,18 +69,18 @@ class RunIds:
         return run.id
 
     def forgotten(self, run: str) -> bool:
-        """Whether the run of a client's id is known to have ended and is not kept any more."""
+        """Return True if the run of a client's id is known to have ended and was dropped."""
         return run in self._forgotten
 
     def keep(self, run: RunRecord) -> None:
-        """The run is known from now on."""
+        """Remember a run."""
         if run.client_id:
             self._named.setdefault(run.client_id, run)
             for name in _short_names(run):
                 self._short[name] = run
 
     def drop(self, run: RunRecord) -> None:
-        """The run has ended, and is not kept any more: its id is, for a while, so that it is not started again."""
+        """Drop a run that has ended; remember its id for a while, so that it is not started again."""
         if not run.client_id:
             return
         if self._named.get(run.client_id) is run:

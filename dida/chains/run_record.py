@@ -1,4 +1,4 @@
-"""One run, as the scheduler keeps it, and what it tells of it. The table of all runs is `dida.chains.runs`."""
+"""One run, as the scheduler keeps it, and what it shows of it. The table of all runs is `dida.chains.runs`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from dida.timestamps import Timestamp
 from dida.wire.runs import DONE, FAILED, GOING_ON
 
 SLACK = 0.2
-"""Seconds that a worker's word may be on its way."""
+"""Time that a worker's report may be in flight, in seconds."""
 DOUBT = 5.0
-"""Seconds for which what a worker has said before it was lost may come late."""
+"""Time for which the reports of a lost worker may come late, in seconds."""
 GRACE = 1.0
-"""Seconds after a worker was lost until its steps are executed by others."""
+"""Time after the loss of a worker until its steps are executed by others, in seconds."""
 MAX_SHOWN = 80
-"""Characters of an input, or an operator's name, in the list of all runs."""
+"""The most characters of an input or an operator's name in the list of all runs."""
 MAX_OPERATORS_SHOWN = 10
-"""Operators of a chain there."""
+"""The most operators of a chain there."""
 MAX_REASON = 500
-"""Characters of why a run has failed, there."""
+"""The most characters of the reason of a failure there."""
 
 _STEP = tuple(each.name for each in attrs.fields(Step))
 
@@ -35,14 +35,14 @@ class RunRecord:
     input: str
     chain: list[Assignment]
     started: float
-    """When it began, on the clock of `now`."""
+    """Its start, on the clock of `now`."""
     ends: float
     """Its deadline."""
     since: Timestamp
     """What the client had seen."""
     after: Timestamp
     gone: Timestamp = field(factory=dict)
-    """What of `since` was lost with a storage node, which the run has failed of."""
+    """The part of `since` that was lost with a storage node, and of which the run has failed."""
     state: str = GOING_ON
     ms: float = 0.0
     reason: str = ""
@@ -50,31 +50,31 @@ class RunRecord:
     round: int = 0
     """How often it went back because updates were lost."""
     confirmed: dict[int, int] = field(factory=dict)
-    """Position to round, of what is known to be executed."""
+    """Position to round, of the steps that are known to be executed."""
     lost: dict[int, int] = field(factory=dict)
     """Position to how often a worker was lost with the step."""
     client_id: str = ""
     """The id that its client gave it."""
     application: str = ""
-    """What its client called the application."""
+    """The name that its client gave the application."""
     start: float = 0.0
-    """When it began, in seconds since 1970 on the scheduler's clock: for people."""
+    """Its start in seconds since 1970 on the scheduler's clock, for people."""
     life: str = ""
-    """The life of the scheduler that has started it."""
+    """The incarnation of the scheduler that started it."""
     adopted: bool = False
-    """Whether another life of the scheduler has started it."""
+    """True if another incarnation of the scheduler has started it."""
     apart: int | None = None
-    """The position that may be what a worker has died of."""
+    """The position of the step that may have killed a worker."""
     again: bool = False
-    """Whether steps may have been executed more than once."""
+    """True if steps may have been executed more than once."""
     progress: float = 0.0
-    """When the current step became the current one, as far as is known here."""
+    """The time at which the current step became the current one, as far as it is known here."""
     resent: float = 0.0
-    """When the worker that had to hand on the current step was lost, and the scheduler has sent it instead."""
+    """The time at which the worker was lost that had to hand on the current step, which the scheduler then has sent."""
     unsent: str = ""
-    """Why no worker has taken the current step so far, when the scheduler is to send it."""
+    """The reason why no worker has taken the current step so far, if the scheduler must send it."""
     why: dict[int, str] = field(factory=dict)
-    """Position to why that worker."""
+    """Position to the reason for the worker."""
     printed: dict[int, str] = field(factory=dict)
     """Position to what its operator has printed."""
     turn: str = ""
@@ -83,25 +83,25 @@ class RunRecord:
 
     @property
     def bytes(self) -> int:
-        """About how much memory its outcome takes."""
+        """About the memory that its outcome takes, in bytes."""
         told = sum(len(step.output) + len(step.why) + 300 + 300 * len(step.records) for step in self.steps)
         named = len(self.client_id) + len(self.application)
         said = sum(map(len, self.printed.values()))
         return len(self.input) + len(self.reason) + named + said + 1000 + 600 * len(self.chain) + told
 
     def is_of(self, input: str, operators: Sequence[str], application: str) -> bool:
-        """Whether that is what the run was started for."""
+        """Return True if the run was started for that request."""
         same = (self.input, self.application, len(self.chain)) == (input, application, len(operators))
         return same and all(step.operator == name for step, name in zip(self.chain, operators, strict=True))
 
     @property
     def updated(self) -> bool:
-        """Whether it may have updated a record: of a run that failed not all is known."""
+        """True if it may have updated a record: the accesses of a failed run are not all known."""
         return self.state != DONE or any(touch.how != "read" for step in self.steps for touch in step.records)
 
     @property
     def output(self) -> str:
-        """What the last operator returned."""
+        """The output of the last operator."""
         return self.steps[-1].output if self.steps else ""
 
     @property
@@ -110,7 +110,7 @@ class RunRecord:
         return next((each for each in self.chain if each.position not in self.confirmed), None)
 
     def is_lost(self, lost_at: Mapping[str, float], there: Collection[str], now: float) -> bool:
-        """Whether the current step's worker was lost with it: at a time of `lost_at`, or it is not `there`."""
+        """Return True if the current step's worker was lost with it: at a time of `lost_at`, or it is not `there`."""
         step = self.current
         if step is None or self.unsent:
             return False
@@ -120,7 +120,8 @@ class RunRecord:
         return step.worker not in there and now >= self.progress + 2 * GRACE
 
     def doubtful_since(self, lost_at: Mapping[str, float]) -> float | None:
-        """When a worker was lost after which nobody may have the current step: its own, or the one before it."""
+        """Return the time of a loss after which nobody may have the current step: of its worker, or of the one
+        before it."""
         step = self.current
         if step is None or self.unsent:
             return None
@@ -130,7 +131,7 @@ class RunRecord:
 
 
 def _told(step: Step) -> dict[str, object]:
-    """A step as it goes into a reply. (`attrs.asdict` asks of each value what it is, several times as slow.)"""
+    """Return a step as a member of a reply. (`attrs.asdict` inspects each value, which takes several times as long.)"""
     members = {name: getattr(step, name) for name in _STEP}
     if not step.printed:
         del members["printed"]
@@ -139,13 +140,13 @@ def _told(step: Step) -> dict[str, object]:
 
 
 def _named(run: RunRecord) -> dict[str, object]:
-    """What its client has called it."""
+    """The name that its client gave the application."""
     names = {"id": run.client_id, "application": run.application}
     return {member: name for member, name in names.items() if name}
 
 
 def summary(run: RunRecord) -> dict[str, object]:
-    """A run as `runs` lists it: in short, however long its input and chain are."""
+    """Return a run as `runs` lists it: short, however long its input and chain are."""
     return {
         "run": run.id,
         "state": run.state,
@@ -160,7 +161,7 @@ def summary(run: RunRecord) -> dict[str, object]:
 
 
 def outcome(run: RunRecord) -> dict[str, object]:
-    """The object of a `result` reply."""
+    """Return the object of a `result` reply."""
     members: dict[str, object] = {
         "run": run.id,
         "input": run.input,
@@ -181,5 +182,5 @@ def outcome(run: RunRecord) -> dict[str, object]:
 
 
 def _cut(text: str, most: int) -> str:
-    """At most so many characters of it."""
+    """Return at most so many characters of a text."""
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,10 +1,11 @@
-"""The scheduler's table of runs: what was started, what of it is confirmed, how it ended.
+"""The scheduler's table of runs: what was started, which steps are confirmed, how each run ended.
 
-Pure: `now` comes in as seconds. A run is going on until it is done, failed, cancelled or past its deadline; so
-every run ends. A step whose worker is lost is executed again by another one, with what the confirmations told
-of the steps before it; the counts of the policy follow: each unconfirmed step of a run that is going on counts
-at its worker, and nothing else does; the first of them counts there as being executed. The newest `keep` runs stay
-known, fewer if they are large.
+Pure: `now` is in seconds. A run goes on until it is done, failed, cancelled or past its deadline, so every run ends.
+When a worker is lost, another one executes its step again, with what the confirmations reported of the steps before it.
+The counts of the policy follow: each unconfirmed step of a run that goes on counts at its worker, and nothing else
+does; the first of them counts there as being executed. The newest `keep` runs are kept, fewer if they are large.
+
+The module is long because all inputs change the same table and the counts of its policy; they must stay in step.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
 from dida.wire.runs import DONE, FAILED, GOING_ON
 
 MAX_BYTES = 2**28
-"""Memory for the outcomes of runs that have ended, however few they are."""
+"""Memory limit for the outcomes of ended runs, in bytes, however few they are."""
 MAX_LOOKED = 10_000
-"""Runs that are looked at for one page of a list."""
+"""The most runs that are looked at for one page of a list."""
 SUSPECTS = 10
-"""Steps with which a worker was lost, at most, for each of them to be suspected of it the first time."""
+"""The most steps lost with a worker for which each of them is suspected the first time."""
 MAX_ATTEMPTS = 5
-"""Executions of one step that may end with the death of its worker; one more, and the run has failed."""
+"""The most executions of one step that may end with the loss of its worker; after one more the run has failed."""
 MAX_PRINTED = 256 * 1024
-"""Characters that are kept of what the operators of a run print."""
+"""The most characters that are kept of what the operators of a run print."""
 
 
 class Runs:
-    """The table. `suffix` makes the run ids of this life of the scheduler differ from those of others."""
+    """The table. `suffix` makes the run ids of this incarnation of the scheduler differ from those of others."""
 
     def __init__(self, policy: LeastActive, suffix: str, deadline: float = 120.0, keep: int = 10_000) -> None:
         self.policy = policy
@@ -45,7 +46,7 @@ class Runs:
         self.keep = keep
         self.started = self.done = self.failed = self.dropped = 0
         self.adopted = 0
-        """Runs of another life of the scheduler."""
+        """Runs of other incarnations of the scheduler."""
         self.reassigned = 0
         """Steps that were given to another worker."""
         self.life = suffix
@@ -55,25 +56,25 @@ class Runs:
         self._going_on: dict[str, RunRecord] = {}
         self._ended: dict[str, RunRecord] = {}
         self._bytes = 0
-        """About how much memory those take that have ended."""
+        """About the memory that the ended runs take."""
 
     def __getitem__(self, id: str) -> RunRecord:
-        """The run; DidaError no-such-run when it is not known (any more). `r7` is enough for one of this life."""
+        """Return the run; no-such-run if it is unknown or was dropped. `r7` is enough for a run of this incarnation."""
         run = self._all.get(id) or self._all.get(f"{id}-{self.life}") or self.ids.in_short(id)
         if run is None:
             raise DidaError(NO_SUCH_RUN, id)
         return run
 
     def newest_first(self) -> Iterator[RunRecord]:
-        """All runs that are known."""
+        """Return all known runs, newest first."""
         return reversed(self._all.values())
 
     def page(
         self, wanted: Callable[[RunRecord], bool], limit: int, first: RunRecord | None = None
     ) -> tuple[list[RunRecord], RunRecord | None]:
-        """The newest `limit` of the runs that are `wanted`, from `first` on, and the one to go on with.
+        """Return the newest `limit` of the `wanted` runs, from `first` on, and the first run of the next page.
 
-        No more than MAX_LOOKED are looked at, so that it may be fewer though there are more.
+        It looks at no more than MAX_LOOKED runs, so there may be fewer though there are more.
         """
         found: list[RunRecord] = []
         runs = self.newest_first()
@@ -90,7 +91,7 @@ class Runs:
 
     @property
     def going_on(self) -> int:
-        """How many have not ended."""
+        """The number of runs that have not ended."""
         return len(self._going_on)
 
     # --- beginning ------------------------------------------------------------------------------
@@ -106,10 +107,10 @@ class Runs:
         application: str = "",
         again: bool = False,
     ) -> RunRecord:
-        """A new run, its whole route assigned. `workers` are those that can be reached, and where.
+        """Start a run and assign its whole route. `workers` are the reachable ones.
 
-        One that has a client's id must not be known by it (`RunIds.known`). `again`: another life of the scheduler
-        may have started it.
+        A client's id must not be known (`RunIds.known`). `again`: another incarnation of the scheduler may have started
+        it.
         """
         if len(self._all) >= self.keep and not self._ended:
             raise Unavailable(f"{self.keep} runs are going on already: try again later, or raise --keep-runs")
@@ -141,10 +142,9 @@ class Runs:
         return run
 
     def on_adopt(self, request: Execute, now: float, ago: float = 0.0) -> RunRecord | None:
-        """A worker had this request so many seconds ago. When its run is not known, another life of the scheduler has
-        started it.
+        """Take note of a request that a worker had so many seconds ago; adopt its run if it is unknown here.
 
-        None for a run that this life has started, and dropped since.
+        Return None for a run that this incarnation has started and dropped since.
         """
         id = request.meta.run
         if id in self._all:
@@ -183,7 +183,7 @@ class Runs:
         return run
 
     def _follow(self, run: RunRecord, request: Execute, now: float) -> None:
-        """The step may be with another worker than was said here: one that was chosen without an answer from here."""
+        """Note that a step is with another worker than was planned here, chosen without this scheduler."""
         step = request.assignment
         if run.state != GOING_ON or request.round != run.round or step.position in run.confirmed:
             return
@@ -215,7 +215,7 @@ class Runs:
     # --- going on -------------------------------------------------------------------------------
 
     def request(self, run: RunRecord, scheduler: str, storage: tuple[str, ...], view: int, now: float) -> Execute:
-        """The request with which the run goes on from its current step."""
+        """Return the request with which the run goes on from its current step."""
         step = run.current
         assert step is not None
         chain = tuple(run.chain)
@@ -248,9 +248,9 @@ class Runs:
         round: int = 0,
         workers: Places | None = None,
     ) -> Assignment | None:
-        """A worker has executed the operator at `position`. Twice, or too late, changes nothing.
+        """Note that a worker has executed the operator at `position`. A late or repeated report changes nothing.
 
-        With `workers`: the next step, when it is to go to another one of them than was planned.
+        With `workers`, return the next step if another one of them than planned is to execute it.
         """
         run = self[id]
         if run.state != GOING_ON or position >= len(run.chain) or round < run.round:
@@ -275,7 +275,7 @@ class Runs:
         return new
 
     def _chosen_anew(self, run: RunRecord, step: Assignment, workers: Places) -> Assignment | None:
-        """The step whose turn has come, with another worker; None when it stays with the one that was planned."""
+        """Give the step whose turn has come to another worker; return None if it stays with the planned one."""
         able = self.catalog.able(step.operator, workers)
         worker = self.policy.on_due(step.worker, able)
         if worker == step.worker:
@@ -286,7 +286,7 @@ class Runs:
         return new
 
     def on_returned(self, id: str, position: int, round: int, now: float) -> None:
-        """Updates were lost: the run goes back to the step at `position`."""
+        """Go back to the step at `position`: updates were lost."""
         run = self[id]
         if run.state == GOING_ON and position < len(run.chain) and round >= run.round:
             self._go_back(run, position, round)
@@ -295,9 +295,9 @@ class Runs:
     def on_reassign(
         self, id: str, position: int, avoid: Collection[str], workers: Places, now: float, round: int = 0
     ) -> Assignment:
-        """Another worker for a step, not one of `avoid` if that can be; Unavailable when there is none.
+        """Give a step to another worker, if possible none of `avoid`; Unavailable if there is none.
 
-        When all workers that can be reached lack its operator it stays where it is: that one may come back.
+        If all reachable workers lack its operator, the step stays where it is: its worker may come back.
         """
         run = self[id]
         done = position >= len(run.chain) or position in run.confirmed
@@ -324,14 +324,14 @@ class Runs:
         return new
 
     def lost(self, lost_at: Mapping[str, float], there: Collection[str], now: float) -> list[RunRecord]:
-        """Runs whose current step was with a worker that was lost, at the times `lost_at`, or is not `there`."""
+        """Return the runs whose current step was with a worker that was lost (`lost_at`) or is not `there`."""
         return [run for run in self._going_on.values() if run.is_lost(lost_at, there, now)]
 
     def doubtful(self, lost_at: Mapping[str, float], now: float) -> list[RunRecord]:
-        """Runs whose current step nobody may have: the worker before it was lost, maybe before it handed on.
+        """Return the runs whose current step nobody may have: the worker before was lost, maybe before it handed on.
 
-        Or its own worker was lost, and what came before was told so shortly after that it may have been told late.
-        They are to be sent (see `unsent`) to the worker of the step, which recognises a duplicate.
+        Or its own worker was lost, and the step before it was reported so shortly after that it may have been reported
+        late. They must be sent (see `unsent`) to the worker of the step, which recognises a duplicate.
         """
         found = []
         for run in self._going_on.values():
@@ -344,7 +344,7 @@ class Runs:
         return found
 
     def on_lost(self, run: RunRecord, workers: Places, now: float, others: int = 0) -> RunRecord | None:
-        """Give the lost current step to another worker. The run, when it has been lost too often and failed.
+        """Give the lost current step to another worker. Return the run if it was lost too often and has failed.
 
         `others`: how many steps of other runs were lost with it.
         """
@@ -365,13 +365,13 @@ class Runs:
 
     @property
     def unsent(self) -> list[RunRecord]:
-        """The runs whose current step is to be sent to its worker."""
+        """The runs whose current step must be sent to its worker."""
         return [run for run in self._going_on.values() if run.unsent]
 
     # --- ending ---------------------------------------------------------------------------------
 
     def on_printed(self, id: str, position: int, text: str) -> None:
-        """What an operator has printed, told with its outcome; of a run so much is kept."""
+        """Keep what an operator has printed, up to a limit for each run."""
         run = self[id]
         if text and run.state == GOING_ON and position < len(run.chain):
             run.printed.pop(position, None)
@@ -381,7 +381,7 @@ class Runs:
     def on_ended(
         self, id: str, chain: Collection[Assignment], after: Mapping[str, int], now: float, ago: float = 0.0
     ) -> RunRecord | None:
-        """The last operator was executed, so many seconds ago. None when the run had ended already."""
+        """End a run: the last operator was executed so many seconds ago. Return None if it had ended before."""
         run = self[id]
         if run.state != GOING_ON:
             return None
@@ -406,7 +406,7 @@ class Runs:
         ago: float = 0.0,
         lost: Mapping[str, int] | None = None,
     ) -> RunRecord | None:
-        """The run can't go on. None when it had ended already, or goes on elsewhere."""
+        """Fail a run. Return None if it had ended before, or goes on elsewhere."""
         run = self[id]
         if run.state != GOING_ON:
             return None
@@ -440,7 +440,7 @@ class Runs:
     # --- counting -------------------------------------------------------------------------------
 
     def _go_back(self, run: RunRecord, position: int, round: int) -> None:
-        """What was confirmed from `position` on in an earlier round is to be executed again."""
+        """Execute again, from `position` on, what was confirmed in an earlier round."""
         run.round = round
         run.again = True
         for each in run.chain[position:]:
@@ -455,7 +455,7 @@ class Runs:
             self.policy.on_confirm(run.chain[position].worker)
 
     def _turn(self, run: RunRecord, step: Assignment | None = None) -> None:
-        """Count the run's current step, which may be given, where it is."""
+        """Count the run's current step (or `step`) at its worker."""
         step = step or (run.current if run.state == GOING_ON else None)
         worker = step.worker if step is not None else ""
         if worker != run.turn:

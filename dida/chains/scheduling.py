@@ -1,10 +1,10 @@
-"""Which worker executes an operator: the two policies.
+"""The policies: which worker executes an operator.
 
-A policy counts, for each worker, the assignments that are not yet confirmed as completed, and how many of them
-are being executed: of each run one. The route of a whole chain is assigned at once, as a plan; each assignment counts
-from then on. An operator whose turn has come is what matters: its worker is chosen by what is being executed, and
-one that was planned is chosen anew (`on_due`). Whoever calls says which workers can be reached now: one that is lost
-is assigned nothing more, and what it had counts until its runs have ended, which they do.
+A policy counts, for each worker, the assignments that are not yet confirmed, and how many of them are being executed
+(one of each run). The route of a whole chain is assigned at once, as a plan, and each assignment counts from then on.
+When an operator's turn has come, its worker is chosen by what is being executed, and a planned one may be replaced
+(`on_due`). The caller passes the reachable workers. A lost worker gets no more assignments; those that it has count
+until their runs have ended, and every run ends.
 """
 
 from __future__ import annotations
@@ -18,42 +18,43 @@ from dida.errors import Unavailable
 
 @define
 class Load:
-    """What a policy knows of one worker."""
+    """The counts of one worker."""
 
     active: int = 0
     """Assignments not yet confirmed."""
     executing: int = 0
     """Of these, those whose turn it is."""
     assigned: int = 0
-    """Assignments ever."""
+    """All assignments so far."""
     last: int = 0
-    """When it was assigned something last, counted in assignments of all workers."""
+    """The time of the last assignment, counted in assignments of all workers."""
 
 
 class LeastActive:
-    """The worker that is executing the fewest operators; of several, the one with the fewest that are planned.
+    """The worker that executes the fewest operators; of several, the one with the fewest planned ones.
 
-    If there still are several, it is the one longest not assigned any.
+    If there are still several, it is the one longest not assigned any.
     """
 
     name = "least-active"
     due_anew = True
-    """Whether an operator whose turn has come may go to another worker than was planned."""
+    """True if an operator whose turn has come may go to another worker than planned."""
 
     def __init__(self) -> None:
         self.loads: dict[str, Load] = {}
         self._count = 0
 
     def on_worker(self, worker: str) -> None:
-        """There is such a worker."""
+        """Add a worker."""
         self.loads.setdefault(worker, Load())
 
     def on_gone(self, worker: str) -> None:
-        """There is no such worker any more; nothing that counts is with it."""
+        """Remove a worker; none of its assignments counts."""
         self.loads.pop(worker, None)
 
     def on_assign(self, reachable: Collection[str], due: bool = True) -> str:
-        """The worker for an operator, for now or, when it is not `due`, later; Unavailable when there is none."""
+        """Choose the worker for an operator, for now or, if it is not `due`, for later; Unavailable if there is
+        none."""
         candidates = [worker for worker in self.loads if worker in reachable]
         if not candidates:
             raise Unavailable("no worker can be reached")
@@ -62,7 +63,7 @@ class LeastActive:
         return worker
 
     def on_due(self, planned: str, reachable: Collection[str]) -> str:
-        """The worker for an operator whose turn has come: the planned one, unless another one is executing less."""
+        """Choose the worker for an operator whose turn has come: the planned one, unless another one executes less."""
         plan = self.loads.get(planned)
         candidates = [worker for worker in self.loads if worker in reachable and worker != planned]
         if plan is None or not candidates or not self.due_anew:
@@ -77,26 +78,26 @@ class LeastActive:
         return worker
 
     def on_turn(self, before: str, now: str) -> None:
-        """The operator of a run whose turn it is was at the worker `before`, and is at `now`; empty: at none."""
+        """Move a run's current operator from the worker `before` to `now`; empty: no worker."""
         for worker, change in ((before, -1), (now, 1)):
             if worker in self.loads:
                 self.loads[worker].executing += change
 
     def on_confirm(self, worker: str) -> None:
-        """One assignment of that worker has ended, well or badly."""
+        """End one assignment of a worker, done or failed."""
         load = self.loads.get(worker)
         if load is not None and load.active:
             load.active -= 1
 
     def on_move(self, worker: str) -> None:
-        """That worker has one assignment more, which was not chosen by the policy."""
+        """Add an assignment to a worker that the policy did not choose."""
         load = self.loads.get(worker)
         if load is not None:
             load.active += 1
             load.assigned += 1
 
     def counts(self, workers: Collection[str], due: bool = True) -> str:
-        """What counts at these workers for an operator that is `due`, or planned, in words."""
+        """Return the counts of these workers, for an operator that is `due` or planned, as a text."""
         loads = ((load.executing if due else load.active, worker) for worker, load in self.loads.items())
         shown = sorted(each for each in loads if each[1] in workers)
         rest = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
@@ -114,7 +115,7 @@ class LeastActive:
 
 
 class RoundRobin(LeastActive):
-    """One after the other, whatever they are doing."""
+    """One worker after the other, whatever they execute."""
 
     name = "round-robin"
     due_anew = False
@@ -124,4 +125,4 @@ class RoundRobin(LeastActive):
 
 
 POLICIES = {policy.name: policy for policy in (LeastActive, RoundRobin)}
-"""By the name that the option has."""
+"""By the name of the option."""

@@ -1,8 +1,8 @@
-"""Which steps a worker has in hand or had, so that a request that comes twice is not executed twice.
+"""The steps that a worker has or had, so that a request that comes twice is executed once.
 
-A request is recognised by its run and position. It counts as new when it comes from a later round (the run
-went back, because updates were lost), or when it is a later attempt and the earlier one is not in hand any more; also
-when a client has had the run started again by another life of the scheduler, which knew nothing of it.
+A request is recognised by its run and position. It is new if it comes from a later round (the run went back because
+updates were lost), or if it is a later attempt and the earlier one has ended; also if a client has had the run started
+again by another incarnation of the scheduler, which did not know it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from attrs import define, field
 from dida.chains.messages import Execute
 
 MAX_KNOWN = 50_000
-"""Steps that have ended and are remembered, and runs that were cancelled."""
+"""The most ended steps, and cancelled runs, that are remembered."""
 
 
 @define(eq=False)
@@ -24,12 +24,12 @@ class _Known:
     round: int
     attempt: int
     request: Execute | None
-    """While it is in hand."""
+    """True until the step has ended."""
     at: float
-    """When it came."""
+    """The time at which it came."""
 
     def covers(self, request: Execute) -> bool:
-        """Whether that request needs no further execution."""
+        """Return True if that request needs no further execution."""
         if request.life != self.life:
             return self.request is not None and request.meta.scheduler == self.scheduler
         if request.round != self.round:
@@ -44,17 +44,17 @@ class Steps:
     duplicates: int = field(default=0, init=False)
     """Requests that came twice."""
     in_hand: int = field(default=0, init=False)
-    """Steps that were accepted and have not ended."""
+    """The number of steps that were accepted and have not ended."""
     _known: dict[tuple[str, int], _Known] = field(factory=dict, init=False)
     _cancelled: dict[str, None] = field(factory=dict, init=False)
 
     def covers(self, request: Execute) -> bool:
-        """Whether the request has come before, and needs no further execution."""
+        """Return True if the request came before and needs no further execution."""
         known = self._known.get((request.meta.run, request.next))
         return known is not None and known.covers(request)
 
     def begin(self, request: Execute, now: float = 0.0) -> bool:
-        """Whether it is new and to be executed; then `end` follows."""
+        """Return True if the request is new and must be executed; call `end` afterwards."""
         key = (request.meta.run, request.next)
         known = self._known.pop(key, None)
         if known is not None and known.covers(request):
@@ -71,24 +71,24 @@ class Steps:
         return True
 
     def end(self, request: Execute) -> None:
-        """The step has ended, and what follows it is somebody else's."""
+        """End a step; what follows it belongs to others."""
         self.in_hand -= 1
         known = self._known.get((request.meta.run, request.next))
         if known is not None and known.request is request:
             known.request = None
 
     def requests(self, scheduler: str) -> Iterator[tuple[Execute, float]]:
-        """What is in hand of runs of that scheduler, and when it came: then the run had as long left as it says."""
+        """Return the requests in hand of that scheduler's runs, each with the time at which it came."""
         for known in self._known.values():
             if known.request is not None and known.request.meta.scheduler == scheduler:
                 yield known.request, known.at
 
     def cancel(self, run: str) -> None:
-        """Nothing more of that run is to be begun."""
+        """Begin nothing more of that run."""
         self._cancelled[run] = None
         if len(self._cancelled) > MAX_KNOWN:
             del self._cancelled[next(iter(self._cancelled))]
 
     def cancelled(self, run: str) -> bool:
-        """Whether the run was cancelled."""
+        """Return True if the run was cancelled."""
         return run in self._cancelled

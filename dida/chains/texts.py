@@ -1,8 +1,8 @@
-"""Strings as operators and scripts give them, as the storage and the wire take them: one conversion, one place.
+"""Strings of operators and scripts, made fit for the storage and the wire in one place.
 
-A `str` subclass (a member of an enum, a numpy string, …) is taken by its characters, whatever it prints as.
-What is no string, or can't be said in UTF-8, is refused. Whoever takes a string from an operator, in whichever
-way that is executed, takes it through here. Also here: what an operator raised, bounded and fit to be told.
+A `str` subclass (a member of an enum, a numpy string, …) counts by its characters, whatever it prints as. A value that
+is not a string, or can't be encoded as UTF-8, is refused. Every string of an operator, however it is executed, passes
+through here. So does the text of an exception that an operator raises.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from dida.chains.records import MAX_OUTPUT
 from dida.errors import DidaError
 
 MAX_TEXT = 500
-"""Characters of an exception's text that are told."""
+"""The most characters of an exception's text."""
 MAX_TRACE = 8000
-"""Characters of a traceback that are kept, most of them of its beginning."""
+"""The most characters of a traceback, most of them of its beginning."""
 MAX_FRAMES = 20
 MAX_REASON = 4000
-"""Characters of the reason why a run failed."""
+"""The most characters of the reason why a run failed."""
 
 
 class NotAnOutput(TypeError):
-    """What an operator returned is no output; the text, to be read behind the operator's name, says why."""
+    """The operator did not return an output; the text, to be read after the operator's name, is the reason."""
 
 
 def output_of(returned: object) -> str:
-    """An operator's output by its characters. Raises NotAnOutput."""
+    """Return an operator's output by its characters. Raises NotAnOutput."""
     if not isinstance(returned, str):
         hint = ": write async def process_record" if inspect.isawaitable(returned) else ""
         if inspect.iscoroutine(returned):
@@ -46,7 +46,7 @@ def output_of(returned: object) -> str:
 
 
 def told(text: str, limit: int) -> str:
-    """At most so many characters of it, its end among them, without what can't be said in UTF-8."""
+    """Return at most so many characters of a text, with its end, and without what can't be encoded as UTF-8."""
     if len(text) > limit:
         gap = f" … {len(text) - limit:,} characters more … "
         end = limit // 4
@@ -55,7 +55,7 @@ def told(text: str, limit: int) -> str:
 
 
 def shown(value: object) -> str:
-    """A value in a line, whatever it is."""
+    """Return any value as a text in one line."""
     try:
         return told(repr(value), 100)
     except BaseException:  # noqa: BLE001 - it is the author's code
@@ -64,7 +64,7 @@ def shown(value: object) -> str:
 
 @frozen
 class Raised:
-    """What an operator raised."""
+    """An exception of an operator."""
 
     kind: str
     """The class's name; empty for a DidaError, whose text says all."""
@@ -73,14 +73,14 @@ class Raised:
 
     @property
     def reason(self) -> str:
-        """In one line, to be read behind the operator's name."""
+        """The exception in one line, to be read after the operator's name."""
         if not self.kind:
             return f"failed: {self.text}"
         return f"raised {self.kind}: {self.text}" if self.text else f"raised {self.kind}"
 
 
 def raised(problem: BaseException) -> Raised:
-    """An exception, whatever it and its text are like."""
+    """Describe an exception, whatever it and its text are like."""
     try:
         text = str.__str__(str(problem))
         text = " ".join(text[: 2 * MAX_TEXT].split())[:MAX_TEXT]

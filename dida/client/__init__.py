@@ -1,4 +1,4 @@
-"""The clients of a system: of the storage, on a reactor or with calls that block, and of the scheduler.
+"""The clients of a system: of the storage (on a reactor, or with calls that block) and of the scheduler.
 
 from dida.client import connect
 """

@@ -1,4 +1,4 @@
-"""The storage for a script that has no reactor: a connection whose calls block.
+"""The storage for a script without a reactor: a connection whose calls block.
 
     from dida.client import connect
 
@@ -6,8 +6,8 @@
         storage.write("greeting", "hello")
         print(storage.read("greeting").value)
 
-One of the nodes is enough: it names the others. The reactor runs in a daemon thread, started by the
-first `connect`. Code that runs a reactor of its own uses `dida.client.storage_client.StorageClient`.
+One of the nodes is enough: it names the others. The first `connect` starts the reactor in a daemon thread. Code that
+runs its own reactor uses `dida.client.storage_client.StorageClient`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from dida.versions import Version
 from dida.wire.messages import DEFAULT_DEADLINE, Concern
 
 MARGIN = 2.0
-"""Seconds that a blocking call waits beyond its deadline for the word that it has passed."""
+"""Time that a blocking call waits past its deadline for the error from the reactor, in seconds."""
 
 _starting = Lock()
-"""Held while somebody starts the reactor."""
+"""Held while the reactor is started."""
 
 
 def blocking(reactor: Any, seconds: float, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call on the reactor's thread from another one and wait for what the Deferred gives; timed-out after `seconds`."""
+    """Call a function on the reactor's thread from another thread and return its result; timed-out after `seconds`."""
     answer: SimpleQueue[Any] = SimpleQueue()
     reactor.callFromThread(lambda: maybeDeferred(call, *arguments).addBoth(answer.put))
     try:
@@ -53,15 +53,15 @@ def blocking(reactor: Any, seconds: float, call: Callable[..., Any], *arguments:
 
 
 class AwaitedStorage(Protocol):
-    """A storage whose calls give Deferreds: of a client, or of a step of a run."""
+    """A storage whose calls return Deferreds: that of a client, or of a step of a run."""
 
     @property
     def deadline(self) -> float:
-        """Seconds that a call may take."""
+        """Time-out for one call, in seconds."""
 
     @property
     def read(self) -> Callable[..., Deferred[Record]]:
-        """The record under a key."""
+        """Return the record under a key."""
 
     @property
     def write(self) -> Callable[..., Deferred[Version]]:
@@ -74,7 +74,7 @@ class AwaitedStorage(Protocol):
 
 @implementer(IStorage)
 class BlockingStorage:
-    """A storage for code in a thread that is not the reactor's: calls return, or raise, the outcome."""
+    """A storage for code in a thread other than the reactor's: each call returns or raises the outcome."""
 
     def __init__(self, reactor: Any, storage: AwaitedStorage) -> None:
         self._reactor = reactor
@@ -85,7 +85,7 @@ class BlockingStorage:
         return self._storage.deadline
 
     def read(self, key: str, version: Version | None = None) -> Record:
-        """The record, newest or of that version."""
+        """Return the record, the newest or that version."""
         return cast(Record, self._wait(self._storage.read, key, version))
 
     def write(self, key: str, value: str) -> Version:
@@ -93,7 +93,7 @@ class BlockingStorage:
         return cast(Version, self._wait(self._storage.write, key, value))
 
     def update_if_value_is(self, key: str, old: str, new: str) -> Version | None:
-        """Compare and swap; None when the value was not `old`."""
+        """Compare and swap; return None if the value is not `old`."""
         return cast("Version | None", self._wait(self._storage.update_if_value_is, key, old, new))
 
     def _wait(self, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -101,7 +101,7 @@ class BlockingStorage:
 
 
 class Client(BlockingStorage):
-    """The storage, from any thread but the reactor's; `close` it in the end, or use it in a `with`."""
+    """The storage, for any thread but the reactor's. `close` it at the end, or use it in a `with` statement."""
 
     def __init__(self, reactor: Any, front_end: StorageClient) -> None:
         super().__init__(reactor, front_end)
@@ -109,27 +109,28 @@ class Client(BlockingStorage):
         blocking(reactor, self.deadline, front_end.start)
 
     def write(self, key: str, value: str, concern: Concern = 1) -> Version:
-        """Write a new version. `concern`: so many replicas have it then, or "all" that live."""
+        """Write a new version. `concern`: the number of replicas that must have it before the call returns, or
+        "all"."""
         version: Version = self._wait(self._front_end.write, key, value, concern)
         return version
 
     def records(self, start: str = "", limit: int = 1000) -> Page:
-        """Records from the key `start` on, as one replica (of each group) has them."""
+        """Return records from the key `start` on, as one replica (of each group) has them."""
         page: Page = self._wait(self._front_end.records, start, limit)
         return page
 
     def versions(self, key: str) -> list[tuple[Version, str]]:
-        """The versions kept of a record, newest first."""
+        """Return the kept versions of a record, newest first."""
         kept: list[tuple[Version, str]] = self._wait(self._front_end.versions, key)
         return kept
 
     @property
     def after(self) -> Timestamp:
-        """What this client has seen: `{"after": …}` of a run that is to see it, too."""
+        """The timestamp of what this client has seen: pass it as `{"after": …}` to a run that must see it, too."""
         return dict(self._front_end.after)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         blocking(self._reactor, self.deadline, self._front_end.stop)
 
     def __enter__(self) -> Client:
@@ -142,7 +143,7 @@ class Client(BlockingStorage):
 
 
 def connect(*urls: str, deadline: float = DEFAULT_DEADLINE) -> Client:
-    """The storage behind these nodes. `urls` are URLs, or R=ID@URL; a call may take `deadline` seconds."""
+    """Connect to the storage. `urls` are URLs, or R=ID@URL; `deadline` is the time-out for one call, in seconds."""
     from twisted.internet import reactor
     from twisted.python.threadable import isInIOThread
 
@@ -162,7 +163,7 @@ def connect(*urls: str, deadline: float = DEFAULT_DEADLINE) -> Client:
 
 
 def _member(number: int, url: str) -> StorageAddress:
-    """A node; when its replica number is not given, a provisional one, until the nodes say the right one."""
+    """Return a storage node. Without a replica number it gets a provisional one, until the nodes send the right one."""
     if "@" in url:
         return StorageAddress.parse(url)
     address = Address.parse(url)

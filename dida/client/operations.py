@@ -1,12 +1,12 @@
-"""The pure part of a front end, the storage's client: whom to ask what, and what the answers mean.
+"""The storage's client without connections: which replica to ask, and what its replies mean.
 
-An `ClientOperation` is one read, write or updateif from the first try to its end. `next` says what to do now;
-what came of it goes to `on_reply` or `on_no_reply`, until `on_reply` gives the answer or `next` raises.
-What a client keeps from one operation to the next is in `dida.client.sessions`.
+A `ClientOperation` is one read, write or updateif from the first attempt to its end. `next` returns what to do now; the
+outcome of that is passed to `on_reply` or `on_no_reply`, until `on_reply` returns the result or `next` raises. What a
+client keeps from one operation to the next is in `dida.client.sessions`.
 
-`dida.client.replicas` knows which replicas there are. One that does not answer, or can't serve, is followed by
-the next one on the ring, with the same update id. A try is given only a part of the time that is left,
-so that a paused replica does not eat it.
+`dida.client.replicas` knows the replicas. When one does not reply, or can't serve, the operation asks the next one on
+the ring with the same update id. An attempt gets only a part of the remaining time, so that a paused replica does not
+use it up.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dida.wire.messages import Concern, Error, ListRecords, No, Ok, Read, Reply,
 _T = TypeVar("_T")
 
 PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""Seconds between two rounds through all replicas; the last one repeats."""
+"""Pauses between rounds through all replicas, in seconds; the last one repeats."""
 
 
 @frozen
@@ -43,27 +43,27 @@ class Try:
 
 @frozen
 class Pause:
-    """All were asked in vain: wait so many seconds."""
+    """Wait so many seconds: no replica could serve."""
 
     seconds: float
 
 
 @frozen
 class Done(Generic[_T]):
-    """The answer of an operation."""
+    """The result of an operation."""
 
     value: _T
 
 
 @define(eq=False)
 class ClientOperation(ABC, Generic[_T]):
-    """One operation on one key; subclasses say what is sent and what the replies mean."""
+    """One operation on one key. Subclasses define what is sent and what the replies mean."""
 
     replicas: ReplicaDirectory
     seen: CausalContext
     key: str
     ends: float
-    """When it is given up, on the clock of `now`."""
+    """The deadline, on the clock of `now`."""
     _plan: list[StorageAddress] = field(factory=list, init=False)
     _rounds: int = field(default=0, init=False)
     _resting: bool = field(default=False, init=False)
@@ -72,7 +72,7 @@ class ClientOperation(ABC, Generic[_T]):
     _problem: str = field(default="no storage node is known", init=False)
 
     def next(self, now: float) -> Try | Pause:
-        """What to do now. Raises unavailable or unknown-outcome when the time is over."""
+        """Return what to do now. Raises unavailable or unknown-outcome when the deadline has passed."""
         left = self.ends - now
         if left <= 0:
             if self._uncertain:
@@ -83,7 +83,7 @@ class ClientOperation(ABC, Generic[_T]):
                 member = self._plan.pop(0)
                 if member in self.replicas and self._may_ask(member):
                     timeout = left if len(self.replicas) == 1 else min(left, self._patience(left))
-                    # The replica gives up a little earlier, so that its own word on the outcome arrives.
+                    # The replica's deadline is a little earlier, so that its own error reply arrives.
                     return Try(member, self._request(round(timeout * 0.9, 3)), timeout)
             if self._rounds and not self._resting:
                 self._on_round()
@@ -94,7 +94,7 @@ class ClientOperation(ABC, Generic[_T]):
             self._plan = self.replicas.order(self.key, now)
 
     def on_reply(self, member: StorageAddress, reply: Reply) -> Done[_T] | None:
-        """The answer; None to go on with `next`; DidaError when it ends badly."""
+        """Return the result, or None to go on with `next`. Raises the DidaError with which the operation ends."""
         self.replicas.trust(member)
         self._arrived = True
         if not isinstance(reply, Error):
@@ -119,7 +119,7 @@ class ClientOperation(ABC, Generic[_T]):
         return None
 
     def on_no_reply(self, member: StorageAddress, problem: DidaError, now: float, sent: bool = True) -> None:
-        """The connection broke, or the try took too long; or nothing was `sent`, for want of a connection."""
+        """Note that the connection broke or the attempt timed out; or that nothing was `sent`, without a connection."""
         self._problem = f"{member.id}: {' '.join(problem.words)}"
         if sent:
             self._arrived = self._uncertain = True
@@ -127,10 +127,10 @@ class ClientOperation(ABC, Generic[_T]):
             self.replicas.suspect(member, now + SUSPICION)
 
     def close(self) -> None:
-        """Nobody waits for the answer any more."""
+        """Release what the operation holds: nobody waits for its result any more."""
 
     def _patience(self, left: float) -> float:
-        """Seconds for one try when there are others to ask."""
+        """Return the time-out for one attempt when there are other replicas to ask, in seconds."""
         return 2.0
 
     def _may_ask(self, member: StorageAddress) -> bool:
@@ -138,23 +138,23 @@ class ClientOperation(ABC, Generic[_T]):
 
     @abstractmethod
     def _request(self, deadline: float) -> Request:
-        """What is asked in one try."""
+        """Return the request of one attempt."""
 
     @abstractmethod
     def _result(self, reply: Ok | No) -> _T:
-        """What the answer comes to."""
+        """Return the result that a reply means."""
 
     def _on_error(self, member: StorageAddress, problem: DidaError) -> Done[_T] | None:
-        """An error reply that another replica would not better."""
+        """Handle an error reply that another replica would repeat."""
         raise problem
 
     def _on_round(self) -> None:
-        """All living replicas were asked."""
+        """Note that all living replicas were asked."""
 
 
 @define(eq=False)
 class ReadOperation(ClientOperation[Record]):
-    """`read KEY [VERSION]`; a version that is fixed is asked for at all replicas before it counts as gone."""
+    """`read KEY [VERSION]`. A fixed version counts as discarded only when all replicas lack it."""
 
     version: Version | None = None
     pinned: bool = field(default=False, init=False)
@@ -179,7 +179,7 @@ class ReadOperation(ClientOperation[Record]):
 
     def on_no_reply(self, member: StorageAddress, problem: DidaError, now: float, sent: bool = True) -> None:
         ClientOperation.on_no_reply(self, member, problem, now, sent)
-        self._uncertain = False  # there is nothing to be uncertain of
+        self._uncertain = False  # a read has no effect to be uncertain of
 
     def _on_error(self, member: StorageAddress, problem: DidaError) -> Done[Record] | None:
         hoped_for = self.pinned or self._soft
@@ -193,7 +193,7 @@ class ReadOperation(ClientOperation[Record]):
     def _on_round(self) -> None:
         if not self._lacking or any(each not in self._lacking for each in self.replicas.living):
             return
-        if self._soft:  # what the earlier execution read is gone, and with it what it has done
+        if self._soft:  # what the earlier execution read was discarded, and so were its effects
             self.version, self._soft = None, False
             self._plan.clear()
             self._lacking.clear()
@@ -205,12 +205,12 @@ class ReadOperation(ClientOperation[Record]):
 
 
 class NoOther(Unavailable):
-    """No other replica lives (any more)."""
+    """There is no other living replica."""
 
 
 @define(eq=False)
 class SecureOperation(ClientOperation[None]):
-    """A read of a record by another replica than the one that wrote it, which then has all that was seen."""
+    """A read of a record at another replica than the one that wrote it; that replica then has all that was seen."""
 
     by: int
     """The number of the replica that wrote it."""
@@ -260,10 +260,10 @@ class _Update(ClientOperation[_T]):
 
     def _on_error(self, member: StorageAddress, problem: DidaError) -> Done[_T] | None:
         if problem.code == errors.STORAGE_FULL and self._uncertain:
-            raise DidaError(errors.UNKNOWN_OUTCOME, f"{member.id} said {problem}")  # an earlier try may have come first
+            raise DidaError(errors.UNKNOWN_OUTCOME, f"{member.id} said {problem}")  # it may have been executed
         if problem.code != errors.SESSION_EXPIRED or self._uncertain or self._renewed:
             raise problem
-        # No replica can have executed it: it is a new update, of a new session.
+        # No replica can have executed it: it becomes a new update of a new session.
         self._renewed = True
         if self._session == self.ids.session:
             self.ids.renew()
@@ -283,7 +283,7 @@ class WriteOperation(_Update[Version]):
     concern: Concern = 1
 
     def _patience(self, left: float) -> float:
-        # it may have to wait for an updateif of the same key, or for a silent member to be removed
+        # it may have to wait for an updateif of the same key, or for the removal of a silent member
         return 3.0 if self.concern == 1 else max(3.0, left / 2)
 
     def _request(self, deadline: float) -> Request:
@@ -298,7 +298,7 @@ class WriteOperation(_Update[Version]):
 
 @define(eq=False)
 class UpdateIfOperation(_Update["Version | None"]):
-    """`updateif KEY OLD NEW`; its first message to the other replicas may be held back by a gossip delay."""
+    """`updateif KEY OLD NEW`. A gossip delay may hold back its first message to the other replicas."""
 
     old: str
     new: str
@@ -324,14 +324,14 @@ class UpdateIfOperation(_Update["Version | None"]):
 
 @frozen
 class Page:
-    """Some records: key to (version, value), newest first; `next` is the key to go on with, or None."""
+    """Some records: key to (version, value), newest first. `next` is the key of the next page, or None."""
 
     records: dict[str, list[tuple[Version, str]]]
     next: str | None
 
 
 def joined(pages: Sequence[Page], limit: int) -> Page:
-    """The pages of several groups, all from one key on, as one."""
+    """Join the pages of several groups, which begin at the same key, into one page."""
     following = [page.next for page in pages if page.next is not None]
     keys = sorted(key for page in pages for key in page.records)
     ends = min([*following, *keys[limit : limit + 1]], default=None)
@@ -345,7 +345,7 @@ class ListOperation(ClientOperation[Page]):
 
     limit: int = 1000
     dependent: bool = False
-    """Whether it is to include what this client has seen."""
+    """True if the page must include what this client has seen."""
 
     def _request(self, deadline: float) -> Request:
         after = self.seen.after if self.dependent else {}
@@ -358,7 +358,7 @@ class ListOperation(ClientOperation[Page]):
 
 @define(eq=False)
 class VersionsOperation(ClientOperation["list[tuple[Version, str]]"]):
-    """`versions KEY`: those kept, newest first."""
+    """`versions KEY`: the kept versions, newest first."""
 
     def _request(self, deadline: float) -> Request:
         return Versions(self.key, deadline=deadline)

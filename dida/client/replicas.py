@@ -1,8 +1,9 @@
-"""The storage nodes as a client of the storage knows them: who lives, who is dead, which group holds what, and
-whom to ask first.
+"""The storage nodes as a client knows them: which are alive or dead, which group has which keys, and the order of
+asking.
 
-What a storage node itself says (`watch`) counts. What the meta record of a run says is hearsay: until a storage node
-has told a view, the newest counts; after that it tells whom to ask last, and whom to watch when nobody else answers.
+The reply of a storage node to `watch` is authoritative. The meta record of a run is hearsay: until a storage node has
+sent a view, the newest hearsay counts; after that it only tells which nodes to ask last, and which to watch when no
+other node replies.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from dida.addresses import StorageAddress
 from dida.placement import Ring, Shards
 
 MAX_DEAD = 1000
-"""Dead nodes that are remembered."""
+"""The most dead nodes that are remembered."""
 SUSPICION = 5.0
-"""Seconds for which a replica that did not answer in time is asked last."""
+"""Time for which a replica that did not reply in time is asked last, in seconds."""
 
 
 class ReplicaDirectory:
-    """The living storage nodes by replica number, those that are suspected among them, and the dead."""
+    """The living storage nodes by replica number (suspected ones included), and the dead ones."""
 
     def __init__(self, members: Iterable[StorageAddress] = ()) -> None:
         self.groups = Shards((), None)
@@ -31,9 +32,9 @@ class ReplicaDirectory:
         self._members: dict[int, StorageAddress] = {}
         self._suspected: dict[int, float] = {}
         self.heard: tuple[StorageAddress, ...] = ()
-        """Who lives by the newest hearsay."""
+        """The living nodes by the newest hearsay."""
         self._unsure: set[StorageAddress] = set()
-        """The members that are there by hearsay; none once a view is known."""
+        """Members that are known by hearsay only; empty once a view is known."""
         self._ring = Ring(())
         for member in members:
             self._put(member)
@@ -41,7 +42,7 @@ class ReplicaDirectory:
 
     @property
     def living(self) -> tuple[StorageAddress, ...]:
-        """In the order of their numbers."""
+        """The living nodes, in the order of their numbers."""
         return tuple(self._members[number] for number in sorted(self._members))
 
     def __contains__(self, member: StorageAddress) -> bool:
@@ -52,18 +53,18 @@ class ReplicaDirectory:
 
     @property
     def unknown(self) -> bool:
-        """Whether nobody has ever told of a storage node."""
+        """True if no storage node was ever named."""
         return not (self._members or self.dead or self.heard or self.views)
 
     def add(self, member: StorageAddress) -> None:
-        """Somebody says that there is such a node, (again) or at another address."""
+        """Add a storage node, or change its address."""
         if member not in self:
             self._put(member)
             self._place()
 
     @property
     def number(self) -> int:
-        """The sum of the numbers of all groups' views: it grows with each of them."""
+        """The sum of the view numbers of all groups: it grows with each view."""
         return max(self._told, sum(self._numbers.values()))
 
     def on_view(
@@ -75,8 +76,8 @@ class ReplicaDirectory:
         groups: Sequence[Sequence[int]] = (),
         elsewhere: Iterable[StorageAddress] = (),
     ) -> None:
-        """What a storage node says: members live, dead ones are dead, of others it knows nothing more than that they
-        are there."""
+        """Take over a view: `members` are alive, `dead` are dead; of the nodes `elsewhere` only the addresses are
+        known."""
         self.groups = Shards.told(groups)
         group = self.groups.of_replica(members[0].replica) if members else 0
         here = {member.id for member in members}
@@ -100,7 +101,7 @@ class ReplicaDirectory:
         self._place()
 
     def on_hearsay(self, number: int, members: Sequence[StorageAddress], now: float) -> None:
-        """What a run's meta record says: all of the living, in the view of that number (0: in none)."""
+        """Take note of a run's meta record: all living nodes in the view of that number (0: no view was known)."""
         self.heard = tuple(members)
         if any(self.views.values()):
             for member in self.living if number > self.number else ():
@@ -123,15 +124,15 @@ class ReplicaDirectory:
         self._place()
 
     def suspect(self, member: StorageAddress, until: float) -> None:
-        """Ask it last, until then or until it is heard of."""
+        """Ask this node last until then, or until it replies."""
         self._suspected[member.replica] = max(until, self._suspected.get(member.replica, 0.0))
 
     def trust(self, member: StorageAddress) -> None:
-        """It was heard of."""
+        """Suspect this node no longer: it has replied."""
         self._suspected.pop(member.replica, None)
 
     def order(self, key: str, now: float) -> list[StorageAddress]:
-        """Whom to ask for `key`: its owner, then who takes over; suspected ones last."""
+        """Return the nodes in the order in which to ask for `key`: its owner first, suspected nodes last."""
         order = [self._members[int(name)] for name in self._ring.order(key)]
         if len(self.groups) > 1:
             holder = self.groups.of_key(key)
@@ -141,7 +142,7 @@ class ReplicaDirectory:
         return order
 
     def apart(self) -> list[ReplicaDirectory]:
-        """Each group's living by themselves."""
+        """Return one directory for each group, with its living nodes."""
         if len(self.groups) == 1:
             return [self]
         return [
@@ -150,7 +151,7 @@ class ReplicaDirectory:
         ]
 
     def named(self, names: Iterable[object]) -> Iterator[StorageAddress]:
-        """Those of the living that are meant by numbers or ids."""
+        """Return the living nodes with these numbers or ids."""
         for name in names:
             for member in self._members.values():
                 if name in (member.replica, str(member.replica), member.id):

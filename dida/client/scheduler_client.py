@@ -26,7 +26,7 @@ from dida.wire.messages import DEFAULT_DEADLINE, Ok, Request
 from dida.wire.runs import DONE, Cancel, ListRuns, Result, Run
 
 RETRY_INTERVAL = 0.2
-"""Seconds between two attempts to start a run."""
+"""Pause between two attempts to start a run, in seconds."""
 MAX_APPLICATION = 200
 """The most characters of an application's name; of a longer one the end is sent."""
 
@@ -49,7 +49,7 @@ class RunResult:
 
 
 class SchedulerClient:
-    """A client of one scheduler. `deadline`: seconds within which a run must be started.
+    """A client of one scheduler. `deadline`: time-out for starting a run, in seconds.
 
     `find` returns the scheduler's address before each request: a scheduler may move. It raises Unreachable when there
     is no scheduler.

@@ -1,6 +1,6 @@
 """What one client of the storage keeps: the ids of its updates, and what it has seen.
 
-- `RequestIds`: the ids that let an update be asked for twice and done once; `StepRequestIds`: those of a step of a run.
+- `RequestIds`: ids with which an update can be retried and is executed once; `StepRequestIds`: those of a run's step.
 - `CausalContext`: what one client (a run, a script) has seen, which it must go on seeing.
 """
 
@@ -18,15 +18,15 @@ from dida.timestamps import Timestamp, merge_into
 from dida.versions import Version
 
 MAX_UPDATES = 1_000_000
-"""Updates that one step of a run can make."""
+"""The most updates of one step of a run."""
 MAX_GONE = 1000
-"""Lost streams that a client remembers to have been told of."""
+"""The most lost streams that a client remembers."""
 MAX_RECORDS = 2000
-"""Records read or written that one step tells of."""
+"""The most accesses to records that one step reports."""
 
 
 class RequestIds:
-    """Numbers of one session's updates; an update's id is `SESSION:N`."""
+    """The numbers of one session's updates. The id of an update is `SESSION:N`."""
 
     def __init__(self, session: str) -> None:
         self.session = self._name = session
@@ -35,18 +35,18 @@ class RequestIds:
         self._open: dict[int, None] = {}
 
     def take(self) -> int:
-        """A number never used before; it is open until `close`."""
+        """Return a number that was never used before; it is open until `close`."""
         self._last += 1
         self._open[self._last] = None
         return self._last
 
     def close(self, number: int) -> None:
-        """Nobody will ask for that update again."""
+        """Close a number: its update will not be retried any more."""
         self._open.pop(number, None)
 
     @property
     def lowest(self) -> int:
-        """The lowest number that may be asked for again."""
+        """The lowest number that may still be retried."""
         return next(iter(self._open), self._last + 1)
 
     def renew(self) -> None:
@@ -59,13 +59,13 @@ class RequestIds:
 class StepRequestIds:
     """The numbers of the updates of one step of a run: the same ones each time the step is executed.
 
-    An update's id is `RUN:N`, N made of the step's position and the count of the update within the step. So
-    a step that is executed again gets the first answers instead of writing twice. `again` says that some of
-    the ids may have been sent before.
+    The id of an update is `RUN:N`; N is made of the step's position and the number of the update within the step. So a
+    step that is executed again gets the first replies and does not write twice. `again`: some of the ids may have been
+    sent before.
     """
 
     lowest = 0
-    """While the run goes on, each may be asked for again."""
+    """While the run goes on, each number may be retried."""
 
     def __init__(self, run: str, position: int, again: bool = False) -> None:
         self.session = run
@@ -74,7 +74,7 @@ class StepRequestIds:
         self._refused: set[int] = set()
 
     def take(self) -> int:
-        """The number of the step's next update."""
+        """Return the number of the step's next update."""
         self._last += 1
         while self._last in self._refused:
             self._last += 1
@@ -83,19 +83,19 @@ class StepRequestIds:
         return self._last
 
     def restart(self) -> None:
-        """The step is tried again: what was applied is not done twice, what was refused is asked anew."""
+        """Begin the step again: what was applied is not applied twice, what was refused gets a new id."""
         self._last = self._first
         self.again = True
 
     def refused(self, number: int) -> None:
-        """That update was not applied, for the value was another one."""
+        """Note that an update was not applied because the value was not the expected one."""
         self._refused.add(number)
 
     def close(self, number: int) -> None:
-        """Somebody may ask for it again: a step can be lost after it was answered."""
+        """Do nothing: a step can be lost after its reply, so its updates may be retried."""
 
     def renew(self) -> None:
-        """The replicas have forgotten the run: nobody knows what of it was done."""
+        """Raise: the replicas have forgotten the run, so nobody knows which of its updates were applied."""
         raise DidaError(errors.SESSION_EXPIRED, f"the storage has forgotten the updates of {self.session}")
 
 
@@ -106,37 +106,38 @@ class CausalContext:
     after: Timestamp = field(factory=dict)
     versions: dict[str, Version] | None = None
     told: dict[str, Record] = field(factory=dict)
-    """By key, what a failed updateif told of it; with `versions` only."""
+    """Key to the record that a failed updateif has returned; with `versions` only."""
     pins: dict[str, Version] = field(factory=dict)
-    """By key, what an earlier execution of the same step has read: to be read again, if it is still there."""
+    """Key to the version that an earlier execution of the step has read; it is read again if it still exists."""
     records: dict[Access, None] = field(factory=dict)
-    """What was read and written, in order; with `versions` only, and no more than MAX_RECORDS."""
+    """What was read and written, in order; with `versions` only, and at most MAX_RECORDS."""
     lost: Timestamp = field(factory=dict)
-    """What this client depended on and was told to be lost; with `versions` only."""
+    """What this client depended on and what is lost; with `versions` only."""
     on_gone: Callable[[Timestamp], None] = lambda lost: None
     """Called with the streams that are dropped because they are lost; without `versions` only."""
     _gone: dict[str, None] = field(factory=dict)
-    """Streams that were dropped, the newest ones."""
+    """The newest streams that were dropped."""
 
     def wanted(self, key: str) -> Version | None:
-        """The version that a read of `key` must give, if it is fixed already."""
+        """Return the version that a read of `key` must return, if it is fixed already."""
         return self.versions.get(key) if self.versions is not None else None
 
     def known(self, key: str, version: Version | None) -> Record | None:
-        """The record that a read would give, when no replica needs to be asked for it."""
+        """Return the record if no replica needs to be asked for it."""
         record = self.told.get(key)
         if record is None or record.version != self.wanted(key) or version not in (None, record.version):
             return None
         return record
 
     def on_told(self, record: Record) -> None:
-        """A failed updateif has told what is there: that counts as read, however soon it is discarded."""
+        """Take note of the record that a failed updateif has returned: it counts as read, even if it is discarded
+        soon."""
         if self.versions is not None:
             self.on_version("refused", record.key, record.version)
             self.told[record.key] = record
 
     def on_version(self, how: str, key: str, version: Version) -> None:
-        """That version was read or written (see `Access.how`)."""
+        """Take note of a version that was read or written (see `Access.how`)."""
         if self.versions is not None:
             if how != "read" or key not in self.versions:
                 self.versions[key] = version
@@ -144,14 +145,14 @@ class CausalContext:
                 self.records[Access(how, key, version)] = None
 
     def on_reply(self, members: Mapping[str, Any]) -> None:
-        """Merge the timestamp that a reply carries."""
+        """Merge the timestamp in a reply."""
         after = members.get("after")
         if isinstance(after, dict):
             merge_into(self.after, after)
 
     def on_lost(self, members: Mapping[str, Any]) -> bool:
-        """What depended on lost updates is told once, and not asked for again. Whether it was told before, to another
-        operation of this client."""
+        """Drop what is lost, so that only one operation fails of it. Return True if another operation of this client
+        has reported the loss before."""
         lost = members.get("lost")
         lost = lost if isinstance(lost, dict) else {}
         dropped = {stream: self.after.pop(stream) for stream in lost if stream in self.after}

@@ -1,11 +1,11 @@
-"""The front end: the storage's client, for workers, for scripts, and for anyone who writes Python.
+"""The storage's client, for workers, for scripts, and for all other code with a reactor.
 
-`StorageClient` runs the operations of `dida.client.operations` over connections to the storage nodes, which it keeps,
-and keeps itself up to date about the living ones (`watch`). Its calls give Deferreds;
-`dida.client.blocking.BlockingStorage` is the same for code in another thread.
+`StorageClient` runs the operations of `dida.client.operations` over connections to the storage nodes, and watches which
+of them are alive (`watch`). Its calls return Deferreds; `dida.client.blocking.BlockingStorage` is the same for code in
+another thread.
 
-    front_end = FrontEnd(reactor, [StorageAddress.parse("1=s1@localhost:5001")])
-    record = await front_end.read("13")
+    storage = StorageClient(reactor, [StorageAddress.parse("1=s1@localhost:5001")])
+    record = await storage.read("13")
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from dida.wire.messages import DEFAULT_DEADLINE, Concern, Error, Member, View, W
 from dida.wire.texts import plain, plain_version
 
 WATCH_SECONDS = 5.0
-"""How long one `watch` waits for a change; a node that does not answer it costs no more than that."""
+"""Time-out for one `watch`, in seconds; a node that does not answer it costs no more than that."""
 
 _log = Logger()
 _T = TypeVar("_T")
@@ -58,10 +58,10 @@ _T = TypeVar("_T")
 
 @implementer(IStorage)
 class StorageClient:
-    """The storage as one client sees it. `deadline` is how many seconds an operation may take.
+    """The storage as one client sees it. `deadline`: time-out for one operation, in seconds.
 
-    Connects when it is used; `start` also begins to watch who lives, `stop` ends it all. The reactor counts by a clock
-    that never steps from then on (`dida.protocols.clock.steady`): a deadline holds whatever becomes of the time of day.
+    It connects on first use. `start` also begins to watch the nodes, `stop` closes all connections. From then on the
+    reactor uses a steady clock (`dida.protocols.clock.steady`): a change of the time of day moves no deadline.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class StorageClient:
         on_change: Callable[[], None] = lambda: None,
         on_gone: Callable[[Timestamp], None] = lambda lost: None,
     ) -> None:
-        """`on_change` is called when the living nodes change; `on_gone` with the streams that this client has seen
-        and that are lost."""
+        """`on_change` is called when the living nodes change, `on_gone` with streams that this client has seen and
+        that are lost."""
         self.reactor = steady(reactor)
         self.deadline = deadline
         self.max_line = max_line
@@ -86,24 +86,25 @@ class StorageClient:
         self._learnt: tuple[int, tuple[str, ...]] | None = None
         self._links: dict[StorageAddress, ReconnectingClient] = {}
         self._watching: dict[int, Deferred[None]] = {}
-        """Group to the watch over it."""
+        """Group to the watch of its view."""
 
     # --- operations -----------------------------------------------------------------------------
 
     def read(self, key: str, version: Version | None = None) -> Deferred[Record]:
-        """The record, newest or of that version."""
+        """Return the record, the newest or that version."""
         return Deferred.fromCoroutine(self.read_as(self.seen, key, version, self.deadline))
 
     def write(self, key: str, value: str, concern: Concern = 1) -> Deferred[Version]:
-        """Write a new version. `concern`: so many replicas have it then, or "all" that live."""
+        """Write a new version. `concern`: the number of replicas that must have it before the Deferred fires, or
+        "all"."""
         return Deferred.fromCoroutine(self.write_as(self.seen, key, value, self.deadline, concern=concern))
 
     def update_if_value_is(self, key: str, old: str, new: str) -> Deferred[Version | None]:
-        """Compare and swap; None when the value was not `old`."""
+        """Compare and swap; return None if the value is not `old`."""
         return Deferred.fromCoroutine(self.update_if_as(self.seen, key, old, new, self.deadline))
 
     def records(self, start: str = "", limit: int = 1000, at: StorageAddress | None = None) -> Deferred[Page]:
-        """Records from the key `start` on, as one replica has them: any (of each group), or the one at `at`."""
+        """Return records from the key `start` on, as one replica has them: any (of each group), or the one at `at`."""
         return Deferred.fromCoroutine(self._records(start, limit, at))
 
     async def _records(self, start: str, limit: int, at: StorageAddress | None) -> Page:
@@ -114,9 +115,9 @@ class StorageClient:
         )
 
     def drop_lost(self, seconds: float) -> Deferred[None]:
-        """Take out of `after` what is lost, by the word of each group: no operation hears of it any more.
+        """Drop from `after` what each group reports as lost, so that no operation fails of it any more.
 
-        Unavailable when there is no such word within so many seconds.
+        Raises unavailable if a group does not reply within so many seconds.
         """
         return Deferred.fromCoroutine(self._drop_lost(self._ends(seconds)))
 
@@ -129,17 +130,17 @@ class StorageClient:
                     raise
 
     def versions(self, key: str) -> Deferred[list[tuple[Version, str]]]:
-        """The versions kept of a record, newest first."""
+        """Return the kept versions of a record, newest first."""
         operation = VersionsOperation(self.replicas, self.seen, key, self._ends(self.deadline))
         return Deferred.fromCoroutine(self._carry_out(operation))
 
     @property
     def after(self) -> Timestamp:
-        """What this client has seen; given to a run, the run sees it, too."""
+        """The timestamp of what this client has seen; a run that gets it sees that, too."""
         return self.seen.after
 
     async def read_as(self, seen: CausalContext, key: str, version: Version | None, seconds: float) -> Record:
-        """`read` for a client that has seen `seen`."""
+        """Do `read` for a client that has seen `seen`."""
         (key,), version = self._plain(key), plain_version(version)
         known = seen.known(key, version)
         if known is not None:
@@ -155,7 +156,7 @@ class StorageClient:
         ids: StepRequestIds | None = None,
         concern: Concern = 1,
     ) -> Version:
-        """`write` for a client that has seen `seen`."""
+        """Do `write` for a client that has seen `seen`."""
         key, value = self._plain(key, value)
         ends = self._ends(seconds)
         operation = WriteOperation(self.replicas, seen, key, ends, value, concern, ids=ids or self.ids)
@@ -164,13 +165,13 @@ class StorageClient:
     async def update_if_as(
         self, seen: CausalContext, key: str, old: str, new: str, seconds: float, ids: StepRequestIds | None = None
     ) -> Version | None:
-        """`update_if_value_is` for a client that has seen `seen`."""
+        """Do `update_if_value_is` for a client that has seen `seen`."""
         key, old, new = self._plain(key, old, new)
         operation = UpdateIfOperation(self.replicas, seen, key, self._ends(seconds), old, new, ids=ids or self.ids)
         return await self._carry_out(operation)
 
     async def secure(self, seen: CausalContext, key: str, by: int, seconds: float) -> None:
-        """Have what was seen at the replica `by`, which wrote `key`, at a second replica, if there is one."""
+        """Copy what was seen at the replica `by`, which wrote `key`, to a second replica, if there is one."""
         with suppress(NoOther):
             await self._carry_out(SecureOperation(self.replicas, seen, key, self._ends(seconds), by))
 
@@ -178,7 +179,7 @@ class StorageClient:
         return cast(float, self.reactor.seconds()) + seconds
 
     def _plain(self, *texts: str) -> tuple[str, ...]:
-        """What no storage node would take is refused before its connection is lost by it."""
+        """Refuse texts that no storage node would accept, before one breaks the connection because of them."""
         return plain(*texts, max_line=self.max_line)
 
     async def _carry_out(self, operation: ClientOperation[_T]) -> _T:
@@ -207,11 +208,11 @@ class StorageClient:
     # --- the storage nodes ----------------------------------------------------------------------
 
     def add(self, member: StorageAddress) -> None:
-        """There is such a storage node."""
+        """Add a storage node."""
         self._changed(lambda: self.replicas.add(member))
 
     def learn(self, number: int, storage: tuple[str, ...]) -> None:
-        """What the meta record of a run says of the storage nodes."""
+        """Take note of what the meta record of a run says of the storage nodes."""
         if self._learnt == (number, storage):
             return
         self._learnt = (number, storage)
@@ -219,7 +220,7 @@ class StorageClient:
         self._changed(lambda: self.replicas.on_hearsay(number, members, self.reactor.seconds()))
 
     def link(self, member: StorageAddress) -> ReconnectingClient:
-        """The connection to a storage node."""
+        """Return the connection to a storage node."""
         link = self._links.get(member)
         if link is None:
             listener = _ReplicaListener(self.replicas, member)
@@ -228,14 +229,14 @@ class StorageClient:
         return link
 
     def start(self) -> None:
-        """Begin to watch who lives, in every group that is known."""
+        """Begin to watch the view of every known group."""
         for group in range(len(self.replicas.groups)):
             if group not in self._watching:
                 self._watching[group] = Deferred.fromCoroutine(self._watch(group))
                 self._watching[group].addErrback(_watch_ended)
 
     def stop(self) -> None:
-        """Close all connections; what is going on ends within its deadline."""
+        """Close all connections; operations in flight end within their deadlines."""
         for watching in self._watching.values():
             watching.cancel()
         self._watching.clear()
@@ -243,7 +244,7 @@ class StorageClient:
             link.stop()
 
     def _changed(self, change: Callable[[], None]) -> None:
-        """Make a change to the replicas, and hang up on those that are gone: what waits for them goes elsewhere."""
+        """Make a change to the replicas and close the links to those that are gone: their operations go elsewhere."""
         before = self.replicas.living
         change()
         if self.replicas.living != before:
@@ -252,8 +253,8 @@ class StorageClient:
             self._on_change()
 
     async def _watch(self, group: int) -> None:
-        """Ask one of the group's living for the view, then for the next; when it does not answer, another one, in the
-        end those that are known by hearsay."""
+        """Ask one of the group's living nodes for the view, then for the next one. When it does not reply, ask
+        another one, at last those that are known by hearsay."""
         failed: set[StorageAddress] = set()
         while True:
             order = self.replicas.order(self.ids.session, self.reactor.seconds())
@@ -272,7 +273,7 @@ class StorageClient:
                     self._links.pop(member).stop()
 
     async def _look(self, member: StorageAddress, group: int) -> bool:
-        """One `watch`; whether it gave a view."""
+        """Send one `watch`; return True if it returned a view."""
         known = self.replicas.views.get(group) if member in self.replicas else None
         request = Watch(known, deadline=WATCH_SECONDS)
         try:

@@ -1,4 +1,4 @@
-"""A scheduler: its workers, its runs, who gets which operator, who may start a run.
+"""A scheduler: its workers, its runs, the choice of workers, the admission of runs.
 
-No options and no twistd service stand here; `dida.services.scheduler` has them.
+Options and the twistd service are in `dida.services.scheduler`.
 """

@@ -1,8 +1,8 @@
-"""The beginning of runs: what a line `run` waits for, and whether it starts a run at all.
+"""The admission of runs: what a `run` request waits for, and whether it starts a run.
 
-In this order: a client's id that is known gets its first answer; one that is not waits until the workers have told
-this life of the scheduler what those before it have started; then the line waits for a worker; and an operator that no
-worker is known to have is asked for, and refused when all say that they have none of that name.
+The steps, in this order: a known client id gets its first reply. An unknown one waits until the workers have reported
+the runs that earlier incarnations of the scheduler have started. Then the request waits for a worker. If no worker is
+known to have an operator, the workers are asked for it, and the request is refused when all of them lack it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from dida.wire.messages import Reply
 from dida.wire.runs import Run
 
 PART = 0.9
-"""Of a request's deadline, for what it waits for; the rest is for its answer."""
+"""The part of a request's deadline in which it may wait; the rest is for its reply."""
 MAX_QUESTIONS = 10_000
-"""Questions about runs that wait for the workers' reports."""
+"""The most requests about runs that wait for the workers' reports."""
 LEAST_PATIENCE = 0.8
-"""Seconds for which a question about a run is kept in any case when the workers have not told yet what they know."""
+"""Shortest time for which a request about an unknown run waits for the workers' reports, in seconds."""
 
 
 class Admission:
-    """Begins the runs of one scheduler. `begin` sends a run that was started to its first worker."""
+    """The admission of one scheduler's runs. `begin` sends a new run to its first worker."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Admission:
         self._for_reports = WaitingRoom(deadlines, MAX_QUESTIONS, "too many questions wait for the workers' reports")
 
     def admit(self, request: Run) -> Answer:
-        """Start the run, now or when it can be; a line whose id is known starts nothing."""
+        """Start the run, now or as soon as possible. A request whose id is known starts nothing."""
         for name in request.operator:
             if not is_class_name(name):
                 raise BadRequest(f"{name!r} is no class name of an operator; expected: {Run.usage}")
@@ -67,7 +67,7 @@ class Admission:
         return Deferred.fromCoroutine(self._start_later(request, self._now() + request.deadline * PART))
 
     def find(self, run: str, seconds: float) -> RunRecord | Deferred[RunRecord]:
-        """The run. One that is not known is waited for, as long as workers may tell of it; DidaError no-such-run."""
+        """Return the run; wait for an unknown one while workers may still report it. Raises no-such-run."""
         try:
             return self._runs[run]
         except DidaError:
@@ -76,33 +76,34 @@ class Admission:
         return Deferred.fromCoroutine(self._find(run, self._now() + max(seconds * PART, LEAST_PATIENCE)))
 
     def on_adopted(self, run: RunRecord) -> None:
-        """A worker has told of that run."""
+        """Reply to the requests that wait for a run that a worker has reported."""
         if not run.start:
             run.start = round(time_of_day() - (self._now() - run.started), 3)
         self._for_reports.call(run.id)
 
     def on_workers(self) -> None:
-        """Other workers can be reached than before, or have told what they know."""
+        """Look at the waiting requests: other workers can be reached than before, or all have reported."""
         if self._workers.heard:
             self._for_reports.call_all()
         if self._has_worker:
             self._for_worker.call_all()
 
     def close(self, problem: DidaError) -> None:
-        """Who waits is told why there is nothing to wait for."""
+        """Fail all waiting requests."""
         self._for_reports.close(problem)
         self._for_worker.close(problem)
 
     # --- one line -------------------------------------------------------------------------------
 
     def _known(self, request: Run) -> str | None:
-        """The run that the same line has started; id-in-use when another line has its id."""
+        """Return the id of the run that the same request has started; id-in-use if another request has its client
+        id."""
         if request.id is None:
             return None
         return self._runs.ids.known(request.id, request.input, request.operator, request.application)
 
     def _has_heard(self, request: Run) -> bool:
-        """Whether nobody can tell any more that the line was heard before."""
+        """Return True if nobody can report any more that the request was received before."""
         return self._workers.heard or request.id is None or not request.retry
 
     @property
@@ -127,11 +128,11 @@ class Admission:
         return self._runs.catalog.all_found(request.operator, self._workers.reachable)
 
     async def _ask_for_operators(self, request: Run, ends: float) -> None:
-        """Ask all workers anew; no-such-operator when all say that they lack one."""
+        """Ask all workers for their operators; no-such-operator when all of them lack one."""
         patience = min(ASK_TIMEOUT, max(0.0, ends - self._now()))
         said = self._workers.ask_for_operators().addTimeout(patience, self._reactor, lambda late, seconds: False)
         if not await said:
-            return  # not all have said since this line came
+            return  # not all have replied since this request came
         name = self._runs.catalog.missing(request.operator, self._workers.reachable)
         if name is not None:
             hint = self._runs.catalog.hint(name, self._workers.reachable)

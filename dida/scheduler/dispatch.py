@@ -1,4 +1,4 @@
-"""The way of a run's current step to its worker; when that does not take it, to another one."""
+"""Sending a run's current step to its worker, or to another one when that refuses."""
 
 from __future__ import annotations
 

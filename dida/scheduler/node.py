@@ -1,7 +1,9 @@
-"""The scheduler on the line protocol: starts runs, learns how they go on, and tells how they ended.
+"""The scheduler on the line protocol: starts runs, follows them, and replies with their results.
 
-The bookkeeping is `dida.chains.runs`, the choice of workers `dida.chains.scheduling`, the links to them
-`dida.scheduler.workers`. A front end watches which storage nodes live.
+The table of runs is `dida.chains.runs`, the choice of workers `dida.chains.scheduling`, the links to them
+`dida.scheduler.workers`. A storage client watches which storage nodes are alive.
+
+The module is a little long because it has all verbs of a scheduler; what takes more than a few lines is elsewhere.
 """
 
 from __future__ import annotations
@@ -54,20 +56,20 @@ from dida.wire.runs import GOING_ON, Cancel, ListRuns, ListWorkers, Result, Run
 from dida.wire.whole import whole
 
 TICK = 0.25
-"""Seconds between two looks at what is overdue."""
+"""Interval between two looks at overdue runs and workers, in seconds."""
 NO_STORAGE = (
     "no storage node is known, so operators that use the storage fail:"
     " start the scheduler with --storage R=ID@URL, or tell it: storage R ID URL"
 )
 FORGOTTEN = 500
-"""Runs in one line to a storage node."""
+"""The most runs in one `forget` to a storage node."""
 
 _log = Logger()
 _T = TypeVar("_T")
 
 
 class SchedulerNode(NodeCommands):
-    """The scheduler. `start_deadline` is how many seconds a declared worker is waited for."""
+    """The scheduler. `start_deadline`: time-out for a declared worker to come, in seconds."""
 
     vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, *SCHEDULER)
 
@@ -99,7 +101,7 @@ class SchedulerNode(NodeCommands):
         self._warned = False
         self._presence = Presence(me, self._links)
         self._forgettable: list[str] = []
-        """Runs that have ended since the storage was told last."""
+        """Runs that have ended since the last `forget`."""
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = reactor
 
@@ -110,7 +112,7 @@ class SchedulerNode(NodeCommands):
         self._ticking.start(TICK, now=False)
 
     def stop(self) -> None:
-        """Close the connections; who waits is told so."""
+        """Close the connections and fail the requests that wait."""
         if self._ticking.running:
             self._ticking.stop()
         self.front_end.stop()
@@ -143,7 +145,7 @@ class SchedulerNode(NodeCommands):
         return self._about(request, self.results.of)
 
     def _about(self, request: Result | Cancel, answer: Callable[[RunRecord, float], Answer]) -> Answer:
-        """The answer to a question about a run, which is given the seconds that are left for it."""
+        """Answer a request about a run; `answer` is called with the run and the seconds that are left."""
         ends = self._now() + request.deadline
         run = self._admission.find(request.run, request.deadline)
         if isinstance(run, RunRecord):
@@ -291,14 +293,14 @@ class SchedulerNode(NodeCommands):
         return self._told(run)
 
     def _told(self, run: RunRecord | None) -> Ok:
-        """The answer to an outcome: whether it is the one that counts."""
+        """Reply to the report of an outcome: `superseded` if it does not count."""
         self._tell(run)
         return Ok() if run is not None else Ok(("superseded",))
 
     # --- runs -----------------------------------------------------------------------------------
 
     def _begin(self, run: RunRecord) -> None:
-        """A run was started."""
+        """Send a new run to its first worker."""
         self._dispatch.send(run)
         if self.debug:
             route = " ".join(f"{each.operator}@{each.worker}" for each in run.chain)
@@ -310,7 +312,7 @@ class SchedulerNode(NodeCommands):
         return self.runs.request(run, str(self.me.address), self._storage, view, self._now())
 
     def _tell(self, run: RunRecord | None) -> None:
-        """A run has ended: answer those who wait for it."""
+        """Reply to the clients that wait for a run that has ended."""
         if run is None:
             return
         if run.updated:
@@ -327,7 +329,7 @@ class SchedulerNode(NodeCommands):
 
     @property
     def _notes(self) -> list[str]:
-        """What is amiss, and what to do."""
+        """The problems of this scheduler, and what to do."""
         return [NO_STORAGE] if self.front_end.replicas.unknown else []
 
     def on_workers(self) -> None:
@@ -342,14 +344,14 @@ class SchedulerNode(NodeCommands):
                     self.front_end.add(StorageAddress.parse(str(each)))
 
     def _warn(self) -> None:
-        """Say once, in the log, what is amiss when all workers have told what they know."""
+        """Log the problems once, when all workers have reported."""
         if self.workers.heard and not self._warned:
             self._warned = True
             for note in self._notes:
                 _log.warn("{note}", note=note)
 
     def _links(self) -> list[ReconnectingClient]:
-        """To all nodes that are used now."""
+        """Return the links to all nodes that are in use."""
         storage = [self.front_end.link(member) for member in self.front_end.replicas.living]
         return [*storage, *(worker.link for worker in self.workers if worker.there)]
 
@@ -358,11 +360,12 @@ class SchedulerNode(NodeCommands):
 
     @property
     def ready(self) -> bool:
-        """Whether every declared worker was reached, or has been waited for in vain."""
+        """True once every declared worker was reached, or did not come within the start deadline."""
         return self.workers.ready
 
     def _forget(self) -> None:
-        """Tell the storage that the ids of updates of ended runs are of no use any more; it is no harm to miss that."""
+        """Tell the storage nodes that the update ids of ended runs are not needed any more; a lost `forget` does no
+        harm."""
         while self._forgettable:
             some, self._forgettable = self._forgettable[:FORGOTTEN], self._forgettable[FORGOTTEN:]
             for member in self.front_end.replicas.living:
@@ -382,7 +385,7 @@ class SchedulerNode(NodeCommands):
             _log.failure("looking at what is overdue ended in a bug")
 
     def _execute_again(self, now: float) -> None:
-        """See to it that the steps of lost workers are executed by others."""
+        """Have the steps of lost workers executed by others."""
         lost_at, there = self.workers.lost_at, self.workers.there
         if len(there) < len(self.workers) or any(when > now - self.runs.deadline for when in lost_at.values()):
             lost = self.runs.lost(lost_at, there, now)
@@ -394,7 +397,7 @@ class SchedulerNode(NodeCommands):
             self._each(run, self._dispatch.send)
 
     def _each(self, run: RunRecord, look: Callable[[RunRecord], RunRecord | None]) -> None:
-        """Look at one of many runs, which may end with that; one that can't go on has failed, and the others go on."""
+        """Look at one of many runs; fail it if it can't go on, so that the others do."""
         try:
             self._tell(look(run))
         except Exception as problem:  # noqa: BLE001 - whatever it is, it is about this run
@@ -413,5 +416,5 @@ def _parsed(parse: Callable[[str], _T], text: str) -> _T:
 
 
 def _expected(failure: Failure) -> None:
-    """Nobody waits for that answer."""
+    """Ignore the error: nobody waits for that reply."""
     failure.trap(DidaError)

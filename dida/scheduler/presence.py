@@ -1,4 +1,4 @@
-"""A scheduler tells the storage nodes and workers that it uses where it is, so that each can name it to clients."""
+"""A scheduler sends its address to the storage nodes and workers that it uses, so that they can name it to clients."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from dida.protocols.links import ReconnectingClient
 from dida.wire.messages import SchedulerAt
 
 TELL_EVERY = 2.0
-"""Seconds between two times that each node is told."""
+"""Interval between two messages to a node, in seconds."""
 
 
 class Presence:
-    """Of the scheduler `me`; `links` gives the connections to those that it uses now."""
+    """The announcements of the scheduler `me`; `links` returns the connections to the nodes that it uses."""
 
     def __init__(self, me: NodeAddress, links: Callable[[], Iterable[ReconnectingClient]]) -> None:
         self._said = SchedulerAt(me.id, str(me.address))
         self._links = links
         self._told: dict[str, float] = {}
-        """Addresses of nodes, and when each was told."""
+        """Address of a node to the time of the last announcement."""
 
     def tick(self, now: float) -> None:
-        """Tell those whose time has come: new ones at once."""
+        """Announce the scheduler to the nodes whose time has come: to new ones at once."""
         links = {link.address: link for link in self._links()}
         self._told = {address: when for address, when in self._told.items() if address in links}
         for address, link in links.items():
@@ -36,5 +36,5 @@ class Presence:
 
 
 def _not_there(failure: Failure) -> None:
-    """It is told again soon."""
+    """Ignore the error: the announcement is repeated."""
     failure.trap(DidaError)

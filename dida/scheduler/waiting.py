@@ -1,4 +1,4 @@
-"""Requests that wait for something to become known, each for a bounded time, at most so many at once."""
+"""Requests that wait for something to become known: each for a bounded time, and a bounded number of them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dida.protocols.deadlines import Deadline, Deadlines
 
 
 class WaitingRoom:
-    """Who waits, by what for. Each goes when that is called, or when its time is over, and looks for itself then."""
+    """Waiting requests by the name of what they wait for. Each goes on when that is called or when its time is over."""
 
     def __init__(self, deadlines: Deadlines, limit: int, full: str) -> None:
-        """`full` tells the one for whom there is no room, why."""
+        """`full`: the error text when too many requests wait."""
         self._deadlines = deadlines
         self._limit = limit
         self._full = full
@@ -23,7 +23,8 @@ class WaitingRoom:
         return self._size
 
     def wait(self, name: str, seconds: float) -> Deferred[None]:
-        """Fires when `name` is called, after `seconds` at the latest. Unavailable when the room is full."""
+        """Return a Deferred that fires when `name` is called, at the latest after `seconds`; Unavailable if too many
+        wait."""
         if self._size >= self._limit:
             raise Unavailable(self._full)
         here = self._waiting.setdefault(name, {})
@@ -42,25 +43,25 @@ class WaitingRoom:
         return waiting
 
     def call(self, name: str) -> None:
-        """Let those go who wait for that."""
+        """Let those go on that wait for `name`."""
         for waiting in list(self._waiting.get(name, ())):
             if self._leave(name, waiting):
                 waiting.callback(None)
 
     def call_all(self) -> None:
-        """Let all go."""
+        """Let all go on."""
         for name in list(self._waiting):
             self.call(name)
 
     def close(self, problem: DidaError) -> None:
-        """All are told that there is nothing to wait for."""
+        """Fail all that wait."""
         for name, here in list(self._waiting.items()):
             for waiting in list(here):
                 if self._leave(name, waiting):
                     waiting.errback(problem)
 
     def _leave(self, name: str, waiting: Deferred[None]) -> bool:
-        """Whether it was still there."""
+        """Remove a waiting request; return False if it was not there."""
         here = self._waiting.get(name, {})
         deadline = here.pop(waiting, None)
         if deadline is None:

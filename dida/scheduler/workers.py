@@ -1,7 +1,7 @@
-"""The workers as their scheduler knows them: a link to each, and whether it gets operators.
+"""The workers of a scheduler: the link to each, and whether it gets operators.
 
-A ping every second finds a worker that is connected and silent. One that is leaving (`drain`) ends what it has
-in hand, and gets nothing more. The choice among them is `dida.chains.scheduling`.
+A ping every second detects a worker that is connected but silent. A worker that is leaving (`drain`) finishes its
+operators and gets no new ones. The choice among the workers is `dida.chains.scheduling`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from dida.wire.messages import Error, Ok, Ping, Reply, Request
 
 PING_EVERY = 1.0
 PING_TIMEOUT = 3.0
-"""Seconds for a worker to answer before it gets no more operators."""
+"""Time-out for a ping, in seconds; a worker that does not reply gets no more operators."""
 MAX_WORKERS = 1000
 REPORT_PATIENCE = 5.0
-"""Seconds from its declaration for a worker to tell what schedulers before this one have started."""
+"""Time for a declared worker to report the runs of earlier schedulers, in seconds."""
 ASK_TIMEOUT = 1.0
-"""Seconds for a worker to say which operators it has, before it counts as one that may have any."""
+"""Time-out for asking a worker for its operators, in seconds; one that does not reply may have any."""
 ASK_EVERY = 10.0
-"""Seconds after which it is asked again, for files that were added at some workers."""
+"""Interval between two such requests, in seconds, for files that are added."""
 GONE_FOR = 30.0
-"""Seconds after which a worker that has registered itself, and has gone, is forgotten."""
+"""Time after which a worker that has registered itself and is gone is forgotten, in seconds."""
 REGISTRATION_TIME = 1.5
-"""Seconds after the scheduler's start for workers to come that it was not told of: they try once a second."""
+"""Time after the scheduler's start for unknown workers to register, in seconds: they try once a second."""
 
 _log = Logger()
 
@@ -143,9 +143,9 @@ class Workers:
         self._policy = policy
         self._catalog = catalog
         self._asking: list[Deferred[bool]] = []
-        """Who waits for the workers that are being asked for their operators."""
+        """Those that wait for the workers that are asked for their operators now."""
         self._to_ask: list[Deferred[bool]] = []
-        """Who came later, and waits for them to be asked once more."""
+        """Those that came later and wait for the next round of asking."""
         self._all: dict[str, Worker] = {}
         self._began = self._now()
 
@@ -156,7 +156,7 @@ class Workers:
             self.add(worker.id, worker.address)
 
     def stop(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         for worker in self:
             worker.link.stop()
 
@@ -170,24 +170,24 @@ class Workers:
         return len(self._all)
 
     def find(self, id: str, address: Address) -> Worker | None:
-        """The worker of that id, if it still is at that address."""
+        """Return the worker of that id if it is at that address."""
         worker = self._all.get(id)
         return worker if worker is not None and worker.address == address else None
 
     @property
     def there(self) -> set[str]:
-        """Those that answer, those that are leaving among them."""
+        """The workers that reply, leaving ones included."""
         return {worker.id for worker in self if worker.there}
 
     @property
     def lost_at(self) -> dict[str, float]:
-        """Of those that were lost, when that was the last time."""
+        """The time of the last loss of each worker that was lost."""
         return {worker.id: worker.lost for worker in self if worker.lost is not None}
 
     def add(self, id: str, address: Address, named: bool = True) -> None:
-        """There is such a worker, again or at another address. BadRequest when another one is there.
+        """Add a worker, or change its address. BadRequest if another worker is at that address.
 
-        One that is not `named`, but has registered, is forgotten some time after it has gone.
+        A worker that has registered itself and is not `named` is forgotten some time after it is gone.
         """
         old = self._all.get(id)
         if old is not None and old.address == address:
@@ -214,15 +214,15 @@ class Workers:
         worker.link.start()
 
     def register(self, id: str, address: Address) -> None:
-        """The worker of that id says that it is there. BadRequest when another one has its id or its address."""
+        """Take the registration of a worker. BadRequest if another worker has its id or its address."""
         old = self._all.get(id)
         if old is not None and old.address != address and old.there:
             raise BadRequest(f"{id} is the id of the worker at {old.address}: start this one with another --id")
-        if old is None or old.address != address or not old.leaving:  # else it has said so before it left
+        if old is None or old.address != address or not old.leaving:  # a leaving worker has registered before it left
             self.add(id, address, named=old is not None and old.named)
 
     def leave(self, id: str) -> None:
-        """That worker wants no more operators."""
+        """Give no more operators to a worker that is leaving."""
         worker = self._all.get(id)
         if worker is not None and not worker.leaving:
             worker.leaving = True
@@ -230,13 +230,13 @@ class Workers:
             self.look()
 
     def tell(self, request: Request) -> None:
-        """Say something to all that answer, whatever they answer."""
+        """Send a request to all workers that reply, and ignore their replies."""
         for worker in self:
             if worker.there:
                 worker.link.ask(request, HOP_TIMEOUT).addErrback(_expected)
 
     def look(self) -> None:
-        """Work out who gets operators."""
+        """Work out which workers get operators."""
         oldest = self._now() - self.start_deadline
         self.ready = all(worker.reached or not worker.named or worker.declared < oldest for worker in self)
         self.heard = self.heard or self._all_have_told()
@@ -250,7 +250,7 @@ class Workers:
         return come and all(worker.told or worker.declared + patience <= now for worker in self)
 
     def tick(self) -> None:
-        """Ping those whose time has come."""
+        """Ping the workers whose time has come, and ask them for their operators."""
         now = self._now()
         for worker in [each for each in self if self._is_over(each, now)]:
             self._forget(worker)
@@ -262,8 +262,7 @@ class Workers:
                 self._ask_for_operators(worker)
 
     def ask_for_operators(self) -> Deferred[bool]:
-        """Fires, with True, when all that get operators were asked after this call which they have; who has not said so
-        in time may have any."""
+        """Ask all workers for their operators; fires with True when all have replied or timed out since this call."""
         said: Deferred[bool] = Deferred()
         self._to_ask.append(said)
         if not self._asking:
@@ -271,7 +270,7 @@ class Workers:
         return said
 
     def _ask_next(self) -> None:
-        """Ask all workers on behalf of those who came meanwhile."""
+        """Ask all workers on behalf of those that wait for the next round."""
         self._asking, self._to_ask = self._to_ask, []
         if self._asking:
             DeferredList([self._ask_for_operators(self._all[id]) for id in self.reachable]).addCallback(self._all_said)
@@ -303,14 +302,14 @@ class Workers:
         return worker.link.ask(ListOperators(deadline=ASK_TIMEOUT), ASK_TIMEOUT).addBoth(answered)
 
     def _forget_one(self) -> None:
-        """Make room: the one that has been gone for longest, and with which nothing is going on."""
+        """Forget the worker that has been gone for longest and has no steps."""
         gone = [worker for worker in self if not worker.there and not self._policy.loads[worker.id].active]
         if not gone:
             raise Unavailable(f"there are {MAX_WORKERS} workers already")
         self._forget(min(gone, key=lambda worker: worker.lost or worker.declared))
 
     def _is_over(self, worker: Worker, now: float) -> bool:
-        """Whether a worker that nobody has named has gone for good."""
+        """Return True if a worker that was not named is gone for good."""
         if worker.named or worker.there or self._policy.loads[worker.id].active:
             return False
         return worker.left or now >= (worker.lost or worker.declared) + GONE_FOR
@@ -349,7 +348,7 @@ class Workers:
             self.look()
 
     def _known(self, reply: Reply, worker: Worker) -> None:
-        """It has said who it is and told what it knows, or that it does not know what only a worker knows."""
+        """Take note of a worker's id and report, or that the node is not a worker."""
         worker.told = True
         if isinstance(reply, Ok) and reply.words:
             worker.name = reply.words[0]
@@ -379,7 +378,7 @@ class Workers:
             worker.ping_at = self._now() + PING_EVERY
             if isinstance(result, Failure):
                 if result.check(DidaError) and cast(DidaError, result.value).code != errors.TIMED_OUT:
-                    return  # the connection broke, which has been told already
+                    return  # the connection broke, which was noted already
                 if not worker.silent:
                     _log.warn("{id} does not answer: it gets no operators until it does", id=worker.id)
                 worker.lost = worker.lost if worker.silent else self._now()
@@ -390,5 +389,5 @@ class Workers:
 
 
 def _expected(failure: Failure) -> None:
-    """Nobody waits for that answer; a worker that does not give it is found by the ping."""
+    """Ignore the error: nobody waits for that reply, and the ping detects a silent worker."""
     failure.trap(DidaError)

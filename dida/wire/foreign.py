@@ -1,17 +1,17 @@
-"""Other protocols on a DIDA port, told from DIDA's own lines.
+"""Recognition of other protocols on a DIDA port.
 
-A web page can make its visitor's browser send HTTP to any port of the visitor's machine, and whatever it likes in the
-body. If a node took each line by itself, such a body would be commands. So a line that no client of DIDA would say, and
-that HTTP, SMTP, Redis, SSH or TLS do say, ends the connection before anything behind it is looked at:
+A web page can make its visitor's browser send HTTP to any port of the visitor's machine, with any body. If a node
+executed each line, such a body would be commands. So a line that no client of DIDA sends, but HTTP, SMTP, Redis, SSH or
+TLS do, ends the connection, and nothing after it is looked at:
 
-1. its first word is no verb of the node, and its last one is `HTTP/` and a version: the request line of HTTP;
-2. its first word is no verb, and ends in a colon: a header, of HTTP or of a letter;
-3. it is the first of its connection, and begins as those of other protocols do (`opening`).
+1. The first word is not a verb of the node, and the last one is `HTTP/` and a version: the request line of HTTP. 2. The
+first word is not a verb and ends in a colon: a header, of HTTP or of a mail. 3. It is the first line of its connection
+and begins as those of other protocols do (`opening`).
 
-A page chooses the method, too: `fetch(url, {method: "write"})` sends `write /path HTTP/1.1`, which is a line of DIDA.
-A browser asks first, by OPTIONS, and is cut off; but not where it takes the node for the page's own server (DNS
-rebinding). Such a line is told by what follows it: a header, which a browser sends with it. So a first line that ends
-as one of HTTP is kept for a moment, until it is known what the next line is (`is_request`, `is_header`).
+A page also chooses the method: `fetch(url, {method: "write"})` sends `write /path HTTP/1.1`, which is a valid line. A
+browser asks first, by OPTIONS, and is disconnected; but it does not ask if it takes the node for the page's own server
+(DNS rebinding). Such a line is recognised by what follows it: a header, which a browser sends with it. So a first line
+that ends like one of HTTP waits a moment for the next line (`is_request`, `is_header`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _VERSION = re.compile(rb"HTTP/\d+(?:\.\d+)*")
 
 
 def opening(begun: bytes) -> bool | None:
-    """Whether a connection that begins with these bytes speaks another protocol; None: more of them will tell.
+    """Return True if a connection that begins with these bytes speaks another protocol; None if more bytes are needed.
 
     There need not be a whole line: a TLS hello has none.
     """
@@ -37,22 +37,22 @@ def opening(begun: bytes) -> bool | None:
 
 
 def is_request(line: bytes) -> bool:
-    """Whether the line ends as the first one of HTTP does, whatever its method."""
+    """Return True if the line ends as the first one of HTTP does, whatever its method."""
     return _VERSION.fullmatch(line.rstrip().rpartition(b" ")[2].rpartition(b"\t")[2]) is not None
 
 
 def is_header(line: bytes) -> bool:
-    """Whether the line begins with a word that ends in a colon, as headers do."""
+    """Return True if the line begins with a word that ends in a colon, as headers do."""
     return _first(line).endswith(b":")
 
 
 def is_foreign(line: bytes, verbs: Container[str]) -> bool:
-    """Whether no line like this is to be answered, nor anything behind it looked at, by a node with these verbs."""
+    """Return True if a node with these verbs must not reply to such a line, nor look at anything after it."""
     return (is_request(line) or is_header(line)) and _first(line).decode(errors="replace") not in verbs
 
 
 def _first(line: bytes) -> bytes:
-    """The first word, behind the tag."""
+    """Return the first word after the tag."""
     words = line.split(None, 2)
     if len(words) > 1 and words[0].startswith(b"#"):
         del words[0]

@@ -1,15 +1,16 @@
-"""Lines to messages and back: the grammar of the line protocol; nothing else parses or prints lines.
+"""Lines to messages and back: the grammar of the line protocol. Nothing else parses or prints lines.
 
     line  = [ "#" tag SP ] verb *( SP word ) [ SP object ] (CRLF | LF)
     reply = [ "#" tag SP ] ( "ok" | "no" | "error" SP code ) *( SP word ) [ SP object ]
 
-A word is bare, or a JSON string in double quotes; the object is one JSON object up to the end of the
-line. `decode` and `encode` are inverses, as are `decode_reply` and `encode_reply`. Decoding is lenient
-where a person types (runs of blanks and tabs), encoding is strict. Lines here carry no line end;
-`LineBuffer` cuts them out of a stream of bytes.
+A word is bare, or a JSON string in double quotes; the object is one JSON object up to the end of the line. `decode` and
+`encode` are inverses, as are `decode_reply` and `encode_reply`. Decoding is lenient where a person types (runs of
+blanks and tabs), encoding is strict. Lines here have no line end; `LineBuffer` cuts them out of a stream of bytes.
 
-Most lines are plain: bare words between blanks, perhaps an object. Those are split in a few steps;
-all others, and whatever is malformed, are scanned token by token. Both ways give the same for the same line.
+Most lines are plain: bare words between blanks, perhaps an object. Those are split in a few steps; all others, and
+malformed ones, are scanned token by token. Both ways give the same result for the same line.
+
+The module is long because both ways, and both directions, share the same few patterns.
 """
 
 from __future__ import annotations
@@ -28,44 +29,44 @@ from dida.versions import Version
 from dida.wire.messages import Error, Form, No, Ok, Reply, Request, form_of
 
 MAX_LINE = 2**20
-"""The default limit of a line in bytes, line end not counted."""
+"""Default limit of a line in bytes, without its line end."""
 HIGHEST_LIMIT = 2**30
-"""What the limit may be set to, at most."""
+"""The highest limit of a line in bytes."""
 LONGEST_LINE = HIGHEST_LIMIT + 2**26
-"""The limit where a node takes what another one has made of such lines: a record and what belongs to it, or a page."""
+"""The limit for lines that another node has made of such lines: a record with its metadata, or a page."""
 MAX_TAG = 64
 MAX_WORDS = 2000
-"""Words of a line, the verb among them: no verb takes as many."""
+"""The most words of a line, with the verb: no verb takes as many."""
 _MANY_WORDS = f"more than {MAX_WORDS} words: no verb takes as many"
 MAX_UNCOUNTED = 2**16
-"""Bytes of a line whose object is read whatever it is made of."""
+"""Bytes of a line whose object is parsed whatever its parts."""
 MAX_PARTS = 40_000
-"""Strings, commas, colons and brackets in the object of a client's longer line. A small member takes a hundred bytes
-in memory."""
+"""The most strings, commas, colons and brackets in the object of a longer line from a client. A small member takes a
+hundred bytes of memory."""
 _BEGIN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(?:\A|[ \t])\{', re.DOTALL)
 _PART = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[:,\[{]', re.DOTALL)
-"""Both take a string that is not closed for one up to the end: sought again from each of its quotes, it would take for
-ever."""
+"""Both patterns take an unclosed string as one up to the end of the line: a search from each of its quotes would
+take for ever."""
 MAX_TYPED = 4096
-"""Bytes of the longest line that may have been typed on a terminal, with characters taken back."""
+"""Bytes of the longest line that may have been typed on a terminal, with deleted characters."""
 MAX_IGNORED = 100
-"""Names of ignored members that one reply tells."""
+"""The most names of ignored members in one reply."""
 MAX_NAME = 100
-"""Characters of each."""
+"""The most characters of each."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|\{.*|[^ \t"\[][^ \t"]*+', re.DOTALL)
-"""Possessive, so that nothing is remembered for another try: a string of a million escapes costs no memory."""
+"""Possessive, so that nothing is kept for backtracking: a string of a million escapes takes no memory."""
 _BLANKS = re.compile(r"[ \t]*+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NOT_IN_STRINGS = re.compile(r"[\x00-\x1f]")
-"""What JSON wants to be spelled."""
+"""Characters that JSON requires to be escaped."""
 _BARE = re.compile(r'[^#\s"\{\[\x00-\x1f\x7f-\x9f][^\s"\{\[\x00-\x1f\x7f-\x9f]*')
 _SPELLED = re.compile(r"[\u0080-\u009f\u2028\u2029\x7f]")
 _TAGGED = re.compile(r"[ \t]*#([^\s\x00-\x1f\x7f-\x9f]{1,64})(?=[ \t]|\Z)")
 
 SURROGATES = "half a surrogate pair: text that can't be said in UTF-8"
 _WORDLESS = re.compile(rb"(?:#([\x21-\x7e]{1,64}) )?([a-z]+) (?=\{)")
-"""A verb with an object and no words, as nodes say it to each other."""
+"""A verb with an object and no words, as between nodes."""
 
 _parse_json = msgspec.json.Decoder().decode
 
@@ -73,8 +74,8 @@ _parse_json = msgspec.json.Decoder().decode
 class LineBuffer:
     """Bytes to lines, whatever pieces the bytes come in.
 
-    Holds no more than one unfinished line of `limit` bytes; once a line is longer, `overlong` is true
-    and that line and all that follows is dropped.
+    It holds no more than one unfinished line of `limit` bytes. When a line is longer, `overlong` is True, and that line
+    and all that follows is dropped.
     """
 
     def __init__(self, limit: int) -> None:
@@ -83,7 +84,7 @@ class LineBuffer:
         self._begun = bytearray()
 
     def take(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their line ends (LF or CRLF)."""
+        """Return the lines that `data` completes, without their line ends (LF or CRLF)."""
         if self.overlong:
             return []
         lines: list[bytes] = []
@@ -112,14 +113,14 @@ class LineBuffer:
 
 
 def _say(value: Any) -> Any:
-    """How msgspec writes what it does not know."""
+    """How msgspec encodes types that it does not know."""
     if isinstance(value, Version):
         return str(value)
     raise TypeError(f"{type(value).__name__} can't go on the wire")
 
 
 def _read(kind: type, value: Any) -> Any:
-    """How msgspec reads what it does not know."""
+    """How msgspec decodes types that it does not know."""
     if kind is Version and isinstance(value, str):
         return Version.parse(value)
     raise ValueError(f"expected a {kind.__name__.lower()}")
@@ -129,20 +130,20 @@ _json = msgspec.json.Encoder(enc_hook=_say).encode
 
 
 def quote(word: str) -> str:
-    """The word as it goes on a line: bare where it can be, else as a JSON string."""
+    """Return the word as it goes on a line: bare if possible, else as a JSON string."""
     if word.isalnum() or _BARE.fullmatch(word):
         return word
     return _SPELLED.sub(lambda m: f"\\u{ord(m[0]):04x}", _json(word).decode())
 
 
 def tag_of(line: bytes) -> str | None:
-    """The tag of a line that `decode` refused, as far as it can be read."""
+    """Return the tag of a line that `decode` refused, as far as it can be read."""
     match = _TAGGED.match(line.decode(errors="replace"))
     return match[1] if match else None
 
 
 def _split(line: bytes) -> tuple[str | None, list[str], dict[str, Any]]:
-    """Tag, words and object of a line; BadRequest says what is malformed."""
+    """Return tag, words and object of a line. The text of a BadRequest says what is malformed."""
     at = line.find(b" {")
     try:
         text = (line if at < 0 else line[:at]).decode()
@@ -164,7 +165,7 @@ def _split(line: bytes) -> tuple[str | None, list[str], dict[str, Any]]:
 
 
 def _scan(line: bytes) -> tuple[str | None, list[str], dict[str, Any]]:
-    """What `_split` promises, of any line, token by token."""
+    """Do what `_split` does for any line, token by token."""
     try:
         text = line.decode()
     except UnicodeDecodeError as problem:
@@ -230,12 +231,12 @@ def _lower(problem: object) -> str:
 
 
 _TELNET = re.compile(b"\xff(?:[\xfb-\xfe].|[\xf0-\xfa])", re.DOTALL)
-"""What telnet sends beside the text: options, and a key as Ctrl-C."""
+"""What telnet sends beside the text: options, and keys such as Ctrl-C."""
 _ERASE = "\x08\x7f"
 
 
 def as_meant(line: bytes) -> bytes:
-    """A line as a terminal sends it that does not edit lines by itself: characters that were taken back are gone."""
+    """Return a line of a terminal that does not edit lines, without the characters that were deleted."""
     if len(line) > MAX_TYPED:
         return line
     text = _TELNET.sub(b"", line).decode(errors="surrogateescape")
@@ -253,10 +254,10 @@ def as_meant(line: bytes) -> bytes:
 def decode(
     line: bytes, vocabulary: Mapping[str, type[Request]], ignored: list[str] | None = None
 ) -> tuple[str | None, Request]:
-    """The request that a line is, and its tag. Raises BadRequest or UnknownVerb; `tag_of` the line.
+    """Return the request and the tag of a line. Raises BadRequest or UnknownVerb; `tag_of` finds the tag then.
 
-    Members of the object that such a request does not have are ignored; those of a client's line are put into
-    `ignored`, so that the reply can name them (`with_ignored`).
+    Unknown members of the object are ignored. Those of a client's line are added to `ignored`, so that the reply can
+    name them (`with_ignored`).
     """
     match = _WORDLESS.match(line)
     if match is not None:
@@ -265,7 +266,7 @@ def decode(
             try:
                 return (match[1].decode() if match[1] is not None else None), decoder.decode(line[match.end() :])
             except (ValueError, RecursionError):
-                pass  # what is wrong with it is said below
+                pass  # the error is described below
     if len(line) > MAX_UNCOUNTED and _has_many_parts(line):
         raise BadRequest(f"the object has more than {MAX_PARTS} parts: send less")
     try:
@@ -305,8 +306,8 @@ def decode(
 
 
 def _has_many_parts(line: bytes) -> bool:
-    """Whether the object of a line has more than `MAX_PARTS` strings, commas, colons and brackets, and so may have that
-    many members and elements. It is not taken apart for that, and no piece of it copied."""
+    """Return True if the object of a line has more than `MAX_PARTS` strings, commas, colons and brackets, and so may
+    have that many members and elements. The object is not parsed for that, and no part of it is copied."""
     if sum(map(line.count, (b",", b":", b"[", b"{"))) <= MAX_PARTS // 2:
         return False
     for found in islice(_BEGIN.finditer(line), MAX_WORDS):
@@ -316,7 +317,7 @@ def _has_many_parts(line: bytes) -> bool:
 
 
 def _decoder_of(kind: type[Request]) -> msgspec.json.Decoder[Request] | None:
-    """What makes a request of a line's object in one step, where the line has nothing but the verb and the object."""
+    """Return the decoder from a line's object to a request, for lines that have only the verb and the object."""
     form = form_of(kind)
     if form.words or not kind.between_nodes or any(name != attribute for name, attribute, _ in form.members):
         return None
@@ -327,7 +328,7 @@ _decoder = cast("Callable[[type[Request]], msgspec.json.Decoder[Request] | None]
 
 
 def _path(problem: Exception, form: Form) -> str:
-    """msgspec's message, with the member that it is about said in the words of the usage line."""
+    """Return msgspec's error text, with the member named as in the usage line."""
     text, _, where = str(problem).partition(" - at `")
     attribute = where.rpartition("$")[2].strip("`.")
     member = next((name for name, own, _ in form.members if own == attribute), attribute)
@@ -338,7 +339,7 @@ def _path(problem: Exception, form: Form) -> str:
 
 
 def encode(request: Request, tag: str | None = None) -> bytes:
-    """The line that says `request`; BadRequest when it holds lone surrogates, which are no text."""
+    """Return the line of a request; BadRequest if it has lone surrogates, which are not text."""
     form = form_of(type(request))
     words: list[str] = []
     for name in form.words:
@@ -356,12 +357,12 @@ def encode(request: Request, tag: str | None = None) -> bytes:
 
 
 def with_ignored(reply: Reply, ignored: Sequence[str]) -> Reply:
-    """The reply, with the names of what was ignored of the line that it answers."""
+    """Return the reply with the names of what was ignored in the line that it answers."""
     return attrs.evolve(reply, object={**reply.object, "ignored": list(ignored)}) if ignored else reply
 
 
 def encode_reply(reply: Reply, tag: str | None = None) -> bytes:
-    """The line that says `reply`; BadRequest when it holds lone surrogates, which are no text."""
+    """Return the line of a reply; BadRequest if it has lone surrogates, which are not text."""
     if isinstance(reply, Ok):
         if not reply.words and reply.object:
             head = b"ok" if tag is None else b"#%b ok" % tag.encode()
@@ -373,7 +374,7 @@ def encode_reply(reply: Reply, tag: str | None = None) -> bytes:
 
 
 def encode_object(members: Mapping[str, Any]) -> bytes:
-    """The object at the end of a line; BadRequest when it holds lone surrogates, which are no text."""
+    """Return the object at the end of a line; BadRequest if it has lone surrogates, which are not text."""
     try:
         return _json(members)
     except UnicodeEncodeError:
@@ -393,14 +394,14 @@ _Shape = TypeVar("_Shape")
 
 
 def decode_reply(line: bytes) -> tuple[str | None, Reply]:
-    """The reply that a line is, and its tag; BadRequest when it is none."""
+    """Return the reply and the tag of a line; BadRequest if it is not a reply."""
     match = _WORDLESS.match(line)
     if match is not None and match[2] == b"ok":
         try:
             members = _parse_json(line[match.end() :])
             return (match[1].decode() if match[1] is not None else None), Ok((), members)
         except (ValueError, RecursionError):
-            pass  # what is wrong with it is said below
+            pass  # the error is described below
     tag, words, members = _split(line)
     if words[0] == "ok":
         return tag, Ok(tuple(words[1:]), members)
@@ -412,7 +413,7 @@ def decode_reply(line: bytes) -> tuple[str | None, Reply]:
 
 
 def structure(members: Mapping[str, Any], shape: type[_Shape]) -> _Shape:
-    """A reply's object as `shape` (an attrs class); BadRequest when it has another form."""
+    """Return a reply's object as `shape` (an attrs class); BadRequest if it has another form."""
     try:
         return msgspec.convert(members, shape, dec_hook=_read)
     except ValueError as problem:
@@ -420,5 +421,5 @@ def structure(members: Mapping[str, Any], shape: type[_Shape]) -> _Shape:
 
 
 def unstructure(value: Any) -> Any:
-    """An attrs object (or Struct) as plain dicts, lists and words, ready for a reply's object."""
+    """Return an attrs object (or Struct) as plain dicts, lists and words, ready for a reply's object."""
     return msgspec.to_builtins(value, enc_hook=_say)

@@ -1,10 +1,9 @@
-"""One frozen class per wire verb, and the three replies.
+"""One frozen class per verb of the wire, and the three replies.
 
-A request's `usage` is its whole form on the line: the words in capitals are fields of the same name
-in lower case (in brackets: may be left out; with an ellipsis: all the rest). Every other field is a
-member of the line's object (a trailing underscore, as in `from_`, left out). `help` prints the usage,
-`dida.wire.grammar` decodes and encodes by it, so a verb is described in one place. Field types are checked
-while decoding (msgspec).
+A request's `usage` is its whole form on the line: the words in capitals are fields of the same name in lower case
+(brackets: optional; an ellipsis: all the rest). Every other field is a member of the line's object (without a trailing
+underscore, as in `from_`). `help` prints the usage, and `dida.wire.grammar` decodes and encodes by it, so a verb is
+described in one place. Field types are checked while decoding (msgspec).
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from dida.errors import BadRequest, UserError
 from dida.versions import MAX_NUMBER, Version
 
 DEFAULT_DEADLINE = 10.0
-"""Seconds that a request may wait for its answer when it does not say."""
+"""Default deadline of a request, in seconds."""
 
 DRAIN = 30.0
-"""Seconds in which a node that is told to end finishes what it has in hand, unless `--drain` says otherwise."""
+"""Default time in which a node that ends finishes what it has in hand (`--drain`), in seconds."""
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
@@ -37,7 +36,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=200)]
 UpdateId = Annotated[str, Meta(min_length=1, max_length=200)]
 Timestamp = dict[StreamName, Counter]
 Concern = Annotated[int, Meta(ge=1, le=1000)] | Literal["all"]
-"""How many members have a write when it is answered: so many, or all that live."""
+"""The number of members that must have a write before it is answered; "all": all living ones."""
 
 
 @frozen
@@ -50,7 +49,7 @@ class Ok:
 
 @frozen
 class No:
-    """`no WORD… {object}`: a plain answer, not a failure."""
+    """`no WORD… {object}`: a plain reply, not a failure."""
 
     words: tuple[str, ...] = ()
     object: Mapping[str, Any] = field(factory=dict)
@@ -58,7 +57,7 @@ class No:
 
 @frozen
 class Error:
-    """`error CODE WORD… {object}`; the codes stand in `dida.errors`."""
+    """`error CODE WORD… {object}`; the codes are in `dida.errors`."""
 
     code: str
     words: tuple[str, ...] = ()
@@ -70,22 +69,22 @@ Reply = Ok | No | Error
 
 @frozen(kw_only=True)
 class Request:
-    """What every request may carry: how many seconds its answer is worth waiting for."""
+    """The base of all requests: `deadline` is the time for which the reply is useful, in seconds."""
 
     usage: ClassVar[str] = ""
     about: ClassVar[str] = ""
     of_connection: ClassVar[bool] = False
-    """Whether it matters who is at the other end of the connection: the node is told of it."""
+    """True if the reply depends on who is at the other end of the connection."""
     held: ClassVar[bool] = False
-    """Whether its answer is cancelled when the client hangs up: what counts is that it is open."""
+    """True if the request is cancelled when the client closes its side: it counts only while it is open."""
     between_nodes: ClassVar[bool] = False
-    """Whether nodes alone say it: members that this version does not know are of a later one, and no typing error."""
+    """True if only nodes send it: unknown members then belong to a later version and are not typing errors."""
     deadline: Seconds = DEFAULT_DEADLINE
 
 
 @frozen
 class Form:
-    """A verb's form, read off its usage line."""
+    """A verb's form, taken from its usage line."""
 
     verb: str
     usage: str
@@ -94,11 +93,11 @@ class Form:
     required: int
     rest: bool
     plain: int
-    """A line of at most so many words is the class called with them: any string will do for each."""
+    """A line of at most so many words is the class called with them: each may be any string."""
     members: tuple[tuple[str, str, Any], ...]
     """(name on the wire, name of the field, default) of all other fields."""
     names: frozenset[str]
-    """Of the members, on the wire."""
+    """The names of the members on the wire."""
 
 
 def _form_of(kind: type[Request]) -> Form:
@@ -129,11 +128,11 @@ def _form_of(kind: type[Request]) -> Form:
 
 
 form_of = cast("Callable[[type[Request]], Form]", cache(_form_of))
-"""The form of a request class."""
+"""Return the form of a request class."""
 
 
 def vocabulary(*kinds: type[Request]) -> dict[str, type[Request]]:
-    """Verb to request class, as `dida.wire.grammar.decode` wants it."""
+    """Return a dict from verb to request class, as `dida.wire.grammar.decode` needs it."""
     return {form_of(kind).verb: kind for kind in kinds}
 
 
@@ -203,7 +202,7 @@ NODE = (Help, Ping, Status, Crash, Debug, Quit, System)
 
 @frozen(kw_only=True)
 class Dependent(Request):
-    """A request that is to be answered from a state that includes what the client has seen."""
+    """A request whose reply must come from a state that includes what the client has seen."""
 
     after: Timestamp = field(factory=dict)
 
@@ -228,9 +227,9 @@ class Write(Dependent):
     retry: bool = field(default=True, kw_only=True)
     """False: the client promises that it sends this id for the first time (saves asking the others)."""
     lowest: Counter = field(default=0, kw_only=True)
-    """The lowest N of the session that the client still may ask for again."""
+    """The lowest N of the session that the client may still retry."""
     concern: Concern = field(default=1, kw_only=True)
-    """How many members have it when it is answered, `--write-concern` at least."""
+    """The number of members that must have it before the reply; at least `--write-concern`."""
 
 
 @frozen
@@ -292,7 +291,7 @@ class Member:
 
 @frozen
 class View:
-    """The answer to `watch`."""
+    """The reply to `watch`."""
 
     view: str
     number: Counter = 0
@@ -300,12 +299,12 @@ class View:
     dead: tuple[str, ...] = ()
     groups: tuple[tuple[int, ...], ...] = ()
     elsewhere: tuple[Member, ...] = ()
-    """Nodes of other groups, as the node was told of them at its start."""
+    """Nodes of other groups, as they were named to the node at its start."""
 
 
 @frozen
 class SchedulerAt(Request):
-    """Said again every few seconds, to storage nodes, too; whoever falls silent is forgotten."""
+    """Sent every few seconds, to storage nodes, too; a scheduler that stops sending it is forgotten."""
 
     usage: ClassVar[str] = "scheduler ID URL"
     about: ClassVar[str] = "from a scheduler that uses this node: where it is"
@@ -315,7 +314,7 @@ class SchedulerAt(Request):
 
     @property
     def where(self) -> NodeAddress:
-        """Of the scheduler; BadRequest when the URL is none."""
+        """The scheduler's id and address; BadRequest if the URL is invalid."""
         try:
             return NodeAddress(node_id(self.id), Address.parse(self.url))
         except UserError as problem:

@@ -8,11 +8,11 @@ from dida.versions import Version
 from dida.wire import grammar
 
 ENVELOPE = 4096
-"""Bytes of a line left for what is neither key nor value."""
+"""Bytes of a line that are reserved for everything but key and value."""
 
 
 def plain(*values: object, max_line: int = grammar.MAX_LINE) -> tuple[str, ...]:
-    """Keys and values by their characters; DidaErrors bad-request, line-too-long when they don't fit on a line."""
+    """Return keys and values by their characters; bad-request, or line-too-long if they don't fit on a line."""
     texts = []
     size = ENVELOPE
     for value in values:
@@ -31,7 +31,7 @@ def plain(*values: object, max_line: int = grammar.MAX_LINE) -> tuple[str, ...]:
 
 
 def plain_version(version: object) -> Version | None:
-    """The version that a read wants, if it wants one; bad-request when it is something else."""
+    """Return the version that a read wants, if it wants one; bad-request if it is not a version."""
     if version is None or isinstance(version, Version):
         return version
     raise BadRequest(f"a version is what a read or write gave, not {type(version).__name__}: Version.parse makes one")

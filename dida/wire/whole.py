@@ -1,7 +1,7 @@
-"""What a node knows of the whole system: what it answers to `system`.
+"""What a node knows of the whole system: its reply to `system`.
 
-No node knows all. A storage node knows the storage, and the schedulers that use it; a scheduler its storage nodes and
-workers. So who has the address of any node asks it, then those that it names, and joins what they say.
+No node knows all. A storage node knows the storage, and the schedulers that use it; a scheduler knows its storage nodes
+and workers. A client that has the address of any node asks it, then the nodes that it names, and joins the replies.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dida.addresses import NodeAddress, StorageAddress
 from dida.wire.messages import Ok
 
 MAX_SCHEDULERS = 10
-"""Schedulers that a node knows."""
+"""The most schedulers that a node knows."""
 REMEMBERED = 30.0
-"""Seconds for which a scheduler is known that says no more where it is."""
+"""Time after which a scheduler that does not send its address any more is forgotten, in seconds."""
 
 
 def whole(
@@ -23,7 +23,7 @@ def whole(
     workers: Iterable[NodeAddress] = (),
     pcs: Iterable[NodeAddress] = (),
 ) -> Ok:
-    """The answer of a node that knows these."""
+    """Return the reply of a node that knows these nodes."""
     return Ok(
         (),
         {
@@ -41,19 +41,19 @@ def _listed(nodes: Iterable[NodeAddress]) -> list[dict[str, str]]:
 
 
 class Schedulers:
-    """The schedulers that use a node: they say every few seconds where they are."""
+    """The schedulers that use a node: they send their addresses every few seconds."""
 
     def __init__(self) -> None:
         self._heard: dict[NodeAddress, float] = {}
 
     def hear(self, scheduler: NodeAddress, now: float) -> None:
-        """This one says so."""
+        """Take note of a scheduler's address."""
         self._heard.pop(scheduler, None)
         self._heard[scheduler] = now
         if len(self._heard) > MAX_SCHEDULERS:
             del self._heard[next(iter(self._heard))]
 
     def living(self, now: float) -> list[NodeAddress]:
-        """Those that said so not long ago."""
+        """Return the schedulers that have sent their addresses recently."""
         self._heard = {each: when for each, when in self._heard.items() if now - when <= REMEMBERED}
         return list(self._heard)

@@ -1,4 +1,4 @@
-"""A worker: operators found by name and executed, in threads, on the reactor or in processes; the request passed on.
+"""A worker: it finds operators by name, executes them in threads, on loops or in processes, and hands requests on.
 
-No options and no twistd service stand here; `dida.services.worker` has them.
+Options and the twistd service are in `dida.services.worker`.
 """

@@ -1,4 +1,4 @@
-"""What a worker in debug mode shows of its steps: in its log, and to whoever collects it."""
+"""The debug output of a worker: the steps in its log, and reports to a collector."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from dida.chains.messages import Execute, Output
 from dida.protocols.link_pool import ConnectionPool
 
 MAX_REPORTS = 100
-"""Debug reports that are under way at once; what comes beyond is dropped and counted."""
+"""The most debug reports in flight; further ones are dropped and counted."""
 TIMEOUT = 5.0
-"""Seconds for the collector to answer."""
+"""Time-out for a report to the collector, in seconds."""
 
 _log = Logger()
 
 
 class DebugReporter:
-    """The far end of a worker's debug output; nobody waits for it."""
+    """The debug output of one worker; nothing waits for it."""
 
     def __init__(self, worker: str, peers: ConnectionPool) -> None:
         self.to: Address | None = None
-        """Where the outputs are collected, if somewhere."""
+        """The address of the collector, if there is one."""
         self.dropped = 0
         self._worker = worker
         self._peers = peers
         self._under_way = 0
 
     def show(self, request: Execute, output: str) -> None:
-        """Tell of a step."""
+        """Log a step, and report it to the collector."""
         step = request.assignment
         _log.info(
             "run {run}: {operator} at position {position} returned {output!r}",

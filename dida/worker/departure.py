@@ -1,7 +1,7 @@
-"""A worker's polite end: `drain`. What is in hand is finished and told, nothing more is taken, then it ends.
+"""Graceful shutdown of a worker (`drain`): it finishes and reports its steps, takes no new ones, then ends.
 
-The schedulers are told at once, so that they give it no more operators. Who sends it a request all the same is
-refused, and takes another worker.
+The schedulers are notified at once, so that they give it no more operators. A request that comes all the same is
+refused, and its sender takes another worker.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dida.protocols.link_pool import ConnectionPool
 from dida.wire.messages import Ok, Reply
 
 MAX_SCHEDULERS = 10
-"""Schedulers that are told."""
+"""The most schedulers that are notified."""
 
 _log = Logger()
 
 
 class Draining:
-    """Of the worker `me`. `spawn` owns the work of telling; `in_hand` says how many operators are; `on_end` is
-    called when the worker may end."""
+    """The shutdown of the worker `me`. `spawn` owns the notifications; `in_hand` returns the number of unfinished
+    steps; `on_end` is called when the worker may end."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Draining:
         self._waiting: list[Deferred[Reply]] = []
 
     def know(self, scheduler: Address) -> None:
-        """There is a scheduler that gives operators."""
+        """Remember a scheduler that gives operators."""
         self._schedulers.pop(scheduler, None)
         self._schedulers[scheduler] = None
         if len(self._schedulers) > MAX_SCHEDULERS:
@@ -59,9 +59,10 @@ class Draining:
             self._spawn(self._take_leave(scheduler))
 
     def begin(self, request: Drain, ends: bool = False) -> Deferred[Reply]:
-        """Leave; the answer comes when all is finished, or says at the request's deadline that it is not yet.
+        """Begin the shutdown. The reply comes when all is finished, or reports at the request's deadline that it is
+        not.
 
-        `ends`: the process is ending already, and need not be told.
+        `ends`: the process is ending already, so `on_end` is not called.
         """
         if ends:
             self._on_end = None
@@ -87,12 +88,12 @@ class Draining:
         return answer.addBoth(waits_no_more).addTimeout(request.deadline, self._reactor, not_yet)
 
     def on_idle(self) -> None:
-        """Nothing is going on at the worker."""
+        """End if the worker is shutting down: nothing is going on."""
         if self.begun:
             self._end()
 
     def stop(self) -> None:
-        """The worker ends anyhow."""
+        """Cancel the time-out: the worker ends anyway."""
         if self._late is not None and self._late.active():
             self._late.cancel()
         self._late = None
@@ -105,10 +106,10 @@ class Draining:
 
     def _end(self) -> None:
         if self._late is None:
-            return  # it was told to before
+            return  # it has ended before
         self.stop()
         waiting, self._waiting = self._waiting, []
         for answer in waiting:
             answer.callback(Ok(("drained",)))
-        if self._on_end is not None:  # the answers go out in the turn between these two
+        if self._on_end is not None:  # the replies are sent in the turn between these two
             self._reactor.callLater(0, self._reactor.callLater, 0, self._on_end)

@@ -1,7 +1,7 @@
-"""Executing one operator: find its class, call it in a thread or on the reactor, and bound all of it.
+"""The execution of one operator: finding its class, calling it in a thread or on a loop, and limiting all of it.
 
-Whatever an operator does ends in its output or in a `StepFailed` whose text says what happened, to be
-read behind the words "AddOperator at position 0 on w1".
+Whatever an operator does ends in its output or in a `StepFailed`. The text of that is the reason, to be read after the
+words "AddOperator at position 0 on w1".
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ from dida.worker.run_storage import RunStorage
 from dida.worker.threads import Threads, TimedOut
 
 MAX_PAUSE = 3600.0
-"""Seconds between two tries, at most."""
+"""The longest pause between two attempts, in seconds."""
 MAX_RETRIES = 1000
 ASYNCIO_SAYS = ("no running event loop", "no current event loop", "await wasn't used with future")
-"""What asyncio says where there is no loop."""
+"""Texts of asyncio's errors where no loop runs."""
 
 _log = Logger()
 
 
 class StepFailed(Exception):
-    """The step can't be done; its text goes to the client. `records` are what it has read and written."""
+    """The step failed; its text goes to the client. `records` are the accesses of the attempt."""
 
     records: tuple[Access, ...] = ()
     lack: str = ""
-    """What this worker lacked for it: another one may do it."""
+    """What this worker lacked for it: another one may be able to do it."""
     trace: str = ""
-    """The traceback of what the operator raised, for the log."""
+    """The traceback of the operator's exception, for the log."""
 
 
 class StepLost(Exception):
-    """What the step depended on was lost with a storage node; `lost` are the streams."""
+    """An update that the step depended on was lost with a storage node; `lost` are the streams."""
 
     def __init__(self, lost: Timestamp, records: tuple[Access, ...]) -> None:
         super().__init__("lost")
@@ -66,7 +66,7 @@ class StepLost(Exception):
 
 @frozen
 class Outcome:
-    """What a step has come to; the run's timestamp is in the request's meta record."""
+    """The outcome of a step; the run's timestamp is in the request's meta record."""
 
     output: str
     records: tuple[Access, ...]
@@ -74,32 +74,32 @@ class Outcome:
 
 @frozen
 class ExecutionPolicy:
-    """What a class says of its execution."""
+    """What a class defines about its execution."""
 
     timeout: float
-    """Seconds that it may take."""
+    """Time-out for one execution, in seconds."""
     own: bool = False
-    """Whether the class says so itself."""
+    """True if the class defines the time-out."""
     retries: int = 0
-    """How often it is tried again when it has failed."""
+    """The most retries after failures."""
     backoff: float = 0.0
-    """Seconds before it is tried again, twice as many each further time."""
+    """Pause before the first retry, in seconds; it doubles with each retry."""
     loop: str = ""
-    """`asyncio`: it is executed on such a loop."""
+    """`asyncio`: it is executed on an asyncio loop."""
     isolation: str = "thread"
-    """`process`: it has a process to itself."""
+    """`process`: it is executed in a separate process."""
 
     def own_thread(self, asynchronous: bool) -> bool:
-        """Whether it is executed in a thread of the worker."""
+        """Return True if it is executed in a thread of the worker."""
         return not asynchronous and self.isolation == "thread"
 
     def pause(self, tries: int) -> float:
-        """Seconds to wait after so many tries and one."""
+        """Return the pause after so many retries, in seconds."""
         return min(self.backoff * float(2 ** min(tries, 30)), MAX_PAUSE)
 
 
 class Operators:
-    """The operators of a folder, ready to be executed; `timeout` is in seconds."""
+    """The operators of a folder, ready to be executed. `timeout` is in seconds."""
 
     def __init__(self, reactor: Any, folder: OperatorFolder, threads: int, timeout: float) -> None:
         self.folder = folder
@@ -109,7 +109,7 @@ class Operators:
         self._reactor = reactor
         self._processes = DeferredSemaphore(threads)
         self.loops = Loops(reactor)
-        self._loading = Threads(reactor, 1)  # reading files, and executing them, may take its time
+        self._loading = Threads(reactor, 1)  # reading and executing files may take a while
 
     def stop(self) -> None:
         """Let idle threads end."""
@@ -118,7 +118,7 @@ class Operators:
         self.loops.stop()
 
     def terms(self, name: str) -> ExecutionPolicy:
-        """What the class of that name says of its execution; that of the worker when it is not known."""
+        """Return what the class of that name defines; the worker's defaults if the class is unknown."""
         kind = self.folder.known(name)
         return self._terms(kind) if kind is not None else ExecutionPolicy(self.timeout)
 
@@ -129,7 +129,8 @@ class Operators:
             return ExecutionPolicy(self.timeout)
 
     async def names(self) -> tuple[dict[str, str], list[str]]:
-        """Class name to file name of all operators; other classes, which may be operators by a base from elsewhere."""
+        """Return the operators (class name to file name), and other classes that may inherit from an operator
+        elsewhere."""
 
         def look() -> tuple[dict[str, str], list[str]]:
             operators = self.folder.operators()
@@ -144,7 +145,7 @@ class Operators:
     async def execute(
         self, request: Execute, front_end: StorageClient, left: float, ids: StepRequestIds, printed: Printed
     ) -> Outcome:
-        """Execute the request's next operator, which may take `left` seconds. Raises StepFailed and StepLost."""
+        """Execute the request's next operator, for at most `left` seconds. Raises StepFailed and StepLost."""
         began = self._reactor.seconds()
         kind = await self.find(request.assignment.operator, left)
         left -= self._reactor.seconds() - began
@@ -224,7 +225,7 @@ class Operators:
             raise StepFailed(str(wrong)) from None
 
     def _loop(self, terms: ExecutionPolicy, asynchronous: bool) -> Loop | None:
-        """The loop on which an operator is executed, if its class wants one. Raises StepFailed."""
+        """Return the loop on which an operator is executed, if its class wants one. Raises StepFailed."""
         if not terms.loop or terms.isolation == "process":
             return None
         if not asynchronous:
@@ -238,7 +239,7 @@ class Operators:
         return loop
 
     async def find(self, name: str, left: float) -> type[Any]:
-        """The class of that name. Raises StepFailed."""
+        """Return the class of that name. Raises StepFailed."""
         known = self.folder.known(name)
         if known is not None:
             return known
@@ -279,7 +280,7 @@ class Operators:
     async def _in_process(
         self, request: Execute, storage: RunStorage, limit: float, left: float, printed: Printed
     ) -> Any:
-        """The output of the operator in a process of its own, which ends with it."""
+        """Execute the operator in a separate process, which ends with it."""
         began = self._reactor.seconds()
         await self._processes.acquire()
         process = OperatorProcess(request, storage, self.folder.module_of(request.assignment.operator), printed)
@@ -324,7 +325,7 @@ def _lacking(what: str) -> StepFailed:
 
 
 def terms_of(kind: type[Any], timeout: float) -> ExecutionPolicy:
-    """What a class says of its execution, by the attributes timeout, retries, backoff and isolation."""
+    """Return what a class defines about its execution: the attributes timeout, retries, backoff, isolation and loop."""
     own = getattr(kind, "timeout", None)
     retries = getattr(kind, "retries", 0)
     backoff = getattr(kind, "backoff", 0.0)
@@ -346,7 +347,7 @@ def terms_of(kind: type[Any], timeout: float) -> ExecutionPolicy:
 
 
 def about_asyncio(problem: BaseException, said: str) -> str:
-    """What to do, when an operator that is executed elsewhere has met asyncio, or something that stands on it."""
+    """Return a hint for an operator off the asyncio loop that failed because it uses asyncio, or a library on it."""
     frames = traceback.extract_tb(problem.__traceback__)
     last = frames[-1].filename if frames else ""
     if (
@@ -363,7 +364,7 @@ def _is_number(value: object) -> bool:
 
 
 def _end(result: Any) -> tuple[Any, BaseException | None]:
-    """What an operator has returned, or what it raised: not raised here, where GeneratorExit ends other things."""
+    """Return the result of an operator and its exception. Does not raise: GeneratorExit would end a coroutine here."""
     return (None, result.value) if isinstance(result, Failure) else (result, None)
 
 

@@ -1,8 +1,8 @@
-"""Handing a request on to the worker of its next operator, which must acknowledge it.
+"""The handoff of a request to the worker of its next operator, which must acknowledge it.
 
-A worker that refuses, can't be reached or does not answer in time is replaced: the scheduler names another one
-(`reassign`). Without a scheduler the request goes to another worker of its route, in the end to this one itself.
-Where the scheduler may think that the step is elsewhere it is told who has it (`adopt`).
+A worker that refuses, can't be reached or does not reply in time is replaced: the scheduler names another one
+(`reassign`). Without a scheduler the request goes to another worker of its route, at last to this one itself. If the
+scheduler may assume that the step is elsewhere, it is told who has it (`adopt`).
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from dida.wire.messages import Error, Ok
 from dida.worker.reports import ReportQueue
 
 ASK_TIMEOUT = 2.0
-"""Seconds for a scheduler to name another worker."""
+"""Time-out for a scheduler to name another worker, in seconds."""
 PAUSE = 0.2
-"""Seconds until those who refused are asked again, when there is nobody else."""
+"""Pause before the workers that refused are asked again, in seconds."""
 
 
 class NotHandedOn(Exception):
-    """Nobody has taken the request."""
+    """No worker has accepted the request."""
 
 
 class Handoff:
-    """The hand-over of one worker, `me`; `begin` executes a request here, or raises."""
+    """The handoff of one worker, `me`. `begin` executes a request here, or raises."""
 
     def __init__(
         self, reactor: Any, me: str, peers: ConnectionPool, reports: ReportQueue, begin: Callable[[Execute], None]
     ) -> None:
         self.leaving = False
-        """Whether this worker ends as soon as it has nothing in hand."""
+        """True if this worker ends as soon as it has finished its steps."""
         self.elsewhere = 0
-        """Requests that another worker than the first choice has taken."""
+        """Requests that another worker than the first choice has accepted."""
         self._reactor = reactor
         self._me = me
         self._peers = peers
@@ -50,11 +50,11 @@ class Handoff:
         self._scheduler_answers = False
 
     async def send(self, scheduler: Address, request: Execute, elsewhere: bool = False) -> None:
-        """Returns when a worker has taken the request, or the run goes on without it. Raises NotHandedOn.
+        """Return when a worker has accepted the request, or the run goes on without it. Raises NotHandedOn.
 
         With `elsewhere` another worker than this one is asked first.
 
-        A worker that is leaving keeps nothing that nobody takes: the scheduler, which knows what was executed, sends
+        A worker that is leaving keeps no request that nobody accepts: the scheduler knows what was executed, and sends
         the next step itself once this worker is gone.
         """
         ends = self._reactor.seconds() + request.left
@@ -100,7 +100,7 @@ class Handoff:
             request = other
 
     async def _another(self, scheduler: Address, request: Execute, avoid: list[str]) -> Execute | None:
-        """The request with another worker for its next step; None when the run goes on without it."""
+        """Return the request with another worker for its next step; None if the run goes on without it."""
         ask = Reassign(run=request.meta.run, position=request.next, round=request.round, avoid=tuple(avoid[-100:]))
         try:
             reply = await self._peers.ask(scheduler.host, scheduler.port, ask, ASK_TIMEOUT)
@@ -120,11 +120,13 @@ class Handoff:
             return self._by_the_route(request, avoid)
 
     def _by_the_route(self, request: Execute, avoid: list[str]) -> Execute:
-        """Another worker of the route, or this one."""
+        """Return the request with another worker of the route, or with this one."""
         request = attrs.evolve(request, again=True)  # the scheduler may have named another one
         attempt = request.assignment.attempt + 1
         wanted = request.assignment.operator
-        for step in sorted(request.chain, key=lambda step: step.operator != wanted):  # who has it for certain first
+        for step in sorted(
+            request.chain, key=lambda step: step.operator != wanted
+        ):  # those that have it for certain first
             if step.worker not in avoid and step.worker != self._me:
                 return request.with_step(worker=step.worker, host=step.host, port=step.port, attempt=attempt)
         return request.with_step(worker=self._me, attempt=attempt)

@@ -1,9 +1,9 @@
-"""One execution of an operator in a process of its own: a worker starts `python -m dida.worker.isolated FOLDER`.
+"""One execution of an operator in a separate process: a worker starts `python -m dida.worker.isolated FOLDER`.
 
-It is told what to execute by a line of JSON on standard input, and says what comes of it on descriptor 3. A call
-of the storage is a line there, and its answer one on standard input: the worker has the connections, and the ids
-of the updates. Whatever the operator does to this process happens to nobody else. What it prints, on
-descriptors 1 and 2, the worker keeps with the step. It ends when its worker does.
+The process reads its task as a line of JSON from standard input, and writes the outcome to descriptor 3. A call of the
+storage is a line there, and its reply one on standard input: the worker has the connections and the ids of the updates.
+Whatever the operator does to this process affects nothing else. What it prints, on descriptors 1 and 2, the worker
+keeps with the step. The process ends with its worker.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dida.wire.texts import plain, plain_version
 from dida.worker.loading import OperatorFolder, load
 
 TO_WORKER = 3
-"""The descriptor for what the worker is told."""
+"""The descriptor for lines to the worker."""
 
 
 class _Worker:
@@ -46,7 +46,8 @@ class _Worker:
         Thread(target=self._listen, daemon=True).start()
 
     def _let_go(self) -> None:
-        """A child that the operator forks has no worker: it neither speaks for the operator nor holds its end up."""
+        """A child that the operator forks has no worker: it neither replies for the operator nor keeps its pipe
+        open."""
         nothing = os.open(os.devnull, os.O_RDWR)
         for number in (self._hears.fileno(), self._says.fileno()):
             os.dup2(nothing, number, inheritable=False)
@@ -63,21 +64,21 @@ class _Worker:
         return told
 
     def _listen(self) -> None:
-        """Hear what the worker says, and that it is gone, whatever the operator is doing."""
+        """Read the worker's lines, and notice its end, whatever the operator does."""
         for line in self._says:
             self._heard.put(line)
         os._exit(1)
 
 
 class Storage:
-    """`IStorage` over the worker."""
+    """`IStorage` by calls to the worker."""
 
     def __init__(self, worker: _Worker, deadline: float) -> None:
         self.deadline = deadline
         self._worker = worker
 
     def read(self, key: str, version: Version | None = None) -> Record:
-        """The record, newest or of that version."""
+        """Return the record, the newest or that version."""
         (key,), version = plain(key), plain_version(version)
         value, found = self._call("read", key, None if version is None else str(version))
         return Record(key, value, Version.parse(found))
@@ -88,7 +89,7 @@ class Storage:
         return Version.parse(written)
 
     def update_if_value_is(self, key: str, old: str, new: str) -> Version | None:
-        """Compare and swap; None when the value was not `old`."""
+        """Compare and swap; return None if the value is not `old`."""
         (written,) = self._call("update_if_value_is", *plain(key, old, new))
         return None if written is None else Version.parse(written)
 
@@ -102,7 +103,7 @@ class Storage:
 
 
 def execute(folder: str, worker: _Worker) -> None:
-    """Execute what the worker tells, and tell it what came of it."""
+    """Execute the worker's task and send the outcome."""
     task = worker.hear()
     meta = grammar.structure(task["meta"], StepMeta)
     try:
@@ -118,7 +119,7 @@ def execute(folder: str, worker: _Worker) -> None:
         operator = kind()
         operator.configure_storage(Storage(worker, task["deadline"]))
         output = operator.process_record(meta, task["input"], task["previous_output"])
-    except BaseException as problem:  # noqa: BLE001 - SystemExit, too, is something to tell
+    except BaseException as problem:  # noqa: BLE001 - SystemExit, too, is an outcome
         _flush()
         worker.say(raised=grammar.unstructure(raised(problem)))
         return
@@ -130,7 +131,7 @@ def execute(folder: str, worker: _Worker) -> None:
 
 
 def log_all() -> None:
-    """Have `logging` print from INFO on, on standard errors, until somebody has other wishes."""
+    """Let `logging` print from INFO on to standard error, until the operator configures it."""
     if logging.root.level == logging.WARNING:
         logging.root.setLevel(logging.INFO)
     if logging.lastResort is not None:
@@ -138,7 +139,7 @@ def log_all() -> None:
 
 
 def _print_in_order() -> None:
-    """What is printed, on either stream, goes out line by line, and in its order."""
+    """Flush both streams line by line, so that their order is kept."""
     os.dup2(1, 2)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -147,7 +148,7 @@ def _print_in_order() -> None:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):  # it is what the operator has made of it
+        with suppress(Exception):  # the operator has replaced it
             stream.flush()
 
 

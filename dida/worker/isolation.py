@@ -1,4 +1,4 @@
-"""Executing an operator in a process of its own, which is killed at its time-out (see `dida.worker.isolated`)."""
+"""Operators in separate processes, which are killed at their time-outs (see `dida.worker.isolated`)."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from dida.worker.run_storage import RunStorage
 from dida.worker.sources import Parts
 
 MAX_SAID = 4 * 1024 * 1024
-"""Bytes that the process may say in one line."""
+"""The most bytes of one line from the process."""
 OUTPUT = (1, 2)
-"""The descriptors of what it prints."""
+"""The descriptors on which it prints."""
 MAX_REST = 16
-"""Reads of what a process has left behind in a pipe."""
+"""The most reads of what a process has left behind in a pipe."""
 CALLS = ("read", "write", "update_if_value_is")
 
 
 class OperatorProcess(ProcessProtocol):
-    """One process. `outcome` fires with what it says last; with how it ended when it says nothing."""
+    """One process. `outcome` fires with its last line; if there is none, with how it ended."""
 
     def __init__(self, request: Execute, storage: RunStorage, module: Parts, printed: Printed) -> None:
-        """`module` is where the operator's class is; when it is empty the process looks for it."""
+        """`module` is the module of the operator's class; if it is empty the process looks for it."""
         self.outcome: Deferred[dict[str, Any]] = Deferred(lambda outcome: self.kill())
         self._request = request
         self._storage = storage
@@ -45,7 +45,7 @@ class OperatorProcess(ProcessProtocol):
         self._said = grammar.LineBuffer(MAX_SAID)
 
     def start(self, reactor: Any, folder: str) -> None:
-        """Begin."""
+        """Start the process."""
         path = os.pathsep.join(each for each in sys.path if each)
         reactor.spawnProcess(
             self,
@@ -56,7 +56,7 @@ class OperatorProcess(ProcessProtocol):
         )
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         if self.transport is not None:
             with suppress(ProcessExitedAlready):
                 self.transport.signalProcess("KILL")
@@ -64,7 +64,7 @@ class OperatorProcess(ProcessProtocol):
                 self.transport.closeChildFD(number)
 
     def give_up(self) -> None:
-        """It takes too long: nothing comes of it, nor of the processes that it has started."""
+        """Kill the process and all that it has started: it is past its time-out, and its outcome does not count."""
         if self.transport is not None and self.transport.pid is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.transport.pid, signal.SIGKILL)
@@ -101,7 +101,7 @@ class OperatorProcess(ProcessProtocol):
         self._end({"failed": f"ended its process {how}"})
 
     def _take_rest(self, number: int) -> None:
-        """What the process has written, and is still on its way, at most some pipes full."""
+        """Read what the process has written and is still in the pipes, at most some pipes full."""
         transport: Any = self.transport
         pipe = transport.pipes.get(number)
         if pipe is not None:

@@ -1,12 +1,12 @@
-"""The package of the operator files: `dida.worker.loaded.FOLDER.MODULE`, FOLDER being the folder's path.
+"""The package of the operator files: `dida.worker.loaded.FOLDER.MODULE`, where FOLDER is the folder's path.
 
-The files of a folder are a package of their own: they import each other, relatively and absolutely, and meet neither
-the modules of another folder nor anybody else's. The name says all that it takes to import them. So a child process
-of an operator (`multiprocessing`) finds its module by name, too, and pickles work.
+The files of a folder are a package: they import each other, relatively and absolutely, but neither the modules of
+another folder nor others. The name has all that an import needs. So a child process of an operator (`multiprocessing`)
+also finds its module by name, and pickles work.
 
-An absolute import means a module of the folder unless Python or an installed package has one of that name: a
-neighbour called `json.py` hides nothing, and is had by `from . import json`. What lies outside the folder, also
-through a link, is never loaded from here. No bytecode is written or read: a change is seen however soon it comes.
+An absolute import means a module of the folder unless Python or an installed package has one of that name: a neighbour
+called `json.py` hides nothing, and is imported by `from . import json`. Files outside the folder, also through a link,
+are never loaded. No bytecode is written or read: every change is seen, however soon it comes.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _PREFIX = __name__ + "."
 
 
 def name_of(folder: str, module: Parts = ()) -> str:
-    """The name under which a module of the folder, whose path is absolute, is imported."""
+    """Return the name under which a module of the folder is imported; the folder's path is absolute."""
     return _PREFIX + ".".join(part.replace("%", "%25").replace(".", "%2E") for part in (folder, *module))
 
 
 def forget_stale(folder: str) -> None:
-    """Have the modules of the folder that have changed, or use one that has, imported anew when they are wanted next;
-    who has the old ones goes on with them.
+    """Forget the modules of the folder that have changed, and those that use one: the next import loads them anew. Code
+    that has the old ones goes on with them.
 
-    One that is being imported by another thread stays until it is looked at again: Python's import fails when its
-    module goes away.
+    A module that another thread is importing stays until the next call: Python's import fails when its module goes
+    away.
     """
     prefix = name_of(folder) + "."
     modules = [(name, module) for name, module in list(sys.modules.items()) if name.startswith(prefix)]
@@ -54,13 +54,13 @@ def _is_stale(module: ModuleType) -> bool:
 
 
 def loader_of(module: ModuleType | None) -> Loader | None:
-    """What has loaded a module, if it is an operator file."""
+    """Return the loader of a module, if it is an operator file."""
     loader = getattr(getattr(module, "__spec__", None), "loader", None)
     return loader if isinstance(loader, Loader) else None
 
 
 def is_current(loader: Loader) -> bool:
-    """Whether the module that it has loaded is the one that others import now."""
+    """Return True if others now import the module that this loader has loaded."""
     return loader_of(sys.modules.get(loader.name)) is loader
 
 
@@ -74,12 +74,12 @@ class Loader(SourceFileLoader):
         self._folder = folder
         self._package = package
         self._needs: frozenset[str] = frozenset()
-        """Modules of the folder that it may import."""
+        """The modules of the folder that it may import."""
         self._lacks: frozenset[Parts] = frozenset()
-        """Those among them, and modules from elsewhere, that the folder did not have."""
+        """Those of them, and modules from elsewhere, that the folder did not have."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """The file as code, read anew. Raises SyntaxError."""
+        """Read the file and return its code. Raises SyntaxError."""
         text = Text.read(self.path, self.module, self._package)
         self.stamp = text.stamp
         try:
@@ -93,7 +93,7 @@ class Loader(SourceFileLoader):
         return compile(tree, self.path, "exec", dont_inherit=True)
 
     def is_fresh(self, seen: set[str] | None = None) -> bool:
-        """Whether neither its file nor any that it has imported, directly or not, has changed since."""
+        """Return True if neither its file nor a file that it imports, directly or not, has changed since."""
         try:
             if stamp_of(os.stat(self.path)) != self.stamp:
                 return False
@@ -110,7 +110,7 @@ class Loader(SourceFileLoader):
         return True
 
     def lacks_none(self) -> bool:
-        """Whether the folder still lacks what it lacked when this was loaded."""
+        """Return True if the folder still lacks what it lacked when this was loaded."""
         return not any(_has(self._folder, each) for each in self._lacks)
 
     def _owns(self, top: str) -> bool:
@@ -146,7 +146,7 @@ class Finder(MetaPathFinder):
 
 
 def is_within(path: str, folder: str) -> bool:
-    """Whether a file lies in the folder, links followed."""
+    """Return True if a file lies in the folder, links followed."""
     return (os.path.realpath(path) + os.sep).startswith(os.path.join(os.path.realpath(folder), ""))
 
 
@@ -156,7 +156,7 @@ def _has(folder: str, module: Parts) -> bool:
 
 
 def _is_elsewhere(top: str, folder: str) -> bool:
-    """Whether an installed package has that name; one in the current folder is not installed."""
+    """Return True if an installed package has that name; a package in the current folder is not installed."""
     if top == "dida":
         return True
     here = {"", os.curdir, os.path.realpath(folder)}
@@ -166,4 +166,4 @@ def _is_elsewhere(top: str, folder: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-sys.meta_path.insert(0, Finder())  # first, for `__path__` of a package of operators leads others to its files
+sys.meta_path.insert(0, Finder())  # first: `__path__` of a package leads other finders to its files

@@ -1,12 +1,12 @@
-"""Operator classes by name, out of the files of one folder and its sub-folders, at run time.
+"""Operator classes by name, loaded from the files of one folder and its sub-folders at run time.
 
-The files are read to learn which classes they define, and only a file whose class is asked for is executed: a broken
-file hurts nobody who does not need it. It is imported under `dida.worker.loaded`, where it finds its neighbours; a file
-that was changed or added is taken anew, together with those that import it. What lies outside the folder, also through
-a link, is never loaded.
+The files are read to learn which classes they define. Only a file whose class is wanted is executed, so a broken file
+affects nobody who does not need it. It is imported under `dida.worker.loaded`, where it finds its neighbours. A file
+that was changed or added is loaded anew, together with those that import it. Files outside the folder, also through a
+link, are never loaded.
 
-`known` is a glance (a few calls of stat), `find` may read and execute files. Both may be called from
-threads, `find` from one at a time; operators, and who looks at the same folder, may import its files meanwhile.
+`known` is cheap (a few calls of stat); `find` may read and execute files. Both may be called from threads, `find` from
+one at a time; operators, and others that use the same folder, may import its files meanwhile.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from dida.worker.loaded import Loader
 from dida.worker.sources import Outline, Parts, Stamp, Text, processes, stamp_of
 
 MAX_FILES = 5000
-"""Files of a folder that are looked at, the nearest ones; also sub-folders."""
+"""The most files of a folder, the nearest ones; also the most sub-folders."""
 OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What says nothing of the folder: this process, or the machine, has too much open."""
+"""Errors of the process or the machine (too much is open), not of the folder."""
 METHODS = {"configure_storage": (None,), "process_record": (None, "", "")}
-"""What an operator has, and what it is called with."""
+"""The methods of an operator, with their arguments."""
 
 
 class LoadingError(DidaError):
-    """The operator can't be had; each subclass is one reason."""
+    """The operator is not available; each subclass is one reason."""
 
     code_on_wire = ""
 
@@ -48,7 +48,7 @@ class LoadingError(DidaError):
 
 
 class FolderMissing(LoadingError):
-    """There is no such operators folder."""
+    """The operators folder does not exist."""
 
     code_on_wire = "no-operators-folder"
 
@@ -66,7 +66,7 @@ class BrokenFile(LoadingError):
 
 
 class NoOperator(LoadingError):
-    """The class lacks what an operator has."""
+    """The class is not an operator."""
 
     code_on_wire = "no-operator"
 
@@ -84,7 +84,7 @@ class OperatorFolder:
     path: str
     _root: str = field(init=False)
     _folders: dict[str, Stamp] = field(factory=dict, init=False)
-    """The folder and its sub-folders, as they were when they were looked at."""
+    """The folder and its sub-folders, as they were when they were scanned."""
     _files: dict[str, Outline] = field(factory=dict, init=False)
     """By name within the folder, the nearest first."""
     _found: dict[str, tuple[type[Any], Loader]] = field(factory=dict, init=False)
@@ -93,7 +93,7 @@ class OperatorFolder:
         self._root = os.path.abspath(self.path)
 
     def known(self, name: str) -> type[Any] | None:
-        """The class, if it was found before and no file behind it nor the folder has changed since."""
+        """Return the class if it was found before and neither its files nor the folder have changed since."""
         found = self._found.get(name)
         if found is None:
             return None
@@ -107,7 +107,7 @@ class OperatorFolder:
         return kind if loader.is_fresh() and loaded.is_current(loader) else None
 
     def find(self, name: str) -> type[Any]:
-        """The class; a LoadingError says why it can't be had."""
+        """Return the class. A LoadingError says why it is not available."""
         if not is_class_name(name):
             raise NoSuchOperator(f"{name!r} is no class name")
         kind, loader = self._load(name)
@@ -129,7 +129,7 @@ class OperatorFolder:
         return load(self._root, holders[0].text.module, name)
 
     def operators(self) -> dict[str, str]:
-        """Class name to file name of all that look like operators; no file is executed for it."""
+        """Return all classes that look like operators, with their files; no file is executed for it."""
         self._scan()
         modules = {file.text.module: file for file in self._files.values()}
         found: dict[str, str] = {}
@@ -140,12 +140,12 @@ class OperatorFolder:
         return found
 
     def defined(self) -> list[str]:
-        """The names of all classes that `find` would look for, also in files that can't be read any further."""
+        """Return the names of all classes that `find` would look for, also in files that can't be parsed."""
         self._scan()
         return [name for file in self._files.values() for name in file.classes]
 
     def module_of(self, name: str) -> Parts:
-        """The module from which a class that was found is loaded; empty when it is not known any more."""
+        """Return the module from which a class was loaded; empty if it is not known any more."""
         found = self._found.get(name)
         return found[1].module if found is not None else ()
 
@@ -164,7 +164,7 @@ class OperatorFolder:
                 if problem.errno in OF_THE_PROCESS:
                     raise
                 if parts:
-                    continue  # it went away just now
+                    continue  # it has just been removed
                 why = (problem.strerror or "can't be read").lower()
                 raise FolderMissing(f"operators folder {self.path}: {why}: name another with --operators") from None
             if any(entry.name == "pyvenv.cfg" for entry in found):
@@ -182,7 +182,7 @@ class OperatorFolder:
         self._found = {name: found for name, found in self._found.items() if loaded.is_current(found[1])}
 
     def _look(self, entry: os.DirEntry[str], parts: Parts, files: dict[str, Outline]) -> None:
-        """Take a file of the folder into account, as it was when it has not changed."""
+        """Add a file of the folder, as it was if it has not changed."""
         name = "/".join((*parts, entry.name))
         try:
             if entry.is_symlink() and not loaded.is_within(entry.path, self._root):
@@ -206,7 +206,7 @@ class OperatorFolder:
 
 
 def load(folder: str, module: Parts, name: str) -> tuple[type[Any], Loader]:
-    """A class out of a module of the folder, whose path is absolute, and what has loaded it."""
+    """Load a class from a module of the folder, whose path is absolute; return the class and the loader."""
     path = os.path.join(folder, *module)
     try:
         found = import_module(loaded.name_of(folder, module))
@@ -220,7 +220,7 @@ def load(folder: str, module: Parts, name: str) -> tuple[type[Any], Loader]:
 
 
 def _where(problem: BaseException, folder: str, path: str) -> str:
-    """What has kept a file from being imported, with the file of the folder and the line at which it happened."""
+    """Return why a file could not be imported, with the file of the folder and the line where it happened."""
     lines = [
         (frame.filename, frame.lineno)
         for frame in traceback.extract_tb(problem.__traceback__)
@@ -239,7 +239,7 @@ def _where(problem: BaseException, folder: str, path: str) -> str:
 
 
 def _checked(kind: object, name: str, path: str) -> type[Any]:
-    """The class; NoOperator unless it can be used as an operator."""
+    """Return the class; NoOperator if it can't be used as an operator."""
     if not isinstance(kind, type):
         raise NoOperator(f"{name} in {path} is no class")
     for method, arguments in METHODS.items():
@@ -252,5 +252,5 @@ def _checked(kind: object, name: str, path: str) -> type[Any]:
             expected = "(self, storage)" if len(arguments) == 1 else "(self, meta, input, previous_output)"
             raise NoOperator(f"{name} in {path} is no operator: write {method}{expected}") from None
         except ValueError:
-            continue  # a callable that does not tell its signature
+            continue  # a callable without a signature
     return kind

@@ -1,8 +1,8 @@
 """An asyncio loop in a thread of the worker, for operators with `loop = "asyncio"`.
 
-All of them share it, as `async` operators of the other kind share the reactor. An operator's tasks end with it, and at
-its time-out it is cancelled. A loop that does not even hear that is blocked by somebody: it is left to itself, and
-those who come later get another one.
+All these operators share it, as other `async` operators share the reactor. The tasks of an operator end with it, and at
+its time-out it is cancelled. If the loop does not even process the cancellation, an operator blocks it: it is
+abandoned, and later operators get another loop.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from dida.worker.run_storage import RunStorage
 from dida.worker.threads import TimedOut
 
 BLOCKED_AFTER = 1.0
-"""Seconds in which a loop must hear that an operator of it is cancelled."""
+"""Time-out for a loop to process the cancellation of an operator, in seconds."""
 MAX_BLOCKED = 8
-"""Loops that are left to themselves at once."""
+"""The most abandoned loops at a time."""
 
 _T = TypeVar("_T")
 _log = Logger()
 _tasks: ContextVar[WeakSet[asyncio.Task[Any]] | None] = ContextVar("tasks", default=None)
-"""Where the tasks of the operator are noted that runs in this context."""
+"""The tasks of the operator that runs in this context."""
 
 
 class Loop:
@@ -42,7 +42,7 @@ class Loop:
 
     def __init__(self, reactor: Any) -> None:
         self.jobs = 0
-        """Operators that it executes, those included that were given up."""
+        """The operators that it executes, cancelled ones included."""
         self.asyncio = asyncio.new_event_loop()
         self.asyncio.set_task_factory(_noted)
         self._reactor = reactor
@@ -50,17 +50,17 @@ class Loop:
         Thread(target=self._work, name="asyncio", daemon=True).start()
 
     def tell(self, call: Callable[..., Any], *arguments: Any) -> None:
-        """Have it called in the loop, if that is still there."""
+        """Call something in the loop, if it is still there."""
         with suppress(RuntimeError):
             self.asyncio.call_soon_threadsafe(call, *arguments)
 
     def stop(self) -> None:
-        """Let it end."""
+        """Let the loop end."""
         self._stopped = True
         self.tell(self.asyncio.stop)
 
     def execute(self, call: Callable[[], Coroutine[Any, Any, Any]], printed: Printed) -> Deferred[Any]:
-        """What the operator returns; cancelled, it is cancelled there, and nothing comes of it."""
+        """Execute an operator and return its result; to cancel the Deferred cancels the operator."""
         task: asyncio.Task[Any] | None = None
         mine: WeakSet[asyncio.Task[Any]] = WeakSet()
         outcome: Deferred[Any] = Deferred(lambda cancelled: self.tell(cancel))
@@ -105,13 +105,13 @@ class Loop:
         while not self._stopped:
             try:
                 self.asyncio.run_forever()
-            except BaseException:  # noqa: BLE001 - raised in a task of an operator's own
+            except BaseException:  # noqa: BLE001 - raised in a task that an operator has made
                 _log.failure("an operator's task has stopped the asyncio loop, which goes on")
         self.asyncio.close()
 
 
 class Loops:
-    """The loop of a worker, and those before it that are blocked. All methods on the reactor's thread."""
+    """The loop of a worker, and earlier ones that are blocked. All methods on the reactor's thread."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -120,11 +120,11 @@ class Loops:
 
     @property
     def blocked(self) -> int:
-        """Loops that an operator blocks."""
+        """The number of loops that operators block."""
         return len(self._blocked)
 
     def current(self) -> Loop | None:
-        """The loop for who comes now; None when too many are blocked."""
+        """Return the loop for the next operator; None if too many are blocked."""
         for loop in [loop for loop in self._blocked if not loop.jobs]:
             loop.stop()
             self._blocked.remove(loop)
@@ -135,7 +135,7 @@ class Loops:
     def run(
         self, loop: Loop, call: Callable[[], Coroutine[Any, Any, Any]], limit: float, printed: Printed
     ) -> Deferred[Any]:
-        """The result of an operator, or Late after `limit` seconds, when it is cancelled."""
+        """Return the result of an operator, or TimedOut after `limit` seconds, when it is cancelled."""
         work = loop.execute(call, printed)
         outcome: Deferred[Any] = Deferred(lambda cancelled: give_up())
 
@@ -161,7 +161,7 @@ class Loops:
         return outcome
 
     def stop(self) -> None:
-        """Let them end."""
+        """Let all loops end."""
         for loop in (*self._blocked, *filter(None, (self._loop,))):
             loop.stop()
 
@@ -173,7 +173,7 @@ class Loops:
 
 @implementer(IStorage)
 class AsyncioStorage:
-    """The storage of a step for an operator on a loop: each call gives a future of it."""
+    """The storage of a step for an operator on a loop: each call returns a future of the loop."""
 
     def __init__(self, reactor: Any, storage: RunStorage, loop: Loop) -> None:
         self.deadline = storage.deadline
@@ -182,7 +182,7 @@ class AsyncioStorage:
         self._loop = loop
 
     def read(self, key: str, version: Version | None = None) -> asyncio.Future[Record]:
-        """The record, newest or of that version."""
+        """Return the record, the newest or that version."""
         return self._ask(self._storage.read, key, version)
 
     def write(self, key: str, value: str) -> asyncio.Future[Version]:
@@ -190,7 +190,7 @@ class AsyncioStorage:
         return self._ask(self._storage.write, key, value)
 
     def update_if_value_is(self, key: str, old: str, new: str) -> asyncio.Future[Version | None]:
-        """Compare and swap; None when the value was not `old`."""
+        """Compare and swap; return None if the value is not `old`."""
         return self._ask(self._storage.update_if_value_is, key, old, new)
 
     def _ask(self, call: Callable[..., Deferred[_T]], *arguments: Any) -> asyncio.Future[_T]:
@@ -219,7 +219,7 @@ class AsyncioStorage:
 
 
 def _noted(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-    """A task, noted as one of the operator that makes it."""
+    """Make a task, and note it as one of the operator that makes it."""
     task = asyncio.Task(coroutine, loop=loop, **options)
     mine = _tasks.get()
     if mine is not None:

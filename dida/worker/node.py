@@ -1,11 +1,13 @@
-"""The worker on the line protocol: executes one operator of a chain and sends the request on.
+"""The worker on the line protocol: it executes one operator of a chain and sends the request on.
 
 `execute` is acknowledged at once, and a request that comes twice is executed once (`dida.chains.steps`). Then the
-operator is executed, its output goes into the request, its completion to the scheduler (`completed`), and, after
-the worker's gossip delay, the request to the worker of the next operator (`dida.worker.handover`). The last
-worker sees to it that what the run has written is on two storage nodes, and tells the outcome (`ended`). When an
-update that the run depends on was lost, the request goes back (`dida.chains.redo`). Whatever else goes wrong on the
-way ends in `failed` at the scheduler, which is told until it has understood (`dida.worker.reports`).
+worker executes the operator, adds its output to the request, reports the completion to the scheduler (`completed`),
+and, after its gossip delay, hands the request to the worker of the next operator (`dida.worker.handover`). The last
+worker makes sure that two storage nodes have what the run has written, and reports the outcome (`ended`). When an
+update that the run depends on was lost, the request goes back (`dida.chains.redo`). Any other failure is reported as
+`failed`, until the scheduler has acknowledged it (`dida.worker.reports`).
+
+The module is a little long because it has all verbs of a worker, and the way of a step through its collaborators.
 """
 
 from __future__ import annotations
@@ -57,18 +59,18 @@ from dida.worker.reports import CHOOSE_AFTER, ReportQueue
 from dida.worker.shortage import Shortage
 
 MAX_STEPS = 10_000
-"""Steps that a worker has at once, those that wait for a thread included, when it is not told otherwise."""
+"""Default for the most unfinished steps of a worker, those that wait for a thread included."""
 
 LACKING_PAUSE = 0.2
-"""Seconds before a step is passed on: if others lack the same, it goes round no faster."""
+"""Pause before a step is passed on, in seconds: if the others lack the same, it does not circulate faster."""
 MAX_PASSES = 50
-"""Executions of a step until it fails of what workers lack."""
+"""The most executions of a step that workers may pass on because they lack something."""
 
 _log = Logger()
 
 
 class WorkerNode(NodeCommands):
-    """A worker. `gossip_delay` is in seconds, `max_steps` the operators that it has at once."""
+    """A worker. `gossip_delay` is in seconds; `max_steps` is the most unfinished steps."""
 
     vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, Slow, *WORKER)
 
@@ -86,8 +88,8 @@ class WorkerNode(NodeCommands):
         streams: Streams | None = None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """`drain`: seconds in which it finishes what it has in hand when it ends; `streams`: the standard streams of a
-        process that is the worker's own; `on_end` is called when it has been drained."""
+        """`drain`: time for finishing the steps at the end, in seconds; `streams`: the standard streams, if the
+        process is the worker's own; `on_end` is called when the worker has been drained."""
         self.me = me
         self.operators = operators
         self.gossip_delay = gossip_delay
@@ -104,7 +106,7 @@ class WorkerNode(NodeCommands):
         self._streams = streams
         self._stopped = False
         self._tasks: dict[Deferred[None], str] = {}
-        """What is going on, and of which run it is, if of one."""
+        """Tasks in progress, each with its run (empty: none)."""
         self._schedulers = Schedulers()
         self.registration = Registration(reactor, me, schedulers)
         self._peers = ConnectionPool(reactor)
@@ -115,14 +117,14 @@ class WorkerNode(NodeCommands):
         self._hand_over = Handoff(reactor, me.id, self._peers, self.reports, self._begin)
 
     def start(self) -> None:
-        """Begin to watch who of the storage lives, and register at schedulers."""
+        """Begin to watch the storage, and register at the schedulers."""
         if self._streams is not None:
             self._streams.start()
         self.front_end.start()
         self.registration.start()
 
     def stop(self) -> None:
-        """Give up everything that is going on."""
+        """Cancel everything that is going on."""
         self._stopped = True
         self.registration.stop()
         self.departure.stop()
@@ -150,7 +152,7 @@ class WorkerNode(NodeCommands):
         return self._stopped or self.steps.cancelled(run)
 
     def _begin(self, request: Execute) -> None:
-        """Accept a request; Unavailable when there are too many, or the worker is leaving."""
+        """Accept a request; Unavailable if there are too many, or the worker is leaving."""
         if self.steps.cancelled(request.meta.run):
             raise DidaError(errors.SUPERSEDED, f"run {request.meta.run} was cancelled")
         if not self.steps.covers(request):
@@ -197,7 +199,7 @@ class WorkerNode(NodeCommands):
         return answer
 
     def leave(self) -> Deferred[Any]:
-        """Tell the schedulers, finish what is in hand."""
+        """Notify the schedulers and finish what is in hand."""
         return self._leave(Drain(within=self._drain, deadline=self._drain), ends=True)
 
     def cmd_operators(self, request: ListOperators) -> Answer:
@@ -273,7 +275,7 @@ class WorkerNode(NodeCommands):
             self._failed(scheduler, late, request.assignment, text)
 
     async def _execute(self, request: Execute, scheduler: Address) -> Execute | None:
-        """Execute the step. What is to be handed on then, if the run has not ended."""
+        """Execute the step. Return what is to be handed on then, if the run has not ended."""
         began, start = self._reactor.seconds(), time_of_day()
         step = request.assignment
         printed = self.operators.log.of(request.meta.run, step.operator, step.position)
@@ -339,7 +341,7 @@ class WorkerNode(NodeCommands):
         return attrs.evolve(again, again=True)
 
     def _go_back(self, request: Execute, scheduler: Address, lost: StepLost, took: float) -> Execute | None:
-        """The request from the step on by which what was lost has entered the run."""
+        """Return the request from the step on by which the lost updates have entered the run."""
         position = redo.step_to_redo(request, lost.lost)
         request = request.later(took).with_step(records=lost.records or request.assignment.records)
         if position is None or request.round >= redo.MAX_ROUNDS:
@@ -381,7 +383,7 @@ class WorkerNode(NodeCommands):
         self._outcomes.failed(scheduler, request, at, why, bare, lost, printed)
 
     def _spawn(self, work: Coroutine[Any, Any, None], request: Execute | None = None) -> None:
-        """Own the work, on that request if on one, until it has ended."""
+        """Own a task, which works on that request if there is one, until it has ended."""
         task = Deferred.fromCoroutine(work)
         if not task.called:
             self._tasks[task] = request.meta.run if request is not None else ""
@@ -394,7 +396,7 @@ class WorkerNode(NodeCommands):
         return result
 
     def _on_idle(self) -> None:
-        """Something has ended; maybe it was the last."""
+        """Continue a shutdown if nothing is left: something has ended."""
         if not self._tasks and not self.reports.waiting:
             self.departure.on_idle()
 
@@ -402,6 +404,6 @@ class WorkerNode(NodeCommands):
         if failure.check(CancelledError):
             return
         _log.failure("a step ended in a bug", failure)
-        if request is not None:  # a bug must not be a silent end of the run
+        if request is not None:  # a bug must not end the run in silence
             scheduler, text = Address.parse(request.meta.scheduler), "a bug at this worker; its log has the details"
             self._failed(scheduler, request, request.assignment, f"on {self.me.id}: {text}", bare=True)

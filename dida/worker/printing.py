@@ -1,8 +1,8 @@
-"""What operators print: kept with the step, told in the worker's log, and never in anybody's way.
+"""What operators print: it is kept with the step and logged by the worker, within limits.
 
-`Printed` is what one step prints, on standard output or standard errors, whole or in pieces, from whichever thread;
-of it MAX_PRINTED bytes are kept, the rest is counted. `Streams` takes the place of `sys.stdout` and `sys.stderr` in a
-worker, and gives each step its own: who prints is told by the context, which threads and coroutines of a step share.
+`Printed` is what one step prints to standard output or standard error, from any thread; MAX_PRINTED bytes of it are
+kept, the rest is counted. `Streams` replaces `sys.stdout` and `sys.stderr` in a worker and assigns what is printed to
+its step by the context, which the threads and coroutines of a step share.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from twisted.logger import Logger
 from dida.worker.isolated import log_all
 
 MAX_PRINTED = 64 * 1024
-"""Bytes that are kept of what a step prints."""
+"""The most bytes that are kept of what a step prints."""
 MAX_LOGGED = 1000
-"""Characters of a line that go into the log."""
+"""The most characters of a line in the log."""
 LINES_A_SECOND = 200
-"""Lines of operators that go into the log of a worker, with as many in one go."""
+"""Log lines of operators per second and worker; also the largest burst."""
 
 _log = Logger()
 _step: ContextVar[Printed | None] = ContextVar("step", default=None)
@@ -35,11 +35,11 @@ class Printed:
         self._log = log
         self._kept = bytearray()
         self._logged = 0
-        """How much of what is kept is in the log."""
+        """The part of the kept text that was logged."""
         self._more = 0
 
     def write(self, data: bytes) -> None:
-        """More of it; whole lines go into the log."""
+        """Append to it; log whole lines."""
         room = MAX_PRINTED - len(self._kept)
         self._kept += data[:room]
         self._more += max(0, len(data) - room)
@@ -48,13 +48,13 @@ class Printed:
             self._log_until(end)
 
     def end(self) -> str:
-        """All of it, when nothing more is to come; its last line is in the log, too."""
+        """Return all of it when the step has ended; log the last line, too."""
         self._log_until(len(self._kept))
         return self.text
 
     @property
     def text(self) -> str:
-        """What it is so far."""
+        """What was printed so far."""
         text = bytes(self._kept).decode(errors="replace")
         return f"{text}… {self._more:,} bytes more" if self._more else text
 
@@ -64,16 +64,16 @@ class Printed:
             self._log(line[:MAX_LOGGED])
 
     def enter(self) -> Token[Printed | None]:
-        """What is printed in this context from now on is the step's."""
+        """Assign what is printed in this context from now on to the step."""
         return _step.set(self)
 
     def leave(self, token: Token[Printed | None]) -> None:
-        """And now no more."""
+        """Stop assigning it."""
         _step.reset(token)
 
 
 class LogOfSteps:
-    """The log lines of all steps of a worker: so many a second, the others are counted."""
+    """The log lines of all steps of a worker: a limited rate, the others are counted."""
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
@@ -81,7 +81,7 @@ class LogOfSteps:
         self._lines = 0
 
     def of(self, run: str, operator: str, position: int) -> Printed:
-        """For what a step prints."""
+        """Return a new object for what a step prints."""
 
         def log(line: str) -> None:
             if self._has_room():
@@ -101,7 +101,7 @@ class LogOfSteps:
 
 
 class Streams:
-    """Standard output and errors of a worker's process, and the level from which `logging` prints: INFO.
+    """Standard output and error of a worker's process, and the level from which `logging` prints: INFO.
 
     What is printed outside of a step goes where it went before.
     """
@@ -110,19 +110,19 @@ class Streams:
         self._before: tuple[Any, Any] | None = None
 
     def start(self) -> None:
-        """Take their place."""
+        """Replace the streams."""
         self._before = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Stream(sys.stdout, 1), _Stream(sys.stderr, 2)
         log_all()
 
     def stop(self) -> None:
-        """Give it back."""
+        """Restore the streams."""
         if self._before is not None and isinstance(sys.stdout, _Stream) and isinstance(sys.stderr, _Stream):
             sys.stdout, sys.stderr = self._before
 
 
 class _Stream(io.TextIOBase):
-    """`sys.stdout` or `sys.stderr`. Its descriptor is the process's, whose output is the worker's."""
+    """`sys.stdout` or `sys.stderr`. Its descriptor is that of the process, whose output is the worker's."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -149,13 +149,13 @@ class _Stream(io.TextIOBase):
         return self._number
 
     def flush(self) -> None:
-        """Nothing is held back here."""
+        """Do nothing: the text is not buffered."""
 
     def close(self) -> None:
-        """It is everybody's."""
+        """Do nothing: all steps share the stream."""
 
     def reconfigure(self, **options: object) -> None:
-        """As of a file of text; it is as it is."""
+        """Ignore the changes, as a text file would accept them."""
 
 
 class _Bytes(io.BufferedIOBase):
@@ -180,7 +180,7 @@ class _Bytes(io.BufferedIOBase):
         return self._text.fileno()
 
     def flush(self) -> None:
-        """Nothing is held back here."""
+        """Do nothing: the text is not buffered."""
 
     def close(self) -> None:
-        """It is everybody's."""
+        """Do nothing: all steps share the stream."""

@@ -1,10 +1,9 @@
-"""What a worker has to tell a scheduler, told until it is understood.
+"""The reports of a worker to schedulers, retried until they are acknowledged.
 
-Reports to one scheduler leave in their order, those that can wait with the others of the turn, when what goes on
-from worker to worker is on its way. While it can't be reached they wait, the newest MAX_WAITING of
-them, and are sent when it is there again: started anew with the same URL, it knows nothing of the runs before,
-so a report on a run that it does not know is preceded by the run's request (`adopt`). The newest outcomes that a
-scheduler has taken are kept for the one after it.
+Reports to one scheduler are sent in order; those that can wait are sent at the end of the turn, after the messages
+between workers. While a scheduler can't be reached, the newest MAX_WAITING reports wait. A scheduler that was restarted
+with the same URL does not know the earlier runs, so a report about an unknown run is preceded by the run's request
+(`adopt`). The newest outcomes that a scheduler has acknowledged are kept for the one after it.
 """
 
 from __future__ import annotations
@@ -29,24 +28,25 @@ from dida.protocols.links import Unreachable
 from dida.wire.messages import Error, Ok, Reply, Request
 
 MAX_WAITING = 20_000
-"""Reports that wait for schedulers; the oldest is dropped for a newer one."""
+"""The most reports that wait for schedulers; the oldest is dropped for a newer one."""
 REPORT_TIMEOUT = 5.0
-"""Seconds for a scheduler to answer a report."""
+"""Time-out for a report, in seconds."""
 CHOOSE_AFTER = 0.005
-"""Seconds for which the plan of a route is good: who has taken longer asks who is to execute the next step."""
+"""Duration of a step up to which the planned route counts, in seconds; after a longer step the scheduler is asked
+who executes the next one."""
 CHOOSE_TIMEOUT = 2.0
-"""Seconds for a scheduler to say who is to execute the next step."""
+"""Time-out for asking a scheduler who executes the next step, in seconds."""
 MAX_OUTCOMES = 500
 MAX_BYTES = 8 * 2**20
-"""Outcomes that are kept, and about how much memory they may take."""
+"""The most outcomes that are kept, and about the memory that they may take, in bytes."""
 AT_ONCE = 500
-"""Reports without an answer."""
+"""The most reports in flight."""
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds between two attempts to reach a scheduler; the last one repeats."""
+"""Pauses between attempts to reach a scheduler, in seconds; the last one repeats."""
 AT_THE_MOMENT = 0.001
-"""Seconds up to which an outcome need not be told to be older."""
+"""Age up to which an outcome is sent without its age, in seconds."""
 MAX_AGO = 86_400.0
-"""Seconds that it is told to be old at most."""
+"""The highest age that is sent, in seconds."""
 
 _log = Logger()
 
@@ -60,26 +60,26 @@ class Report:
     message: Request
     request: Execute
     at: float
-    """When it was first told, on this worker's clock."""
+    """The time of the event, on this worker's clock."""
 
     @property
     def bytes(self) -> int:
-        """About how much memory it takes."""
+        """About the memory that it takes."""
         return len(self.request.input) + sum(len(s.output) + 800 + 400 * len(s.records) for s in self.request.chain)
 
 
 @define(eq=False)
 class _Scheduler:
-    """One scheduler, and what waits to be sent to it."""
+    """One scheduler, and the reports for it."""
 
     address: Address
     unsent: dict[Report, None] = field(factory=dict)
     in_flight: int = 0
     failures: int = 0
     sending: IDelayedCall | None = None
-    """When what is unsent is sent."""
+    """The call that sends what is unsent."""
     awaited: set[Report] = field(factory=set)
-    """What somebody waits for to be told."""
+    """Deferreds that wait for reports to be acknowledged."""
     waiting: list[Deferred[None]] = field(factory=list)
 
 
@@ -88,7 +88,7 @@ class ReportQueue:
 
     def __init__(self, reactor: Any, peers: ConnectionPool, on_idle: Callable[[], None]) -> None:
         self.undelivered = 0
-        """How many were given up."""
+        """The number of reports that were dropped."""
         self._reactor = reactor
         self._peers = peers
         self._on_idle = on_idle
@@ -101,11 +101,11 @@ class ReportQueue:
 
     @property
     def waiting(self) -> int:
-        """Reports that no scheduler has understood yet."""
+        """The number of reports that no scheduler has acknowledged."""
         return len(self._waiting)
 
     def stop(self) -> None:
-        """Give up what waits."""
+        """Drop the waiting reports."""
         self._waiting.clear()
         for scheduler in self._schedulers.values():
             scheduler.unsent.clear()
@@ -117,9 +117,9 @@ class ReportQueue:
     def tell(
         self, address: Address, message: Request, request: Execute, soon: bool = True, at: float | None = None
     ) -> None:
-        """Have the scheduler told; `request` is the run's, for one that does not know the run.
+        """Report to the scheduler; `request` is the run's, for a scheduler that does not know the run.
 
-        Without `soon` it may wait for the end of the turn. `at` is when it was so, if that is not now.
+        Without `soon` the report may wait for the end of the turn. `at` is the time of the event, if that is not now.
         """
         scheduler = self._schedulers.get(address)
         if scheduler is None:
@@ -134,20 +134,20 @@ class ReportQueue:
         report = Report(next(self._numbers), scheduler, message, request, at)
         self._waiting[report] = scheduler.unsent[report] = None
         if scheduler.failures and (scheduler.sending is not None or scheduler.in_flight):
-            return  # it follows those that are asked again
+            return  # it follows those that are retried
         if soon:
             self._send(scheduler)
         elif scheduler.sending is None:
             scheduler.sending = self._reactor.callLater(0, self._send_waiting, scheduler)
 
     def tell_outcomes(self, scheduler: Address, life: str) -> None:
-        """A scheduler is there: it is told the outcomes that were told to one before it, with another `life`."""
+        """Send a scheduler the outcomes that an earlier one, with another `life`, has acknowledged."""
         for to, told in list(self._outcomes.values()) if life else ():
             if to == scheduler and not told.request.began_in(life):
                 self.tell(scheduler, told.message, told.request, at=told.at)
 
     def when_told(self, address: Address) -> Deferred[None]:
-        """Fires when that scheduler, which is there, has been told all that now waits to be told to it."""
+        """Return a Deferred that fires when that scheduler has acknowledged all that waits for it now."""
         scheduler = self._schedulers.get(address)
         if scheduler is None:
             return succeed(None)
@@ -172,7 +172,8 @@ class ReportQueue:
             self._bytes -= oldest.bytes
 
     async def choose(self, scheduler: Address, done: Completed, following: Execute) -> Execute:
-        """Report a step, and ask who is to execute the next one: by the plan of `following` when nobody answers."""
+        """Report a step, and ask who executes the next one; if nobody replies, it is the one that is planned in
+        `following`."""
         try:
             asked = attrs.evolve(done, choose=True)
             reply = await self._peers.ask(scheduler.host, scheduler.port, asked, CHOOSE_TIMEOUT)
@@ -192,7 +193,7 @@ class ReportQueue:
         self._send(scheduler)
 
     def _send(self, scheduler: _Scheduler) -> None:
-        """Send what is unsent, as far as there may be more in flight."""
+        """Send what is unsent, up to the limit in flight."""
         for report in list(islice(scheduler.unsent, AT_ONCE - scheduler.in_flight)):
             del scheduler.unsent[report]
             scheduler.in_flight += 1
@@ -204,7 +205,7 @@ class ReportQueue:
         return min(max(0.0, now - report.at), MAX_AGO)
 
     def _dated(self, report: Report) -> Request:
-        """The message; an outcome, or a step in hand, says how old it is, which is the same on every machine."""
+        """Return the message; an outcome, or a step in hand, carries its age, which is the same on every machine."""
         ago = self._ago(report)
         if ago <= AT_THE_MOMENT or not isinstance(report.message, Adopt | Ended | Failed):
             return report.message
@@ -223,7 +224,7 @@ class ReportQueue:
         return reply
 
     def _told(self, reply: Reply, report: Report) -> None:
-        """The scheduler has answered, whatever it thinks of it."""
+        """Take the scheduler's acknowledgement, even if it is an error."""
         if isinstance(reply, Error):
             self.undelivered += 1
             _log.warn("{to} refused {message}: {why}", to=report.to.address, message=report.message, why=reply)
@@ -245,7 +246,7 @@ class ReportQueue:
             self._on_idle()
 
     def _forget(self, report: Report) -> None:
-        """It was told, or given up; maybe somebody has waited for that."""
+        """Remove a report that was acknowledged or dropped, and notify those that wait for it."""
         scheduler = report.to
         scheduler.awaited.discard(report)
         if not scheduler.awaited:
@@ -255,7 +256,7 @@ class ReportQueue:
                     each.callback(None)
 
     def _untold(self, failure: Failure, report: Report) -> None:
-        """It has not: once more, in the order that they had, after a pause."""
+        """Send it again after a pause, in the same order."""
         if failure.check(DidaError) is None:
             _log.failure("a report ended in a bug", failure)
         scheduler = report.to

@@ -1,4 +1,4 @@
-"""The storage as a step of a run uses it: the versions and the timestamp of the run, update ids of the step."""
+"""The storage as a step of a run uses it: with the versions and the timestamp of the run and the step's update ids."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from dida.versions import Version
 _T = TypeVar("_T")
 
 NO_STORAGE = "the run's scheduler knows no storage node: start it with --storage R=ID@URL, or tell it: storage R ID URL"
-"""Why an operator can't use the storage when nobody has ever told its worker of any."""
+"""The error for operators of a worker to which no storage node was ever named."""
 
 
 @implementer(IStorage)
 class RunStorage:
-    """The storage as one step of a run sees it; what it reads and writes is noted in the run's meta record.
+    """The storage as one step of a run sees it; its accesses are noted in the run's meta record.
 
-    A record that the run has read or written before is read in that very version.
+    A record that the run has read or written before is read in that same version.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class RunStorage:
         ids: StepRequestIds | None = None,
         before: Iterable[Access] = (),
     ) -> None:
-        """`before` is what an earlier execution of the step has read and written."""
+        """`before`: the accesses of an earlier execution of the step."""
         self.deadline = deadline
         self.unanswered = 0
-        """Calls that have no answer yet."""
+        """The number of calls without a reply."""
         self._front_end = front_end
         self._ids = ids or StepRequestIds(meta.run, 0)
         self._seen = CausalContext(meta.after, meta.versions, pins=first_reads(before))
@@ -50,16 +50,16 @@ class RunStorage:
 
     @property
     def records(self) -> tuple[Access, ...]:
-        """What the step has read and written so far."""
+        """The accesses of the step so far."""
         return tuple(self._seen.records)
 
     @property
     def lost(self) -> Timestamp:
-        """What the run depended on and was lost with a storage node; then the step can't go on."""
+        """What the run depended on and was lost with a storage node; the step can't go on then."""
         return self._seen.lost
 
     def read(self, key: str, version: Version | None = None) -> Deferred[Record]:
-        """The record: of that version, or as the run has seen it, or the newest."""
+        """Return the record: that version, or the one that the run has seen, or the newest."""
         return self._counted(self._front_end.read_as(self._seen, key, version, self.deadline))
 
     def write(self, key: str, value: str) -> Deferred[Version]:
@@ -67,12 +67,12 @@ class RunStorage:
         return self._counted(self._front_end.write_as(self._seen, key, value, self.deadline, self._ids))
 
     def update_if_value_is(self, key: str, old: str, new: str) -> Deferred[Version | None]:
-        """Compare and swap; None when the value was not `old`. What the value was then counts as read."""
+        """Compare and swap; return None if the value is not `old`. The value found counts as read."""
         work = self._front_end.update_if_as(self._seen, key, old, new, self.deadline, self._ids)
         return self._counted(work)
 
     def close(self, why: str) -> None:
-        """The step has ended: nothing more is read or written in its name."""
+        """Refuse further calls: the step has ended."""
         self._closed = why
 
     def _counted(self, work: Coroutine[Any, Any, _T]) -> Deferred[_T]:

@@ -1,7 +1,8 @@
 """Operator files as text: which classes they define, and which modules of their folder they import.
 
-Nothing here executes a file. `Text` is one file, read; `neighbourly` makes its `import helper` an import of the
-folder's own `helper.py`, and tells which modules of the folder it may import, so that a change of one is noticed.
+Nothing here executes a file. `Text` is one file as it was read; `neighbourly` turns its `import helper` into an import
+of the folder's own `helper.py`, and returns the modules of the folder that it may import, so that a change of one is
+noticed.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ from functools import cached_property
 from attrs import define, field, frozen
 
 MAX_FILE = 4 * 2**20
-"""Bytes of an operator file."""
+"""The most bytes of an operator file."""
 MAX_DEPTH = 20
-"""Base classes of base classes that are looked at."""
+"""The most levels of base classes that are followed."""
 
 _CLASS = re.compile(r"\bclass[\s\\]+(\w+)")
 
 Stamp = tuple[int, ...]
-"""What tells that a file or folder has changed."""
+"""Device, inode, size and times: they differ if a file or folder has changed."""
 Parts = tuple[str, ...]
 """A module's name within its folder: `("sub", "helper")`."""
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """The stamp of a file or folder."""
+    """Return the stamp of a file or folder."""
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 class Unreadable(Exception):
-    """The file can't be compiled; the text, to be read behind the file's name, says why."""
+    """The file can't be compiled; the text, to be read after the file's name, is the reason."""
 
 
 @frozen
@@ -43,7 +44,7 @@ class Class:
     """A class that a file defines at its top level."""
 
     processes: bool
-    """Whether it has a method process_record of its own."""
+    """True if it defines process_record itself."""
     bases: tuple[ast.expr, ...]
 
 
@@ -54,24 +55,24 @@ class Text:
     path: str
     module: Parts
     package: bool
-    """Whether it is an `__init__.py`, which is its package."""
+    """True if it is an `__init__.py`, which is its package."""
     stamp: Stamp
     content: bytes
 
     @classmethod
     def read(cls, path: str, module: Parts, package: bool) -> Text:
-        """The file now. Raises OSError."""
+        """Read the file. Raises OSError."""
         stamp = stamp_of(os.stat(path))
         with open(path, "rb") as stream:
             return cls(path, module, package, stamp, stream.read(MAX_FILE + 1))
 
     @property
     def parents(self) -> Parts:
-        """The package that its relative imports start from."""
+        """The package from which its relative imports start."""
         return self.module if self.package else self.module[:-1]
 
     def tree(self) -> ast.Module:
-        """What it says. Raises Unreadable."""
+        """Return its syntax tree. Raises Unreadable."""
         if len(self.content) > MAX_FILE:
             raise Unreadable(f"is larger than {MAX_FILE} bytes")
         try:
@@ -84,20 +85,20 @@ class Text:
 
 @define(slots=False)
 class Outline:
-    """What a file defines, found out when it is asked for."""
+    """What a file defines, found on first use."""
 
     name: str
     """The file's name within the folder."""
     text: Text
     mentioned: frozenset[str] = field(init=False)
-    """Names of classes, and maybe of more, that stand in it."""
+    """Names of classes, and maybe others, that occur in it."""
 
     def __attrs_post_init__(self) -> None:
         self.mentioned = frozenset(_CLASS.findall(self.text.content.decode(errors="replace")))
 
     @cached_property
     def problem(self) -> str:
-        """Why it can't be compiled; empty when it can."""
+        """Why it can't be compiled; empty if it can."""
         try:
             compile(self.text.tree(), self.text.path, "exec", dont_inherit=True)
         except Unreadable as problem:
@@ -110,7 +111,7 @@ class Outline:
 
     @cached_property
     def tree(self) -> ast.Module:
-        """Empty when it can't be parsed."""
+        """Empty if it can't be parsed."""
         try:
             return self.text.tree()
         except Unreadable:
@@ -118,14 +119,14 @@ class Outline:
 
     @cached_property
     def classes(self) -> dict[str, Class]:
-        """The classes at its top level, also those within an if or try; of a broken file all that it mentions."""
+        """The classes at its top level, also within an if or try; of a broken file all names that occur in it."""
         if not self.tree.body and self.problem:
             return {name: Class(False, ()) for name in self.mentioned}
         return {node.name: _class(node) for node in _classes(self.tree.body)}
 
     @cached_property
     def imported(self) -> dict[str, tuple[int, str, str]]:
-        """A name that it imports to (level, module, name in it); for a module that name is empty."""
+        """Imported name to (level, module, name in it); for a module the last is empty."""
         found = {}
         for node in ast.walk(self.tree):
             if isinstance(node, ast.ImportFrom):
@@ -139,9 +140,10 @@ class Outline:
 
 
 def processes(name: str, file: Outline, modules: dict[Parts, Outline], depth: int = MAX_DEPTH) -> bool:
-    """Whether a class of the file, or a base of it, has or may have the method of an operator.
+    """Return True if a class of the file, or a base of it, has or may have the method of an operator.
 
-    Bases are looked for in the files of the folder, `modules`; one from elsewhere, if not from Python itself, may.
+    Bases are looked up in the files of the folder, `modules`; a base from elsewhere, except from Python itself, may
+    have it.
     """
     found = file.classes.get(name)
     if found is None or not depth:
@@ -175,8 +177,8 @@ def _base_processes(base: ast.expr, file: Outline, modules: dict[Parts, Outline]
 def neighbourly(
     text: Text, tree: ast.Module, owns: Callable[[str], bool]
 ) -> tuple[ast.Module, frozenset[Parts], frozenset[str]]:
-    """The file with its absolute imports of modules that the folder `owns` as relative ones; the modules of the folder
-    that it may import, attributes of such modules among them; and the names that it imports from elsewhere."""
+    """Return the file with absolute imports of modules that the folder `owns` made relative; the modules of the
+    folder that it may import (attributes of such modules included); and the names that it imports from elsewhere."""
     rewriting = _Neighbours(text, owns)
     tree = rewriting.visit(tree)
     return tree, frozenset(rewriting.needs), frozenset(rewriting.elsewhere)
@@ -239,7 +241,7 @@ def _class(node: ast.ClassDef) -> Class:
 
 
 def _classes(body: Iterable[ast.stmt]) -> Iterator[ast.ClassDef]:
-    """The classes that a module defines, also those within an if or try."""
+    """Return the classes that a module defines, also within an if or try."""
     for node in body:
         if isinstance(node, ast.ClassDef):
             yield node

@@ -1,8 +1,8 @@
-"""Threads and the reactor: blocking code next to Deferreds, with a bound on everything.
+"""Threads and the reactor: blocking code next to Deferreds, within limits.
 
-`Threads` executes calls in a bounded number of threads. A thread can't be stopped: one whose call is
-given up is replaced, up to twice the number, and counted as stuck until it comes back. They are daemon
-threads, so that a stuck one does not keep the process alive. `blocking` is the other direction.
+`Threads` executes calls in a bounded number of threads. A thread can't be stopped: one whose call is given up is
+replaced, up to twice the number, and counts as stuck until the call returns. They are daemon threads, so a stuck one
+does not keep the process alive. `dida.client.blocking.blocking` is the other direction.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _T = TypeVar("_T")
 
 @frozen
 class TimedOut:
-    """The result of what took too long; whether it had begun."""
+    """The result of a call that took too long; `begun`: it had begun."""
 
     begun: bool
 
 
 @define(eq=False)
 class Task:
-    """A call that waits for a thread, is executed by one, or has ended."""
+    """A call that waits for a thread, is executed, or has ended."""
 
     call: Callable[[], Any]
     limit: float
-    """Seconds that it may take."""
+    """Time-out for the call, in seconds."""
     ends: float
-    """When it must have ended, however long it had to wait."""
+    """The time at which it must have ended, however long it has waited."""
     deadline: Deadline | None = None
     result: Deferred[Any] = field(factory=Deferred)
     started: bool = False
@@ -48,11 +48,11 @@ class Task:
 
 
 class Threads:
-    """At most `size` calls at once, the others in order behind them. All methods on the reactor's thread.
+    """At most `size` calls at a time; the others wait in order. All methods on the reactor's thread.
 
-    A thread that has ended a call looks for the next one itself, and the reactor is woken once for all that have
-    ended meanwhile: calls that take no time share a few changes of threads, which cost more than such a call. Who
-    takes a call while there are more of them wakes another thread first, so that none waits for one that takes long.
+    A thread that has finished a call looks for the next one itself, and the reactor is woken once for all calls that
+    have finished meanwhile: so short calls share a few switches of threads, which cost more than such a call. A thread
+    that takes a call while there are more of them first wakes another thread, so that none waits for a long one.
     """
 
     def __init__(self, reactor: Any, size: int) -> None:
@@ -62,24 +62,24 @@ class Threads:
         self._deadlines = Deadlines(reactor)
         self._waiting: deque[Task] = deque()
         self._ready: deque[Task] = deque()
-        """What the threads are to take, one for each thread that is not at work."""
+        """Calls for the threads, one for each thread that is not busy."""
         self._wake: SimpleQueue[bool] = SimpleQueue()
         """A thread that takes True looks for calls; one that takes False ends."""
         self._done: deque[tuple[Task, Any]] = deque()
         self._told = False
-        """Whether the reactor is about to look at what is done."""
+        """True if the reactor is about to collect the results."""
         self._threads = 0
         self._busy = 0
         self._stopped = False
 
     @property
     def waiting(self) -> int:
-        """Calls that have no thread yet."""
+        """The number of calls that have no thread yet."""
         return len(self._waiting)
 
     def run(self, call: Callable[[], Any], limit: float, left: float) -> Deferred[Any]:
-        """The result of `call` from a thread, or Late when it takes more than `limit` seconds, or ends later than
-        in `left` seconds. Cancelled, it is given up."""
+        """Return the result of `call` from a thread, or TimedOut if it takes more than `limit` seconds, or does not
+        end within `left` seconds. To cancel the Deferred gives the call up."""
         job = Task(call, limit, self._reactor.seconds() + left)
         job.result = Deferred(lambda cancelled: self._give_up(job))
         self._waiting.append(job)
@@ -89,7 +89,7 @@ class Threads:
         return job.result
 
     def stop(self) -> None:
-        """Let the idle threads end."""
+        """Let idle threads end."""
         self._stopped = True
         for _ in range(self._threads):
             self._wake.put(False)
@@ -99,7 +99,7 @@ class Threads:
         job.result.callback(TimedOut(job.started))
 
     def _give_up(self, job: Task) -> None:
-        """Nobody waits for the job any more: it is not started, or another thread takes the place of its own."""
+        """Give up a task: it is not started, or another thread takes the place of its thread."""
         self._met(job)
         job.given_up = True
         if job.ended:
@@ -121,7 +121,7 @@ class Threads:
             job = self._waiting.popleft()
             if self._busy == self._threads and not self._one_more():
                 if self._busy:
-                    self._waiting.appendleft(job)  # for the next one that is free
+                    self._waiting.appendleft(job)  # for the next thread that is free
                     return
                 self._met(job)
                 job.ended = True
@@ -137,7 +137,7 @@ class Threads:
                 self._wake.put(True)
 
     def _one_more(self) -> bool:
-        """Start a thread, if the machine lets us."""
+        """Start a thread; return False if the machine refuses."""
         try:
             Thread(target=self._work, name=f"operators-{self._threads + 1}", daemon=True).start()
         except (RuntimeError, MemoryError):
@@ -146,7 +146,7 @@ class Threads:
         return True
 
     def _work(self) -> None:
-        """The life of a thread."""
+        """The loop of a thread."""
         while self._wake.get():
             while self._ready:
                 try:
@@ -167,7 +167,7 @@ class Threads:
                     self._reactor.callFromThread(self._collect)
 
     def _collect(self) -> None:
-        """Take what is done, and have others done."""
+        """Collect the results, and start the next calls."""
         self._told = False
         done = []
         while self._done:
