@@ -40,7 +40,7 @@ help:
 	$(say) "endurance" "ten minutes of busy cores and short pauses, a minute of a stopped node: nobody is taken for dead"
 	$(say) "long" "the tests that take minutes: scripts, torture, partitions, soak, hosts"
 	$(say) "" "PYTHON=python3.13 takes that version, in an environment of its own: .venv-3.13"
-	$(say) "check" "ruff (format and lint), mypy --strict, who imports whom, and the docs as a site"
+	$(say) "check" "ruff (format and lint), mypy --strict, imports, the word list, and the docs as a site"
 	$(say) "docs" "the documentation as a site, build/site/index.html"
 	$(say) "chains" "the long form of the tests that kill workers, schedulers and storage under chains (some minutes)"
 	$(say) "hosts" "one system on three hosts (network namespaces; root): cut off, PCS killed, puppetmaster killed"
@@ -97,6 +97,8 @@ check: $(READY)
 	$(say) "types" "ok"
 	@found=$$($(BIN)/lint-imports 2>&1) || { echo "$$found"; exit 1; }
 	$(say) "imports" "ok"
+	@$(BIN)/python -m tools.word_list
+	$(say) "words" "ok"
 	@$(MAKE) docs
 
 docs: $(READY)

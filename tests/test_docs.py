@@ -7,6 +7,7 @@ ports are replaced by free ones. Replies are compared without what changes from 
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import signal
@@ -96,6 +97,31 @@ def test_every_module_is_in_architecture_md() -> None:
     there |= {"twisted/plugins/dida_plugins.py"}
     named = re.findall(r"^\| `([\w/]+\.py)` \|", ARCHITECTURE.read_text(), re.MULTILINE)
     assert sorted(named) == sorted(there)
+
+
+def members_of_classes() -> dict[str, set[str]]:
+    """What the classes of dida define themselves, by the name of the class."""
+    own: dict[str, set[str]] = {}
+    for path in ROOT.glob("dida/**/*.py"):
+        for kind in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)):
+            found = own.setdefault(kind.name, set())
+            for node in kind.body:
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    found.add(node.name)
+                elif isinstance(node, ast.Assign):
+                    found.update(target.id for target in node.targets if isinstance(target, ast.Name))
+                elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                    found.add(node.target.id)
+    return own
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "explanation").glob("*.md")), ids=lambda path: path.name)
+def test_the_methods_that_pages_name_exist(page: Path) -> None:
+    """Each `Class.method` of an explanation is one of the code."""
+    there = members_of_classes()
+    named = re.findall(r"`([A-Z]\w+)\.(\w+)`", page.read_text())
+    assert [f"{kind}.{name}" for kind, name in named if name not in there.get(kind, ())] == []
+    assert named or page != ARCHITECTURE
 
 
 def heading_anchors(text: str) -> set[str]:
