@@ -253,8 +253,10 @@ class LineWriter:
     The thread takes all waiting lines at once, so it keeps up unless the stream itself blocks.
     """
 
-    def __init__(self, to: BinaryIO) -> None:
+    def __init__(self, to: BinaryIO, most: int = MAX_UNSHOWN) -> None:
+        """`most`: size of all lines that wait, in bytes."""
         self._to = to
+        self._most = most
         self._lines: list[bytes] = []
         self._size = 0
         self._closed = False
@@ -266,7 +268,7 @@ class LineWriter:
     def say(self, line: bytes) -> None:
         """Write a line after the others."""
         with self._news:
-            if self._size >= MAX_UNSHOWN:
+            if self._size >= self._most:
                 self._left_out += 1
                 return
             if self._left_out:

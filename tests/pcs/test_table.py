@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from queue import Queue
+from threading import Semaphore
 from typing import Any
 
 import pytest
@@ -37,6 +41,29 @@ def _reactor() -> Any:
     from twisted.internet import reactor
 
     return reactor
+
+
+class UnreadStream(io.BytesIO):
+    """A stream that nobody reads: each write waits for `go_on`, at most 30 s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gave_up = False
+        self._written: Queue[bytes] = Queue()
+        self._gate = Semaphore(0)
+
+    def write(self, data: Any) -> int:
+        self._written.put(bytes(data))
+        self.gave_up = self.gave_up or not self._gate.acquire(timeout=30)
+        return len(data)
+
+    def next(self) -> bytes:
+        """Return what the next write has."""
+        return self._written.get(timeout=30)
+
+    def go_on(self) -> None:
+        """Let one write return."""
+        self._gate.release()
 
 
 STUB = str(ROOT / "tests/support/stub_node.py")
@@ -507,22 +534,28 @@ def test_an_owner_hangs_up(processes: Processes) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slow_console(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A console that nobody reads holds up nobody: what is too much for it is left out, and that is said."""
-    monkeypatch.setattr("dida.pcs.processes.MAX_UNSHOWN", 100_000)
-    reader, writer = os.pipe()
-    with os.fdopen(writer, "wb", buffering=0) as console:
-        processes.console = LineWriter(console)
-        processes.start(a_start("noisy30000"))
-        await row(processes, "noisy30000", lambda entry: entry.state == "ready")
-        await processes.stop("noisy30000")
-        read = b""
-        while b"lines left out" not in read:
-            processes.show("pcs", b"one more")
-            read += os.read(reader, 65536)
-        os.close(reader)
-        processes.console.close(5)
-        processes.console = None
+async def test_a_slow_console(processes: Processes, tmp_path: Path) -> None:
+    """A console that nobody reads holds up nobody; lines that find no room are left out, and their number is shown."""
+    stream = UnreadStream()
+    processes.console = LineWriter(stream, most=100_000)
+    processes.start(a_start("noisy30000"))
+    await row(processes, "noisy30000", lambda entry: entry.state == "ready")
+    await processes.stop("noisy30000")
+    assert processes.entries()[0].ended == "exit status 0"
+    assert not stream.gave_up
+    shown = stream.next()
+    stream.go_on()
+    shown += stream.next()
+    processes.show("pcs", b"one more")
+    stream.go_on()
+    shown += stream.next()
+    stream.go_on()
+    notice = re.compile(rb"\((\d+) lines left out: they came faster than they were shown\)\n")
+    left_out = sum(map(int, notice.findall(shown)))
+    *lines, last = notice.sub(b"", shown).splitlines()
+    assert left_out > 0 and last == b"pcs | one more"
+    printed = [*(tmp_path / "noisy30000.log").read_bytes().splitlines(), b"(ended: exit status 0)"]
+    assert len(lines) + left_out == len(printed)
 
 
 def test_end_of_a_line(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.threads import deferToThread
 
 from dida.addresses import NodeAddress, StorageAddress
 from dida.services.node import Listening
 from dida.services.scheduler import Options, makeService
 from tests.support.fakes import the_reactor
-from tests.support.netcat import object_of
+from tests.support.netcat import ask, object_of
 from tests.support.nodes import NodeProcess, free_port
 
 OPERATOR = """
@@ -94,12 +95,15 @@ def test_wrong_options(words: tuple[str, ...], message: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_starts_and_stops() -> None:
-    """The service listens while it runs, and leaves nothing behind."""
-    options = parsed("--id", "sc1", "--url", f"127.0.0.1:{free_port()}", "--worker", f"w1=127.0.0.1:{free_port()}")
+async def test_it_listens_while_it_runs(port: int) -> None:
+    """The service answers from its start, and its port is closed after its end."""
+    options = parsed("--id", "sc1", "--url", f"127.0.0.1:{port}", "--worker", f"w1=127.0.0.1:{free_port()}")
     service = makeService(options, the_reactor())
     service.startService()
+    assert await deferToThread(ask, port, "ping") == "ok"
     await service.stopService()
+    with pytest.raises(ConnectionRefusedError):
+        await deferToThread(ask, port, "ping")
 
 
 def test_a_chain_through_processes(start_node: Callable[..., NodeProcess], tmp_path: Path) -> None:

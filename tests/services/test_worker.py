@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.threads import deferToThread
 
 from dida.services.node import Listening
 from dida.services.worker import Options, makeService
 from dida.worker.node import WorkerNode
 from tests.support.fakes import the_reactor
+from tests.support.netcat import ask
 from tests.support.nodes import NodeProcess, free_port
 
 
@@ -71,12 +73,15 @@ def test_wrong_options(words: tuple[str, ...], message: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_starts_and_stops(tmp_path: Path) -> None:
-    """The service listens while it runs, and leaves nothing behind."""
-    options = parsed("--id", "w1", "--url", f"127.0.0.1:{free_port()}", "--operators", str(tmp_path))
+async def test_it_listens_while_it_runs(tmp_path: Path, port: int) -> None:
+    """The service answers from its start, and its port is closed after its end."""
+    options = parsed("--id", "w1", "--url", f"127.0.0.1:{port}", "--operators", str(tmp_path))
     service = makeService(options, the_reactor())
     service.startService()
+    assert await deferToThread(ask, port, "ping") == "ok"
     await service.stopService()
+    with pytest.raises(ConnectionRefusedError):
+        await deferToThread(ask, port, "ping")
 
 
 def test_a_drained_worker_ends_with_status_0(start_node: Callable[..., NodeProcess], port: int, tmp_path: Path) -> None:

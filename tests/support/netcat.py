@@ -68,3 +68,9 @@ def object_of(reply: str) -> dict[str, Any]:
     found = json.loads(rest[begin:]) if begin >= 0 else {}
     assert isinstance(found, dict)
     return found
+
+
+def ask(port: int, line: str) -> str:
+    """Return the reply to one line, sent over a new connection."""
+    with Netcat(port) as netcat:
+        return netcat.ask(line)
