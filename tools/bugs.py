@@ -230,8 +230,29 @@ def _joins_empty(self: Joining, message: Any, held: Any, now: float) -> Any:
 ON_LOAD = Joining.on_load
 
 
-def _locks_nothing(self: Locks, waiting: Any) -> bool:
-    return False
+def _locks_nothing(self: Requests, *write: Any) -> Any:
+    keys, self.locks.keys = self.locks.keys, {}
+    try:
+        return WRITE_OBSTACLE(self, *write)
+    finally:
+        self.locks.keys = keys
+
+
+WRITE_OBSTACLE = Requests.write_obstacle
+
+
+def _plain_without_a_lease(self: Requests, key: str, now: float) -> bool:
+    return self.context.serving and not self.context.leaves
+
+
+def _plain_while_the_view_changes(self: Requests, key: str, now: float) -> bool:
+    return now < self.detection.lease_until() and not self.context.leaves
+
+
+def _plain_write_of_a_locked_key(self: Requests, key: str, value: str, now: float) -> Any:
+    if not self.can_answer(key, now) or self.config.write_concern > 1:
+        return None
+    return self.state.execute(self._next_record(key, value), now)
 
 
 def _own_value_only(self: Commit, txn: Any, now: float) -> None:
@@ -490,7 +511,7 @@ BUGS = (
         "decisions visible before they are exposed",
         ((ReplicaState, "_hidden", lambda self, place: False),),
     ),
-    Bug("locks hold no writes back", ((Locks, "queue_write", _locks_nothing),)),
+    Bug("locks hold no writes back", ((Requests, "write_obstacle", _locks_nothing),)),
     Bug("the home tests its own value only", ((Commit, "_compare", _own_value_only),)),
     Bug("no, before all hold the value", ((ReplicaState, "held_by_all", lambda self, ts: True),)),
     Bug(
@@ -502,6 +523,9 @@ BUGS = (
     Bug("a view installed without levelling", ((Membership, "on_install", _install_without_levelling),)),
     Bug("a removed node goes on", ((Membership, "fence", _fence_is_ignored),)),
     Bug("the lease ignored", ((Detection, "lease_until", lambda self: float("inf")),)),
+    Bug("the fast path forgets the lease", ((Requests, "can_answer", _plain_without_a_lease),)),
+    Bug("the fast path forgets that the view changes", ((Requests, "can_answer", _plain_while_the_view_changes),)),
+    Bug("the fast path forgets the locks", ((Requests, "plain_write", _plain_write_of_a_locked_key),)),
     Bug("executed table not given to a joiner", ((ReplyCache, "load", lambda self, *rest: None),)),
     Bug("a joiner counts before it has the records", ((Joining, "on_load", _joins_empty),)),
     Bug("held-back updates never tried again", ((ReplicaState, "apply_held", lambda self, now, places=None: None),)),

@@ -113,11 +113,9 @@ class Replica:
     def on_request(self, token: Any, request: Request, now: float) -> list[Output]:
         """A client's request; it is answered under `token`, now or later, by its deadline."""
         op = operation(request)
-        if op is not None and self.context.leaves:
-            self.context.answer(token, Error(errors.UNAVAILABLE, ("this node leaves: ask another one",)))
-        elif op is not None:
+        if op is not None:
             ends = now + request.deadline - min(EARLY, request.deadline / 2)
-            self.requests.attempt(PendingRequest(token, op, ends), now)
+            self.requests.accept(PendingRequest(token, op, ends), now)
         elif isinstance(request, Watch):
             self.directory.on_watch(token, request, now)
         elif isinstance(request, Forget):
@@ -262,7 +260,7 @@ class Replica:
 
     def _check_concerns(self, now: float) -> None:
         """Answer the writes that enough members hold: by the word of members, and within the lease."""
-        self.requests.concerns.check(now, self.context.serving and self.requests.holds_lease(now))
+        self.requests.concerns.check(now, self.requests.obstacle(None, now) is None)
 
     def on_stop(self, drain: float, now: float) -> list[Output]:
         """This node was told to stop: it leaves in order, at the latest in `drain` seconds; then there is a `Left`."""
@@ -294,7 +292,7 @@ class Replica:
                 entered, self.membership.entered = True, False
                 self.requests.lease_until = 0.0
                 self.commit.settle()
-                for waiting in (*self.commit.give_back(), *self.requests.take_back()):
+                for waiting in (*self.commit.give_back(), *self.requests.forwards.take_back()):
                     self.requests.attempt(waiting, now)
             else:
                 self.commit.observe(now)

@@ -7,6 +7,7 @@ all else whenever something has changed.
 from __future__ import annotations
 
 from collections.abc import Set
+from enum import Enum, auto
 from typing import Any
 
 from attrs import evolve
@@ -17,10 +18,11 @@ from dida.replication.concerns import Concerns
 from dida.replication.context import ReplicaContext
 from dida.replication.coordinator import Commit
 from dida.replication.detection import FOREVER
-from dida.replication.executed import CROWDED_TTL, TOO_MANY_ANSWERS, after_of, answered
+from dida.replication.executed import TOO_MANY_ANSWERS, after_of, answered
+from dida.replication.forwarding import Forwards
 from dida.replication.gossip import FETCH_AGAIN, ReplicaState
 from dida.replication.membership import Membership
-from dida.replication.messages import Forward, Record
+from dida.replication.messages import Record
 from dida.replication.operations import PendingRequest, Question, ReplicaRequest, refused, too_late, unknown_outcome
 from dida.replication.outputs import CHANGING, OTHER_VIEW
 from dida.replication.parked import ParkedRequests
@@ -29,12 +31,29 @@ from dida.replication.room import refusal
 from dida.replication.store import Entry, said
 from dida.replication.streams import incarnation_of, is_commit, replica_of
 from dida.timestamps import Timestamp, covers, lacking
-from dida.wire.messages import Error, ListRecords, No, Ok, Reply, Versions
+from dida.wire.messages import Concern, Error, ListRecords, No, Ok, Reply, Versions
 
 MAX_LISTED = 1000
 """Records that one answer lists."""
 NO_QUORUM_AFTER = 1.0
 """Seconds that a request waits in a minority (`--membership majority`) before it is answered that it can't be done."""
+
+
+class Obstacle(Enum):
+    """What keeps a replica from answering a request of a client from its own state now."""
+
+    OTHER_SHARD = auto()
+    VIEW_CHANGE = auto()
+    NO_LEASE = auto()
+    LOCKED = auto()
+    """A transaction has locked the key."""
+    LOG_FULL = auto()
+    TOO_MANY_REPLIES = auto()
+    """The reply cache is full."""
+    TOO_FEW_MEMBERS = auto()
+    """Fewer than the write concern wants."""
+    NO_ROOM = auto()
+    """No memory for another version."""
 
 
 class Requests:
@@ -49,33 +68,65 @@ class Requests:
         self, context: ReplicaContext, shards: Shards, shard: int, membership: Membership, secret: str
     ) -> None:
         self.context = context
-        self._secret = secret
         self.config = context.config
         self.shards = shards
         self.shard = shard
+        self._sharded = len(shards) > 1
         self.membership = membership
         self.detection = membership.detection
         self.parked = ParkedRequests()
+        self.forwards = Forwards(context, secret)
         self.counts = {"reads": 0, "writes": 0, "updateifs": 0}
         self.lease_until = 0.0
         """Until when nobody need be asked before an answer, as far as was looked."""
         self._all_again_at = 0.0
         self._minority_since: float | None = None
-        self._forwarded: dict[int, tuple[PendingRequest, str]] = {}
-        """What was passed on, and to which member, by the number of the message."""
-        self._last_forward = 0
-        self._last_id = 0
-        self._own_session = 0
-        self._own_used = 0.0
 
     def begin_with(self, state: ReplicaState, locks: Locks, commit: Commit) -> None:
         """This is the state from now on."""
         self.state, self.locks, self.commit = state, locks, commit
         self.concerns = Concerns(self.context, state)
 
+    # --- what may be answered at once -----------------------------------------------------------
+
+    def obstacle(self, key: str | None, now: float) -> Obstacle | None:
+        """Return what keeps this node from answering a request from its own state now; None if nothing does.
+
+        Both paths ask here: the general one acts on the obstacle, the fast one leaves the request to it. `key` is that
+        of the request; None if it has none that a shard must hold.
+        """
+        if self._sharded and key is not None and self.shards.of_key(key) != self.shard:
+            return Obstacle.OTHER_SHARD
+        if not self.context.serving:
+            return Obstacle.VIEW_CHANGE
+        if now >= self.lease_until:
+            self.lease_until = self.detection.lease_until()
+            if now >= self.lease_until:
+                return Obstacle.NO_LEASE
+        return None
+
+    def write_obstacle(self, key: str, value: str, concern: Concern = 1, id: str | None = None) -> Obstacle | None:
+        """Return what keeps this node from executing a plain write now; both paths ask here, after `obstacle`."""
+        log = self.state.log
+        if key in self.locks.keys:
+            return Obstacle.LOCKED
+        if log.size >= self.config.max_log or log.bytes >= self.config.max_log_bytes:
+            return Obstacle.LOG_FULL
+        if id is not None and self.state.executed.full:
+            return Obstacle.TOO_MANY_REPLIES
+        if (concern != 1 or self.config.write_concern > 1) and self.context.cannot_meet(concern):
+            return Obstacle.TOO_FEW_MEMBERS
+        if refusal(self.state, key, value):
+            return Obstacle.NO_ROOM
+        return None
+
+    def can_answer(self, key: str, now: float) -> bool:
+        """Return True if the fast path may answer a client's plain request about `key` now."""
+        return not (self.context.stops and self.context.leaves) and self.obstacle(key, now) is None
+
     def plain_read(self, key: str, now: float) -> tuple[Entry, Timestamp] | None:
-        """What `read KEY` gives, with the timestamp, when it can be answered at once; None: ask with `on_request`."""
-        if now >= self.lease_until or not self.context.serving or len(self.shards) > 1 or self.context.stops:
+        """Return what `read KEY` shows, and its timestamp; None if it takes the general path."""
+        if not self.can_answer(key, now):
             return None
         entry = self.state.store.newest(key)
         if entry is None:
@@ -84,21 +135,25 @@ class Requests:
         return entry, self.state.value_ts
 
     def plain_write(self, key: str, value: str, now: float) -> Ok | None:
-        """Executes `write KEY VALUE`, when that can be done at once; None: ask with `on_request`."""
-        if now >= self.lease_until or not self.context.serving or len(self.shards) > 1 or self.context.stops:
-            return None
-        if self.config.write_concern > 1 or key in self.locks.keys or self._log_full:
-            return None
-        if refusal(self.state, key, value):
+        """Execute `write KEY VALUE` and return its reply; None if it takes the general path."""
+        if (
+            not self.can_answer(key, now)
+            or self.config.write_concern > 1
+            or self.write_obstacle(key, value) is not None
+        ):
             return None
         self.counts["writes"] += 1
         return self.state.execute(self._next_record(key, value), now)
 
-    def holds_lease(self, now: float) -> bool:
-        """Whether this node may answer without asking the members first."""
-        if now >= self.lease_until:
-            self.lease_until = self.detection.lease_until()
-        return now < self.lease_until
+    # --- the general path -----------------------------------------------------------------------
+
+    def accept(self, waiting: PendingRequest, now: float) -> None:
+        """Take a new request of a client; a node that leaves refuses it."""
+        if self.context.leaves:
+            refusal = Error(errors.UNAVAILABLE, ("this node is shutting down: send the request to another node",))
+            self.context.answer(waiting.token, refusal)
+        else:
+            self.attempt(waiting, now)
 
     def attempt(self, waiting: PendingRequest, now: float) -> None:
         """Answer the operation, or pass it on, or let it wait for what it lacks."""
@@ -106,25 +161,14 @@ class Requests:
         if reply is not None:
             self.context.answer(waiting.token, reply)
 
-    def _not_here(self, key: str) -> Reply | None:
-        """The error of a request for a key that another shard holds."""
-        holder = self.shards.of_key(key)
-        if holder == self.shard:
-            return None
-        return Error(errors.NOT_HERE, (key,), {"replicas": self.shards.replicas(holder)})
-
     def _try(self, waiting: PendingRequest, now: float) -> Reply | None:
         """The answer, or None when somebody else now has the operation in hand."""
         op = waiting.op
-        if len(self.shards) > 1 and op.verb != "list" and (elsewhere := self._not_here(op.key)) is not None:
-            return elsewhere
+        obstacle = self.obstacle(op.key if op.verb != "list" else None, now)
+        if obstacle is not None:
+            return self._wait_or_refuse(waiting, obstacle, now)
         if now > waiting.deadline:
             return too_late(waiting)
-        if not self.context.serving:
-            return self._park(waiting, now)
-        if not self.holds_lease(now):
-            self.detection.ask_all(now)
-            return self._park(waiting, now)
         if op.after:
             lost, after = self._without_dead(op.after)
             if lost:
@@ -148,6 +192,31 @@ class Requests:
         if op.question is not None:
             return self._told(op.question)
         return self._read(op) if op.verb == "read" else self._write(waiting, now)
+
+    def _wait_or_refuse(self, waiting: PendingRequest, obstacle: Obstacle, now: float) -> Reply | None:
+        """Return the error of a request that has no chance here; None if it waits until the obstacle is gone."""
+        op = waiting.op
+        match obstacle:
+            case Obstacle.OTHER_SHARD:
+                holders = self.shards.replicas(self.shards.of_key(op.key))
+                return Error(errors.NOT_HERE, (op.key,), {"replicas": holders})
+            case Obstacle.VIEW_CHANGE | Obstacle.NO_LEASE:
+                if now > waiting.deadline:
+                    return too_late(waiting)
+                if obstacle is Obstacle.NO_LEASE:
+                    self.detection.ask_all(now)
+                return self._park(waiting, now)
+            case Obstacle.LOCKED:
+                self.locks.queue_write(waiting)
+                return None
+            case Obstacle.LOG_FULL:
+                return refused(waiting, "too many updates are not confirmed by all members: try again later")
+            case Obstacle.TOO_MANY_REPLIES:
+                return refused(waiting, TOO_MANY_ANSWERS)
+            case Obstacle.TOO_FEW_MEMBERS:
+                return refused(waiting, self.context.cannot_meet(op.concern))
+            case Obstacle.NO_ROOM:
+                return Error(errors.STORAGE_FULL, (refusal(self.state, op.key, op.value),))
 
     def _park(self, waiting: PendingRequest, now: float, stream: str | None = None) -> Reply | None:
         """Let it wait: until there is more of that stream, or for anything."""
@@ -207,29 +276,17 @@ class Requests:
         return answered((entry.value, str(entry.version)), self.state.value_ts)
 
     def _write(self, waiting: PendingRequest, now: float) -> Reply | None:
-        op, state = waiting.op, self.state
-        if self.locks.queue_write(waiting):
-            return None
-        if self._log_full:
-            return refused(waiting, "too many updates are not confirmed by all members: try again later")
-        if op.id is not None and state.executed.full:
-            return refused(waiting, TOO_MANY_ANSWERS)
-        if why := self.context.cannot_meet(op.concern):
-            return refused(waiting, why)
-        if why := refusal(state, op.key, op.value):
-            return Error(errors.STORAGE_FULL, (why,))
+        op = waiting.op
+        obstacle = self.write_obstacle(op.key, op.value, op.concern, op.id)
+        if obstacle is not None:
+            return self._wait_or_refuse(waiting, obstacle, now)
         self.counts["writes"] += 1
         record = self._next_record(op.key, op.value, op.after, op.id, op.lowest)
-        reply = state.execute(record, now)
+        reply = self.state.execute(record, now)
         if self.context.holders_wanted(op.concern) > 1:
             self.concerns.wait(record, op.concern, waiting.token, waiting.deadline)
             return None
         return reply
-
-    @property
-    def _log_full(self) -> bool:
-        log = self.state.log
-        return log.size >= self.config.max_log or log.bytes >= self.config.max_log_bytes
 
     def _next_record(
         self, key: str, value: str, after: Timestamp | None = None, id: str | None = None, lowest: int = 0
@@ -257,39 +314,12 @@ class Requests:
             return None
         if op.forwarded:
             return Error(OTHER_VIEW)
-        if op.id is None and op.verb != "read":
-            op = waiting.op = evolve(op, id=self._own_id(waiting.token, now), retry=False)
-        self._last_forward += 1
-        self._forwarded[self._last_forward] = waiting, home.component
-        message = Forward(
-            **self.context.stamp(),
-            verb=op.verb,
-            key=op.key,
-            value=op.value,
-            old=op.old,
-            id=op.id,
-            lowest=next(iter(self.context.own_ids.values())) if waiting.token in self.context.own_ids else op.lowest,
-            retry=op.retry or waiting.passed_on,
-            concern=op.concern,
-            after=op.after,
-            deadline=max(0.0, waiting.deadline - now),
-        )
-        waiting.passed_on = waiting.passed_on or op.verb != "read"
-        self.context.forward(home, message, self._last_forward, waiting.deadline - now)
+        self.forwards.send(waiting, home, now)
         return None
-
-    def _own_id(self, token: Any, now: float) -> str:
-        """An id for an update whose client gave none. A session that was not used for a while might have expired."""
-        if now - self._own_used > min(self.config.session_ttl, CROWDED_TTL) / 2:
-            self._own_session += 1
-        self._own_used = now
-        self._last_id += 1
-        self.context.own_ids[token] = self._last_id
-        return f"{self.context.incarnation}{self._secret}.{self._own_session}:{self._last_id}"
 
     def on_forwarded(self, number: int, reply: Reply | None, now: float) -> None:
         """The home's answer to a request that was passed on; None when none came."""
-        waiting, _ = self._forwarded.pop(number, (None, ""))
+        waiting = self.forwards.take(number)
         if waiting is None:
             return
         if reply is None or (isinstance(reply, Error) and reply.code in (OTHER_VIEW, CHANGING, errors.FENCED)):
@@ -297,11 +327,6 @@ class Requests:
         if reply is not None:
             self._expose_answered(reply, now)
             self.context.answer(waiting.token, reply)
-
-    def take_back(self) -> list[PendingRequest]:
-        """What was passed on to a node that is no longer a member: it begins again, at the key's new home."""
-        gone = [number for number, (_, home) in self._forwarded.items() if self.context.member(home) is None]
-        return [self._forwarded.pop(number)[0] for number in gone]
 
     def _expose_answered(self, reply: Reply, now: float) -> None:
         """What an answer tells of is exposed, though the EXPOSE, on another connection, may come later.
@@ -325,8 +350,7 @@ class Requests:
         for waiting in (*self.commit.waiting(), *self.locks.waiting()):
             waiting.deadline = min(now, waiting.deadline)
         self.concerns.expire(now)
-        forwarded, self._forwarded = self._forwarded, {}
-        for waiting, _ in forwarded.values():
+        for waiting in self.forwards.take_all():
             self.context.answer(waiting.token, too_late(waiting))
 
     def give_up_late(self, now: float) -> None:
@@ -339,10 +363,8 @@ class Requests:
         for waiting in (*self.parked.requests.values(), *self.commit.waiting(), *self.locks.waiting()):
             if waiting.token in tokens:
                 waiting.deadline = min(now, waiting.deadline)
-        for number, (waiting, _) in list(self._forwarded.items()):
-            if waiting.token in tokens:
-                del self._forwarded[number]
-                self.context.answer(waiting.token, too_late(waiting))
+        for waiting in self.forwards.take_of(tokens):
+            self.context.answer(waiting.token, too_late(waiting))
         self.concerns.give_up(tokens, now)
 
     def run_waiting(self, now: float, everything: bool = False) -> None:
@@ -367,16 +389,14 @@ class Requests:
 
     def refuse_all(self, refusal: Error) -> None:
         """This node is a new component: everything that waits hears so."""
-        forwarded = [waiting for waiting, _ in self._forwarded.values()]
-        for one in (*self.parked.requests.values(), *self.commit.give_back(), *forwarded):
+        for one in (*self.parked.requests.values(), *self.commit.give_back(), *self.forwards.take_all()):
             self.context.answer(one.token, unknown_outcome() if one.passed_on else refusal)
         for token in self.concerns.tokens():
             self.context.answer(token, unknown_outcome())
         self.parked.clear()
-        self._forwarded.clear()
         self.context.own_ids.clear()
 
     @property
     def in_hand(self) -> int:
         """Operations that wait here, or were passed on."""
-        return len(self.parked) + len(self._forwarded)
+        return len(self.parked) + len(self.forwards)

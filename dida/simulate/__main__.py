@@ -52,6 +52,7 @@ ABOUT = {
     "stale": "share of messages on a connection that is reset which are read all the same, later",
     "wire": "yes: messages travel as lines, not as objects",
     "stray": "share of clients' requests that arrive when nobody waits any more, and of answers that get lost",
+    "plain": "share of plain reads and writes that come without a session, for the fast path",
     "crash": "mean seconds between two crashes; 100: none",
     "pause": "mean seconds between two pauses; 100: none",
     "clog": "mean seconds between two times that links stop; 100: none",
@@ -82,6 +83,8 @@ class Played:
     failed: list[Failure] = Factory(list)
     simulated: float = 0.0
     messages: int = 0
+    fast: int = 0
+    """Requests of clients that took the fast path."""
     operations: Counter[str] = Factory(Counter)
     faults: Counter[str] = Factory(Counter)
     hits: Counter[str] = Factory(Counter)
@@ -91,6 +94,7 @@ class Played:
         self.failed += other.failed
         self.simulated += other.simulated
         self.messages += other.messages
+        self.fast += other.fast
         self.operations.update(other.operations)
         self.faults.update(other.faults)
         self.hits.update(other.hits)
@@ -107,6 +111,7 @@ def play(seeds: Sequence[int], said: Mapping[str, str]) -> Played:
         played.seeds += 1
         played.simulated += simulation.cluster.now
         played.messages += simulation.cluster.messages
+        played.fast += simulation.cluster.fast
         played.operations.update(f"{event.verb} {event.outcome}" for event in simulation.clients.history)
         played.faults.update(simulation.faults.happened)
         played.hits.update(simulation.faults.hits)
@@ -199,7 +204,7 @@ class Report:
             f"seeds       {total.seeds:,} in {seconds:.1f} s ({each:.2f} s each), {len(total.failed)} failed",
             *([f"failed      {failed}"] if failed else []),
             f"simulated   {total.simulated:,.0f} s, {total.messages:,} messages between nodes",
-            f"operations  {total.operations.total():,}: {_counts(total.operations)}",
+            f"operations  {total.operations.total():,} ({total.fast:,} by the fast path): {_counts(total.operations)}",
             f"faults      {_counts(total.faults)}",
         )
         reached = sorted(FAILPOINTS, key=lambda name: (total.hits[name], name))

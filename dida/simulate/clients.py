@@ -44,6 +44,8 @@ class Session:
     """New update ids begin when an operation was given up, for its id must not be forgotten."""
     event: Event | None = None
     with_id: bool = True
+    plain: bool = False
+    """True if the operation is a plain request: a session of its own, with nothing but a key and a value."""
     tries: int = 0
     uncertain: bool = False
     """An earlier try may have taken effect."""
@@ -67,10 +69,12 @@ class _Expected:
 class Clients:
     """All sessions, and the history of what they did."""
 
-    def __init__(self, cluster: Cluster, plan: Plan, rng: Random, wrong: list[str]) -> None:
+    def __init__(self, cluster: Cluster, plan: Plan, rng: Random, fast_rng: Random, wrong: list[str]) -> None:
+        """`fast_rng` chooses the plain requests, `rng` all else: so a plan without them keeps its course."""
         self.cluster = cluster
         self.plan = plan
         self.rng = rng
+        self.fast_rng = fast_rng
         self.wrong = wrong
         self.history: History = []
         self.sessions: list[Session] = []
@@ -161,11 +165,21 @@ class Clients:
             event.latest = True
         elif roll > 0.97:
             event.wanted = session.versions.get(key)
+        session.plain = self._may_be_plain(event) and self.fast_rng.random() < self.plan.plain
+        if session.plain:
+            session.with_id = False
+            event.session = f"{session.name}.{session.count}"
         self.history.append(event)
         self._try(session)
 
+    def _may_be_plain(self, event: Event) -> bool:
+        """Return True if the operation is a read of any version, or a write that need not be held by all."""
+        if event.verb == "read":
+            return not event.latest and event.wanted is None
+        return event.verb == "write" and not event.everywhere
+
     def _request(self, session: Session, event: Event, deadline: float) -> Read | Write | UpdateIf:
-        common: dict[str, Any] = {"after": session.after, "deadline": deadline}
+        common: dict[str, Any] = {"after": session.after if not session.plain else {}, "deadline": deadline}
         if event.verb == "read":
             return Read(event.key, event.wanted, latest=event.latest, **common)
         if session.with_id:
@@ -192,11 +206,11 @@ class Clients:
         delay = 0.0005 + self.rng.random() * 0.002
         if not self.calm and not self.stopping and self.rng.random() < self.plan.stray:
             delay += self.rng.uniform(0, 2 * deadline)
-        url = session.node
-        cluster.at(delay, lambda: self._arrive(session, url, request, token))
+        url, plain = session.node, session.plain
+        cluster.at(delay, lambda: self._arrive(session, url, request, token, plain))
         cluster.at(deadline + 0.3, lambda: self._silent(session, token))
 
-    def _arrive(self, session: Session, url: str, request: Read | Write | UpdateIf, token: Any) -> None:
+    def _arrive(self, session: Session, url: str, request: Read | Write | UpdateIf, token: Any, plain: bool) -> None:
         node = self.cluster.nodes[url]
         if node.replica is None:
             if session.token == token:
@@ -204,7 +218,7 @@ class Clients:
             return
         if not node.paused:
             self._expected[token] = _Expected(node.epoch, node.pauses)
-        self.cluster.ask(url, request, token)
+        self.cluster.ask(url, request, token, plain)
         if token in self._expected:
             self.cluster.at(request.deadline + SLACK, lambda: self._due(node, token))
 
@@ -426,7 +440,8 @@ class Clients:
         shown = event.shown
         if shown is not None and event.wanted is None:
             session.values[event.key], session.versions[event.key] = shown.value, shown.version
-        session.after = merged(session.after, reply.object.get("after", {}))
+        if not session.plain:
+            session.after = merged(session.after, reply.object.get("after", {}))
 
     def _refused(self, session: Session, event: Event, reply: Error) -> None:
         if reply.code == errors.SESSION_EXPIRED and self.plan.session_ttl < 100:

@@ -21,12 +21,13 @@ from attrs import Factory, define, frozen
 
 from dida.addresses import Address, StorageAddress
 from dida.replication.config import Config
+from dida.replication.executed import answered
 from dida.replication.messages import PEER, Member, PeerMessage, View
 from dida.replication.outputs import Answer, FlushRequested, Left, LogMessage, Output, Send
 from dida.replication.replica import Replica
 from dida.versions import Version
 from dida.wire import grammar
-from dida.wire.messages import Error, Reply, Request, form_of, vocabulary
+from dida.wire.messages import Error, Read, Reply, Request, Write, form_of, vocabulary
 
 TICK = 0.02
 """Seconds of virtual time between two ticks of a replica."""
@@ -133,6 +134,8 @@ class Cluster:
         self.discarded = 0
         """Updates that nodes which died since had discarded, and said so."""
         self.messages = 0
+        self.fast = 0
+        """Requests of clients that the fast path has served."""
         self.events = 0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
@@ -260,10 +263,36 @@ class Cluster:
 
     # --- messages -------------------------------------------------------------------------------
 
-    def ask(self, url: str, request: Request, token: Any) -> None:
-        """A client's request arrives at the node; its reply comes to `on_reply`, or never."""
+    def ask(self, url: str, request: Request, token: Any, plain: bool = False) -> None:
+        """A client's request arrives at the node; its reply comes to `on_reply`, or never.
+
+        `plain`: it is `read KEY` or `write KEY VALUE` and nothing else, which takes the fast path if that can serve it.
+        """
         node = self.nodes[url]
-        self._at_node(node, node.epoch, lambda replica: replica.on_request(token, request, self.time(node)))
+
+        def take(replica: Replica) -> list[Output]:
+            done = self._take_fast(replica, request, token, self.time(node)) if plain else None
+            return done if done is not None else replica.on_request(token, request, self.time(node))
+
+        self._at_node(node, node.epoch, take)
+
+    def _take_fast(self, replica: Replica, request: Request, token: Any, now: float) -> list[Output] | None:
+        """Return what the fast path does with a plain request, as a node's does; None if it cannot serve it."""
+        outputs: list[Output] = []
+        if isinstance(request, Read):
+            found = replica.requests.plain_read(request.key, now)
+            if found is None:
+                return None
+            entry, after = found
+            reply = answered((entry.value, str(entry.version)), after)
+        else:
+            assert isinstance(request, Write)
+            done = replica.plain_write(request.key, request.value, now)
+            if done is None:
+                return None
+            reply, outputs = done
+        self.fast += 1
+        return [*outputs, Answer(token, reply)]
 
     def _act(self, node: Node, outputs: list[Output]) -> None:
         replica = node.replica

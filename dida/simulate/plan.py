@@ -64,6 +64,8 @@ class Plan:
     wire: bool
     stray: float
     """Share of the clients' requests that arrive when the client has given up waiting, and of answers that get lost."""
+    plain: float
+    """Share of plain reads and writes that come without a session, and take the fast path where it can serve them."""
     crash: float
     pause: float
     clog: float
@@ -120,6 +122,7 @@ class Plan:
             stale=rng.choice([0.0, 0.3]),
             wire=rng.random() < 0.2,
             stray=rng.choice([0.0, 0.02, 0.1]),
+            plain=0.3,
             crash=rng.choice([1.0, 2.0, NEVER]),
             pause=rng.choice([1.5, 3.0, NEVER]),
             clog=rng.choice([2.0, NEVER]),
@@ -192,7 +195,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "max_memory": (0, 1e12),
     "faults": (0, 3600),
     "mean_delay": (1e-6, 1),
-    **dict.fromkeys(("late", "reset", "stale", "stray", "odd"), (0, 1)),
+    **dict.fromkeys(("late", "reset", "stale", "stray", "plain", "odd"), (0, 1)),
     **dict.fromkeys(("crash", "pause", "clog", "cut", "stop", "turn"), (0.01, 1e6)),
 }
 

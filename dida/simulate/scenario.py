@@ -37,7 +37,8 @@ class Simulation:
         self.plan = plan or plan_of(seed)
         self.cluster = Cluster(Random(f"{seed} network"), self.plan.replicas, self.plan.config(), self.plan.network())
         self.wrong: list[str] = []
-        self.clients = Clients(self.cluster, self.plan, Random(f"{seed} clients"), self.wrong)
+        dice, fast = Random(f"{seed} clients"), Random(f"{seed} fast path")
+        self.clients = Clients(self.cluster, self.plan, dice, fast, self.wrong)
         self.faults = Faults(self.cluster, self.plan, Random(f"{seed} faults"))
         self.cluster.trace = trace
         self.cluster.check = self._look

@@ -36,7 +36,7 @@ def test_what_only_the_leaver_has_reaches_the_others(number: int, majority: bool
 
 
 def test_clients_go_elsewhere() -> None:
-    """A node that leaves takes no new request, on the short way neither; what it has in hand gets its true answer."""
+    """A node that leaves takes no new request, on the fast path neither; what it has in hand gets its true reply."""
     hand = Hand(3, gossip_delay=0.5)
     key = hand.key_at(1)
     hand.answer(1, Write(key, "a"))

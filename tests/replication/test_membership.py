@@ -323,7 +323,7 @@ def test_nothing_is_told_with_stale_authority(question: Request) -> None:
 
 
 def test_a_plain_read_is_answered_with_authority_only() -> None:
-    """The short way of a read is open to a member within its lease, and gives what the long one does."""
+    """The fast path serves reads of a member within its lease, with the reply of the general path."""
     hand = Hand(2)
     hand.answer(1, Write("key", "value"))
     requests, read = hand.replicas[1].requests, hand.answer(1, Read("key"))
@@ -343,8 +343,8 @@ def test_a_plain_read_is_answered_with_authority_only() -> None:
 
 
 def test_a_plain_write_is_executed_with_authority_only() -> None:
-    """The short way of a write does what the long one does, and is open to a member within its lease alone; not while
-    the key is locked, and not where others must have the write before it is answered."""
+    """The fast path serves writes of a member within its lease, as the general path does; not while the key is locked,
+    and not where others must have the write before it is answered."""
     hand = Hand(2)
     key = hand.key_at(2)
     hand.answer(1, Write(key, "a"))
@@ -387,13 +387,16 @@ def test_a_write_is_not_acknowledged_by_who_was_away() -> None:
     assert isinstance(hand.replies[token], Ok)
 
 
-def test_a_plain_read_of_a_group() -> None:
-    """With partial replication the long way says who holds the key."""
+def test_a_plain_read_of_a_shard() -> None:
+    """With partial replication the fast path answers for the keys of the node's own shard only."""
     hand = Hand(2, replication_factor=1)
     key = next(key for key in map(str, range(100)) if hand.replicas[1].shards.of_key(key) == 0)
     hand.answer(1, Write(key, "value"))
-    hand.answer(1, Read(key))
-    assert hand.replicas[1].requests.plain_read(key, hand.now) is None
+    assert hand.replicas[1].requests.plain_read(key, hand.now) is not None
+    assert hand.replicas[2].plain_write(key, "other", hand.now) is None
+    refused = hand.answer(2, Write(key, "other"))
+    assert isinstance(refused, Error)
+    assert refused.code == "not-here"
 
 
 def _discarded(hand: Hand, number: int) -> int:

@@ -18,6 +18,7 @@ QUICK = (
     "no barrier: exposed before all have it",
     "the client told at the decision",
     "decisions dropped when the view changes",
+    "the fast path forgets the lease",
 )
 """Bugs that a few seeds find; `make bugs` takes all."""
 
@@ -58,6 +59,16 @@ def test_there_are_failpoints_at_every_step() -> None:
     """Every verb between storage nodes can be broken at four steps, and the plans do break them."""
     assert len(FAILPOINTS) >= 30
     assert any(plan_of(seed).armed for seed in range(20))
+
+
+def test_plain_requests_take_the_fast_path() -> None:
+    """Plain requests are served by the fast path and keep every promise; a plan may have none."""
+    simulation = Simulation(2, plan=plan_of(2, {"plain": "1"}))
+    assert simulation.run() == []
+    assert simulation.cluster.fast > 0
+    none = Simulation(2, plan=plan_of(2, {"plain": "0"}))
+    assert none.run() == []
+    assert none.cluster.fast == 0
 
 
 def test_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
