@@ -27,8 +27,6 @@ SILENCE = 1.0
 """Time after which a starting node is probed though it has printed nothing, in seconds."""
 PROBE_TIMEOUT = 2.0
 """Time-out for one probe, in seconds."""
-POLITE = 3.0
-"""Time after its `--drain` until a node that was told to end is killed, in seconds."""
 
 _log = Logger()
 
@@ -47,7 +45,10 @@ class NodeListener(Protocol):
 
 
 class NodeProcess:
-    """One node, with its row of the table. `words` is its command line, `drain` its `--drain` in seconds."""
+    """One node, with its row of the table. `words` is its command line, `drain` its `--drain` in seconds.
+
+    A node that was told to end is killed `grace` seconds after its `--drain`.
+    """
 
     def __init__(
         self,
@@ -56,11 +57,14 @@ class NodeProcess:
         listener: NodeListener,
         words: Sequence[str] = (),
         drain: float = DRAIN,
+        *,
+        grace: float,
     ) -> None:
         self.reactor = reactor
         self.entry = entry
         self.words = words
         self.drain = drain
+        self.grace = grace
         self.since: float = reactor.seconds()
         """When it was started, or taken over."""
         self.again: IDelayedCall | None = None
@@ -182,7 +186,7 @@ class NodeProcess:
             self._asked = True
             self._signal("TERM")
             self._signal("CONT")  # a paused process takes no other signal
-            self._later(gone, self.drain + POLITE, "KILL")
+            self._later(gone, self.drain + self.grace, "KILL")
         if within is not None:
             self._later(gone, within, "TERM")
         return gone

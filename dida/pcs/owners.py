@@ -17,16 +17,15 @@ from dida.pcs.messages import Elsewhere
 
 MAX_OWNERS = 100
 """Open `own` requests, and owners with nodes at other PCSs."""
-ORPHANED = 5.0
-"""Time after the end of an owner's last `own` until its nodes are ended, in seconds."""
 
 
 class Owners:
-    """The owners that are alive. `on_gone` is called with an owner that is gone."""
+    """The owners that are alive. `on_gone` is called with an owner without an open `own` for `orphaned` seconds."""
 
-    def __init__(self, reactor: Any, on_gone: Callable[[str], None]) -> None:
+    def __init__(self, reactor: Any, on_gone: Callable[[str], None], orphaned: float) -> None:
         self._reactor = reactor
         self._on_gone = on_gone
+        self._orphaned = orphaned
         self._held: Counter[str] = Counter()
         """Open `own` requests by owner."""
         self._orphans: dict[str, IDelayedCall] = {}
@@ -71,7 +70,7 @@ class Owners:
         if owner and not self._held[owner]:
             del self._held[owner]
             if owner not in self._orphans and not self._ended:
-                self._orphans[owner] = self._reactor.callLater(ORPHANED, self._gone, owner)
+                self._orphans[owner] = self._reactor.callLater(self._orphaned, self._gone, owner)
 
     def _gone(self, owner: str) -> None:
         del self._orphans[owner]

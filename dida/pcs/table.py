@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from attrs import evolve
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -32,10 +32,6 @@ NO_LIMIT = 2**50
 """Memory of all storage nodes together when no limit is set, in bytes."""
 READ_INTERVAL = 0.05
 """Time between two reads of the nodes' output, in seconds."""
-HURRIED = 1.0
-"""Time for a worker to finish its current work when its owner is gone, in seconds."""
-RESTART_DELAY = 0.5
-"""Time until a node that has failed is started again, in seconds; it doubles with each failure in a row."""
 LONGEST_DELAY = 30.0
 """Longest such time, in seconds."""
 STEADY = 60.0
@@ -46,6 +42,20 @@ SHOWN_LAST = 1.0
 """Time-out for the console to show the last lines, in seconds."""
 
 _log = Logger()
+
+
+@frozen
+class Timing:
+    """How long a PCS waits, in seconds."""
+
+    grace: float = 3.0
+    """After a node's `--drain`, until a node that was told to end is killed."""
+    orphaned: float = 5.0
+    """After the end of an owner's last `own`, until its nodes are ended."""
+    hurried: float = 1.0
+    """For a worker to finish its current work when its owner is gone."""
+    restart_delay: float = 0.5
+    """Until a node that has failed is started again; it doubles with each failure in a row."""
 
 
 class Processes:
@@ -65,6 +75,7 @@ class Processes:
         console: LineWriter | None = None,
         folder: LogFolder | None = None,
         command_line: Callable[..., list[str]] = command_line,
+        timing: Timing = Timing(),
     ) -> None:
         """`most`: running nodes; `keep`: leave nodes running at the end; `operators`: the workers' operators folder;
         `kept`: file with the table of running nodes; `max_memory`: memory of all storage nodes together, in bytes;
@@ -81,6 +92,7 @@ class Processes:
         self.console = console
         self.folder = folder
         self.command_line = command_line
+        self.timing = timing
         self.running = False
         """Whether it has begun and not ended."""
         self._kept = KeptTable(os.path.join(self.logs, kept))
@@ -89,7 +101,7 @@ class Processes:
         self._watchers: list[Deferred[int]] = []
         self._reading = LoopingCall(self._read)
         self._reading.clock = reactor
-        self._owners = Owners(reactor, self._owner_gone)
+        self._owners = Owners(reactor, self._owner_gone, timing.orphaned)
 
     def begin(self) -> None:
         self.running = True
@@ -162,7 +174,7 @@ class Processes:
     def _process(self, entry: NodeEntry, words: Sequence[str], drain: float | None = None) -> NodeProcess:
         if drain is None:
             drain = DRAIN if self.drain is None else self.drain
-        return NodeProcess(self.reactor, entry, self, words, drain)
+        return NodeProcess(self.reactor, entry, self, words, drain, grace=self.timing.grace)
 
     def _enter(self, node: NodeProcess) -> None:
         self._nodes[node.entry.id] = node
@@ -224,7 +236,7 @@ class Processes:
     def _end(self, node: NodeProcess) -> Deferred[None]:
         """End a node; without delay if it is a worker whose owner is gone."""
         node.give_up()
-        return node.end(HURRIED if node.entry.owner and node.entry.role == "worker" else None)
+        return node.end(self.timing.hurried if node.entry.owner and node.entry.role == "worker" else None)
 
     def pause(self, id: str) -> None:
         self._living(id).pause(True)
@@ -280,7 +292,7 @@ class Processes:
             return
         if self.reactor.seconds() - node.since > STEADY:
             node.failures = 0
-        delay = min(LONGEST_DELAY, RESTART_DELAY * 2**node.failures)
+        delay = min(LONGEST_DELAY, self.timing.restart_delay * 2**node.failures)
         node.again = self.reactor.callLater(delay, self._restart, node)
         text = f"{entry.id} has ended ({entry.ended}): it restarts in {delay:g} s"
         _log.info("{text}", text=text)

@@ -27,7 +27,7 @@ from dida.pcs.log_folder import LogFolder
 from dida.pcs.messages import Elsewhere, NodeEntry, Start
 from dida.pcs.node import PcsNode
 from dida.pcs.processes import LineWriter, OutputFile, listens, start_time
-from dida.pcs.table import Processes
+from dida.pcs.table import Processes, Timing
 from dida.protocols.lines import LineServerFactory
 from dida.services.pcs import Options, makeService
 from dida.wire.messages import ListRecords, Status
@@ -73,11 +73,17 @@ def a_start(id: str, role: str = "worker", **members: Any) -> Start:
     return Start(role, id, f"http://127.0.0.1:{free_port()}", **members)
 
 
+@pytest.fixture
+def timing() -> Timing:
+    """How long the PCS waits; a test that is in a hurry names its own."""
+    return Timing()
+
+
 @pytest_twisted.async_yield_fixture
-async def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Processes]:
+async def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timing: Timing) -> AsyncIterator[Processes]:
     """A PCS's processes, all ended afterwards."""
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
-    table = Processes(_reactor(), str(tmp_path), most=4, keep=False)
+    table = Processes(_reactor(), str(tmp_path), most=4, keep=False, timing=timing)
     table.command_line = lambda *words, output: [sys.executable, STUB, *words, f"--output={output}"]
     table.begin()
     yield table
@@ -277,10 +283,10 @@ async def test_output(processes: Processes, tmp_path: Path) -> None:
     assert "line 29999 of noisy30000" in processes.output("noisy30000", 10)
 
 
+@pytest.mark.parametrize("timing", [Timing(grace=0.5)])
 @pytest_twisted.ensureDeferred
-async def test_stop(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stop(processes: Processes) -> None:
     """A node that does not end when told to is killed, but only when its --drain has passed."""
-    monkeypatch.setattr("dida.pcs.node_process.POLITE", 0.5)
     processes.drain = 1.0
     await start_all(processes, "w1", "stubborn")
     began = _reactor().seconds()
@@ -305,21 +311,20 @@ async def test_a_node_that_finishes_something(processes: Processes) -> None:
     assert processes.entries()[0].ended == "signal SIGTERM"
 
 
+@pytest.mark.parametrize("timing", [Timing(orphaned=0.1, hurried=0.05)])
 @pytest_twisted.ensureDeferred
-async def test_a_node_whose_owner_is_gone_is_hurried(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_whose_owner_is_gone_is_hurried(processes: Processes) -> None:
     """What a worker has in hand for a puppetmaster that is gone holds its end up for no longer than a moment."""
-    monkeypatch.setattr("dida.pcs.owners.ORPHANED", 0.1)
-    monkeypatch.setattr("dida.pcs.table.HURRIED", 0.05)
     held = processes.own("one", 60)
     await start_all(processes, "patient", owner="one")
     held.cancel()
     await row(processes, "patient", lambda entry: entry.state == "ended")
 
 
+@pytest.mark.parametrize("timing", [Timing(restart_delay=0.1)])
 @pytest_twisted.ensureDeferred
-async def test_nodes_that_fail_are_started_again(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nodes_that_fail_are_started_again(processes: Processes) -> None:
     """With --restart on-failure a node that dies is started again, later each time; `nodes` counts it."""
-    monkeypatch.setattr("dida.pcs.table.RESTART_DELAY", 0.1)
     processes.restart = True
     pid = processes.start(a_start("w1"))
     await row(processes, "w1", lambda entry: entry.state == "ready")
@@ -501,10 +506,10 @@ async def test_a_table_that_can_t_be_read(tmp_path: Path, text: str, logged_erro
     assert "cannot take over nodes: cannot read" in formatEvent(logged_errors.pop())
 
 
+@pytest.mark.parametrize("timing", [Timing(orphaned=0.3)])
 @pytest_twisted.ensureDeferred
-async def test_owner(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_owner(processes: Processes) -> None:
     """Nodes live as long as their owner speaks; those of another one, and of nobody, live on."""
-    monkeypatch.setattr("dida.pcs.owners.ORPHANED", 0.3)
     first = processes.own("one", 60)
     await start_all(processes, "w1", owner="one")
     await start_all(processes, "w2")
