@@ -85,8 +85,11 @@ class _Said:
 class RunningSystem:
     """What was found. `named`: the URLs to begin with, which must answer; `pcs`: PCSs that may have started nodes."""
 
-    def __init__(self, reactor: Any, named: Iterable[Address], pcs: Iterable[Address] = ()) -> None:
+    def __init__(
+        self, reactor: Any, named: Iterable[Address], pcs: Iterable[Address] = (), ask_time: float = ASK_TIME
+    ) -> None:
         self.reactor = reactor
+        self.ask_time = ask_time
         self.nodes: dict[str, FoundNode] = {}
         self.pcs: dict[Address, Mapping[str, Any]] = {}
         """The PCSs, and what each says of itself."""
@@ -127,9 +130,9 @@ class RunningSystem:
         """Ask who is there, and whom he knows."""
         link = ReconnectingClient(self.reactor, address.host, address.port)
         try:
-            status = (await _ask(link, Status(deadline=ASK_TIME))).object
+            status = (await _ask(link, Status(deadline=self.ask_time))).object
             node_id(str(status.get("id", "")))
-            request = Nodes(deadline=ASK_TIME) if status.get("role") == "pcs" else System(deadline=ASK_TIME)
+            request = Nodes(deadline=self.ask_time) if status.get("role") == "pcs" else System(deadline=self.ask_time)
             try:
                 return _Said(address, status, (await _ask(link, request)).object)
             except DidaError:
@@ -214,9 +217,11 @@ class RunningSystem:
         """A PCS that nobody has named: its nodes are not taken up for that."""
         link = ReconnectingClient(self.reactor, address.host, address.port)
         try:
-            status = (await _ask(link, Status(deadline=ASK_TIME))).object
+            status = (await _ask(link, Status(deadline=self.ask_time))).object
             if status.get("role") == "pcs":
-                self._tables[address] = grammar.structure((await _ask(link, Nodes(deadline=ASK_TIME))).object, _Tables)
+                self._tables[address] = grammar.structure(
+                    (await _ask(link, Nodes(deadline=self.ask_time))).object, _Tables
+                )
                 self.pcs[address] = status
             else:
                 self._tables[address] = _Tables()
@@ -263,7 +268,7 @@ async def who_listens(reactor: Any, address: Address) -> str:
     """Which node listens there, in words; empty: none, as far as that is known within a second."""
     link = ReconnectingClient(reactor, address.host, address.port)
     try:
-        status = (await _ask(link, Status(deadline=LOOK_TIME), LOOK_TIME)).object
+        status = (await _ask(link, Status(deadline=LOOK_TIME))).object
     except DidaError:
         return ""
     finally:
@@ -271,8 +276,8 @@ async def who_listens(reactor: Any, address: Address) -> str:
     return f"the {status.get('role', 'node')} {status.get('id', '')}".strip()
 
 
-async def _ask(link: ReconnectingClient, request: Request, seconds: float = ASK_TIME) -> Ok:
-    reply = await link.ask(request, seconds)
+async def _ask(link: ReconnectingClient, request: Request) -> Ok:
+    reply = await link.ask(request, request.deadline)
     if not isinstance(reply, Ok):
         raise UserError("no answer to that")
     return reply

@@ -28,9 +28,10 @@ _log = Logger()
 class PidFile:
     """The file `path` of the node `name`."""
 
-    def __init__(self, path: str, name: str) -> None:
+    def __init__(self, path: str, name: str, notice: float = NOTICE) -> None:
         self.path = os.path.abspath(path)
         self._name = name
+        self._notice = notice
         self._descriptor: int | None = None
 
     def fileno(self) -> int:
@@ -43,7 +44,7 @@ class PidFile:
         `say` is told what is waited for. UserError when the node lives, or the file can't be written.
         """
         self._check()
-        ends = monotonic() + NOTICE
+        ends = monotonic() + self._notice
         waiting = False
         while (descriptor := self._opened()) is not None:
             if _locked(descriptor, fcntl.LOCK_EX):

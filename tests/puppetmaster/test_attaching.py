@@ -17,7 +17,7 @@ from dida.errors import UserError
 from dida.pcs.messages import NodeEntry
 from dida.pcs.node import PcsNode
 from dida.protocols.lines import Answer, NodeCommands, ok
-from dida.puppetmaster.attaching import RunningSystem, who_listens
+from dida.puppetmaster.attaching import ASK_TIME, RunningSystem, who_listens
 from dida.puppetmaster.checking import check
 from dida.wire.messages import NODE, Request, Slow, Status, System, vocabulary
 from tests.puppetmaster.test_script_runner import Scene
@@ -105,8 +105,8 @@ async def running() -> AsyncIterator[Running]:
     await made.close()
 
 
-async def found_from(running: Running, *named: Address, pcs: bool = True) -> RunningSystem:
-    found = RunningSystem(the_reactor(), named, [running.pcs.address] if pcs else [])
+async def found_from(running: Running, *named: Address, pcs: bool = True, ask_time: float = ASK_TIME) -> RunningSystem:
+    found = RunningSystem(the_reactor(), named, [running.pcs.address] if pcs else [], ask_time)
     await found.find()
     return found
 
@@ -194,9 +194,8 @@ class Silent(Protocol):
 
 
 @pytest_twisted.ensureDeferred
-async def test_wrong_urls(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wrong_urls(running: Running) -> None:
     """What is no node is one line that says so: nobody, another protocol, silence, a role that is none."""
-    monkeypatch.setattr("dida.puppetmaster.attaching.ASK_TIME", 0.2)
     reactor = the_reactor()
     ports = [reactor.listenTCP(0, Factory.forProtocol(kind), interface="127.0.0.1") for kind in (Stranger, Silent)]
     odd = Peer("odd", "gateway", 5)
@@ -208,7 +207,7 @@ async def test_wrong_urls(running: Running, monkeypatch: pytest.MonkeyPatch) -> 
     wrong[Address("no.such.host.invalid", 5)] = "nobody listens at no.such.host.invalid:5"
     for address, problem in wrong.items():
         with pytest.raises(UserError) as caught:
-            await found_from(running, running.s1.address, address)
+            await found_from(running, running.s1.address, address, ask_time=0.2)
         assert problem in str(caught.value)
         assert str(address) in str(caught.value)
         assert "\n" not in str(caught.value)

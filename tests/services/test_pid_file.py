@@ -70,13 +70,12 @@ def test_a_stale_file_is_replaced(tmp_path: Path, logged: list[str], content: by
     assert logged == [f"replacing the pid file {path}: {why}"]
 
 
-def test_a_living_node_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_living_node_is_refused(tmp_path: Path) -> None:
     """A node that lives keeps its file, and the second one ends in one line that names it."""
-    monkeypatch.setattr("dida.services.pid_file.NOTICE", 0.1)
     path = tmp_path / "w1.pid"
     first = claimed(path)
     with pytest.raises(UserError, match=rf"^w1 runs already, as process {os.getpid()} \({path}\): end it first$"):
-        PidFile(str(path), "w1").claim(60, silent)
+        PidFile(str(path), "w1", notice=0.1).claim(60, silent)
     assert path.read_text() == f"{os.getpid()}\n"
     first.remove()
 
