@@ -161,7 +161,7 @@ def test_least_active_is_near_the_ideal(steps: int, in_flight: int) -> None:
 
 
 def main() -> None:
-    """The table of docs/explanation/architecture.md: means over 20 seeds, as parts of the ideal."""
+    """The table of docs/explanation/chains.md: means over 20 seeds, as parts of the ideal."""
     for kind in POLICIES.values():
         row = []
         for steps, in_flight in [(s, n) for s in (1, 2, 4) for n in (4, 8, 16)] + [(1, 240)]:
