@@ -28,7 +28,7 @@ _NUMBER = re.compile("[0-9]{1,10}")
 def node_id(text: str) -> str:
     """Return the id in a word; the UserError says what an id looks like."""
     if not 0 < len(text) <= MAX_ID or not text.isprintable() or " " in text:
-        raise UserError(f"{shown(text)} is no id: give one word of at most {MAX_ID} printable characters")
+        raise UserError(f"invalid id {shown(text)}: give one word of at most {MAX_ID} printable characters")
     return text
 
 
@@ -58,9 +58,9 @@ def _parsed(text: str) -> Address:
     """Cached: the same few texts come again with each request of a chain."""
     match = _URL.fullmatch(text.strip())
     if match is None:
-        raise UserError(f"{text!r} is no URL: write http://HOST:PORT, as in http://localhost:5001")
+        raise UserError(f"invalid URL {text!r}: expected http://HOST:PORT, as in http://localhost:5001")
     if not 0 < int(match[2]) < 65536:
-        raise UserError(f"{text!r} has no such port: take one from 1 to 65535")
+        raise UserError(f"invalid port in {text!r}: choose one from 1 to 65535")
     return Address(match[1].strip("[]").lower(), int(match[2]))
 
 
@@ -68,7 +68,7 @@ def host_and_port(text: str) -> tuple[str, int | None]:
     """`HOST` or `HOST:PORT` on which to listen; the UserError says what it looks like."""
     match = _LISTEN.fullmatch(text.strip())
     if match is None or not (match[2] is None or 0 < int(match[2]) < 65536):
-        raise UserError(f"{text!r} is no HOST[:PORT]: write a host, as in 0.0.0.0 or 0.0.0.0:5001")
+        raise UserError(f"invalid HOST[:PORT] {text!r}: write a host, as in 0.0.0.0 or 0.0.0.0:5001")
     return match[1].strip("[]").lower(), None if match[2] is None else int(match[2])
 
 
@@ -84,7 +84,7 @@ class NodeAddress:
         """`ID=URL`"""
         id, equals, url = text.rpartition("=")
         if not equals or not id or " " in id:
-            raise UserError(f"{text!r} names no node: write ID=URL, as in w1=http://localhost:4001")
+            raise UserError(f"invalid node {text!r}: write ID=URL, as in w1=http://localhost:4001")
         return cls(node_id(id), Address.parse(url))
 
     def __str__(self) -> str:
@@ -105,7 +105,7 @@ class StorageAddress:
         number, equals, rest = text.partition("=")
         id, at, url = rest.rpartition("@")
         if not (equals and at and id and " " not in id and _NUMBER.fullmatch(number)) or int(number) > MAX_REPLICA:
-            raise UserError(f"{text!r} names no storage node: write R=ID@URL, as in 1=s1@http://localhost:5001")
+            raise UserError(f"invalid storage node {text!r}: write R=ID@URL, as in 1=s1@http://localhost:5001")
         return cls(int(number), node_id(id), Address.parse(url))
 
     def __str__(self) -> str:

@@ -32,7 +32,7 @@ class Version:
         """Return the version written as `4.1`; ValueError if it is malformed or out of range."""
         match = _FORM.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text!r} is no version: write number.replica, as in 4.1")
+            raise ValueError(f"invalid version {text!r}: write number.replica, as in 4.1")
         number, replica = int(match[1]), int(match[2])
         if not (1 <= number <= MAX_NUMBER and replica <= MAX_REPLICA):
             raise ValueError(f"version {text} is out of range")

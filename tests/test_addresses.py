@@ -39,7 +39,7 @@ def test_what_is_no_url(text: str) -> None:
     """Anything else is the user's mistake, told with what a URL looks like."""
     with pytest.raises(UserError) as caught:
         Address.parse(text)
-    assert str(caught.value) == f"{text!r} is no URL: write http://HOST:PORT, as in http://localhost:5001"
+    assert str(caught.value) == f"invalid URL {text!r}: expected http://HOST:PORT, as in http://localhost:5001"
 
 
 @pytest.mark.parametrize("text", ["localhost:0", "http://localhost:65536", "localhost:700000"])
@@ -47,7 +47,7 @@ def test_ports(text: str) -> None:
     """A port that there is not is told."""
     with pytest.raises(UserError) as caught:
         Address.parse(text)
-    assert str(caught.value) == f"{text!r} has no such port: take one from 1 to 65535"
+    assert str(caught.value) == f"invalid port in {text!r}: choose one from 1 to 65535"
 
 
 def test_nodes() -> None:
@@ -64,19 +64,19 @@ def test_nodes() -> None:
 @pytest.mark.parametrize(
     ("parse", "text", "says"),
     [
-        (NodeAddress.parse, "localhost:4001", "names no node: write ID=URL"),
-        (NodeAddress.parse, "=localhost:4001", "names no node: write ID=URL"),
-        (NodeAddress.parse, "a b=localhost:4001", "names no node: write ID=URL"),
-        (NodeAddress.parse, "w1=localhost", "'localhost' is no URL"),
-        (StorageAddress.parse, "s1@localhost:5001", "names no storage node: write R=ID@URL"),
-        (StorageAddress.parse, "1=localhost:5001", "names no storage node: write R=ID@URL"),
-        (StorageAddress.parse, "x=s1@localhost:5001", "names no storage node: write R=ID@URL"),
-        (StorageAddress.parse, "-1=s1@localhost:5001", "names no storage node: write R=ID@URL"),
-        (StorageAddress.parse, "²=s1@localhost:5001", "names no storage node: write R=ID@URL"),
-        (StorageAddress.parse, f"{2**31}=s1@localhost:5001", "names no storage node: write R=ID@URL"),
-        (StorageAddress.parse, "1=@localhost:5001", "names no storage node: write R=ID@URL"),
-        (StorageAddress.parse, "1=a b@localhost:5001", "names no storage node: write R=ID@URL"),
-        (StorageAddress.parse, "1=s1@localhost", "'localhost' is no URL"),
+        (NodeAddress.parse, "localhost:4001", ": write ID=URL"),
+        (NodeAddress.parse, "=localhost:4001", ": write ID=URL"),
+        (NodeAddress.parse, "a b=localhost:4001", ": write ID=URL"),
+        (NodeAddress.parse, "w1=localhost", "invalid URL 'localhost'"),
+        (StorageAddress.parse, "s1@localhost:5001", ": write R=ID@URL"),
+        (StorageAddress.parse, "1=localhost:5001", ": write R=ID@URL"),
+        (StorageAddress.parse, "x=s1@localhost:5001", ": write R=ID@URL"),
+        (StorageAddress.parse, "-1=s1@localhost:5001", ": write R=ID@URL"),
+        (StorageAddress.parse, "²=s1@localhost:5001", ": write R=ID@URL"),
+        (StorageAddress.parse, f"{2**31}=s1@localhost:5001", ": write R=ID@URL"),
+        (StorageAddress.parse, "1=@localhost:5001", ": write R=ID@URL"),
+        (StorageAddress.parse, "1=a b@localhost:5001", ": write R=ID@URL"),
+        (StorageAddress.parse, "1=s1@localhost", "invalid URL 'localhost'"),
     ],
 )
 def test_what_names_no_node(parse: Callable[[str], object], text: str, says: str) -> None:
@@ -90,12 +90,16 @@ def test_what_names_no_node(parse: Callable[[str], object], text: str, says: str
 @pytest.mark.parametrize(
     ("parse", "text", "says"),
     [
-        (StorageAddress.parse, "1=s\x1b1@localhost:1", "'s\\x1b1' is no id"),
-        (NodeAddress.parse, "w\0=localhost:1", "'w\\x00' is no id: give one word of at most 200 printable characters"),
-        (node_id, "", "'' is no id"),
-        (node_id, "\udcff", "'\\udcff' is no id"),
-        (node_id, "a\u2028b", "'a\\u2028b' is no id"),
-        (node_id, "x" * 201, "xxx…' is no id"),
+        (StorageAddress.parse, "1=s\x1b1@localhost:1", "invalid id 's\\x1b1'"),
+        (
+            NodeAddress.parse,
+            "w\0=localhost:1",
+            "invalid id 'w\\x00': give one word of at most 200 printable characters",
+        ),
+        (node_id, "", "invalid id ''"),
+        (node_id, "\udcff", "invalid id '\\udcff'"),
+        (node_id, "a\u2028b", "invalid id 'a\\u2028b'"),
+        (node_id, "x" * 201, "xxx…': give one word"),
     ],
 )
 def test_what_is_no_id(parse: Callable[[str], object], text: str, says: str) -> None:
@@ -122,5 +126,7 @@ def test_where_to_listen(text: str, expected: tuple[str, int | None]) -> None:
 @pytest.mark.parametrize("text", ["", ":5001", "host:0", "host:65536", "http://host:5001", "host:port", "::1", "a b"])
 def test_nowhere_to_listen(text: str) -> None:
     """What is no host and port says how one is written."""
-    with pytest.raises(UserError, match=r"is no HOST\[:PORT\]: write a host, as in 0\.0\.0\.0 or 0\.0\.0\.0:5001$"):
+    with pytest.raises(
+        UserError, match=r"invalid HOST\[:PORT\] .*: write a host, as in 0\.0\.0\.0 or 0\.0\.0\.0:5001$"
+    ):
         host_and_port(text)

@@ -26,13 +26,13 @@ class Application:
             if words:
                 found.append(_operator(words, f"{file} line {number}", number))
         if not found:
-            raise UserError(f"{file}: no operator in it: write lines like operator AddOperator 0")
+            raise UserError(f"{file}: missing operator: write lines like operator AddOperator 0")
         found.sort(key=lambda entry: entry[0])
         expected = 0
         for sequence, number, _ in found:
             if sequence > expected:
                 raise UserError(
-                    f"{file} line {number}: number {sequence} leaves a gap, {expected} is missing:"
+                    f"{file} line {number}: missing number {expected} before {sequence}:"
                     " number the operators 0, 1, 2 … without gaps"
                 )
             expected = sequence + 1
@@ -44,7 +44,7 @@ class Application:
 def _operator(words: list[str], where: str, number: int) -> tuple[int, int, str]:
     """(sequence number, line number, class name) of one line."""
     if words[0] != "operator":
-        raise UserError(f"{where}: {words[0]!r} is not known here: write operator CLASSNAME SEQ")
+        raise UserError(f"{where}: unknown word {words[0]!r}: write operator CLASSNAME SEQ")
     if len(words) != 3:
         given = len(words) - 1
         raise UserError(
@@ -52,7 +52,7 @@ def _operator(words: list[str], where: str, number: int) -> tuple[int, int, str]
         )
     _, name, sequence = words
     if not is_class_name(name):
-        raise UserError(f"{where}: {name!r} is no class name: write it as in the operator's file")
+        raise UserError(f"{where}: invalid class name {name!r}: write it as in the operator's file")
     if not (sequence.isascii() and sequence.isdigit() and len(sequence) <= 9):
-        raise UserError(f"{where}: {sequence!r} is no number: the operators are numbered 0, 1, 2 …")
+        raise UserError(f"{where}: invalid number {sequence!r}: the operators are numbered 0, 1, 2 …")
     return int(sequence), number, name

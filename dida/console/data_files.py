@@ -49,7 +49,7 @@ def parse_data(data: bytes, name: str) -> tuple[Row, ...]:
             continue
         key, comma, value = text.partition(",")
         if not comma:
-            raise UserError(f"{name} line {number}: no comma in {shown(text.strip())}: write key,value")
+            raise UserError(f"{name} line {number}: missing comma in {shown(text.strip())}: write key,value")
         rows.append(Row(number, key.strip(), value.strip()))
     return tuple(rows)
 
@@ -66,5 +66,5 @@ def parse_inputs(data: bytes, name: str) -> tuple[tuple[int, str], ...]:
         if text.strip():
             inputs.append((number, text.strip()))
     if not inputs:
-        raise UserError(f"{name}: no input in it: write one a line")
+        raise UserError(f"{name}: missing input: write one per line")
     return tuple(inputs)

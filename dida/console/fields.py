@@ -17,28 +17,28 @@ JSON = "--json"
 def node_id(word: str) -> str:
     """Return a node's id."""
     if not 0 < len(word) <= MAX_ID or "=" in word or " " in word or not word.isprintable():
-        raise UserError(f"{shown(word)} is no node id: write one word of up to {MAX_ID} characters, without '='")
+        raise UserError(f"invalid node id {shown(word)}: write one word of up to {MAX_ID} characters, without '='")
     return word
 
 
 def address(word: str) -> Address:
     """Return the address in a URL."""
     if len(word) > SHOWN * 5:
-        raise UserError(f"{shown(word)} is no URL: write http://HOST:PORT, as in http://localhost:5001")
+        raise UserError(f"invalid URL {shown(word)}: expected http://HOST:PORT, as in http://localhost:5001")
     return Address.parse(word)
 
 
 def milliseconds(word: str) -> int:
     """Return a number of milliseconds."""
     if not (word.isascii() and word.isdigit() and len(word) < 12 and int(word) <= MAX_MILLISECONDS):
-        raise UserError(f"{shown(word)} is no number of milliseconds: write one from 0 to {MAX_MILLISECONDS}")
+        raise UserError(f"invalid number of milliseconds {shown(word)}: write one from 0 to {MAX_MILLISECONDS}")
     return int(word)
 
 
 def ignored_number(word: str) -> str:
     """Accept the further number that scripts in the wild have."""
     if not (word.isascii() and word.isdigit()):
-        raise UserError(f"{shown(word)} follows the scheduler's URL: nothing but a number may stand there")
+        raise UserError(f"unexpected {shown(word)} after the scheduler's URL: only a number may follow")
     return word
 
 
@@ -47,14 +47,14 @@ def client_number(word: str) -> int:
     if word.lower() == "last":
         return 0
     if not (word.isascii() and word.isdigit() and 0 < len(word) < 8 and int(word)):
-        raise UserError(f"{shown(word)} names no run: write LAST, or the number of the client command, from 1")
+        raise UserError(f"invalid run {shown(word)}: write LAST, or the number of the client command, from 1")
     return int(word)
 
 
 def outcome(word: str) -> str:
     """Return `done` or `failed`."""
     if word.lower() not in ("done", "failed"):
-        raise UserError(f"{shown(word)} is no outcome of a run: write done or failed")
+        raise UserError(f"invalid outcome of a run {shown(word)}: write done or failed")
     return word.lower()
 
 
@@ -71,12 +71,12 @@ def operator_names(words: str) -> tuple[str, ...]:
     names = tuple(words.split())
     for name in names:
         if not is_class_name(name):
-            raise UserError(f"{shown(name)} is no class name: write it as in the operator's file")
+            raise UserError(f"invalid class name {shown(name)}: write it as in the operator's file")
     return names
 
 
 def json_flag(word: str) -> bool:
     """Accept the flag that asks for JSON."""
     if word != JSON:
-        raise UserError(f"{shown(word)} is too much: nothing but {JSON} may stand there")
+        raise UserError(f"unexpected {shown(word)}: only {JSON} may follow")
     return True

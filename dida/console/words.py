@@ -47,14 +47,14 @@ def words_of(line: str) -> list[Word]:
 def _string(start: int, written: str) -> Word:
     where = f"the string that begins at column {start + 1}"
     if not re.fullmatch(_STRING, written, re.DOTALL):
-        problem = f"{where} is not closed by a double quote before a blank"
+        problem = f"missing double quote: {where} does not end with one"
         return Word(start, written.rstrip(), written[1:], problem)
     try:
         return Word(start, written, msgspec.json.decode(written, type=str))
     except (msgspec.DecodeError, UnicodeError) as refused:
         what = str(refused).removeprefix("JSON is malformed: ").partition(" (byte")[0]
         hint = r": write \\ for a backslash" if "escape" in what else ""
-        return Word(start, written, written[1:-1], f"{where} is no JSON string, {what}{hint}")
+        return Word(start, written, written[1:-1], f"{where} is not a JSON string: {what}{hint}")
 
 
 def quoted(word: str) -> str:

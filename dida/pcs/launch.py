@@ -50,7 +50,7 @@ if __name__ == "__main__":
 def node_arguments(request: Start, operators: str | None, drain: float | None = None) -> list[str]:
     """Return the command line of the node that `request` describes; BadRequest when that is invalid."""
     if request.role not in ROLES:
-        raise BadRequest(f"{request.role!r} is no role: write one of {', '.join(ROLES)}")
+        raise BadRequest(f"invalid role {request.role!r}: write one of {', '.join(ROLES)}")
     try:
         words = [f"dida-{request.role}", f"--id={node_id(request.id)}", f"--url=http://{Address.parse(request.url)}"]
         if request.role != "scheduler":

@@ -184,14 +184,14 @@ class Processes:
         alive = [node for node in self._nodes.values() if node.alive]
         for node in alive:
             if node.entry.id == request.id:
-                what = f"{request.id} runs already, as {node.entry.role} at {node.address}"
-                raise BadRequest(f"{what}: take another id, or end it by a line to this PCS: stop {request.id}")
+                what = f"already running: {request.id}, a {node.entry.role} at {node.address}"
+                raise BadRequest(f"{what}: choose another id, or end it with stop {request.id}")
             if node.address == Address.parse(request.url):
-                raise BadRequest(f"{node.address} is the address of {node.entry.id}: take another port")
+                raise BadRequest(f"already in use: {node.address}, by {node.entry.id}: choose another port")
         if len(alive) >= self.most:
-            raise Unavailable(f"{len(alive)} nodes run here, and no more may (--max-nodes)")
+            raise Unavailable(f"cannot run more than {len(alive)} nodes here (--max-nodes)")
         if not self.running:
-            raise Unavailable("this PCS is ending")
+            raise Unavailable("this PCS is shutting down")
 
     def _share(self, request: Start) -> int:
         """Return the memory of a new storage node, in bytes: an equal share for each one here, or named on its host."""

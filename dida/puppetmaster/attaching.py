@@ -156,7 +156,7 @@ class RunningSystem:
             self._candidates.add(Address(address.host, PCS_PORT))
         elif role != "puppetmaster":
             if status and address in self._named:
-                raise UserError(f"at {address} there is a {role}, no node and no PCS: check the URL")
+                raise UserError(f"unexpected role {role} at {address}: neither a node nor a PCS, check the URL")
             return []
         known = _shaped(said.known, _Known)
         self._candidates.update(_addresses(known.pcs))
@@ -302,8 +302,8 @@ def _addresses(others: Iterable[Any]) -> list[Address]:
 
 def _nobody(address: Address, problem: DidaError) -> UserError:
     if isinstance(problem, Unreachable):
-        return UserError(f"nobody listens at {address}: name a node that runs, or a PCS")
-    return UserError(f"what listens at {address} does not answer as a node of DIDA: check the URL")
+        return UserError(f"cannot connect to {address}: name a running node, or a PCS")
+    return UserError(f"unexpected reply from {address}: not a node of DIDA, check the URL")
 
 
 def _number(status: Mapping[str, Any], name: str) -> int:

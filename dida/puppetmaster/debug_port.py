@@ -66,7 +66,7 @@ class DebugPorts:
                 self._open[address.host] = self._opened(address, known)
             except CannotListenError as problem:
                 reason = os.strerror(getattr(problem.socketError, "errno", 0)).lower()
-                raise UserError(f"can't listen on {address} for debug output: {reason}") from None
+                raise UserError(f"cannot listen on {address} for debug output: {reason}") from None
         return str(Address(address.host, self._open[address.host].getHost().port))
 
     def _opened(self, address: Address, known: Callable[[], Ok]) -> Any:

@@ -37,7 +37,7 @@ def find_file(name: str, folders: Sequence[str]) -> str:
                 return path
             found.update((file, os.path.join(folder, file)) for file in sorted(files) if file not in found)
     if os.path.isdir(name):
-        raise UserError(f"{shown(name)} is a folder: name a file in it")
+        raise UserError(f"cannot read {shown(name)}: it is a folder, name a file in it")
     here = _files_beside(name)
     near = get_close_matches(os.path.basename(name), [*here, *found], n=1)
     if not near:
@@ -46,7 +46,9 @@ def find_file(name: str, folders: Sequence[str]) -> str:
         hint = f"did you mean {os.path.join(os.path.dirname(name), near[0])}?"
     else:
         hint = f"did you mean {near[0]} (in {os.path.dirname(found[near[0]])})?"
-    raise UserError(f"no file {shown(name)} in the current folder or below {', '.join(folders) or 'it'}: {hint}")
+    raise UserError(
+        f"cannot find file {shown(name)} in the current folder or below {', '.join(folders) or 'it'}: {hint}"
+    )
 
 
 def _files_beside(path: str) -> list[str]:
@@ -65,7 +67,7 @@ def read_file(name: str, folders: Sequence[str]) -> tuple[str, bytes]:
         with open(path, "rb") as file:
             data = file.read(MAX_SIZE + 1)
     except OSError as problem:
-        raise UserError(f"can't read {path}: {os.strerror(problem.errno or 0).lower()}") from None
+        raise UserError(f"cannot read {path}: {os.strerror(problem.errno or 0).lower()}") from None
     if len(data) > MAX_SIZE:
         raise UserError(f"{path} is longer than {MAX_SIZE} bytes: cut it in two")
     return path, data

@@ -129,7 +129,7 @@ class PcsDirectory:
             await pcs.close()
         if reply.object.get("role") != "pcs":
             role = reply.object.get("role", "something else")
-            raise UserError(f"at {address} there is a {role}, no PCS: name another one with --pcs URL")
+            raise UserError(f"unexpected role {role} at {address}: not a PCS, name another one with --pcs URL")
         if reply.object.get("serves") not in ("", None, self.name):
             taken = f"the PCS at {address} serves another puppetmaster"
             if key != HERE or self._local_pcs is None:

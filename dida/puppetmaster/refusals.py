@@ -26,11 +26,11 @@ def clash(command: NodeCommand, there: Iterable[NodeCommand]) -> str | None:
     """Return why a node cannot be started beside those that run; None if it can."""
     for node in there:
         if node.id == command.id:
-            return f"{node.id} is there already, a {node.role} at {node.address}: take another id"
+            return f"already in use: the id {node.id}, by a {node.role} at {node.address}: choose another id"
         if (node.address.port, node.address.machine) == (command.address.port, command.address.machine):
-            return f"{node.address} is the address of {node.id}: take another port"
+            return f"already in use: {node.address}, by {node.id}: choose another port"
         if isinstance(command, SchedulerCommand) and isinstance(node, SchedulerCommand):
-            return f"there is a scheduler already, {node.id} at {node.address}: one is enough"
+            return f"already started: the scheduler {node.id} at {node.address}, one is enough"
     return None
 
 
@@ -45,37 +45,37 @@ def _identity(command: NodeCommand) -> tuple[str, str, int, str]:
 
 def unknown(id: str, there: Sequence[str]) -> UserError:
     """Return the error for a node that no command has named."""
-    return UserError(f"no node has the id {id}: there are {', '.join(there) or 'none yet'}")
+    return UserError(f"unknown node {id}: there are {', '.join(there) or 'none yet'}")
 
 
 def gone(id: str, how: str) -> UserError:
     """Return the error for a node that has ended."""
-    return UserError(f"{id} is not there any more: {how}")
+    return UserError(f"{id} has ended: {how}")
 
 
 def missing(role: str, hint: str = "") -> UserError:
     """Return the error for a role that no node has."""
     what = f"{role}{' node' if role == 'storage' else ''}"
-    return UserError(f"no {what} is there: {hint or f'a command {role} ID URL … starts one'}")
+    return UserError(f"missing {what}: {hint or f'start one with {role} ID URL …'}")
 
 
 def no_pcs(host: str) -> UserError:
     """Return the error for a host without a known PCS."""
-    return UserError(f"no PCS is known for {host}: start twistd dida-pcs there, and name it with --pcs URL")
+    return UserError(f"missing PCS for {host}: start twistd dida-pcs there, and name it with --pcs URL")
 
 
 def no_operator(name: str, there: Collection[str]) -> UserError:
     """Return the error for a class that no file in the operators folder has."""
     near = get_close_matches(name, there, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(there)) or 'none'}"
-    return UserError(f"no worker has an operator {shown(name)}: {hint}")
+    return UserError(f"unknown operator {shown(name)}: {hint}")
 
 
 def no_client(number: int) -> UserError:
     """Return the error for an expected run that no earlier command has started."""
     if number:
-        return UserError(f"there are fewer than {number} client commands before it: count them from 1, or write LAST")
-    return UserError("no client command stands before it: put it behind the one that is meant")
+        return UserError(f"unknown run {number}: fewer client commands come before it, count them from 1 or write LAST")
+    return UserError("unknown run: no client command comes before it, put it after the one that is meant")
 
 
 def no_delay(id: str) -> UserError:

@@ -118,7 +118,7 @@ class ScriptRunner:
 
     def node_lost(self, node: Node) -> None:
         line = self.context.line_of(node.command)
-        text = f"{node.id} has ended by itself: {node.problem}"
+        text = f"{node.id} has ended unexpectedly: {node.problem}"
         if line is None:  # it ran before the puppetmaster
             self.output.say(self.output.page.paint(ODD, printable(f"note: {text}")))
         else:

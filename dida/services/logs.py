@@ -57,7 +57,7 @@ class NodeLog:
         try:
             new = self._opened()
         except OSError as problem:
-            _log.error("can't reopen {path}: {problem}", path=self.path, problem=problem.strerror)
+            _log.error("cannot reopen {path}: {problem}", path=self.path, problem=problem.strerror)
             return
         try:
             old = os.fstat(self._descriptor)
@@ -79,7 +79,7 @@ class NodeLog:
                     os.replace(newer, older)
             self.reopen()
         except OSError as problem:
-            _log.error("can't begin {path} anew: {problem}", path=self.path, problem=problem.strerror)
+            _log.error("cannot begin {path} anew: {problem}", path=self.path, problem=problem.strerror)
         finally:
             self._changing.release()
 

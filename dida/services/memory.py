@@ -25,7 +25,7 @@ def memory_size(text: str) -> int:
     match = re.fullmatch(r"(\d{1,16}(?:\.\d{1,16})?)([kmgt]?)(?:i?b)?", text.strip().lower())
     size = int(float(match[1]) * _UNITS[match[2]]) if match is not None else 0
     if not LEAST <= size <= MOST:
-        raise UserError(f"{text!r} is no amount of memory: write bytes, or a number with K, M, G or T behind it")
+        raise UserError(f"invalid amount of memory {text!r}: write bytes, or a number with K, M, G or T behind it")
     return size
 
 

@@ -61,7 +61,7 @@ def number(least: float, most: float, unit: str, kind: type[int] | type[float] =
         except ValueError:
             value = kind(-1)
         if not least <= value <= most:
-            raise ValueError(f"{text!r} is no number of {unit} from {least} to {most}")
+            raise ValueError(f"invalid number {text!r}: expected {unit} from {least} to {most}")
         return value
 
     return coerce
@@ -140,7 +140,7 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         for name in self.required:
             if self[name] in (None, ""):
-                raise usage.UsageError(f"--{name} is missing")
+                raise usage.UsageError(f"missing --{name}")
         self._own_files()
 
     def opt_version(self) -> None:
@@ -224,7 +224,7 @@ def bind(command: str, url: Address, listen: tuple[str, int | None] | None = Non
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else "no host can have that name"
-        fail(command, f"can't find the host of {option} {address}: {reason}")
+        fail(command, f"cannot find the host of {option} {address}: {reason}")
     family, kind, protocol, _, where = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     listening = socket.socket(family, kind, protocol)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -236,7 +236,7 @@ def bind(command: str, url: Address, listen: tuple[str, int | None] | None = Non
         listening.close()
         hint = _LISTEN_HINTS.get(problem.errno or 0, f"give {option} an address of this machine")
         at = str(address) if listen is None else f"{address} (--listen)"
-        fail(command, f"can't listen on {at}: {os.strerror(problem.errno or 0).lower()}: {hint}")
+        fail(command, f"cannot listen on {at}: {os.strerror(problem.errno or 0).lower()}: {hint}")
     return listening
 
 

@@ -75,7 +75,7 @@ class OwnProcess:
                 self._log = NodeLog(self.log_path)
             except OSError as problem:
                 reason = os.strerror(problem.errno or 0).lower()
-                raise UserError(f"can't write the log {self.log_path}: {reason}: name another by --logfile") from None
+                raise UserError(f"cannot write the log {self.log_path}: {reason}: name another by --logfile") from None
         if self.pid_file is not None:
             self.pid_file.claim(self.patience, self._say)
         reactor = shared_reactor()

@@ -87,7 +87,7 @@ class Options(NodeOptions):
     def postOptions(self) -> None:
         super().postOptions()
         if self["restart"] not in ("never", "on-failure"):
-            raise usage.UsageError(f"--restart {self['restart']}: say never or on-failure")
+            raise usage.UsageError(f"--restart {self['restart']}: expected never or on-failure")
 
 
 def makeService(options: Options, reactor: Any = None) -> NodeService:
@@ -96,9 +96,9 @@ def makeService(options: Options, reactor: Any = None) -> NodeService:
     try:
         os.makedirs(logs, exist_ok=True)
     except OSError as problem:
-        fail(options.command, f"can't make the folder of --logs {logs}: {os.strerror(problem.errno or 0).lower()}")
+        fail(options.command, f"cannot make the folder of --logs {logs}: {os.strerror(problem.errno or 0).lower()}")
     if not os.access(logs, os.W_OK | os.X_OK):
-        fail(options.command, f"can't write into the folder of --logs {logs}: permission denied")
+        fail(options.command, f"cannot write into the folder of --logs {logs}: permission denied")
     operators = options["operators"]
     if operators is not None:
         if not os.path.isdir(operators):

@@ -95,14 +95,14 @@ class PidFile:
     def _check(self) -> None:
         """Find out now, while somebody is there who can be told, whether it can be written."""
         if os.path.isdir(self.path):
-            raise UserError(f"can't write the pid file {self.path}: it is a folder")
+            raise UserError(f"cannot write the pid file {self.path}: it is a folder")
         new = f"{self.path}.{os.getpid()}.new"
         try:
             os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
             os.unlink(new)
         except OSError as problem:
             reason = os.strerror(problem.errno or 0).lower()
-            raise UserError(f"can't write the pid file {self.path}: {reason}: name another one by --pidfile") from None
+            raise UserError(f"cannot write the pid file {self.path}: {reason}: name another one by --pidfile") from None
 
     def _opened(self) -> int | None:
         try:

@@ -57,7 +57,7 @@ class Options(CommonOptions):
         """A PCS, as http://HOST:PORT; repeatable, one for each machine. [default: http://localhost:10000]"""
         address = Address.parse(url)
         if any(address.machine == other.machine for other in self["pcs"]):
-            raise UserError(f"--pcs {url}: there is one for that machine already: one is enough")
+            raise UserError(f"--pcs {url}: already given for that machine, one is enough")
         self["pcs"].append(address)
 
     def opt_attach(self, url: str) -> None:
@@ -95,7 +95,7 @@ class PuppetMasterService(Service):
 
 def makeService(options: Options, reactor: Any = None) -> PuppetMasterService:
     if options.parent is not None and not options.parent.get("nodaemon"):
-        fail(options.command, "a console can't go into the background: write twistd -n puppetmaster")
+        fail(options.command, "a console cannot go into the background: write twistd -n puppetmaster")
     for name in ("stdin", "stdout"):
         if getattr(sys, name) is None:
             fail(options.command, f"a console needs both standard input and standard output: {name} is closed")
@@ -106,7 +106,7 @@ def makeService(options: Options, reactor: Any = None) -> PuppetMasterService:
             pass
     except OSError as problem:
         fail(
-            options.command, f"can't write into the folder of --logs {logs}: {os.strerror(problem.errno or 0).lower()}"
+            options.command, f"cannot write into the folder of --logs {logs}: {os.strerror(problem.errno or 0).lower()}"
         )
     operators = options["operators"]
     if operators is not None and not os.path.isdir(operators):

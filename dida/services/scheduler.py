@@ -21,7 +21,7 @@ LIFE = 6
 def policy_named(name: str) -> type[LeastActive]:
     """A policy, for the option."""
     if name not in POLICIES:
-        raise ValueError(f"{name!r} is no policy: choose {' or '.join(POLICIES)}")
+        raise ValueError(f"invalid policy {name!r}: choose {' or '.join(POLICIES)}")
     return POLICIES[name]
 
 

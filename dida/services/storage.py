@@ -82,7 +82,7 @@ class Options(NodeOptions):
     def postOptions(self) -> None:
         super().postOptions()
         if self["membership"] not in ("available", "majority"):
-            raise usage.UsageError(f"--membership {self['membership']}: say available or majority")
+            raise usage.UsageError(f"--membership {self['membership']}: expected available or majority")
         if self["ping-timeout"] < 2 * self["ping-interval"]:
             raise usage.UsageError("--ping-timeout must be at least twice --ping-interval")
         mine = (int(self["replica"]), self["id"], self.address)

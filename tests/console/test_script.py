@@ -69,26 +69,26 @@ def test_forms(text: str, command: commands.Command | None) -> None:
         ("KILL s1", "unknown command 'KILL': did you mean crash?"),
         ("client 23", "expected client INPUT APP_FILE, got 1 word after client"),
         ("status now please", "expected status [--json], got 2 words after status"),
-        ("status now", "'now' is too much: nothing but --json may stand there"),
+        ("status now", "unexpected 'now': only --json may follow"),
         ("help clinet", "unknown command 'clinet': did you mean client?"),
-        ("wait long", "'long' is no number of milliseconds: write one from 0 to 86400000"),
-        ("wait -1", "'-1' is no number of milliseconds: write one from 0 to 86400000"),
-        ("wait 99999999999999999999", "is no number of milliseconds"),
-        ("storage s1 localhost 5", "'localhost' is no URL: write http://HOST:PORT"),
-        ("storage s1 localhost:70000 5", "'localhost:70000' has no such port: take one from 1 to 65535"),
-        ("worker w=1 localhost:4001 5", "'w=1' is no node id"),
-        ('worker "w 1" localhost:4001 5', "'w 1' is no node id: write one word of up to 100 characters, without '='"),
-        ('crash ""', "'' is no node id"),
-        ('client "hello world app', "the string that begins at column 8 is not closed"),
-        ('listServer s1 "', "the string that begins at column 15 is not closed"),
-        ("read 13 4", "'4' is no version: write number.replica, as in 4.1"),
-        ("run 13 Add.Operator", "'Add.Operator' is no class name: write it as in the operator's file"),
+        ("wait long", "invalid number of milliseconds 'long': write one from 0 to 86400000"),
+        ("wait -1", "invalid number of milliseconds '-1': write one from 0 to 86400000"),
+        ("wait 99999999999999999999", "invalid number of milliseconds"),
+        ("storage s1 localhost 5", "invalid URL 'localhost': expected http://HOST:PORT"),
+        ("storage s1 localhost:70000 5", "invalid port in 'localhost:70000': choose one from 1 to 65535"),
+        ("worker w=1 localhost:4001 5", "invalid node id 'w=1'"),
+        ('worker "w 1" localhost:4001 5', "invalid node id 'w 1': write one word of up to 100 characters, without '='"),
+        ('crash ""', "invalid node id ''"),
+        ('client "hello world app', "missing double quote: the string that begins at column 8"),
+        ('listServer s1 "', "missing double quote: the string that begins at column 15"),
+        ("read 13 4", "invalid version '4': write number.replica, as in 4.1"),
+        ("run 13 Add.Operator", "invalid class name 'Add.Operator': write it as in the operator's file"),
         ("run 13", "expected run INPUT OPERATOR…, got 1 word after run"),
         ("updateif 13 1", "expected updateif KEY OLD NEW, got 2 words after updateif"),
         ("get 13", "unknown command 'get': did you mean read?"),
         ("stop", "expected stop ID, got 0 words after stop"),
         ("wai", "unknown command 'wai': did you mean wait?"),
-        ("scheduler sc1 localhost:2000 soon", "'soon' follows the scheduler's URL"),
+        ("scheduler sc1 localhost:2000 soon", "unexpected 'soon' after the scheduler's URL"),
     ],
 )
 def test_mistakes(text: str, message: str) -> None:
@@ -178,7 +178,7 @@ def test_data_file() -> None:
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"13,1\n14\n", "d.txt line 2: no comma in '14': write key,value"), (b"\xff,1", "d.txt line 1: not UTF-8")],
+    [(b"13,1\n14\n", "d.txt line 2: missing comma in '14': write key,value"), (b"\xff,1", "d.txt line 1: not UTF-8")],
 )
 def test_bad_data_file(data: bytes, message: str) -> None:
     """A faulty data line is told with file and line."""
@@ -198,7 +198,7 @@ def test_file_of_inputs() -> None:
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"13\n\xff\n", "i.txt line 2: not UTF-8"), (b"\n \n", "i.txt: no input in it: write one a line")],
+    [(b"13\n\xff\n", "i.txt line 2: not UTF-8"), (b"\n \n", "i.txt: missing input: write one per line")],
 )
 def test_bad_file_of_inputs(data: bytes, message: str) -> None:
     """A faulty line is told with file and line; a file without an input is a mistake, too."""
@@ -226,14 +226,17 @@ def test_file_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("numbers", "no file 'numbers' in the current folder or below it: did you mean numbers.csv?"),
+        ("numbers", "cannot find file 'numbers' in the current folder or below it: did you mean numbers.csv?"),
         (
             "more/lettres.csv",
-            "no file 'more/lettres.csv' in the current folder or below it: did you mean more/letters.csv?",
+            "cannot find file 'more/lettres.csv' in the current folder or below it: did you mean more/letters.csv?",
         ),
-        ("more", "'more' is a folder: name a file in it"),
-        ("zzz", "no file 'zzz' in the current folder or below it: check the name"),
-        ("nowhere/numbers.csv", "no file 'nowhere/numbers.csv' in the current folder or below it: check the name"),
+        ("more", "cannot read 'more': it is a folder, name a file in it"),
+        ("zzz", "cannot find file 'zzz' in the current folder or below it: check the name"),
+        (
+            "nowhere/numbers.csv",
+            "cannot find file 'nowhere/numbers.csv' in the current folder or below it: check the name",
+        ),
     ],
 )
 def test_files_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, problem: str) -> None:

@@ -174,7 +174,7 @@ def test_status_on_a_narrow_terminal() -> None:
 
 def test_status_of_a_node_that_failed() -> None:
     """What was told in full when it failed is told in short."""
-    problem = "ended before it was ready (exit status 1): can't listen on localhost:5001: address already in use"
+    problem = "ended before it was ready (exit status 1): cannot listen on localhost:5001: address already in use"
     failed = NodeState("s1", "storage", "localhost:5001", "failed", {}, problem)
     assert status_lines([failed], 90)[1:] == [
         "  s1    storage  5001  failed                   ended before it was ready (exit status 1)"

@@ -36,13 +36,13 @@ def test_words(line: str, words: list[str]) -> None:
     [
         (
             'client "hello world app',
-            "the string that begins at column 8 is not closed by a double quote before a blank",
+            "missing double quote: the string that begins at column 8 does not end with one",
         ),
-        ('client "a"b app', "the string that begins at column 8 is not closed by a double quote before a blank"),
-        ('client 1 "', "the string that begins at column 10 is not closed by a double quote before a blank"),
+        ('client "a"b app', "missing double quote: the string that begins at column 8 does not end with one"),
+        ('client 1 "', "missing double quote: the string that begins at column 10 does not end with one"),
         (r'x "C:\Users"', r"invalid escape character in string: write \\ for a backslash"),
-        ('x "a\tb"', "the string that begins at column 3 is no JSON string, invalid character"),
-        (r'x "\ud800"', "the string that begins at column 3 is no JSON string"),
+        ('x "a\tb"', "the string that begins at column 3 is not a JSON string: invalid character"),
+        (r'x "\ud800"', "the string that begins at column 3 is not a JSON string"),
     ],
 )
 def test_bad_strings(line: str, problem: str) -> None:

@@ -215,8 +215,8 @@ async def test_refusals(processes: Processes) -> None:
     first = a_start("w1")
     processes.start(first)
     refused: list[tuple[Start, str]] = [
-        (a_start("w1"), "w1 runs already"),
-        (Start("worker", "w2", first.url), "is the address of w1: take another port"),
+        (a_start("w1"), "already running: w1, a worker at"),
+        (Start("worker", "w2", first.url), ", by w1: choose another port"),
     ]
     for request, message in refused:
         with pytest.raises(BadRequest) as caught:
@@ -230,7 +230,7 @@ async def test_refusals(processes: Processes) -> None:
         processes.start(a_start(id))
     with pytest.raises(Unavailable) as full:
         processes.start(a_start("w5"))
-    assert "4 nodes run here" in str(full.value)
+    assert "cannot run more than 4 nodes here" in str(full.value)
 
 
 @pytest.mark.parametrize("trouble", ["no space", "a folder", "no folder"])
@@ -585,11 +585,14 @@ def make(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--max-nodes", "many"], "twistd dida-pcs: --max-nodes: 'many' is no number of nodes from 1 to 10000"),
-        (["--id", ""], "twistd dida-pcs: --id: '' is no id"),
-        (["--url", "nowhere"], "twistd dida-pcs: --url: 'nowhere' is no URL"),
+        (
+            ["--max-nodes", "many"],
+            "twistd dida-pcs: --max-nodes: invalid number 'many': expected nodes from 1 to 10000",
+        ),
+        (["--id", ""], "twistd dida-pcs: --id: invalid id ''"),
+        (["--url", "nowhere"], "twistd dida-pcs: --url: invalid URL 'nowhere'"),
         (["--operators", "/nonexistent"], "twistd dida-pcs: --operators /nonexistent: no such folder"),
-        (["--logs", "/proc/nothing/there"], "can't make the folder of --logs /proc/nothing/there"),
+        (["--logs", "/proc/nothing/there"], "cannot make the folder of --logs /proc/nothing/there"),
     ],
 )
 def test_bad_options(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,16 +195,14 @@ class Silent(Protocol):
 
 @pytest_twisted.ensureDeferred
 async def test_wrong_urls(running: Running) -> None:
-    """What is no node is one line that says so: nobody, another protocol, silence, a role that is none."""
+    """A URL without a node of DIDA is one line: no listener, another protocol, silence, another role."""
     reactor = the_reactor()
     ports = [reactor.listenTCP(0, Factory.forProtocol(kind), interface="127.0.0.1") for kind in (Stranger, Silent)]
     odd = Peer("odd", "gateway", 5)
-    wrong = {
-        Address("127.0.0.1", port.getHost().port): "does not answer as a node of DIDA: check the URL" for port in ports
-    }
-    wrong[odd.address] = "there is a gateway, no node and no PCS: check the URL"
-    wrong[Address("127.0.0.1", 1)] = "nobody listens at 127.0.0.1:1: name a node that runs, or a PCS"
-    wrong[Address("no.such.host.invalid", 5)] = "nobody listens at no.such.host.invalid:5"
+    wrong = {Address("127.0.0.1", port.getHost().port): "not a node of DIDA, check the URL" for port in ports}
+    wrong[odd.address] = "unexpected role gateway"
+    wrong[Address("127.0.0.1", 1)] = "cannot connect to 127.0.0.1:1: name a running node, or a PCS"
+    wrong[Address("no.such.host.invalid", 5)] = "cannot connect to no.such.host.invalid:5"
     for address, problem in wrong.items():
         with pytest.raises(UserError) as caught:
             await found_from(running, running.s1.address, address, ask_time=0.2)
@@ -243,7 +241,7 @@ async def test_only_what_was_started_here_is_stopped(scene: Scene, running: Runn
     assert len(running.table.started[0].storage) == 3
     assert scene.failed == [3]
     assert sorted(type(request).__name__ for request in running.sc.told) == ["AddStorage", "AddWorker"]
-    assert f"s1 is there already, a storage at {running.s1.address}: take another id" in scene.said[-1]
+    assert f"already in use: the id s1, by a storage at {running.s1.address}: choose another id" in scene.said[-1]
     await scene.player.cluster.stop_nodes()
     assert sorted(map(str, running.table.stopped)) == ["s3", "w2"]
 
@@ -291,7 +289,7 @@ async def test_a_node_that_was_there_ends(scene: Scene, running: Running) -> Non
     await until(lambda: scene.player.cluster.pcs_directory._pcs["localhost"].table)
     running.table.change("w1", state="ended", ended="signal SIGKILL")
     await until(lambda: scene.said)
-    assert scene.said == ["note: w1 has ended by itself: signal SIGKILL"]
+    assert scene.said == ["note: w1 has ended unexpectedly: signal SIGKILL"]
     assert scene.failed == []
 
 

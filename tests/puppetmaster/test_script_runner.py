@@ -174,7 +174,7 @@ async def test_nodes_fail(scene: Scene) -> None:
         "script line 1: worker w1 localhost:4001 0: ended before it was ready (exit status 1): "
         "twistd dida-worker: the port is taken",
         "script line 2: worker refused localhost:4002 0: no more nodes here",
-        "script line 3: worker w3 localhost:4003 0: w3 has ended by itself: signal SIGSEGV",
+        "script line 3: worker w3 localhost:4003 0: w3 has ended unexpectedly: signal SIGSEGV",
     ]
     assert scene.failed == [1, 2, 3]
 
@@ -188,7 +188,7 @@ async def test_never_ready(tmp_path: Path) -> None:
     assert scene.said == [
         f"script line 1: storage s1 {scene.storage.addresses[0].address} 5: "
         "not ready within 0.2 s, so it was killed: its output is in logs/s1.log",
-        "script line 2: populate data: no storage node is there: s1 not ready within 0.2 s, so it was killed",
+        "script line 2: populate data: missing storage node: s1 not ready within 0.2 s, so it was killed",
     ]
     await scene.close()
 
@@ -273,7 +273,7 @@ async def test_no_pcs(tmp_path: Path) -> None:
     scene.player = scene.another_player([refused()])
     await scene.play("worker w1 localhost:4001 0\nworker w2 otherhost:4001 0\n")
     assert "start it there with twistd dida-pcs" in scene.said[0] + scene.said[1]
-    assert "no PCS is known for otherhost" in scene.said[0] + scene.said[1]
+    assert "missing PCS for otherhost" in scene.said[0] + scene.said[1]
     await scene.close()
 
 
@@ -337,13 +337,11 @@ async def test_a_node_whose_id_runs_elsewhere(scene: Scene) -> None:
     """What a node that could not be started was refused for is told with its id once."""
 
     def start(request: Start) -> int:
-        raise BadRequest("s1 runs already, as storage at localhost:5001: take another id")
+        raise BadRequest("already running: s1, a storage at localhost:5001: take another id")
 
     scene.table.start = start  # type: ignore[method-assign]
     await scene.play("storage s1 {s1} 5\npopulate data\n")
-    assert scene.said[1] == (
-        "script line 2: populate data: no storage node is there: s1 runs already, as storage at localhost:5001"
-    )
+    assert scene.said[1] == ("script line 2: populate data: missing storage node: s1 already running")
 
 
 @pytest_twisted.ensureDeferred
@@ -625,7 +623,7 @@ async def test_expect_run(scene: Scene) -> None:
     scene.scheduler.outcomes["r2"] = Ok(("failed", "AddOperator at position 0 on w1: no-such-record: 99"), {})
     await scene.play(
         NODES + "client 13 app\nclient 99 app\nexpect-run last failed no-such-record\n"
-        "expect-run 1 done 24\nexpect-run 1 done\nclient 1 nofile\nexpect-run LAST failed no file\n"
+        "expect-run 1 done 24\nexpect-run 1 done\nclient 1 nofile\nexpect-run LAST failed cannot find\n"
     )
     assert scene.failed == []
     assert scene.player.work.summary() == "11 commands, 2 runs: 1 done, none failed"
@@ -735,8 +733,8 @@ async def test_stop_of_a_node(scene: Scene) -> None:
     assert scene.table.stopped == ["w1"]
     assert "stopped  w1     worker     localhost:4001" in scene.said
     assert scene.failed == [6, 7, 9]
-    assert "script line 6: stop w1: w1 is not there any more: stopped by command" in scene.said
-    assert "script line 7: client 13 app: no worker is there: w1 stopped by command" in scene.said
+    assert "script line 6: stop w1: w1 has ended: stopped by command" in scene.said
+    assert "script line 7: client 13 app: missing worker: w1 stopped by command" in scene.said
     assert [start.id for start in scene.table.started].count("w1") == 2
 
 
@@ -745,12 +743,12 @@ def test_check_of_operators(scene: Scene) -> None:
     lines = scene.lines(NODES + "client 13 app\nrun 1 AddOperator Adder\nmap app data\nrun 1 Xyz\n")
     found = check(lines, scene.player.folders, [], ["AddOperator", "ReaderOperator"])
     assert [f"{line}: {problem}" for line, problem in found] == [
-        "script line 6: run 1 AddOperator Adder: no worker has an operator 'Adder': did you mean AddOperator?",
-        "script line 8: run 1 Xyz: no worker has an operator 'Xyz': there are AddOperator, ReaderOperator",
+        "script line 6: run 1 AddOperator Adder: unknown operator 'Adder': did you mean AddOperator?",
+        "script line 8: run 1 Xyz: unknown operator 'Xyz': there are AddOperator, ReaderOperator",
     ]
     found = check(lines, scene.player.folders, [], [])
     assert [line.number for line, _ in found] == [5, 6, 7, 8]
-    assert found[0][1] == "no worker has an operator 'AddOperator': there are none"
+    assert found[0][1] == "unknown operator 'AddOperator': there are none"
     assert check(lines, scene.player.folders, []) == []
 
 
@@ -795,9 +793,9 @@ async def test_mistakes(scene: Scene, line: str, problem: str) -> None:
 @pytest.mark.parametrize(
     ("missing", "problem"),
     [
-        ("scheduler", "no scheduler is there: a command scheduler ID URL … starts one"),
-        ("worker", "no worker is there: a command worker ID URL … starts one"),
-        ("storage", "no storage node is there: a command storage ID URL … starts one"),
+        ("scheduler", "missing scheduler: start one with scheduler ID URL …"),
+        ("worker", "missing worker: start one with worker ID URL …"),
+        ("storage", "missing storage node: start one with storage ID URL …"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -867,7 +865,7 @@ async def test_scheduler_dies(scene: Scene) -> None:
     scene.table.change("sc", state="ended", ended="signal SIGKILL")
     scene.kill_scheduler()
     await playing
-    assert scene.said[-1] == "script line 5: client 13 app: no scheduler is there: sc signal SIGKILL"
+    assert scene.said[-1] == "script line 5: client 13 app: missing scheduler: sc signal SIGKILL"
     scene.scheduler.time_out("r1")
 
 

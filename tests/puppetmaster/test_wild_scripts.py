@@ -86,7 +86,7 @@ async def test_a_node_that_never_starts_is_killed(tmp_path: Path) -> None:
     await scene.play("worker w1 localhost:4001 0\ncrash w1\n")
     await until(lambda: scene.table.crashed == ["w1"])
     assert scene.failed == [1, 2]
-    assert scene.said[-1].endswith("crash w1: w1 is not there any more: not ready within 0.2 s, so it was killed")
+    assert scene.said[-1].endswith("crash w1: w1 has ended: not ready within 0.2 s, so it was killed")
     await scene.close()
 
 

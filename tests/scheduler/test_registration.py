@@ -107,7 +107,7 @@ async def test_who_can_not_register(system: System) -> None:
     address = scheduler.workers["w1"].address
     for line, why in (
         (f"register w2 {address}", f"{address} is the address of w1"),
-        ("register w2 nowhere", "'nowhere' is no URL"),
+        ("register w2 nowhere", "invalid URL 'nowhere'"),
         (f"register w1 {refused()}", "start this one with another --id"),
         (f'register "" {address}', "ID"),
     ):

@@ -69,24 +69,27 @@ GOOD = ("--id", "t1", "--url", "localhost:4001")
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ((), "--id is missing"),
-        (("--id", "t1"), "--url is missing"),
-        ((*GOOD, "--sugar", "many"), "--sugar: 'many' is no number of lumps from 0 to 5"),
-        ((*GOOD, "--sugar", "6"), "--sugar: '6' is no number of lumps from 0 to 5"),
-        ((*GOOD, "--sugar", "-1"), "--sugar: '-1' is no number of lumps from 0 to 5"),
-        ((*GOOD, "--sugar", "1.5"), "--sugar: '1.5' is no number of lumps from 0 to 5"),
-        ((*GOOD, "--sugar", ""), "--sugar: '' is no number of lumps from 0 to 5"),
-        ((*GOOD, "--steep", "nan"), "--steep: 'nan' is no number of minutes from 0.5 to 9"),
-        ((*GOOD, "--max-line", "10"), "--max-line: '10' is no number of bytes from 1024 to 1073741824"),
+        ((), "missing --id"),
+        (("--id", "t1"), "missing --url"),
+        ((*GOOD, "--sugar", "many"), "--sugar: invalid number 'many': expected lumps from 0 to 5"),
+        ((*GOOD, "--sugar", "6"), "--sugar: invalid number '6': expected lumps from 0 to 5"),
+        ((*GOOD, "--sugar", "-1"), "--sugar: invalid number '-1': expected lumps from 0 to 5"),
+        ((*GOOD, "--sugar", "1.5"), "--sugar: invalid number '1.5': expected lumps from 0 to 5"),
+        ((*GOOD, "--sugar", ""), "--sugar: invalid number '': expected lumps from 0 to 5"),
+        ((*GOOD, "--steep", "nan"), "--steep: invalid number 'nan': expected minutes from 0.5 to 9"),
+        ((*GOOD, "--max-line", "10"), "--max-line: invalid number '10': expected bytes from 1024 to 1073741824"),
         (
             ("--id", "two words", *GOOD[2:]),
-            "--id: 'two words' is no id: give one word of at most 200 printable characters",
+            "--id: invalid id 'two words': give one word of at most 200 printable characters",
         ),
-        (("--id", "", *GOOD[2:]), "--id: '' is no id: give one word of at most 200 printable characters"),
-        (("--id", "\udcff", *GOOD[2:]), "--id: '\\udcff' is no id: give one word of at most 200 printable characters"),
+        (("--id", "", *GOOD[2:]), "--id: invalid id '': give one word of at most 200 printable characters"),
+        (
+            ("--id", "\udcff", *GOOD[2:]),
+            "--id: invalid id '\\udcff': give one word of at most 200 printable characters",
+        ),
         (
             (*GOOD, "--url", "nowhere"),
-            "--url: 'nowhere' is no URL: write http://HOST:PORT, as in http://localhost:5001",
+            "--url: invalid URL 'nowhere': expected http://HOST:PORT, as in http://localhost:5001",
         ),
         ((*GOOD, "--sugr", "1"), "option --sugr not recognized"),
         ((*GOOD, "--sugar"), "option --sugar requires argument"),
@@ -101,7 +104,7 @@ def test_bad_options_end_in_one_line(words: tuple[str, ...], line: str) -> None:
 def test_a_bad_repeated_option_ends_in_one_line() -> None:
     """A user's mistake in a value that is parsed by the option itself ends in one line, too."""
     assert ending(TeaOptions(), *GOOD, "--storage", "s1@localhost:5001") == (
-        "twistd dida-tea: --storage: 's1@localhost:5001' names no storage node: write R=ID@URL, as in 1=s1@http://localhost:5001"
+        "twistd dida-tea: --storage: invalid storage node 's1@localhost:5001': write R=ID@URL, as in 1=s1@http://localhost:5001"
     )
 
 
@@ -139,7 +142,7 @@ def test_a_taken_port_ends_in_one_line(taken: int) -> None:
     with pytest.raises(SystemExit) as caught:
         bind("dida-tea", Address("127.0.0.1", taken))
     assert caught.value.code == (
-        f"twistd dida-tea: can't listen on 127.0.0.1:{taken}: address already in use: "
+        f"twistd dida-tea: cannot listen on 127.0.0.1:{taken}: address already in use: "
         "choose another port, or stop what listens there"
     )
 
@@ -147,7 +150,7 @@ def test_a_taken_port_ends_in_one_line(taken: int) -> None:
 @pytest.mark.parametrize("host", ["a..b", "x" * 70, "no.such.host.invalid"])
 def test_an_unknown_host_ends_in_one_line(host: str) -> None:
     """A URL whose host can't be found ends the process with one line, whatever is wrong with the name."""
-    with pytest.raises(SystemExit, match=f"^twistd dida-tea: can't find the host of --url {host}:5001: "):
+    with pytest.raises(SystemExit, match=f"^twistd dida-tea: cannot find the host of --url {host}:5001: "):
         bind("dida-tea", Address(host, 5001))
 
 
@@ -156,7 +159,7 @@ def test_a_host_of_another_machine_ends_in_one_line() -> None:
     with pytest.raises(SystemExit) as caught:
         bind("dida-tea", Address("192.0.2.1", 5001))
     assert caught.value.code == (
-        "twistd dida-tea: can't listen on 192.0.2.1:5001: cannot assign requested address: "
+        "twistd dida-tea: cannot listen on 192.0.2.1:5001: cannot assign requested address: "
         "this machine has no such address: listen on one that it has, by --listen HOST"
     )
 
@@ -172,9 +175,11 @@ def test_where_it_listens_and_where_others_reach_it(port: int) -> None:
 
 def test_what_is_wrong_with_listen_is_said_of_listen(taken: int) -> None:
     """The line names the option that is to be changed."""
-    with pytest.raises(SystemExit, match=rf"can.t listen on 127\.0\.0\.1:{taken} \(--listen\): address already in use"):
+    with pytest.raises(
+        SystemExit, match=rf"cannot listen on 127\.0\.0\.1:{taken} \(--listen\): address already in use"
+    ):
         bind("dida-tea", Address("192.0.2.1", 5001), ("127.0.0.1", taken))
-    with pytest.raises(SystemExit, match=r"can.t find the host of --listen a\.\.b:5001: "):
+    with pytest.raises(SystemExit, match=r"cannot find the host of --listen a\.\.b:5001: "):
         bind("dida-tea", Address("192.0.2.1", 5001), ("a..b", None))
 
 
@@ -258,7 +263,7 @@ def test_every_node_refuses_a_taken_port_in_one_line(command: str, tmp_path: Pat
     process = NodeProcess(command, "--id", "n1", *replica, "--url", f"http://127.0.0.1:{taken}", folder=tmp_path)
     assert process.wait_end() == 1
     assert process.output == (
-        f"twistd {command}: can't listen on 127.0.0.1:{taken}: address already in use: "
+        f"twistd {command}: cannot listen on 127.0.0.1:{taken}: address already in use: "
         "choose another port, or stop what listens there\n"
     )
     assert list(tmp_path.glob("*.pid")) == []

@@ -123,5 +123,5 @@ def test_the_file_of_a_successor_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["nowhere/w1.pid", "."])
 def test_a_file_that_can_t_be_written(tmp_path: Path, path: str) -> None:
     """It is told in one line before the node begins."""
-    with pytest.raises(UserError, match=r"^can.t write the pid file "):
+    with pytest.raises(UserError, match=r"^cannot write the pid file "):
         PidFile(str(tmp_path / path), "w1").claim(0, silent)

@@ -42,13 +42,13 @@ def make(*words: str) -> PuppetMasterService:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--pcs", "nowhere"], "--pcs: 'nowhere' is no URL: write http://HOST:PORT"),
+        (["--pcs", "nowhere"], "--pcs: invalid URL 'nowhere': expected http://HOST:PORT"),
         (["--files", "nowhere"], "--files nowhere: no such folder"),
-        (["--deadline", "soon"], "'soon' is no number of seconds from 0.1 to 86400"),
-        (["--debug-port", "70000"], "'70000' is no number of a port from 1 to 65535"),
-        (["--logs", "/proc/nothing/there"], "can't write into the folder of --logs /proc/nothing/there"),
+        (["--deadline", "soon"], "invalid number 'soon': expected seconds from 0.1 to 86400"),
+        (["--debug-port", "70000"], "invalid number '70000': expected a port from 1 to 65535"),
+        (["--logs", "/proc/nothing/there"], "cannot write into the folder of --logs /proc/nothing/there"),
         (["--operators", "/nonexistent"], "twistd puppetmaster: --operators /nonexistent: no such folder"),
-        (["--attach", "nowhere"], "--attach: 'nowhere' is no URL: write http://HOST:PORT"),
+        (["--attach", "nowhere"], "--attach: invalid URL 'nowhere': expected http://HOST:PORT"),
         (["--attach", "localhost:1", "localhost:2"], "unexpected 'localhost:2': everything is given by options"),
         (["script"], "unexpected 'script': everything is given by options"),
         (["--frobnicate"], "option --frobnicate not recognized"),
@@ -162,7 +162,7 @@ def test_debug_port_that_can_t_be() -> None:
     ports = DebugPorts(the_reactor(), 10_001, print)
     with pytest.raises(UserError) as caught:
         ports.url("192.0.2.1")
-    assert str(caught.value) == ("can't listen on 192.0.2.1:10001 for debug output: cannot assign requested address")
+    assert str(caught.value) == ("cannot listen on 192.0.2.1:10001 for debug output: cannot assign requested address")
 
 
 @pytest_twisted.ensureDeferred

@@ -69,19 +69,19 @@ def test_run_ids_differ_between_lives() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--policy", "random"), "--policy: 'random' is no policy: choose least-active or round-robin"),
-        (("--worker", "w1"), "'w1' names no node: write ID=URL"),
-        (("--worker", "w1=nowhere"), "'nowhere' is no URL"),
+        (("--policy", "random"), "--policy: invalid policy 'random': choose least-active or round-robin"),
+        (("--worker", "w1"), "invalid node 'w1': write ID=URL"),
+        (("--worker", "w1=nowhere"), "invalid URL 'nowhere'"),
         (("--worker", "w1=localhost:1", "--worker", "w1=localhost:2"), "w1=localhost:1 has that id or URL already"),
         (("--worker", "w1=localhost:1", "--worker", "w2=localhost:1"), "w1=localhost:1 has that id or URL already"),
-        (("--storage", "s1@localhost:5001"), "names no storage node: write R=ID@URL"),
+        (("--storage", "s1@localhost:5001"), "invalid storage node 's1@localhost:5001': write R=ID@URL"),
         (
             ("--storage", "1=s1@localhost:1", "--storage", "1=s2@localhost:2"),
             "--storage names one replica number twice",
         ),
         (("--storage", "1=s1@localhost:1", "--storage", "2=s1@localhost:2"), "--storage names one id twice"),
         (("--storage", "1=s1@localhost:1", "--storage", "2=s2@localhost:1"), "--storage names one URL twice"),
-        (("--keep-runs", "0"), "'0' is no number of runs"),
+        (("--keep-runs", "0"), "invalid number '0': expected runs"),
     ],
 )
 def test_wrong_options(words: tuple[str, ...], message: str) -> None:

@@ -37,7 +37,7 @@ def test_kept_and_taken_up(tmp_path: Path) -> None:
         assert not _listens(console.ports["4002"])
         assert all(_listens(console.ports[port]) for port in ("5001", "4001", "2000"))
         status, lines = console.play(script, "--attach", f"localhost:{console.ports['4002']}")
-        nobody = f"nobody listens at localhost:{console.ports['4002']}: name a node that runs, or a PCS"
+        nobody = f"cannot connect to localhost:{console.ports['4002']}: name a running node, or a PCS"
         assert (status, lines) == (1, [nobody])
         with Netcat(console.ports["5001"]) as storage:
             assert storage.ask("read 13").startswith("ok 4 ")

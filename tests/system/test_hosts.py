@@ -253,7 +253,7 @@ def test_a_pcs_is_killed(three: ThreeHosts) -> None:
         worker.send("crash")
     three.start_pcs(3)
     three.said("the PCS at 10.77.0.3:10000 is back; what runs there: s3")
-    three.said("w3 has ended by itself: while no PCS was there")
+    three.said("w3 has ended unexpectedly: while there was no PCS")
     assert three.finish() == 1, "\n".join(three.output)
     assert three.output[-1] == "stopped  7 nodes"
     assert three.listening() == []

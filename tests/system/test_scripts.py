@@ -180,7 +180,9 @@ def test_failing_lines(console: Console) -> None:
     failed = sorted(line for line in lines if line.startswith("script line"))
     assert status == 1
     assert failed[0] == "script line 4: frobnicate: unknown command 'frobnicate': help lists the commands"
-    assert failed[1].startswith("script line 5: client 1 nofile: no file 'nofile' in the current folder or below")
+    assert failed[1].startswith(
+        "script line 5: client 1 nofile: cannot find file 'nofile' in the current folder or below"
+    )
     assert failed[2].endswith(f"localhost:{console.ports['5001']} is the address of s1: take another port")
     assert re.fullmatch(
         r"script line 8: client 99 add_update_add: run \S+ failed: AddOperator at position 0 on w1 failed: "
@@ -202,9 +204,9 @@ def test_port_taken(console: Console) -> None:
         status, lines = console.play(script)
     assert status == 1
     failed = [line for line in lines if line.startswith("script line")]
-    assert "ended before it was ready (exit status 1): twistd dida-storage: can't listen on" in failed[0]
+    assert "ended before it was ready (exit status 1): twistd dida-storage: cannot listen on" in failed[0]
     assert "address already in use: choose another port" in failed[0]
-    assert failed[1].startswith("script line 2: populate four_records: no storage node is there: s1 ended")
+    assert failed[1].startswith("script line 2: populate four_records: missing storage node: s1 ended")
 
 
 def test_debug(console: Console) -> None:

@@ -85,7 +85,7 @@ def test_check(console: Console) -> None:  # noqa: F811
     assert status == 1
     assert [re.sub(r"(no file 'nofile').*", r"\1", line) for line in lines] == [
         "script line 4: client 13 nofile: no file 'nofile'",
-        "script line 5: crash s9: no node has the id s9: there are s1, w1, sc",
+        "script line 5: crash s9: unknown node s9: there are s1, w1, sc",
         "script line 6: frob: unknown command 'frob': help lists the commands",
         "checked  6 commands: wrong: 3",
     ]

@@ -230,7 +230,7 @@ MALFORMED = {
     b"read": "expected: read KEY [VERSION]; got 0 words after read",
     b"read k 1.1 x": "expected: read KEY [VERSION]; got 3 words after read",
     b"write k": "expected: write KEY VALUE; got 1 word after write",
-    b"read k 1": "VERSION: '1' is no version: write number.replica, as in 4.1; expected: read KEY [VERSION]",
+    b"read k 1": "VERSION: invalid version '1': write number.replica, as in 4.1; expected: read KEY [VERSION]",
     b"read k 9007199254740992.1": ("VERSION: version 9007199254740992.1 is out of range; expected: read KEY [VERSION]"),
     b"read \xff": "not UTF-8 at byte 6: send text as UTF-8",
     b'read k {"after": {"\xff": 1}}': "not UTF-8 at byte 20: send text as UTF-8",
