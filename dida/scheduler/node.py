@@ -49,7 +49,7 @@ from dida.scheduler.admission import Admission
 from dida.scheduler.dispatch import Dispatch
 from dida.scheduler.presence import Presence
 from dida.scheduler.results import Results
-from dida.scheduler.workers import Workers
+from dida.scheduler.workers import Timing, Workers
 from dida.wire import grammar
 from dida.wire.messages import NODE, Debug, Forget, Ok, Reply, Request, Status, System, vocabulary
 from dida.wire.runs import GOING_ON, Cancel, ListRuns, ListWorkers, Result, Run
@@ -83,6 +83,7 @@ class SchedulerNode(NodeCommands):
         start_deadline: float = 30.0,
         max_line: int = grammar.MAX_LINE,
         debug: bool = False,
+        timing: Timing = Timing(),
     ) -> None:
         self.me = me
         self.runs = runs
@@ -90,7 +91,7 @@ class SchedulerNode(NodeCommands):
         self.debug = debug
         self.front_end = StorageClient(reactor, storage, on_change=self._storage_changed)
         report = ReportTo(str(me.address), life=runs.life)
-        self.workers = Workers(reactor, workers, report, runs.policy, runs.catalog, start_deadline, self)
+        self.workers = Workers(reactor, workers, report, runs.policy, runs.catalog, start_deadline, self, timing)
         self._reactor = reactor
         self._storage: tuple[str, ...] = ()
         self._storage_changed()

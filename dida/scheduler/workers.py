@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 
+from attrs import frozen
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -22,9 +23,6 @@ from dida.errors import BadRequest, DidaError, Unavailable
 from dida.protocols.links import LinkListener, ReconnectingClient
 from dida.wire.messages import Error, Ok, Ping, Reply, Request
 
-PING_EVERY = 1.0
-PING_TIMEOUT = 3.0
-"""Time-out for a ping, in seconds; a worker that does not reply gets no more operators."""
 MAX_WORKERS = 1000
 REPORT_PATIENCE = 5.0
 """Time for a declared worker to report the runs of earlier schedulers, in seconds."""
@@ -32,12 +30,23 @@ ASK_TIMEOUT = 1.0
 """Time-out for asking a worker for its operators, in seconds; one that does not reply may have any."""
 ASK_EVERY = 10.0
 """Interval between two such requests, in seconds, for files that are added."""
-GONE_FOR = 30.0
-"""Time after which a worker that has registered itself and is gone is forgotten, in seconds."""
-REGISTRATION_TIME = 1.5
-"""Time after the scheduler's start for unknown workers to register, in seconds: they try once a second."""
 
 _log = Logger()
+
+
+@frozen
+class Timing:
+    """How long a scheduler waits for its workers, in seconds."""
+
+    ping_every: float = 1.0
+    ping_timeout: float = 3.0
+    """For the reply to a ping; a worker that does not reply gets no more operators."""
+    report_timeout: float = HOP_TIMEOUT
+    """For the reply to `report`."""
+    registration: float = 1.5
+    """After the scheduler's start, for unknown workers to register: they try once a second."""
+    gone_for: float = 30.0
+    """Until a worker that has registered itself and is gone is forgotten."""
 
 
 class Worker(LinkListener):
@@ -128,8 +137,10 @@ class Workers:
         catalog: Catalog,
         start_deadline: float,
         listener: WorkersListener,
+        timing: Timing = Timing(),
     ) -> None:
         self.start_deadline = start_deadline
+        self.timing = timing
         self.declared = declared
         self._listener = listener
         self.reachable: dict[str, tuple[str, int]] = {}
@@ -246,7 +257,7 @@ class Workers:
     def _all_have_told(self) -> bool:
         now = self._now()
         patience = min(REPORT_PATIENCE, self.start_deadline)
-        come = now >= self._began + min(REGISTRATION_TIME, self.start_deadline)
+        come = now >= self._began + min(self.timing.registration, self.start_deadline)
         return come and all(worker.told or worker.declared + patience <= now for worker in self)
 
     def tick(self) -> None:
@@ -312,7 +323,7 @@ class Workers:
         """Return True if a worker that was not named is gone for good."""
         if worker.named or worker.there or self._policy.loads[worker.id].active:
             return False
-        return worker.left or now >= (worker.lost or worker.declared) + GONE_FOR
+        return worker.left or now >= (worker.lost or worker.declared) + self.timing.gone_for
 
     def _forget(self, worker: Worker) -> None:
         worker.link.stop()
@@ -332,7 +343,7 @@ class Workers:
         worker.name = ""
         self._catalog.on_unknown(worker.id)
         self._ask_for_operators(worker)
-        asked = worker.link.ask(self._report, HOP_TIMEOUT)
+        asked = worker.link.ask(self._report, self.timing.report_timeout)
         asked.addCallbacks(self._known, self._not_known, callbackArgs=(worker,), errbackArgs=(worker,))
         self.look()
 
@@ -375,7 +386,7 @@ class Workers:
         worker.ping_at = float("inf")
 
         def answered(result: Reply | Failure) -> None:
-            worker.ping_at = self._now() + PING_EVERY
+            worker.ping_at = self._now() + self.timing.ping_every
             if isinstance(result, Failure):
                 if result.check(DidaError) and cast(DidaError, result.value).code != errors.TIMED_OUT:
                     return  # the connection broke, which was noted already
@@ -385,7 +396,7 @@ class Workers:
             worker.silent = isinstance(result, Failure)
             self.look()
 
-        worker.link.ask(Ping(), PING_TIMEOUT).addBoth(answered)
+        worker.link.ask(Ping(), self.timing.ping_timeout).addBoth(answered)
 
 
 def _expected(failure: Failure) -> None:

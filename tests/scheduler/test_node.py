@@ -1,28 +1,41 @@
 """The scheduler on real connections, with real workers and fake storage nodes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
+from attrs import evolve
 from twisted.logger import LogEvent
 
 from dida.addresses import NodeAddress
-from dida.chains.messages import Drain
+from dida.chains.messages import Drain, ReportTo
 from dida.chains.run_record import RunRecord
 from dida.chains.runs import Runs
 from dida.chains.scheduling import LeastActive
 from dida.errors import DidaError
 from dida.protocols import lines
+from dida.protocols.lines import Answer, NodeCommands
 from dida.scheduler.node import SchedulerNode
-from dida.scheduler.workers import Workers
 from dida.wire import grammar
-from dida.wire.messages import Error, Ok, Reply
+from dida.wire.messages import NODE, Error, Ok, Reply, Request, vocabulary
 from dida.worker.node import WorkerNode
 from tests.support.fakes import Port, refused, the_reactor, until
-from tests.support.schedulers import VERBS, Silent, System
+from tests.support.schedulers import TIMING, VERBS, Silent, System
 
 reactor = the_reactor()
+
+
+class Impostor(NodeCommands):
+    """A node that reports like a worker and executes nothing."""
+
+    vocabulary: Mapping[str, type[Request]] = vocabulary(*NODE, ReportTo)
+
+    def cmd_report(self, request: ReportTo) -> Answer:
+        return Ok()
+
+
 EXECUTE = (
     'execute {"meta": {"run": "r9", "scheduler": "localhost:1"}, "input": "", "next": 0, "size": 1, "left": 1, "chain":'
     ' [{"operator": "A", "position": 0, "worker": "w1", "host": "localhost", "port": 1}]}'
@@ -215,12 +228,11 @@ async def test_a_run_that_can_not_go_on(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_silent_worker_gets_nothing(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_worker_gets_nothing(system: System) -> None:
     """A worker that is connected and does not answer pings gets no operators until it does."""
-    monkeypatch.setattr("dida.scheduler.workers.PING_TIMEOUT", 0.2)
-    monkeypatch.setattr("dida.scheduler.workers.PING_EVERY", 0.05)
     paused = Silent()
-    scheduler = system.start(0, (system.node("x", paused),))
+    timing = evolve(TIMING, ping_every=0.05, ping_timeout=0.2)
+    scheduler = system.start(0, (system.node("x", paused),), timing=timing)
     await until(lambda: scheduler.workers and scheduler.workers["x"].reachable)
     paused.paused = True
     await until(lambda: not scheduler.workers["x"].reachable)
@@ -293,11 +305,9 @@ async def test_what_is_no_worker_gets_nothing(system: System) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_step_that_reaches_no_worker(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_step_that_reaches_no_worker(system: System) -> None:
     """A request that what is no worker has refused goes to another one; a run for which there is none ends with why."""
-    monkeypatch.setattr(Workers, "_known", lambda *arguments: None)
-    address = system.storage.addresses[0].address
-    scheduler = system.start(0, (NodeAddress("x", address),), deadline=0.5)
+    scheduler = system.start(0, (system.node("x", Impostor()),), deadline=0.5)
     await until(lambda: scheduler.ready)
     result = await system.run("13 ReaderOperator")
     assert result.words[0] == "failed"
@@ -422,7 +432,7 @@ async def test_a_scheduler_in_the_place_of_another(system: System) -> None:
     first.stop()
     await system.ports["sc1"].close()
     table = Runs(LeastActive(), "next", 20.0, 100)
-    second = SchedulerNode(reactor, first.me, table, first.workers.declared, system.storage.addresses)
+    second = SchedulerNode(reactor, first.me, table, first.workers.declared, system.storage.addresses, timing=TIMING)
     system.ports["sc1"] = Port(reactor, second, first.me.address.port)
     second.start()
     system.nodes.append(second)

@@ -4,14 +4,16 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from attrs import evolve
 from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from zope.interface import provider
 
 from dida.addresses import Address
 from dida.scheduler.node import SchedulerNode
+from dida.scheduler.workers import Timing
 from dida.wire.messages import Error, Ok
 from tests.support.fakes import refused, the_reactor, until
-from tests.support.schedulers import System
+from tests.support.schedulers import TIMING, System
 
 reactor = the_reactor()
 
@@ -51,7 +53,7 @@ async def test_a_scheduler_that_knows_no_workers(system: System) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_scheduler_that_is_started_anew(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_scheduler_that_is_started_anew(system: System) -> None:
     """It is found again, and a run that goes on, or has ended, is known before anybody is told otherwise."""
     here = refused()
     system.worker("w1", schedulers=[here])
@@ -59,8 +61,7 @@ async def test_a_scheduler_that_is_started_anew(system: System, monkeypatch: pyt
     await registered(first, "w1")
     going_on = (await system.ask("run 13 NapOperator")).words[0]
     ended = (await system.run("13 ReaderOperator")).object["run"]
-    monkeypatch.setattr("dida.scheduler.workers.REGISTRATION_TIME", 1.5)
-    second = await system.start_again()
+    second = await system.start_again(timing=Timing())
     results = [await system.ask(f"result {run}") for run in (going_on, ended)]
     assert [result.words[0] for result in results] == ["done", "done"]
     assert second.runs.adopted == 2
@@ -118,11 +119,10 @@ async def test_who_can_not_register(system: System) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_has_ended_is_forgotten(system: System, monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
+async def test_who_has_ended_is_forgotten(system: System, quick: None) -> None:
     """One that left in order at once, one that died after a while; one that was named stays in the list."""
-    monkeypatch.setattr("dida.scheduler.workers.GONE_FOR", 0.6)
     here = refused()
-    scheduler = system.start(1, here=here)
+    scheduler = system.start(1, here=here, timing=evolve(TIMING, gone_for=0.6))
     for id in ("leaves", "dies"):
         system.worker(id, schedulers=[here])
     await registered(scheduler, "w1", "leaves", "dies")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import pytest_twisted
+from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from dida.chains.messages import ReportTo
@@ -12,7 +13,7 @@ from dida.errors import DidaError
 from dida.protocols.lines import Answer
 from dida.wire.messages import Error, Ok, Reply
 from tests.support.fakes import the_reactor, until
-from tests.support.schedulers import Silent, System
+from tests.support.schedulers import TIMING, Silent, System
 
 reactor = the_reactor()
 LINE = 'run 13 CounterOperator {"id":"me:1"}'
@@ -194,11 +195,10 @@ async def test_questions_wait_for_the_reports(system: System) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_worker_that_tells_nothing(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_tells_nothing(system: System) -> None:
     """One that is silent is not waited for for ever, one that is not there not at all."""
-    monkeypatch.setattr("dida.scheduler.workers.HOP_TIMEOUT", 0.2)
     slow = Slow()
-    scheduler = system.start(0, (system.node("slow", slow),))
+    scheduler = system.start(0, (system.node("slow", slow),), timing=evolve(TIMING, report_timeout=0.2))
     assert await system.ask("result r9-x") == Error("no-such-run", ("r9-x",))
     assert scheduler.workers["slow"].told
     slow.tell()

@@ -18,6 +18,7 @@ from dida.errors import DidaError
 from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.links import ReconnectingClient
 from dida.scheduler.node import SchedulerNode
+from dida.scheduler.workers import Timing
 from dida.wire import grammar
 from dida.wire.messages import NODE, Error, Ok, Ping, Reply, Request, SchedulerAt, vocabulary
 from dida.worker.execution import Operators
@@ -41,6 +42,10 @@ class NapOperator:
         return previous_output
 """
 VERBS = vocabulary(*NODE, *SCHEDULER)
+
+
+TIMING = Timing(registration=0.05)
+"""Here nobody waits longer for workers that register themselves."""
 
 
 class Silent(NodeCommands):
@@ -86,6 +91,7 @@ class System:
         runs = Runs(LeastActive(), options.pop("life", "test"), options.pop("deadline", 20.0), options.pop("keep", 100))
         here = options.pop("here", None) or refused()
         storage = options.pop("storage", self.storage.addresses)
+        options.setdefault("timing", TIMING)
         scheduler = SchedulerNode(reactor, NodeAddress("sc1", here), runs, (*addresses, *declared), storage, **options)
         self.ports["sc1"] = Port(reactor, scheduler, here.port)
         scheduler.start()
