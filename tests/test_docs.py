@@ -21,6 +21,7 @@ import pytest
 from attrs import evolve, field, frozen
 
 import dida.errors
+from dida.console.commands import COMMANDS as CONSOLE_COMMANDS
 from dida.placement import Ring
 from dida.replication.outputs import CHANGING, OTHER_VIEW
 from tests.support.netcat import Netcat
@@ -74,6 +75,13 @@ def test_the_options_are_those_of_the_code() -> None:
     text = OPTIONS.read_text()
     assert with_tables(text) == text, "run: python -m tools.doc_tables"
     assert {match[3] for match in _TABLE.finditer(text)} == {"every node", *COMMANDS}
+
+
+def test_every_command_of_the_console_is_explained() -> None:
+    """The table of commands has each command in the form that its help shows, and no other."""
+    text = CONSOLE.read_text().partition("## Commands")[2].partition("\n## ")[0]
+    listed = [cells(line)[0].strip("`") for line in text.splitlines() if line.startswith("| `")]
+    assert sorted(listed) == sorted(kind.usage for kind in CONSOLE_COMMANDS)
 
 
 def test_every_verb_has_a_reply() -> None:
@@ -146,6 +154,7 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert not anchor or anchor in heading_anchors(path.read_text()), f"{document.name} links to {target}"
 
 
+CONSOLE = DOCS / "reference" / "console.md"
 FIRST_RUN = DOCS / "tutorial" / "first-run.md"
 FIRST_OPERATOR = DOCS / "tutorial" / "first-operator.md"
 BY_HAND = DOCS / "howto" / "start-by-hand.md"
