@@ -26,6 +26,7 @@ CLEAN = (
     "docs/howto",
     "docs/reference/errors.md",
     "docs/reference/glossary.md",
+    "docs/reference/operators.md",
     "docs/reference/python.md",
     "docs/reference/status.md",
     "docs/tutorial",
