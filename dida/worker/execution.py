@@ -99,22 +99,30 @@ class ExecutionPolicy:
 
 
 class Operators:
-    """The operators of a folder, ready to be executed. `timeout` is in seconds."""
+    """The operators of a folder, ready to be executed. `timeout`: in seconds; `lack` returns what the process lacks."""
 
-    def __init__(self, reactor: Any, folder: OperatorFolder, threads: int, timeout: float) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        folder: OperatorFolder,
+        threads: int,
+        timeout: float,
+        lack: Callable[[], str] = lack_of_descriptors,
+    ) -> None:
         self.folder = folder
+        self.lack = lack
         self.timeout = timeout
         self.threads = Threads(reactor, threads)
         self.log = LogOfSteps(reactor.seconds)
         self._reactor = reactor
         self._processes = DeferredSemaphore(threads)
         self.loops = Loops(reactor)
-        self._loading = Threads(reactor, 1)  # reading and executing files may take a while
+        self.loading = Threads(reactor, 1)  # reading and executing files may take a while
 
     def stop(self) -> None:
         """Let idle threads end."""
         self.threads.stop()
-        self._loading.stop()
+        self.loading.stop()
         self.loops.stop()
 
     def terms(self, name: str) -> ExecutionPolicy:
@@ -136,7 +144,7 @@ class Operators:
             operators = self.folder.operators()
             return operators, sorted(set(self.folder.defined()) - set(operators))
 
-        found = await self._loading.run(look, self.timeout, self.timeout)
+        found = await self.loading.run(look, self.timeout, self.timeout)
         if isinstance(found, TimedOut):
             raise DidaError("timed-out", "reading the operators folder takes too long")
         operators, others = found
@@ -163,7 +171,7 @@ class Operators:
             if storage.lost:
                 raise StepLost(storage.lost, storage.records) from None
             problem.records = storage.records
-            problem.lack = problem.lack or lack_of_descriptors()
+            problem.lack = problem.lack or self.lack()
             raise
         if storage.lost:
             raise StepLost(storage.lost, storage.records)
@@ -244,7 +252,7 @@ class Operators:
         if known is not None:
             return known
         try:
-            kind = await self._loading.run(lambda: self.folder.find(name), min(left, self.timeout), left)
+            kind = await self.loading.run(lambda: self.folder.find(name), min(left, self.timeout), left)
         except Lacking as problem:
             raise _lacking(problem.what) from None
         except DidaError as problem:

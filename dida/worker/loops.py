@@ -113,7 +113,8 @@ class Loop:
 class Loops:
     """The loop of a worker, and earlier ones that are blocked. All methods on the reactor's thread."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, blocked_after: float = BLOCKED_AFTER) -> None:
+        self.blocked_after = blocked_after
         self._reactor = reactor
         self._loop: Loop | None = None
         self._blocked: list[Loop] = []
@@ -140,7 +141,7 @@ class Loops:
         outcome: Deferred[Any] = Deferred(lambda cancelled: give_up())
 
         def give_up() -> None:
-            heard = self._reactor.callLater(BLOCKED_AFTER, self._is_blocked, loop)
+            heard = self._reactor.callLater(self.blocked_after, self._is_blocked, loop)
             work.addErrback(lambda cancelled: None)
             work.cancel()
             loop.tell(self._reactor.callFromThread, lambda: heard.active() and heard.cancel())

@@ -55,14 +55,13 @@ from dida.worker.handover import Handoff, NotHandedOn
 from dida.worker.outcomes import LineTooLong, Outcomes
 from dida.worker.printing import Streams
 from dida.worker.registration import Registration
-from dida.worker.reports import CHOOSE_AFTER, ReportQueue
+from dida.worker.reports import ReportQueue
 from dida.worker.shortage import Shortage
+from dida.worker.timing import Timing
 
 MAX_STEPS = 10_000
 """Default for the most unfinished steps of a worker, those that wait for a thread included."""
 
-LACKING_PAUSE = 0.2
-"""Pause before a step is passed on, in seconds: if the others lack the same, it does not circulate faster."""
 MAX_PASSES = 50
 """The most executions of a step that workers may pass on because they lack something."""
 
@@ -87,6 +86,7 @@ class WorkerNode(NodeCommands):
         drain: float = DRAIN,
         streams: Streams | None = None,
         on_end: Callable[[], None] = lambda: None,
+        timing: Timing = Timing(),
     ) -> None:
         """`drain`: time for finishing the steps at the end, in seconds; `streams`: the standard streams, if the
         process is the worker's own; `on_end` is called when the worker has been drained."""
@@ -99,18 +99,19 @@ class WorkerNode(NodeCommands):
         self.front_end = StorageClient(reactor, max_line=max_line)
         self.counts = {"executed": 0, "failed": 0, "retried": 0, "went_back": 0, "passed_on": 0}
         self._attempts = Attempts(reactor, operators, self.front_end, self._given_up, self.counts)
-        self.shortage = Shortage(reactor)
+        self.shortage = Shortage(reactor, timing.lacking_time)
         self.steps = Steps()
         self._reactor = reactor
         self._drain = drain
+        self._timing = timing
         self._streams = streams
         self._stopped = False
         self._tasks: dict[Deferred[None], str] = {}
         """Tasks in progress, each with its run (empty: none)."""
         self._schedulers = Schedulers()
-        self.registration = Registration(reactor, me, schedulers)
+        self.registration = Registration(reactor, me, schedulers, timing.register_every)
         self._peers = ConnectionPool(reactor)
-        self.reports = ReportQueue(reactor, self._peers, self._on_idle)
+        self.reports = ReportQueue(reactor, self._peers, self._on_idle, timing.choose_timeout)
         self._outcomes = Outcomes(self.reports, max_line)
         self.collector = DebugReporter(me.id, self._peers)
         self.departure = Draining(reactor, me.id, self._peers, self._spawn, lambda: self.steps.in_hand, on_end)
@@ -266,7 +267,7 @@ class WorkerNode(NodeCommands):
     async def _pass_on(self, request: Execute, scheduler: Address, elsewhere: bool = False) -> None:
         began = self._reactor.seconds()
         if elsewhere:
-            await deferLater(self._reactor, LACKING_PAUSE)
+            await deferLater(self._reactor, self._timing.lacking_pause)
         try:
             await self._hand_over.send(scheduler, request, elsewhere)
         except NotHandedOn as problem:
@@ -311,13 +312,13 @@ class WorkerNode(NodeCommands):
             return None
         following = attrs.evolve(done.later(took), next=done.next + 1, apart=False)
         completed = self._outcomes.completed(done, printed.end())
-        if took < CHOOSE_AFTER:
+        if took < self._timing.choose_after:
             self.reports.tell(scheduler, completed, following, soon=False)
         else:
             following = await self.reports.choose(scheduler, completed, following)
         if self.gossip_delay:
             await deferLater(self._reactor, self.gossip_delay)
-        if took >= CHOOSE_AFTER or self.gossip_delay:
+        if took >= self._timing.choose_after or self.gossip_delay:
             left = request.later(self._reactor.seconds() - began).left
             following = attrs.evolve(following, left=left)
         try:

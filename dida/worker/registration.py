@@ -19,8 +19,6 @@ from dida.errors import DidaError
 from dida.protocols.links import LinkListener, ReconnectingClient
 from dida.wire.messages import Error, Reply
 
-REGISTER_EVERY = 2.0
-"""Interval between two registrations on the same connection, in seconds."""
 NOT_REACHED = "not reached"
 REGISTERED = "registered"
 
@@ -59,11 +57,12 @@ class _Scheduler(LinkListener):
 
 
 class Registration:
-    """The registration of the worker `me` at all of `schedulers`."""
+    """The registration of the worker `me` at all of `schedulers`, repeated every `every` seconds."""
 
-    def __init__(self, reactor: Any, me: NodeAddress, schedulers: Iterable[Address]) -> None:
+    def __init__(self, reactor: Any, me: NodeAddress, schedulers: Iterable[Address], every: float) -> None:
         request = Register(me.id, str(me.address))
         self._schedulers = [_Scheduler(reactor, each, request) for each in dict.fromkeys(schedulers)]
+        self._every = every
         self._repeating = LoopingCall(self._register_again)
         self._repeating.clock = reactor
 
@@ -77,7 +76,7 @@ class Registration:
         for scheduler in self._schedulers:
             scheduler.link.start()
         if self._schedulers:
-            self._repeating.start(REGISTER_EVERY, now=False)
+            self._repeating.start(self._every, now=False)
 
     def leave(self) -> list[Address]:
         """Stop registering; return the schedulers that may still send operators."""

@@ -31,11 +31,6 @@ MAX_WAITING = 20_000
 """The most reports that wait for schedulers; the oldest is dropped for a newer one."""
 REPORT_TIMEOUT = 5.0
 """Time-out for a report, in seconds."""
-CHOOSE_AFTER = 0.005
-"""Duration of a step up to which the planned route counts, in seconds; after a longer step the scheduler is asked
-who executes the next one."""
-CHOOSE_TIMEOUT = 2.0
-"""Time-out for asking a scheduler who executes the next step, in seconds."""
 MAX_OUTCOMES = 500
 MAX_BYTES = 8 * 2**20
 """The most outcomes that are kept, and about the memory that they may take, in bytes."""
@@ -84,9 +79,21 @@ class _Scheduler:
 
 
 class ReportQueue:
-    """The reports of one worker; `on_idle` is called when none is left."""
+    """The reports of one worker; `on_idle` is called when none is left.
 
-    def __init__(self, reactor: Any, peers: ConnectionPool, on_idle: Callable[[], None]) -> None:
+    `choose_timeout`: time-out for asking a scheduler who executes the next step, in seconds.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        peers: ConnectionPool,
+        on_idle: Callable[[], None],
+        choose_timeout: float,
+        max_outcomes: int = MAX_OUTCOMES,
+    ) -> None:
+        self.choose_timeout = choose_timeout
+        self.max_outcomes = max_outcomes
         self.undelivered = 0
         """The number of reports that were dropped."""
         self._reactor = reactor
@@ -167,7 +174,7 @@ class ReportQueue:
             self._bytes -= self._outcomes.pop(run)[1].bytes
         self._outcomes[run] = (to, told)
         self._bytes += told.bytes
-        while len(self._outcomes) > MAX_OUTCOMES or self._bytes > MAX_BYTES:
+        while len(self._outcomes) > self.max_outcomes or self._bytes > MAX_BYTES:
             _, oldest = self._outcomes.pop(next(iter(self._outcomes)))
             self._bytes -= oldest.bytes
 
@@ -176,7 +183,7 @@ class ReportQueue:
         `following`."""
         try:
             asked = attrs.evolve(done, choose=True)
-            reply = await self._peers.ask(scheduler.host, scheduler.port, asked, CHOOSE_TIMEOUT)
+            reply = await self._peers.ask(scheduler.host, scheduler.port, asked, self.choose_timeout)
         except DidaError as problem:
             self.tell(scheduler, done, following)
             # It may have chosen another one, and send it the request, too.

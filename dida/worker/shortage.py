@@ -8,8 +8,6 @@ from twisted.logger import Logger
 
 from dida.protocols.shortage import lack_of_descriptors
 
-LACKING_TIME = 1.0
-"""Time during which a worker takes no operators after it passed one on, in seconds."""
 LACKING_TOLD = 10.0
 """Shortest interval between two log lines about a shortage, in seconds."""
 
@@ -17,9 +15,10 @@ _log = Logger()
 
 
 class Shortage:
-    """The last shortage of one worker."""
+    """The last shortage of one worker, which takes no operators for `lasts` seconds then."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, lasts: float) -> None:
+        self.lasts = lasts
         self._reactor = reactor
         self._what = ""
         self._until = 0.0
@@ -29,7 +28,7 @@ class Shortage:
         """Take no operators for a while, because `what` is lacking."""
         now = self._reactor.seconds()
         self._what = what
-        self._until = now + LACKING_TIME
+        self._until = now + self.lasts
         if now >= self._logged + LACKING_TOLD:
             self._logged = now
             _log.warn("no more {what}: steps are passed on to other workers", what=what)

@@ -55,8 +55,9 @@ class Threads:
     that takes a call while there are more of them first wakes another thread, so that none waits for a long one.
     """
 
-    def __init__(self, reactor: Any, size: int) -> None:
+    def __init__(self, reactor: Any, size: int, start_thread: Callable[[Thread], None] = Thread.start) -> None:
         self.size = size
+        self.start_thread = start_thread
         self.stuck = 0
         self._reactor = reactor
         self._deadlines = Deadlines(reactor)
@@ -139,7 +140,7 @@ class Threads:
     def _one_more(self) -> bool:
         """Start a thread; return False if the machine refuses."""
         try:
-            Thread(target=self._work, name=f"operators-{self._threads + 1}", daemon=True).start()
+            self.start_thread(Thread(target=self._work, name=f"operators-{self._threads + 1}", daemon=True))
         except (RuntimeError, MemoryError):
             return False
         self._threads += 1

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 import pytest_twisted
 from attrs import evolve
 from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
@@ -12,6 +11,7 @@ from dida.addresses import Address
 from dida.scheduler.node import SchedulerNode
 from dida.scheduler.workers import Timing
 from dida.wire.messages import Error, Ok
+from dida.worker.timing import Timing as WorkerTiming
 from tests.support.fakes import refused, the_reactor, until
 from tests.support.schedulers import TIMING, System
 
@@ -30,10 +30,7 @@ async def registered(scheduler: SchedulerNode, *ids: str) -> None:
     await until(lambda: set(scheduler.workers.reachable) == set(ids))
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers say all the time that they are there."""
-    monkeypatch.setattr("dida.worker.registration.REGISTER_EVERY", 0.05)
+QUICK = WorkerTiming(register_every=0.05)
 
 
 @pytest_twisted.ensureDeferred
@@ -79,14 +76,14 @@ async def test_several_schedulers(system: System) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_workers_with_one_id(system: System, quick: None) -> None:
+async def test_two_workers_with_one_id(system: System) -> None:
     """The second one is refused, with what to do; when the first one has gone it takes its place."""
     here = refused()
     scheduler = system.start(0, here=here)
-    first = system.worker("w1", schedulers=[here])
+    first = system.worker("w1", schedulers=[here], timing=QUICK)
     await registered(scheduler, "w1")
     first_node, first_port = system.workers[0], system.ports.pop("w1")
-    second = system.worker("w1", schedulers=[here])
+    second = system.worker("w1", schedulers=[here], timing=QUICK)
     second_node = system.workers[1]
     problem = f"w1 is the id of the worker at {first.address}: start this one with another --id"
     await until(lambda: second_node.registration.states == {str(here): f"refused: {problem}"})
@@ -119,12 +116,12 @@ async def test_who_can_not_register(system: System) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_has_ended_is_forgotten(system: System, quick: None) -> None:
+async def test_who_has_ended_is_forgotten(system: System) -> None:
     """One that left in order at once, one that died after a while; one that was named stays in the list."""
     here = refused()
     scheduler = system.start(1, here=here, timing=evolve(TIMING, gone_for=0.6))
     for id in ("leaves", "dies"):
-        system.worker(id, schedulers=[here])
+        system.worker(id, schedulers=[here], timing=QUICK)
     await registered(scheduler, "w1", "leaves", "dies")
     _, leaves, dies = system.workers
     await leaves.leave()

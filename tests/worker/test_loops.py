@@ -95,9 +95,8 @@ async def test_an_operator_on_a_loop_is_cancelled(stage: Stage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_blocked_loop_is_replaced(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_blocked_loop_is_replaced(stage: Stage) -> None:
     """An operator that blocks its loop holds up those that are on it, not those that come when that is known."""
-    monkeypatch.setattr("dida.worker.loops.BLOCKED_AFTER", 0.2)
     stage.start("w1", timeout=2.0)
     put(
         stage,
@@ -108,6 +107,7 @@ async def test_a_blocked_loop_is_replaced(stage: Stage, monkeypatch: pytest.Monk
     file = stage.folder / "ops.py"
     file.write_text(file.read_text().replace("class Blocks:\n", "class Blocks:\n    timeout = 0.2\n    free = False\n"))
     loops = stage.workers["w1"].operators.loops
+    loops.blocked_after = 0.2
     assert "did not return within 0.2 s, the limit is its class's timeout" in await stage.reason("Blocks@w1")
     await until(lambda: loops.blocked == 1)
     assert isinstance(await stage.outcome(stage.request("Good@w1", "Frees@w1")), Ended)

@@ -44,6 +44,7 @@ from dida.wire.messages import NODE, Error, Ok, Read, Request, Status, Write, vo
 from dida.worker.execution import Operators
 from dida.worker.loading import OperatorFolder
 from dida.worker.node import WorkerNode
+from dida.worker.timing import Timing
 from tests.support.fakes import FakeCluster, Port, refused, the_reactor, until
 
 reactor = the_reactor()
@@ -242,7 +243,7 @@ async def test_the_run_goes_on_before_it_is_reported(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, delay: float, order: list[type[Request]]
 ) -> None:
     """After a quick step the request does not wait for the report; the report does not wait for a gossip delay."""
-    monkeypatch.setattr("dida.worker.node.CHOOSE_AFTER", 60.0)  # however slow the machine is
+    stage.start("w1", timing=Timing(choose_after=60.0))  # however slow the machine is
     asked: list[type[Request]] = []
     ask = ConnectionPool.ask
 
@@ -478,11 +479,10 @@ async def test_a_gossip_delay_is_slept_before_forwarding(stage: Stage) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_after_a_while_the_scheduler_chooses_the_next_worker(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_after_a_while_the_scheduler_chooses_the_next_worker(stage: Stage) -> None:
     """A step that has taken its time asks who is to execute the next one; a quick one hands on by the plan."""
-    monkeypatch.setattr("dida.worker.node.CHOOSE_AFTER", 0.5)  # a quick one is below it on a busy machine, too
+    for id in ("w1", "w2"):
+        stage.start(id, timing=Timing(choose_after=0.5))  # a quick one is below it on a busy machine, too
     stage.put(PLAIN.format(name="Slow", body="time.sleep(0.6); return 's'"))
     stage.put(ASYNC.format(name="Quick", body="return 'q'"), "quick.py")
     w2 = stage._ports["w2"].address
@@ -497,9 +497,9 @@ async def test_after_a_while_the_scheduler_chooses_the_next_worker(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_scheduler_that_does_not_choose_in_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_scheduler_that_does_not_choose_in_time(stage: Stage) -> None:
     """A scheduler that keeps silent when it is asked holds nothing up: the plan is kept, and it is told so."""
-    monkeypatch.setattr("dida.worker.reports.CHOOSE_TIMEOUT", 0.05)
+    stage.start("w1", timing=Timing(choose_timeout=0.05))
     stage.operator("time.sleep(0.02); return 's'")
     stage.told.choice = Deferred()
     ended = await stage.outcome(stage.request("Op@w1", "Op@w2"))
@@ -864,11 +864,9 @@ async def test_a_scheduler_that_asks_is_told_what_is_in_hand(stage: Stage) -> No
 
 
 @pytest_twisted.ensureDeferred
-async def test_outcomes_are_kept_for_the_scheduler_after_this_one(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_outcomes_are_kept_for_the_scheduler_after_this_one(stage: Stage) -> None:
     """A scheduler of another life hears the newest outcomes that the one before it has taken, that one does not."""
-    monkeypatch.setattr("dida.worker.reports.MAX_OUTCOMES", 2)
+    stage.workers["w1"].reports.max_outcomes = 2
     stage.operator("return input + previous_output")
     for _ in range(3):
         await stage.outcome(stage.request("Op@w1"))

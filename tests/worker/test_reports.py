@@ -33,7 +33,7 @@ class Scheduler:
         self.clock = Clock()
         self.asked: list[tuple[Request, Deferred[Reply]]] = []
         self.idle = 0
-        self.reports = ReportQueue(self.clock, cast(ConnectionPool, self), self._on_idle)
+        self.reports = ReportQueue(self.clock, cast(ConnectionPool, self), self._on_idle, choose_timeout=2.0)
 
     def _on_idle(self) -> None:
         self.idle += 1

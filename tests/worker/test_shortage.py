@@ -16,6 +16,7 @@ from dida.protocols.shortage import Lacking, lack_of, lack_of_descriptors
 from dida.wire.messages import Error
 from dida.worker.isolation import OperatorProcess
 from dida.worker.loading import LoadingError, OperatorFolder
+from dida.worker.timing import Timing
 from tests.support.fakes import the_reactor
 from tests.worker.test_node import PLAIN, Stage, stage, warnings
 
@@ -80,9 +81,9 @@ async def test_a_step_is_passed_on(
         )
         monkeypatch.setattr(operators.loops, "current", fails(problem))
     elif what == "loading":
-        monkeypatch.setattr(operators._loading, "_one_more", lambda: False)
+        operators.loading.start_thread = fails(problem)
     elif what == "thread":
-        monkeypatch.setattr(operators.threads, "_one_more", lambda: False)
+        operators.threads.start_thread = fails(problem)
     else:
         monkeypatch.setattr(operators, "folder", Unreadable(operators.folder.path, problem))
     tried: list[bool] = []
@@ -97,7 +98,7 @@ async def test_a_step_is_passed_on(
     assert worker.counts["passed_on"] == 1
     (told,) = [line for line in warnings if "steps are passed on" in line]
     what = told.removeprefix("no more ").removesuffix(": steps are passed on to other workers")
-    monkeypatch.setattr("dida.worker.shortage.LACKING_TIME", 60.0)
+    worker.shortage.lasts = 60.0
     worker.shortage.note(what)
     refused = await stage.ask("w1", stage.request("Op@w1"))
     assert refused == Error("unavailable", (f"w1 has no more {what}: try another worker",))
@@ -105,7 +106,7 @@ async def test_a_step_is_passed_on(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_fails_meanwhile(stage: Stage, monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
+async def test_what_fails_meanwhile(stage: Stage, warnings: list[str]) -> None:
     """An operator that meets the end of the worker's descriptors is executed elsewhere, and the log has a line of that,
     not the traceback; otherwise it has failed."""
     stage.operator("raise OSError(24, 'too many open files')")
@@ -113,22 +114,21 @@ async def test_what_fails_meanwhile(stage: Stage, monkeypatch: pytest.MonkeyPatc
     assert stage.workers["w1"].counts["passed_on"] == 0
     assert len([line for line in warnings if "Traceback" in line]) == 1
     lacking = [True, False]
-    monkeypatch.setattr("dida.worker.execution.lack_of_descriptors", lambda: DESCRIPTORS if lacking.pop(0) else "")
+    for worker in stage.workers.values():
+        worker.operators.lack = lambda: DESCRIPTORS if lacking.pop(0) else ""
     assert (await stage.reason("Op@w1", "Op@w2")).endswith("on w2 raised OSError: [Errno 24] too many open files")
     assert stage.workers["w1"].counts["passed_on"] == 1
     assert len([line for line in warnings if "Traceback" in line]) == 2, "on w1 before, on w2 now"
 
 
 @pytest_twisted.ensureDeferred
-async def test_all_workers_lack_it(stage: Stage, monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
+async def test_all_workers_lack_it(stage: Stage, warnings: list[str]) -> None:
     """A step that nobody can execute goes round slowly until somebody can, or the run's deadline."""
     stage.operator("return 'out'")
-    monkeypatch.setattr("dida.worker.shortage.LACKING_TIME", 0.1)
-    monkeypatch.setattr("dida.worker.node.LACKING_PAUSE", 0.02)
-    for worker in stage.workers.values():
-        monkeypatch.setattr(worker.operators.threads, "_one_more", lambda: False)
+    for id in ("w1", "w2"):
+        worker = stage.start(id, timing=Timing(lacking_time=0.1, lacking_pause=0.02))
+        worker.operators.threads.start_thread = fails(RuntimeError("can't start new thread"))
     assert isinstance(await stage.outcome(stage.request("Op@w1", left=1.0)), Failed)
-    monkeypatch.undo()
     assert len([line for line in warnings if "passed on" in line]) <= 2
 
 
