@@ -427,7 +427,7 @@ def _listed(place: Place, port: str) -> str:
         return netcat.ask("list")
 
 
-SESSIONS = ["## Answers", "## Every node", "## Storage", "## Scheduler", "## Workers", "## PCS"]
+SESSIONS = ["## Replies", "## Every node", "## Storage", "## Scheduler", "## Workers", "## PCS"]
 
 
 @pytest.fixture(scope="module")
