@@ -400,6 +400,17 @@ def test_the_system_by_hand(by_hand: Place, page: Path, heading: str) -> None:
         by_hand.run(block)
 
 
+def test_the_script_that_is_a_test(place: Place) -> None:
+    """The script of the guide is taken by --check, and all that it expects comes."""
+    script, played = blocks(DOCS / "howto" / "write-a-script.md", "## A script that is a test")
+    place.run(script)
+    command = f"{commands_of(played.text)[0].removesuffix(' < script')} --files {ROOT}/pmscripts --pcs localhost:10000"
+    place.shell(f"{command} --operators {ROOT}/operators --check < script")
+    output = place.shell(f"{command} --operators {ROOT}/operators < script")
+    assert output.count("expected ") == 4
+    assert "played   12 commands, 2 runs: 1 done, none failed" in output
+
+
 def test_the_units_of_systemd(tmp_path: Path) -> None:
     """Each ExecStart of the guide is a command line that DIDA takes."""
     text = (DOCS / "howto" / "systemd.md").read_text()
