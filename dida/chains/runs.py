@@ -40,10 +40,20 @@ MAX_PRINTED = 256 * 1024
 class Runs:
     """The table. `suffix` makes the run ids of this incarnation of the scheduler differ from those of others."""
 
-    def __init__(self, policy: LeastActive, suffix: str, deadline: float = 120.0, keep: int = 10_000) -> None:
+    def __init__(
+        self,
+        policy: LeastActive,
+        suffix: str,
+        deadline: float = 120.0,
+        keep: int = 10_000,
+        max_bytes: int = MAX_BYTES,
+        max_looked: int = MAX_LOOKED,
+    ) -> None:
         self.policy = policy
         self.deadline = deadline
         self.keep = keep
+        self.max_bytes = max_bytes
+        self.max_looked = max_looked
         self.started = self.done = self.failed = self.dropped = 0
         self.adopted = 0
         """Runs of other incarnations of the scheduler."""
@@ -74,14 +84,14 @@ class Runs:
     ) -> tuple[list[RunRecord], RunRecord | None]:
         """Return the newest `limit` of the `wanted` runs, from `first` on, and the first run of the next page.
 
-        It looks at no more than MAX_LOOKED runs, so there may be fewer though there are more.
+        It looks at no more than `max_looked` runs, so there may be fewer though there are more.
         """
         found: list[RunRecord] = []
         runs = self.newest_first()
         if first is not None:
             runs = dropwhile(lambda run: run is not first, runs)
         for looked, run in enumerate(runs):
-            if looked == MAX_LOOKED:
+            if looked == self.max_looked:
                 return found, run
             if wanted(run):
                 if len(found) == limit:
@@ -205,7 +215,7 @@ class Runs:
         self._all[run.id] = self._going_on[run.id] = run
         self.ids.keep(run)
         self._turn(run)
-        while self._ended and (len(self._all) > self.keep or self._bytes > MAX_BYTES):
+        while self._ended and (len(self._all) > self.keep or self._bytes > self.max_bytes):
             oldest = self._ended.pop(next(iter(self._ended)))
             del self._all[oldest.id]
             self.ids.drop(oldest)

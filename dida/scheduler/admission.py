@@ -22,7 +22,7 @@ from dida.protocols.clock import time_of_day
 from dida.protocols.deadlines import Deadlines
 from dida.protocols.lines import Answer, ok
 from dida.scheduler.waiting import WaitingRoom
-from dida.scheduler.workers import ASK_TIMEOUT, Workers
+from dida.scheduler.workers import Workers
 from dida.wire import grammar
 from dida.wire.messages import Reply
 from dida.wire.runs import Run
@@ -129,7 +129,7 @@ class Admission:
 
     async def _ask_for_operators(self, request: Run, ends: float) -> None:
         """Ask all workers for their operators; no-such-operator when all of them lack one."""
-        patience = min(ASK_TIMEOUT, max(0.0, ends - self._now()))
+        patience = min(self._workers.timing.ask_timeout, max(0.0, ends - self._now()))
         said = self._workers.ask_for_operators().addTimeout(patience, self._reactor, lambda late, seconds: False)
         if not await said:
             return  # not all have replied since this request came

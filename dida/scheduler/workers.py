@@ -26,8 +26,6 @@ from dida.wire.messages import Error, Ok, Ping, Reply, Request
 MAX_WORKERS = 1000
 REPORT_PATIENCE = 5.0
 """Time for a declared worker to report the runs of earlier schedulers, in seconds."""
-ASK_TIMEOUT = 1.0
-"""Time-out for asking a worker for its operators, in seconds; one that does not reply may have any."""
 ASK_EVERY = 10.0
 """Interval between two such requests, in seconds, for files that are added."""
 
@@ -43,6 +41,8 @@ class Timing:
     """For the reply to a ping; a worker that does not reply gets no more operators."""
     report_timeout: float = HOP_TIMEOUT
     """For the reply to `report`."""
+    ask_timeout: float = 1.0
+    """For a worker's list of its operators; one that does not reply may have any."""
     registration: float = 1.5
     """After the scheduler's start, for unknown workers to register: they try once a second."""
     gone_for: float = 30.0
@@ -310,7 +310,8 @@ class Workers:
             else:
                 self._catalog.on_unknown(worker.id)
 
-        return worker.link.ask(ListOperators(deadline=ASK_TIMEOUT), ASK_TIMEOUT).addBoth(answered)
+        request = ListOperators(deadline=self.timing.ask_timeout)
+        return worker.link.ask(request, request.deadline).addBoth(answered)
 
     def _forget_one(self) -> None:
         """Forget the worker that has been gone for longest and has no steps."""

@@ -1,7 +1,7 @@
 """The reports of a worker to schedulers, retried until they are acknowledged.
 
 Reports to one scheduler are sent in order; those that can wait are sent at the end of the turn, after the messages
-between workers. While a scheduler can't be reached, the newest MAX_WAITING reports wait. A scheduler that was restarted
+between workers. While a scheduler can't be reached, a bounded number of reports waits. A scheduler that was restarted
 with the same URL does not know the earlier runs, so a report about an unknown run is preceded by the run's request
 (`adopt`). The newest outcomes that a scheduler has acknowledged are kept for the one after it.
 """
@@ -91,9 +91,13 @@ class ReportQueue:
         on_idle: Callable[[], None],
         choose_timeout: float,
         max_outcomes: int = MAX_OUTCOMES,
+        max_waiting: int = MAX_WAITING,
+        at_once: int = AT_ONCE,
     ) -> None:
         self.choose_timeout = choose_timeout
         self.max_outcomes = max_outcomes
+        self.max_waiting = max_waiting
+        self.at_once = at_once
         self.undelivered = 0
         """The number of reports that were dropped."""
         self._reactor = reactor
@@ -131,7 +135,7 @@ class ReportQueue:
         scheduler = self._schedulers.get(address)
         if scheduler is None:
             scheduler = self._schedulers[address] = _Scheduler(address)
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) >= self.max_waiting:
             oldest = next(iter(self._waiting))
             del self._waiting[oldest]
             oldest.to.unsent.pop(oldest, None)
@@ -201,7 +205,7 @@ class ReportQueue:
 
     def _send(self, scheduler: _Scheduler) -> None:
         """Send what is unsent, up to the limit in flight."""
-        for report in list(islice(scheduler.unsent, AT_ONCE - scheduler.in_flight)):
+        for report in list(islice(scheduler.unsent, self.at_once - scheduler.in_flight)):
             del scheduler.unsent[report]
             scheduler.in_flight += 1
             told = self._ask(scheduler, self._dated(report)).addCallback(self._answered, report)

@@ -15,8 +15,8 @@ from dida.wire.runs import DONE, FAILED
 WORKERS = {"w1": ("localhost", 4001), "w2": ("localhost", 4002)}
 
 
-def table(deadline: float = 10.0, keep: int = 100) -> Runs:
-    runs = Runs(LeastActive(), "x", deadline, keep)
+def table(deadline: float = 10.0, keep: int = 100, **limits: int) -> Runs:
+    runs = Runs(LeastActive(), "x", deadline, keep, **limits)
     for worker in WORKERS:
         runs.policy.on_worker(worker)
     return runs
@@ -302,10 +302,9 @@ def test_the_list_of_runs_is_short() -> None:
     assert runs["r1"] is run, "a run's number is enough, for one of this life"
 
 
-def test_large_outcomes_are_kept_for_less_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_outcomes_are_kept_for_less_long() -> None:
     """The memory for outcomes is bounded, too: of large ones fewer are kept."""
-    monkeypatch.setattr("dida.chains.runs.MAX_BYTES", 50_000)
-    runs = table()
+    runs = table(max_bytes=50_000)
     for _ in range(20):
         run = start(runs, length=1)
         runs.on_ended(run.id, [attrs.evolve(run.chain[0], output="o" * 10_000)], {}, 1.0)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
 import pytest_twisted
+from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from dida.addresses import NodeAddress
@@ -12,7 +12,7 @@ from dida.chains.messages import ListOperators
 from dida.protocols.lines import Answer, ok
 from dida.wire.messages import Error, Ok, Reply
 from tests.support.fakes import the_reactor, until
-from tests.support.schedulers import Silent, System
+from tests.support.schedulers import TIMING, Silent, System
 
 reactor = the_reactor()
 OPERATOR = """
@@ -119,13 +119,12 @@ async def test_nobody_is_asked_about_what_is_known(system: System) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_worker_that_does_not_say(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_does_not_say(system: System) -> None:
     """It may have any operator; the others are not asked to execute what they lack."""
-    for module in ("workers", "admission"):
-        monkeypatch.setattr(f"dida.scheduler.{module}.ASK_TIMEOUT", 0.2)
     telling, silent = Telling("A"), Telling()
     silent.operators = None
-    system.start(0, (system.node("w1", telling), system.node("w2", silent)))
+    workers = (system.node("w1", telling), system.node("w2", silent))
+    system.start(0, workers, timing=evolve(TIMING, ask_timeout=0.2))
     began = reactor.seconds()
     run = await system.ask("run 13 B B A")
     assert isinstance(run, Ok)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 import pytest_twisted
 
 from dida.protocols.clock import time_of_day
@@ -58,7 +57,7 @@ async def test_runs_are_chosen(system: System) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_list_is_read_page_by_page(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_list_is_read_page_by_page(system: System) -> None:
     """Each page says with which run to go on; the last one does not. Looking for few among many is bounded, too."""
     await some_runs(system)
 
@@ -75,7 +74,7 @@ async def test_a_list_is_read_page_by_page(system: System, monkeypatch: pytest.M
     assert await pages('"limit":3') == [["r4", "r3", "r2"], ["r1"]]
     assert await pages('"limit":1,"state":"done"') == [["r3"], ["r1"]]
     assert await listed(system, '"from":"r2","limit":1') == ["r2"], "in short will do"
-    monkeypatch.setattr("dida.chains.runs.MAX_LOOKED", 1)
+    system.scheduler.runs.max_looked = 1
     assert await pages('"limit":3,"state":"failed"') == [[], [], ["r2"], []]
     refused = await system.ask('runs {"from":"r9-x"}')
     assert refused == Error("no-such-run", ("r9-x",))

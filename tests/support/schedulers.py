@@ -102,7 +102,7 @@ class System:
 
     async def start_again(self, **options: Any) -> SchedulerNode:
         """A scheduler in the place of the one that there is, which dies, with the same options as that."""
-        first = next(node for node in self.nodes if isinstance(node, SchedulerNode))
+        first = self.scheduler
         self.nodes.remove(first)
         first.stop()
         await self.ports.pop("sc1").close()
@@ -141,6 +141,11 @@ class System:
         result = await self.ask(f"result {reply.words[0]}")
         assert isinstance(result, Ok), result
         return result
+
+    @property
+    def scheduler(self) -> SchedulerNode:
+        """The scheduler that runs."""
+        return next(node for node in self.nodes if isinstance(node, SchedulerNode))
 
     @property
     def workers(self) -> list[WorkerNode]:

@@ -41,7 +41,9 @@ from dida.protocols.link_pool import ConnectionPool
 from dida.protocols.links import ReconnectingClient
 from dida.versions import Version
 from dida.wire.messages import NODE, Error, Ok, Read, Request, Status, Write, vocabulary
+from dida.worker.attempts import Attempts
 from dida.worker.execution import Operators
+from dida.worker.handover import Handoff
 from dida.worker.loading import OperatorFolder
 from dida.worker.node import WorkerNode
 from dida.worker.timing import Timing
@@ -352,8 +354,8 @@ async def test_a_bug_of_the_worker(
 
     stage.operator("return ''", ASYNC)
     worker = stage.workers["w1"]
-    monkeypatch.setattr(worker._attempts, "secure", bug)
-    monkeypatch.setattr(worker._hand_over, "send", bug)
+    monkeypatch.setattr(Attempts, "secure", bug)
+    monkeypatch.setattr(Handoff, "send", bug)
     text = "on w1: a bug at this worker; its log has the details"
     assert await stage.reason() == f"Op at position 0 {text}"
     assert await stage.reason("Op@w1", "Op@w2") == f"Op at position 1 {text}"

@@ -133,18 +133,18 @@ def test_one_answer_is_enough_for_the_others(scheduler: Scheduler) -> None:
 
 
 @pytest.mark.parametrize("left", [0, 1, 7])
-def test_as_many_at_once_as_may_be(scheduler: Scheduler, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_at_once_as_may_be(scheduler: Scheduler, left: int) -> None:
     """The others follow as answers come."""
-    monkeypatch.setattr(module, "AT_ONCE", 5)
+    scheduler.reports.at_once = 5
     scheduler.tell(*range(5 + left))
     assert scheduler.heard() == [0, 1, 2, 3, 4]
     scheduler.answer()
     assert scheduler.heard() == list(range(5, 5 + min(left, 5)))
 
 
-def test_the_oldest_is_dropped_for_a_newer_one(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_is_dropped_for_a_newer_one(scheduler: Scheduler) -> None:
     """So what waits is bounded, also while the scheduler is away."""
-    monkeypatch.setattr(module, "MAX_WAITING", 3)
+    scheduler.reports.max_waiting = 3
     scheduler.tell(1)
     scheduler.answer(Unavailable("away"))
     scheduler.tell(2, 3, 4, 5)
@@ -153,9 +153,9 @@ def test_the_oldest_is_dropped_for_a_newer_one(scheduler: Scheduler, monkeypatch
     assert scheduler.heard() == [3, 4, 5]
 
 
-def test_all_that_was_told_is_dropped(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_was_told_is_dropped(scheduler: Scheduler) -> None:
     """A pause at whose end nothing is left to be said holds up nothing that is told later."""
-    monkeypatch.setattr(module, "MAX_WAITING", 1)
+    scheduler.reports.max_waiting = 1
     scheduler.tell(1)
     scheduler.answer(Unavailable("away"))
     elsewhere = Address("127.0.0.1", 2001)
