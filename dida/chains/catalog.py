@@ -75,6 +75,6 @@ def meant(name: str, names: Collection[str]) -> str:
     if near:
         return f"did you mean {near[0]}?"
     if not names:
-        return "the workers have no operators: look at the folder that they were given (--operators)"
+        return "the workers have no operators: check their operators folder (--operators)"
     rest = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
     return f"the workers have {', '.join(sorted(names)[:MAX_SHOWN])}{rest}: add its file to their folder, or correct it"

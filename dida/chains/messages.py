@@ -96,7 +96,7 @@ class Execute(Request):
 @frozen
 class AddWorker(Request):
     usage: ClassVar[str] = "worker ID URL"
-    about: ClassVar[str] = "there is a worker (again, or at another URL)"
+    about: ClassVar[str] = "add a worker, or change its URL"
     id: Name
     url: str
 
@@ -106,7 +106,7 @@ class Register(Request):
     """Sent on each connection, and every few seconds."""
 
     usage: ClassVar[str] = "register ID URL"
-    about: ClassVar[str] = "from a worker: it is there, and wants operators"
+    about: ClassVar[str] = "from a worker: register for operators"
     between_nodes: ClassVar[bool] = True
     id: Name
     url: str
@@ -115,7 +115,7 @@ class Register(Request):
 @frozen
 class AddStorage(Request):
     usage: ClassVar[str] = "storage REPLICA ID URL"
-    about: ClassVar[str] = "there is a storage node (again, or at another URL)"
+    about: ClassVar[str] = "add a storage node, or change its URL"
     replica: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
     id: Name
     url: str
@@ -261,7 +261,7 @@ SCHEDULER = (
 @frozen
 class CancelStep(Request):
     usage: ClassVar[str] = "cancel RUN"
-    about: ClassVar[str] = "give up what is in hand of that run, and begin nothing more of it"
+    about: ClassVar[str] = "cancel the steps of that run, and begin no more of them"
     between_nodes: ClassVar[bool] = True
     run: Name
 
@@ -269,7 +269,7 @@ class CancelStep(Request):
 @frozen
 class Drain(Request):
     usage: ClassVar[str] = "drain"
-    about: ClassVar[str] = "finish what is in hand, take nothing more, then end; {within: seconds}"
+    about: ClassVar[str] = "finish the accepted steps, accept no more, then shut down; {within: seconds}"
     within: Seconds = field(default=120.0, kw_only=True)
     """Time after which unfinished steps are left to other workers, in seconds."""
 
@@ -278,9 +278,7 @@ class Drain(Request):
 class ReportTo(Request):
     usage: ClassVar[str] = "report URL"
     between_nodes: ClassVar[bool] = True
-    about: ClassVar[str] = (
-        "from a scheduler that is there (again): it wants to know of its runs; {life: their ids' end}"
-    )
+    about: ClassVar[str] = "from a scheduler that has connected: report its runs; {life: the end of their ids}"
     url: str
     life: str = field(default="", kw_only=True)
     """The end of the ids of the runs that this incarnation of the scheduler has started."""
@@ -322,4 +320,4 @@ class Output(Request):
 def why_not(reply: Error) -> str:
     """Return the reason why a worker did not take a request."""
     said = f"{reply.code}: {' '.join(reply.words)}"
-    return f"is no worker: {said}" if reply.code == errors.UNKNOWN_VERB else said
+    return f"is not a worker: {said}" if reply.code == errors.UNKNOWN_VERB else said

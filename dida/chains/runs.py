@@ -206,7 +206,7 @@ class Runs:
             self.policy.on_move(step.worker)
             run.chain[step.position] = attrs.evolve(step, output="", records=())
             self._turn(run)
-            run.why[step.position] = "by the route: the scheduler could not be asked"
+            run.why[step.position] = "by the route: the scheduler could not be reached"
             run.again = True
             run.unsent = ""
             run.progress = now

@@ -39,7 +39,7 @@ def output_of(returned: object) -> str:
     try:
         size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError:
-        raise NotAnOutput("returned text that can't be said in UTF-8 (half a surrogate pair)") from None
+        raise NotAnOutput("returned text that can't be encoded as UTF-8 (half a surrogate pair)") from None
     if size > MAX_OUTPUT:
         raise NotAnOutput(f"returned {size} bytes, more than the {MAX_OUTPUT} of an output: write it into the storage")
     return text

@@ -46,7 +46,7 @@ def blocking(reactor: Any, seconds: float, call: Callable[..., Any], *arguments:
     try:
         result = answer.get(timeout=seconds)
     except Empty:
-        raise DidaError(errors.TIMED_OUT, f"no answer within {seconds:g} s") from None
+        raise DidaError(errors.TIMED_OUT, f"no reply within {seconds:g} s") from None
     if isinstance(result, Failure):
         result.raiseException()
     return result
@@ -148,7 +148,7 @@ def connect(*urls: str, deadline: float = DEFAULT_DEADLINE) -> Client:
     from twisted.python.threadable import isInIOThread
 
     if not urls:
-        raise UserError("name a storage node, as in connect('localhost:5001')")
+        raise UserError("missing storage node: write connect('localhost:5001')")
     members = [_member(number, url) for number, url in enumerate(urls, 1)]
     running: Any = reactor
     with _starting:
@@ -158,7 +158,7 @@ def connect(*urls: str, deadline: float = DEFAULT_DEADLINE) -> Client:
             Thread(target=running.run, kwargs={"installSignalHandlers": False}, name="reactor", daemon=True).start()
             started.wait(deadline)
     if isInIOThread():
-        raise UserError("connect() blocks, and this is the reactor's thread: use dida.client.storage_client.FrontEnd")
+        raise UserError("connect() blocks, and this is the reactor's thread: use dida.client.StorageClient")
     return Client(running, StorageClient(running, members, deadline))
 
 

@@ -102,9 +102,9 @@ class ClientOperation(ABC, Generic[_T]):
             try:
                 return Done(self._result(reply))
             except (ValueError, IndexError):
-                raise DidaError(errors.INTERNAL, f"{member.id} sent an answer that can't be understood") from None
+                raise DidaError(errors.INTERNAL, f"{member.id} sent a reply that can't be parsed") from None
         problem = DidaError(reply.code, *reply.words, object=reply.object)
-        self._problem = f"{member.id} said {problem}"
+        self._problem = f"{member.id} replied {problem}"
         if reply.code == errors.NOT_HERE:
             named = list(self.replicas.named(reply.object.get("replicas") or ()))
             self._plan = [each for each in named if each != member] + [each for each in self._plan if each not in named]
@@ -217,7 +217,7 @@ class SecureOperation(ClientOperation[None]):
 
     def next(self, now: float) -> Try | Pause:
         if all(member.replica == self.by for member in self.replicas.living):
-            raise NoOther("no other replica lives")
+            raise NoOther("no other replica is alive")
         return ClientOperation.next(self, now)
 
     def _may_ask(self, member: StorageAddress) -> bool:
@@ -260,7 +260,7 @@ class _Update(ClientOperation[_T]):
 
     def _on_error(self, member: StorageAddress, problem: DidaError) -> Done[_T] | None:
         if problem.code == errors.STORAGE_FULL and self._uncertain:
-            raise DidaError(errors.UNKNOWN_OUTCOME, f"{member.id} said {problem}")  # it may have been executed
+            raise DidaError(errors.UNKNOWN_OUTCOME, f"{member.id} replied {problem}")  # it may have been executed
         if problem.code != errors.SESSION_EXPIRED or self._uncertain or self._renewed:
             raise problem
         # No replica can have executed it: it becomes a new update of a new session.

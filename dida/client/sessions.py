@@ -79,7 +79,7 @@ class StepRequestIds:
         while self._last in self._refused:
             self._last += 1
         if self._last >= self._first + MAX_UPDATES:
-            raise BadRequest(f"a step can make {MAX_UPDATES} updates: make more operators of this one")
+            raise BadRequest(f"too many updates in one step (limit {MAX_UPDATES}): split the operator")
         return self._last
 
     def restart(self) -> None:

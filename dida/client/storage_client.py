@@ -308,4 +308,4 @@ def _addresses(members: Iterable[Member]) -> list[StorageAddress]:
 
 def _watch_ended(failure: Failure) -> None:
     if not failure.check(CancelledError):
-        _log.failure("the watch over the storage nodes ended in a bug", failure)
+        _log.failure("watching the storage nodes ended in a bug", failure)

@@ -293,7 +293,7 @@ class LineServer(TwistedProtocol):
         def done(result: Reply | Failure) -> None:
             self.factory.deadlines.cancel(deadline)
             if isinstance(result, Failure) and result.check(CancelledError) and (late or self._given_up):
-                reply: Reply = Error(errors.UNKNOWN_OUTCOME, ("no answer within the deadline",))
+                reply: Reply = Error(errors.UNKNOWN_OUTCOME, ("no reply within the deadline",))
             else:
                 reply = reply_to(result) if isinstance(result, Failure) else result
             self._waiting.pop(answer, None)
@@ -499,7 +499,9 @@ class LineServerFactory(Factory):
             now = self.clock.seconds()
             if now >= self._lack_told + TELL_INTERVAL:
                 self._lack_told = now
-                _log.warn("no more {what}: no more connections are taken than {n}", what=lack, n=len(self.connections))
+                _log.warn(
+                    "no more {what}: further connections are refused ({n} are open)", what=lack, n=len(self.connections)
+                )
             return None
         protocol = LineServer(self.node, self.clock, self.max_line)
         protocol.factory = self
@@ -518,7 +520,7 @@ class NodeCommands:
 
     def peer_request(self, request: Any, connection: LineServer) -> Answer:
         """Raise: a node without peers has no such request in its vocabulary."""
-        raise AssertionError(f"{request} is in the vocabulary of no such node")
+        raise AssertionError(f"{request} is not in the vocabulary of this node")
 
     def fast_reply(self, line: bytes) -> bytes | None:
         """Return None: this node has no fast path."""

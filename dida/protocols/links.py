@@ -152,7 +152,7 @@ class LineClient(Protocol):
         try:
             tag, reply = grammar.decode_reply(line)
         except DidaError as problem:
-            self._give_up(f"the peer sent what is no reply: {problem}")
+            self._give_up(f"the peer sent a line that is not a reply: {problem}")
             return
         number = int(tag) if tag is not None and tag.isdecimal() else 0
         take = self._waiting.pop(number, None)
@@ -161,7 +161,7 @@ class LineClient(Protocol):
         elif isinstance(reply, Error) and reply.code == errors.LINE_TOO_LONG:
             self._give_up("a line was too long for the peer")
         elif not 0 < number <= self._last_tag:
-            self._give_up(f"the peer answered what was never asked (tag {tag})")
+            self._give_up(f"the peer replied to an unknown request (tag {tag})")
 
     def _give_up(self, why: str) -> None:
         if self._open:
@@ -178,7 +178,7 @@ class LineClient(Protocol):
         self._deadlines.clear()
         self._listener.on_lost(self)
         for take in waiting.values():
-            take(Unavailable("the connection broke before the answer came"))
+            take(Unavailable("the connection broke before the reply came"))
 
     # --- deadlines ------------------------------------------------------------------------------
 
@@ -210,7 +210,7 @@ class LineClient(Protocol):
         if self._deadlines:
             self._set_timer()
         for take in late:
-            take(DidaError(errors.TIMED_OUT, "no answer in time"))
+            take(DidaError(errors.TIMED_OUT, "no reply in time"))
 
 
 def _ok(reply: Reply) -> Ok:
@@ -218,7 +218,7 @@ def _ok(reply: Reply) -> Ok:
     if isinstance(reply, Error):
         raise DidaError(reply.code, *reply.words, object=reply.object)
     if isinstance(reply, No):
-        raise BadRequest("answered no, where only ok is an answer")
+        raise BadRequest("unexpected reply 'no': expected ok")
     return reply
 
 

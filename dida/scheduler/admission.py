@@ -53,13 +53,13 @@ class Admission:
         self._max_line = max_line
         self._begin = begin
         self._for_worker = WaitingRoom(deadlines, runs.keep, "too many runs wait for a worker")
-        self._for_reports = WaitingRoom(deadlines, MAX_QUESTIONS, "too many questions wait for the workers' reports")
+        self._for_reports = WaitingRoom(deadlines, MAX_QUESTIONS, "too many requests wait for the workers' reports")
 
     def admit(self, request: Run) -> Answer:
         """Start the run, now or as soon as possible. A request whose id is known starts nothing."""
         for name in request.operator:
             if not is_class_name(name):
-                raise BadRequest(f"{name!r} is no class name of an operator; expected: {Run.usage}")
+                raise BadRequest(f"{name!r} is not a class name of an operator; expected: {Run.usage}")
         if self._known(request) is not None:
             return self._start(request)
         if self._has_heard(request) and self._has_worker and self._has_operators(request):
@@ -115,7 +115,7 @@ class Admission:
             name = computed(request.id, request.input, request.operator, request.application)
             while not self._has_heard(request) and self._known(request) is None:
                 if self._now() >= ends:
-                    text = "the workers have not told yet which runs they know: ask again, with the same id"
+                    text = "not all workers have reported their runs yet: retry with the same id"
                     raise Unavailable(text)
                 await self._for_reports.wait(name, ends - self._now())
         if not self._has_worker and self._known(request) is None:
@@ -156,7 +156,7 @@ class Admission:
         if len(request.input) + 300 * len(request.operator) > self._max_line // 8:
             size = len(grammar.encode(request)) + 400 * len(request.operator) + 1000
             if size > self._max_line:
-                raise DidaError(errors.LINE_TOO_LONG, "the input is too long to travel along a chain: send less")
+                raise DidaError(errors.LINE_TOO_LONG, "the input is too long for requests between workers: send less")
         run = self._runs.on_run(
             request.input,
             request.operator,

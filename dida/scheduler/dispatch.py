@@ -51,7 +51,7 @@ class Dispatch:
             return
         worker = self._workers.find(step.worker, Address(step.host, step.port))
         if worker is None:
-            self._refused(run, step, errors.UNAVAILABLE, "its worker is not there any more")
+            self._refused(run, step, errors.UNAVAILABLE, "its worker is gone")
             return
         self._sending.add(run.id)
 
@@ -75,7 +75,7 @@ class Dispatch:
         if run.state != GOING_ON or run.current is not step:
             return
         run.again = True
-        run.unsent = f"{step.worker} did not take it: {why}"
+        run.unsent = f"{step.worker} did not accept it: {why}"
         now = self._reactor.seconds()
         if code not in TRANSIENT:
             text = f"{step.operator} at position {step.position} was not begun by {step.worker}: {why}"

@@ -59,7 +59,7 @@ TICK = 0.25
 """Interval between two looks at overdue runs and workers, in seconds."""
 NO_STORAGE = (
     "no storage node is known, so operators that use the storage fail:"
-    " start the scheduler with --storage R=ID@URL, or tell it: storage R ID URL"
+    " start the scheduler with --storage R=ID@URL, or send it: storage R ID URL"
 )
 FORGOTTEN = 500
 """The most runs in one `forget` to a storage node."""
@@ -118,7 +118,7 @@ class SchedulerNode(NodeCommands):
             self._ticking.stop()
         self.front_end.stop()
         self.workers.stop()
-        stopped = Unavailable("the scheduler is being stopped")
+        stopped = Unavailable("the scheduler is shutting down")
         self.results.close(stopped)
         self._admission.close(stopped)
 
@@ -383,7 +383,7 @@ class SchedulerNode(NodeCommands):
             self._execute_again(now)
             self._forget()
         except Exception:  # noqa: BLE001 - a LoopingCall whose call raised never calls again
-            _log.failure("looking at what is overdue ended in a bug")
+            _log.failure("the periodic work of the scheduler ended in a bug")
 
     def _execute_again(self, now: float) -> None:
         """Have the steps of lost workers executed by others."""

@@ -370,7 +370,7 @@ class Workers:
             worker.stranger = True
             worker.lost = self._now()
             _log.warn(
-                "{address}, given as {id}, is no worker: it gets no operators", address=worker.address, id=worker.id
+                "{address}, given as {id}, is not a worker: it gets no operators", address=worker.address, id=worker.id
             )
         self.look()
 
@@ -392,7 +392,7 @@ class Workers:
                 if result.check(DidaError) and cast(DidaError, result.value).code != errors.TIMED_OUT:
                     return  # the connection broke, which was noted already
                 if not worker.silent:
-                    _log.warn("{id} does not answer: it gets no operators until it does", id=worker.id)
+                    _log.warn("{id} does not reply: it gets no operators until it does", id=worker.id)
                 worker.lost = worker.lost if worker.silent else self._now()
             worker.silent = isinstance(result, Failure)
             self.look()

@@ -64,7 +64,7 @@ _BARE = re.compile(r'[^#\s"\{\[\x00-\x1f\x7f-\x9f][^\s"\{\[\x00-\x1f\x7f-\x9f]*'
 _SPELLED = re.compile(r"[\u0080-\u009f\u2028\u2029\x7f]")
 _TAGGED = re.compile(r"[ \t]*#([^\s\x00-\x1f\x7f-\x9f]{1,64})(?=[ \t]|\Z)")
 
-SURROGATES = "half a surrogate pair: text that can't be said in UTF-8"
+SURROGATES = "half a surrogate pair: text that can't be encoded as UTF-8"
 _WORDLESS = re.compile(rb"(?:#([\x21-\x7e]{1,64}) )?([a-z]+) (?=\{)")
 """A verb with an object and no words, as between nodes."""
 
@@ -334,7 +334,7 @@ def _path(problem: Exception, form: Form) -> str:
     member = next((name for name, own, _ in form.members if own == attribute), attribute)
     name = member.upper() if member in form.words else member
     if text.startswith("Invalid enum value"):
-        text = f"{text.rpartition(' ')[2]} is no choice: say a number or all"
+        text = f"{text.rpartition(' ')[2]} is not a valid value: expected a number or all"
     return f"{name}: {_lower(text)}" if name else _lower(text)
 
 
@@ -409,7 +409,7 @@ def decode_reply(line: bytes) -> tuple[str | None, Reply]:
         return tag, No(tuple(words[1:]), members)
     if words[0] == "error" and len(words) > 1:
         return tag, Error(words[1], tuple(words[2:]), members)
-    raise BadRequest(f"{words[0]!r} begins no reply: expected ok, no or error CODE")
+    raise BadRequest(f"{words[0]!r} is not the beginning of a reply: expected ok, no or error CODE")
 
 
 def structure(members: Mapping[str, Any], shape: type[_Shape]) -> _Shape:

@@ -148,13 +148,13 @@ class Help(Request):
 @frozen
 class Ping(Request):
     usage: ClassVar[str] = "ping"
-    about: ClassVar[str] = "ok from a node that lives"
+    about: ClassVar[str] = "ok if the node is alive"
 
 
 @frozen
 class Status(Request):
     usage: ClassVar[str] = "status"
-    about: ClassVar[str] = "what this node thinks and did"
+    about: ClassVar[str] = "the node's state, the nodes it considers alive or dead, its counters"
 
 
 @frozen
@@ -171,7 +171,7 @@ class Debug(Request):
 
     def __attrs_post_init__(self) -> None:
         if self.switch not in ("on", "off"):
-            raise ValueError("say debug on, or debug off")
+            raise ValueError("expected debug on or debug off")
 
 
 @frozen
@@ -190,7 +190,7 @@ class Quit(Request):
 @frozen
 class System(Request):
     usage: ClassVar[str] = "system"
-    about: ClassVar[str] = "what this node knows of the whole system"
+    about: ClassVar[str] = "the nodes of the system that this node knows"
 
 
 NODE = (Help, Ping, Status, Crash, Debug, Quit, System)
@@ -255,28 +255,28 @@ class ListRecords(Dependent):
 @frozen
 class Home(Request):
     usage: ClassVar[str] = "home KEY"
-    about: ClassVar[str] = "who coordinates the key's updateIfs, and who holds it"
+    about: ClassVar[str] = "the coordinator of the key's updateifs, and the nodes that hold it"
     key: str
 
 
 @frozen
 class Versions(Request):
     usage: ClassVar[str] = "versions KEY"
-    about: ClassVar[str] = "the versions kept of a record, newest first"
+    about: ClassVar[str] = "the kept versions of a record, newest first"
     key: str
 
 
 @frozen
 class Forget(Request):
     usage: ClassVar[str] = "forget SESSION…"
-    about: ClassVar[str] = "these sessions of update ids have ended: their updates are not asked for again"
+    about: ClassVar[str] = "these sessions of update ids have ended: their updates will not be retried"
     session: Annotated[tuple[UpdateId, ...], Meta(min_length=1, max_length=1000)]
 
 
 @frozen
 class Watch(Request):
     usage: ClassVar[str] = "watch [VIEW]"
-    about: ClassVar[str] = "the members of the view, once it is another than VIEW"
+    about: ClassVar[str] = "the members of the view, once it differs from VIEW"
     view: str | None = None
 
 
@@ -307,7 +307,7 @@ class SchedulerAt(Request):
     """Sent every few seconds, to storage nodes, too; a scheduler that stops sending it is forgotten."""
 
     usage: ClassVar[str] = "scheduler ID URL"
-    about: ClassVar[str] = "from a scheduler that uses this node: where it is"
+    about: ClassVar[str] = "from a scheduler that uses this node: its address"
     between_nodes: ClassVar[bool] = True
     id: Name
     url: Annotated[str, msgspec.Meta(max_length=300)]

@@ -71,9 +71,9 @@ class ListRuns(Request):
 
     def __attrs_post_init__(self) -> None:
         if self.state not in (None, *STATES):
-            raise ValueError(f"state {self.state!r} is none: say {', '.join(STATES)}")
+            raise ValueError(f"unknown state {self.state!r}: expected {', '.join(STATES)}")
         if self.operator is not None and not is_class_name(self.operator):
-            raise ValueError(f"operator {self.operator!r} is no class name")
+            raise ValueError(f"operator {self.operator!r} is not a class name")
 
 
 @frozen

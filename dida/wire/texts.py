@@ -34,7 +34,7 @@ def plain_version(version: object) -> Version | None:
     """Return the version that a read wants, if it wants one; bad-request if it is not a version."""
     if version is None or isinstance(version, Version):
         return version
-    raise BadRequest(f"a version is what a read or write gave, not {type(version).__name__}: Version.parse makes one")
+    raise BadRequest(f"a version must be a Version, not {type(version).__name__}: use Version.parse")
 
 
 def _check(text: str) -> None:

@@ -102,7 +102,7 @@ class Draining:
         try:
             await self._peers.ask(scheduler.host, scheduler.port, Leaving(self._me), HOP_TIMEOUT)
         except DidaError:
-            _log.info("{to} was not told that {id} is leaving", to=scheduler, id=self._me)
+            _log.info("{to} was not notified that {id} is leaving", to=scheduler, id=self._me)
 
     def _end(self) -> None:
         if self._late is None:

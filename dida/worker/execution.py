@@ -319,7 +319,7 @@ class Operators:
 
     def _lateness(self, late: TimedOut, thread: bool, terms: ExecutionPolicy, limit: float, left: float) -> str:
         if not late.begun:
-            return f"waited {left:.1f} s in vain for one of {self.threads.size} threads (--threads)"
+            return f"found no free thread within {left:.1f} s ({self.threads.size} threads; raise --threads)"
         own = "the limit is its class's timeout" if terms.own else "the limit is --operator-timeout"
         why = own if limit == terms.timeout else "the run's deadline"
         rest = "" if not thread else "; its thread can't be stopped and goes on"
@@ -346,9 +346,9 @@ def terms_of(kind: type[Any], timeout: float) -> ExecutionPolicy:
     if not (_is_number(backoff) and 0 <= backoff <= MAX_PAUSE):
         raise StepFailed(f"has backoff = {shown(backoff)}: give it a number of seconds from 0 to {MAX_PAUSE:g}")
     if isolation not in ("thread", "process"):
-        raise StepFailed(f'has isolation = {shown(isolation)}: give it "process", or leave it away')
+        raise StepFailed(f'has isolation = {shown(isolation)}: give it "process", or leave it out')
     if isinstance(loop, str) and loop not in ("", "asyncio"):
-        raise StepFailed(f'has loop = {shown(loop)}: give it "asyncio", or leave it away')
+        raise StepFailed(f'has loop = {shown(loop)}: give it "asyncio", or leave it out')
     loop = loop if isinstance(loop, str) else ""
     limit = float(own) if own is not None else timeout
     return ExecutionPolicy(limit, own is not None, retries, float(backoff), loop, isolation)

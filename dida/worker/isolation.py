@@ -89,7 +89,7 @@ class OperatorProcess(ProcessProtocol):
             return
         lines = self._said.take(data)
         if self._said.overlong:
-            self._end({"failed": f"said more than {MAX_SAID} bytes in one go: write less at a time"})
+            self._end({"failed": f"sent more than {MAX_SAID} bytes in one line: write less at a time"})
         for line in lines:
             if not self.outcome.called:
                 self._take(line)
@@ -116,7 +116,7 @@ class OperatorProcess(ProcessProtocol):
             said = msgspec.json.decode(line)
             call = said.get("call")
         except (msgspec.DecodeError, AttributeError):
-            self._end({"failed": "wrote what is not its own on the connection to its worker"})
+            self._end({"failed": "wrote to the descriptor of the connection to its worker"})
             return
         if call is None:
             self._end(said)
@@ -136,7 +136,7 @@ class OperatorProcess(ProcessProtocol):
             self._say(error=problem.code, words=problem.words)
 
     def _bug(self, failure: Failure) -> None:
-        self._end({"failed": f"made a call of the storage that can't be understood: {failure.getErrorMessage()}"})
+        self._end({"failed": f"made an invalid storage call: {failure.getErrorMessage()}"})
 
     def _say(self, **told: Any) -> None:
         if self.transport is not None and not self.outcome.called:

@@ -109,7 +109,7 @@ class OperatorFolder:
     def find(self, name: str) -> type[Any]:
         """Return the class. A LoadingError says why it is not available."""
         if not is_class_name(name):
-            raise NoSuchOperator(f"{name!r} is no class name")
+            raise NoSuchOperator(f"{name!r} is not a class name")
         kind, loader = self._load(name)
         if not loader.is_fresh():  # it has changed since its import began, maybe in another thread
             kind, loader = self._load(name)
@@ -202,7 +202,7 @@ class OperatorFolder:
         broken = [f"{file.name} {file.problem}" for file in self._files.values() if file.problem]
         if broken:
             return f"; not readable: {', '.join(broken)}"
-        return f"; only {MAX_FILES} files of it are looked at" if len(self._files) >= MAX_FILES else ""
+        return f"; only the nearest {MAX_FILES} files are read" if len(self._files) >= MAX_FILES else ""
 
 
 def load(folder: str, module: Parts, name: str) -> tuple[type[Any], Loader]:
@@ -241,16 +241,16 @@ def _where(problem: BaseException, folder: str, path: str) -> str:
 def _checked(kind: object, name: str, path: str) -> type[Any]:
     """Return the class; NoOperator if it can't be used as an operator."""
     if not isinstance(kind, type):
-        raise NoOperator(f"{name} in {path} is no class")
+        raise NoOperator(f"{name} in {path} is not a class")
     for method, arguments in METHODS.items():
         function = getattr(kind, method, None)
         if not callable(function):
-            raise NoOperator(f"{name} in {path} is no operator: it has no method {method}")
+            raise NoOperator(f"{name} in {path} is not an operator: it has no method {method}")
         try:
             inspect.signature(function).bind(None, *arguments)
         except TypeError:
             expected = "(self, storage)" if len(arguments) == 1 else "(self, meta, input, previous_output)"
-            raise NoOperator(f"{name} in {path} is no operator: write {method}{expected}") from None
+            raise NoOperator(f"{name} in {path} is not an operator: write {method}{expected}") from None
         except ValueError:
             continue  # a callable without a signature
     return kind

@@ -363,7 +363,7 @@ class WorkerNode(NodeCommands):
             for step in back.chain
         )
         back = attrs.evolve(back, chain=chain, round=request.round + 1)
-        reason = f"{request.assignment.operator} at position {request.next} heard of lost updates"
+        reason = f"{request.assignment.operator} at position {request.next} met lost updates"
         told = Returned(run=back.meta.run, position=position, round=back.round, reason=reason)
         self.reports.tell(scheduler, told, back)
         _log.info("run {run}: {reason}: back to position {position}", run=told.run, reason=reason, position=position)

@@ -14,7 +14,7 @@ from dida.wire import grammar
 from dida.wire.messages import Request
 from dida.worker.reports import ReportQueue
 
-NO_ROOM = "(not kept: the line that tells this step is too long as it is)"
+NO_ROOM = "(not kept: the line of this step has no room for it)"
 
 _log = Logger()
 

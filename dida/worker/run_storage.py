@@ -20,7 +20,7 @@ from dida.versions import Version
 
 _T = TypeVar("_T")
 
-NO_STORAGE = "the run's scheduler knows no storage node: start it with --storage R=ID@URL, or tell it: storage R ID URL"
+NO_STORAGE = "the run's scheduler knows no storage node: start it with --storage R=ID@URL, or send it: storage R ID URL"
 """The error for operators of a worker to which no storage node was ever named."""
 
 
@@ -84,7 +84,7 @@ class RunStorage:
             raise DidaError(errors.UNAVAILABLE, self._closed)
         if self.lost:
             work.close()
-            raise DidaError(errors.LOST_UPDATE, "what this run has seen was lost with a storage node")
+            raise DidaError(errors.LOST_UPDATE, "updates that this run has seen were lost with a storage node")
         answer = Deferred.fromCoroutine(work)
         if not answer.called:
             self.unanswered += 1

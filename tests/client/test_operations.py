@@ -35,7 +35,7 @@ def member(number: int, port: int = 0, id: str = "") -> StorageAddress:
 FOUR = [member(number) for number in (1, 2, 3, 4)]
 V = Version(4, 1)
 FOUND = Ok(("value", "4.1"), {"after": {"1:1": 7}})
-SILENT = DidaError(errors.TIMED_OUT, "no answer in time")
+SILENT = DidaError(errors.TIMED_OUT, "no reply in time")
 
 
 def expect_try(operation: ClientOperation[Any], now: float = 0.0) -> Try:
@@ -222,7 +222,7 @@ def test_every_operation_ends() -> None:
     operation = read()
     step = expect_try(operation)
     operation.on_no_reply(step.member, SILENT, 10.0)
-    with pytest.raises(Unavailable, match=f"{step.member.id}: no answer in time"):
+    with pytest.raises(Unavailable, match=f"{step.member.id}: no reply in time"):
         operation.next(10.0)
     nobody = read(members=[])
     assert isinstance(nobody.next(0.0), Pause)
@@ -407,7 +407,7 @@ def test_a_full_storage() -> None:
         operation.on_reply(step.member, full)
     uncertain = update_if()
     uncertain.on_no_reply(expect_try(uncertain).member, SILENT, 1.0)
-    with pytest.raises(DidaError, match=r"unknown-outcome: s. said storage-full: no more room"):
+    with pytest.raises(DidaError, match=r"unknown-outcome: s. replied storage-full: no more room"):
         uncertain.on_reply(expect_try(uncertain, 1.0).member, full)
 
 
@@ -430,7 +430,7 @@ def test_an_expired_session_is_renewed() -> None:
 def test_nonsense_is_an_error() -> None:
     """An answer that can't be understood is told as such, and not taken for success."""
     for reply in (Ok(), Ok(("value", "none")), Ok(("value",))):
-        with pytest.raises(DidaError, match="can't be understood"):
+        with pytest.raises(DidaError, match="can't be parsed"):
             read().on_reply(FOUR[0], reply)
 
 

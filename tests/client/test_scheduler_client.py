@@ -102,7 +102,7 @@ async def test_other_errors_are_raised_at_once(scene: Scene) -> None:
         with pytest.raises(DidaError) as caught:
             await scene.client.result(run)
         assert caught.value.code == code
-    with pytest.raises(DidaError, match="answered no"):
+    with pytest.raises(DidaError, match="unexpected reply 'no'"):
         await scene.client.result("no")
 
 

@@ -329,18 +329,18 @@ bad-request: keys and values are strings, not int
 bad-request: keys and values are strings, not NoneType
 bad-request: keys and values are strings, not bytes
 bad-request: keys and values are strings, not object
-bad-request: half a surrogate pair: text that can't be said in UTF-8
+bad-request: half a surrogate pair: text that can't be encoded as UTF-8
 line-too-long: 2004096 bytes are more than a line may have (1048576)
 line-too-long: 2004097 bytes are more than a line may have (1048576)
 line-too-long: 2004098 bytes are more than a line may have (1048576)
-bad-request: a version is what a read or write gave, not str: Version.parse makes one
+bad-request: a version must be a Version, not str: use Version.parse
 31"""
     ],
 }
 REASONS = {
     "Surrogate": "raised ValueError: half ? of it",
     "Number": "returned int, not a string",
-    "HalfAPair": "returned text that can't be said in UTF-8 (half a surrogate pair)",
+    "HalfAPair": "returned text that can't be encoded as UTF-8 (half a surrogate pair)",
     "Long": "returned 600000 bytes, more than the 524288 of an output: write it into the storage",
 }
 PLAIN = PROBE.replace("async def", "def").replace("await ", "")

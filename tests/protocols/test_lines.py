@@ -192,9 +192,9 @@ def test_a_bug_is_one_error_line_and_in_the_log(server: Server, logged_errors: l
 
 
 def test_an_answer_that_is_no_text(server: Server) -> None:
-    """An answer that can't be said in UTF-8 is an error for its asker, not for those behind it."""
+    """An answer that can't be encoded as UTF-8 is an error for its asker, not for those behind it."""
     assert server.say("updateif surrogate 1 2", "#1 ping") == [
-        'error bad-request "half a surrogate pair: text that can\'t be said in UTF-8"',
+        'error bad-request "half a surrogate pair: text that can\'t be encoded as UTF-8"',
         "#1 ok",
     ]
 
@@ -214,9 +214,9 @@ def test_every_request_is_answered_by_its_deadline(server: Server) -> None:
     server.clock.advance(2.9)
     assert server.answers() == []
     server.clock.advance(0.2)
-    assert server.answers() == ['error unknown-outcome "no answer within the deadline"', "ok"]
+    assert server.answers() == ['error unknown-outcome "no reply within the deadline"', "ok"]
     server.clock.advance(8)
-    assert server.answers() == ['#1 error unknown-outcome "no answer within the deadline"']
+    assert server.answers() == ['#1 error unknown-outcome "no reply within the deadline"']
     server.desk.waiting["a"].callback(ok("too late"))
     assert server.answers() == []
     assert server.clock.getDelayedCalls() == []

@@ -909,14 +909,14 @@ async def test_a_storage_node_does_not_answer(scene: Scene) -> None:
     await scene.play(NODES + "listGlobal\nlistGlobal --json\n")
     shown, as_json = scene.said[4:-1], json.loads(scene.said[-1])
     assert shown[0] == "records on s2:"
-    assert shown[-1] == "  not of s1: timed-out: no answer in time"
+    assert shown[-1] == "  not of s1: timed-out: no reply in time"
     assert len(shown) == 6
-    assert as_json["silent"] == {"s1": "timed-out: no answer in time"}
+    assert as_json["silent"] == {"s1": "timed-out: no reply in time"}
     assert {each["key"] for each in as_json["records"]} == {"13", "9"}
     assert scene.failed == []
     scene.table.silent = {"s1", "s2"}
     await scene.play("listGlobal\n")
-    silent = "; ".join(f"{id}: timed-out: no answer in time" for id in ("s1", "s2"))
+    silent = "; ".join(f"{id}: timed-out: no reply in time" for id in ("s1", "s2"))
     assert scene.said[-1] == f"script line 1: listGlobal: no storage node answers: {silent}"
 
 

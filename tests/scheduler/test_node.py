@@ -311,7 +311,7 @@ async def test_a_step_that_reaches_no_worker(system: System) -> None:
     await until(lambda: scheduler.ready)
     result = await system.run("13 ReaderOperator")
     assert result.words[0] == "failed"
-    assert "x did not take it: is no worker: unknown-verb: execute" in result.words[1]
+    assert "x did not accept it: is not a worker: unknown-verb: execute" in result.words[1]
     assert await system.ask(f"worker w1 {system.worker('w1').address}") == Ok()
     await until(lambda: len(scheduler.workers.reachable) == 2)
     for _ in range(3):

@@ -115,7 +115,7 @@ class FakeTable:
     def ask(self, id: str, request: Request) -> Deferred[Reply]:
         self.told.append((id, request))
         if id in self.silent:
-            return fail(DidaError(TIMED_OUT, "no answer in time"))
+            return fail(DidaError(TIMED_OUT, "no reply in time"))
         if isinstance(request, Status):
             return succeed(
                 ok(id=id, role=self.rows[id].role, ready=True, alive=["s1", "s2"], dead=["s3"], runs=0, reads=4)

@@ -253,8 +253,8 @@ MALFORMED = {
     b'write k v {"lowest": 9223372036854775808}': (
         "lowest: expected `int` <= 9007199254740991; expected: write KEY VALUE"
     ),
-    b"debug maybe": "say debug on, or debug off; expected: debug SWITCH",
-    b'debug maybe {"deadline": 1}': "say debug on, or debug off; expected: debug SWITCH",
+    b"debug maybe": "expected debug on or debug off; expected: debug SWITCH",
+    b'debug maybe {"deadline": 1}': "expected debug on or debug off; expected: debug SWITCH",
 }
 
 

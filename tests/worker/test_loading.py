@@ -138,7 +138,7 @@ def test_a_broken_file_hurts_nobody_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../one", "one.Hello", "", "class", "Hello()", "__import__('os')", "/etc/passwd"])
 def test_names_are_class_names(tmp_path: Path, name: str) -> None:
-    """What is no class name is never looked for."""
+    """What is not a class name is never looked for."""
     put(tmp_path, "one.py", operator())
     with pytest.raises(NoSuchOperator):
         OperatorFolder(str(tmp_path)).find(name)

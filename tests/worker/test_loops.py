@@ -70,7 +70,7 @@ async def test_what_may_go_wrong_on_a_loop(stage: Stage) -> None:
     put(stage, PLAIN.replace("class {name}:\n", 'class {name}:\n    loop = "asyncio"\n'), Plain="return ''")
     assert (await stage.reason("Plain@w1")).endswith('has loop = "asyncio", which is for async def process_record')
     put(stage, LOOPED.replace('"asyncio"', '"uvloop"'), Other="return ''")
-    assert (await stage.reason("Other@w1")).endswith("has loop = 'uvloop': give it \"asyncio\", or leave it away")
+    assert (await stage.reason("Other@w1")).endswith("has loop = 'uvloop': give it \"asyncio\", or leave it out")
     put(stage, Good="await asyncio.sleep(0); return 'good'")
     assert isinstance(await stage.outcome(stage.request("Good@w1")), Ended)
 

@@ -299,7 +299,7 @@ async def test_operators_share_the_storage(stage: Stage, form: str) -> None:
         ("return deferLater(None, 1) if input == '' else self.other()", PLAIN, "raised AttributeError: 'Op' object"),
         ("return 'x' * 600_000", PLAIN, "returned 600000 bytes, more than the 524288 of an output"),
         ("return 'é' * 300_000", ASYNC, "returned 600000 bytes, more than the 524288 of an output"),
-        ("return '\\udc00'", PLAIN, "returned text that can't be said in UTF-8"),
+        ("return '\\udc00'", PLAIN, "returned text that can't be encoded as UTF-8"),
         ("return self.storage.read('nowhere').value", PLAIN, "failed: no-such-record: nowhere"),
         ("return (await self.storage.read('nowhere')).value", ASYNC, "failed: no-such-record: nowhere"),
         ("self.storage.write('k', 'v'); return ''", ASYNC, "returned before 1 of its storage calls were answered"),
@@ -445,7 +445,7 @@ async def test_nothing_is_executed_past_the_deadline(stage: Stage) -> None:
     assert "on w1 did not return within 0.2 s, the run's deadline" in await stage.reason(left=0.2)
     stage.start("w2", threads=1)
     await stage.send(stage.request("Op@w2"))
-    assert "on w2 waited 0.1 s in vain for one of 1 threads" in await stage.reason("Op@w2", left=0.1)
+    assert "on w2 found no free thread within 0.1 s (1 threads; " in await stage.reason("Op@w2", left=0.1)
     assert "was not executed: the run is past its deadline" in await stage.reason("Op@w1", left=0.0)
     await until(lambda: stage.told.ended)
 
@@ -714,7 +714,7 @@ async def test_lost_writes_are_made_good(stage: Stage) -> None:
     assert [(each.output, each.attempt) for each in ended.chain] == [("written", 2), ("written mine", 2)]
     (returned,) = stage.told.returned
     assert (returned.position, returned.round) == (0, 1)
-    assert returned.reason == "Reader at position 1 heard of lost updates"
+    assert returned.reason == "Reader at position 1 met lost updates"
 
 
 @pytest_twisted.ensureDeferred
@@ -797,7 +797,7 @@ async def test_retries(stage: Stage) -> None:
         ("timeout = 0", "has timeout = 0: give it a number of seconds, more than 0"),
         ("retries = 1.5", "has retries = 1.5: give it a whole number from 0 to 1000"),
         ("backoff = 'x'", "has backoff = 'x': give it a number of seconds from 0 to 3600"),
-        ("isolation = 'jail'", """has isolation = 'jail': give it "process", or leave it away"""),
+        ("isolation = 'jail'", """has isolation = 'jail': give it "process", or leave it out"""),
     ],
 )
 @pytest_twisted.ensureDeferred
