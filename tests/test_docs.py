@@ -36,6 +36,7 @@ from tools.doc_tables import (
     NODES,
     OPTIONS,
     PROTOCOL,
+    PYTHON,
     README,
     RELIABILITY,
     SHAPES,
@@ -75,6 +76,13 @@ def test_the_options_are_those_of_the_code() -> None:
     text = OPTIONS.read_text()
     assert with_tables(text) == text, "run: python -m tools.doc_tables"
     assert {match[3] for match in _TABLE.finditer(text)} == {"every node", *COMMANDS}
+
+
+def test_the_interfaces_are_those_of_the_code() -> None:
+    """Every call of the two interfaces of operators is in docs/reference/python.md."""
+    text = PYTHON.read_text()
+    assert with_tables(text) == text, "run: python -m tools.doc_tables"
+    assert {match[3] for match in _TABLE.finditer(text)} == {"IOperator", "IStorage"}
 
 
 def test_every_command_of_the_console_is_explained() -> None:

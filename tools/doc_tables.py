@@ -1,4 +1,4 @@
-"""The tables of the documentation that are made from the code: verbs, shapes, types, transitions, options.
+"""The tables of the documentation that are made from the code: verbs, options, states and others.
 
 `python -m tools.doc_tables` writes them anew; what people wrote in their last column stays.
 """
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import attrs
 import msgspec
 from twisted.python import usage
+from zope.interface.interface import Method
 
 from dida import interfaces
 from dida.chains import records
@@ -32,7 +33,7 @@ from dida.worker.node import WorkerNode
 from tests.support.nodes import ROOT
 
 _TABLE = re.compile(
-    r"(<!-- table: (verbs|shapes|types|transitions|options) ?([\w ]*) -->\n)(.*?)(<!-- end -->)", re.DOTALL
+    r"(<!-- table: (verbs|shapes|types|transitions|options|interface) ?([\w ]*) -->\n)(.*?)(<!-- end -->)", re.DOTALL
 )
 
 README = ROOT / "README.md"
@@ -44,7 +45,8 @@ ARCHITECTURE = DOCS / "explanation" / "architecture.md"
 ERRORS = DOCS / "reference" / "errors.md"
 STATUS = DOCS / "reference" / "status.md"
 OPTIONS = DOCS / "reference" / "options.md"
-GENERATED = (PROTOCOL, RELIABILITY, OPTIONS)
+PYTHON = DOCS / "reference" / "python.md"
+GENERATED = (PROTOCOL, RELIABILITY, OPTIONS, PYTHON)
 """The pages that have such tables."""
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("examples/**/*.md"), *DOCS.rglob("*.md")])
 TYPES: dict[str, Any] = {
@@ -252,6 +254,15 @@ def option_table(name: str) -> list[str]:
     return lines
 
 
+def interface_table(name: str) -> list[str]:
+    """The calls of an interface of zope, which autodoc does not see."""
+    lines = [row("call", "what it does"), "| --- | --- |"]
+    for call, method in getattr(interfaces, name).namesAndDescriptions():
+        signature = method.getSignatureString() if isinstance(method, Method) else ""
+        lines.append(row(f"`{call}{signature}`", about_of(method)))
+    return lines
+
+
 def about_of(method: Any) -> str:
     """The first paragraph of a docstring, in one line."""
     return " ".join((method.__doc__ or "").split("\n\n")[0].split())
@@ -268,6 +279,7 @@ def with_tables(text: str) -> str:
             "types": type_table,
             "transitions": transition_table,
             "options": lambda: option_table(match[3]),
+            "interface": lambda: interface_table(match[3]),
         }[match[2]]()
         return match[1] + "".join(f"{line}\n" for line in lines) + match[5]
 
