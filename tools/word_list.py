@@ -16,7 +16,9 @@ ROOT = Path(__file__).parent.parent
 
 CLEAN = (
     "README.md",
+    "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "docs/index.md",
     "docs/explanation",
     "docs/howto",
@@ -26,6 +28,7 @@ CLEAN = (
     "docs/reference/python.md",
     "docs/reference/status.md",
     "docs/tutorial",
+    "examples",
 )
 """Files and folders in which the list finds nothing, and which `make check` keeps so. Add what you have cleaned."""
 

@@ -1,4 +1,4 @@
-"""An operator that may crash its process, or never return: it runs in a process of its own."""
+"""An operator that may crash its process, or never return: it runs in a separate process."""
 
 import os
 import threading
