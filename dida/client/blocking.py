@@ -103,35 +103,35 @@ class BlockingStorage:
 class Client(BlockingStorage):
     """The storage, for any thread but the reactor's. `close` it at the end, or use it in a `with` statement."""
 
-    def __init__(self, reactor: Any, front_end: StorageClient) -> None:
-        super().__init__(reactor, front_end)
-        self._front_end = front_end
-        blocking(reactor, self.deadline, front_end.start)
+    def __init__(self, reactor: Any, storage_client: StorageClient) -> None:
+        super().__init__(reactor, storage_client)
+        self._storage_client = storage_client
+        blocking(reactor, self.deadline, storage_client.start)
 
     def write(self, key: str, value: str, concern: Concern = 1) -> Version:
         """Write a new version. `concern`: the number of replicas that must have it before the call returns, or
         "all"."""
-        version: Version = self._wait(self._front_end.write, key, value, concern)
+        version: Version = self._wait(self._storage_client.write, key, value, concern)
         return version
 
     def records(self, start: str = "", limit: int = 1000) -> Page:
         """Return records from the key `start` on, as one replica (of each group) has them."""
-        page: Page = self._wait(self._front_end.records, start, limit)
+        page: Page = self._wait(self._storage_client.records, start, limit)
         return page
 
     def versions(self, key: str) -> list[tuple[Version, str]]:
         """Return the kept versions of a record, newest first."""
-        kept: list[tuple[Version, str]] = self._wait(self._front_end.versions, key)
+        kept: list[tuple[Version, str]] = self._wait(self._storage_client.versions, key)
         return kept
 
     @property
     def after(self) -> Timestamp:
         """The timestamp of what this client has seen: pass it as `{"after": …}` to a run that must see it, too."""
-        return dict(self._front_end.after)
+        return dict(self._storage_client.after)
 
     def close(self) -> None:
         """Close the connection."""
-        blocking(self._reactor, self.deadline, self._front_end.stop)
+        blocking(self._reactor, self.deadline, self._storage_client.stop)
 
     def __enter__(self) -> Client:
         return self

@@ -316,7 +316,7 @@ class UpdateIfOperation(_Update["Version | None"]):
             return None
         version = Version.parse(reply.words[0])
         if isinstance(reply, No):
-            self.seen.on_told(Record(self.key, reply.words[1], version))
+            self.seen.on_found(Record(self.key, reply.words[1], version))
             return None
         self.seen.on_version("updated", self.key, version)
         return version

@@ -27,11 +27,11 @@ class ReplicaDirectory:
         self.views: dict[int, str] = {}
         """Group to the name of its newest view."""
         self._numbers: dict[int, int] = {}
-        self._told = 0
+        self._hearsay_number = 0
         self.dead: dict[str, None] = {}
         self._members: dict[int, StorageAddress] = {}
         self._suspected: dict[int, float] = {}
-        self.heard: tuple[StorageAddress, ...] = ()
+        self.hearsay: tuple[StorageAddress, ...] = ()
         """The living nodes by the newest hearsay."""
         self._unsure: set[StorageAddress] = set()
         """Members that are known by hearsay only; empty once a view is known."""
@@ -54,7 +54,7 @@ class ReplicaDirectory:
     @property
     def unknown(self) -> bool:
         """True if no storage node was ever named."""
-        return not (self._members or self.dead or self.heard or self.views)
+        return not (self._members or self.dead or self.hearsay or self.views)
 
     def add(self, member: StorageAddress) -> None:
         """Add a storage node, or change its address."""
@@ -65,7 +65,7 @@ class ReplicaDirectory:
     @property
     def number(self) -> int:
         """The sum of the view numbers of all groups: it grows with each view."""
-        return max(self._told, sum(self._numbers.values()))
+        return max(self._hearsay_number, sum(self._numbers.values()))
 
     def on_view(
         self,
@@ -87,7 +87,7 @@ class ReplicaDirectory:
                     del self._members[told.replica]
             self._unsure.clear()
             self.dead.clear()
-            self._told = 0
+            self._hearsay_number = 0
         self.views[group] = view
         self._numbers[group] = number
         for id in dead:
@@ -102,7 +102,7 @@ class ReplicaDirectory:
 
     def on_hearsay(self, number: int, members: Sequence[StorageAddress], now: float) -> None:
         """Take note of a run's meta record: all living nodes in the view of that number (0: no view was known)."""
-        self.heard = tuple(members)
+        self.hearsay = tuple(members)
         if any(self.views.values()):
             for member in self.living if number > self.number else ():
                 if member not in members:
@@ -111,7 +111,7 @@ class ReplicaDirectory:
         if number < self.number:
             return
         if number > self.number:
-            self._told = number
+            self._hearsay_number = number
             here = {member.id for member in members}
             for old in self.living:
                 if old.id not in here:

@@ -105,7 +105,7 @@ class CausalContext:
 
     after: Timestamp = field(factory=dict)
     versions: dict[str, Version] | None = None
-    told: dict[str, Record] = field(factory=dict)
+    found: dict[str, Record] = field(factory=dict)
     """Key to the record that a failed updateif has returned; with `versions` only."""
     pins: dict[str, Version] = field(factory=dict)
     """Key to the version that an earlier execution of the step has read; it is read again if it still exists."""
@@ -124,17 +124,17 @@ class CausalContext:
 
     def known(self, key: str, version: Version | None) -> Record | None:
         """Return the record if no replica needs to be asked for it."""
-        record = self.told.get(key)
+        record = self.found.get(key)
         if record is None or record.version != self.wanted(key) or version not in (None, record.version):
             return None
         return record
 
-    def on_told(self, record: Record) -> None:
+    def on_found(self, record: Record) -> None:
         """Take note of the record that a failed updateif has returned: it counts as read, even if it is discarded
         soon."""
         if self.versions is not None:
             self.on_version("refused", record.key, record.version)
-            self.told[record.key] = record
+            self.found[record.key] = record
 
     def on_version(self, how: str, key: str, version: Version) -> None:
         """Take note of a version that was read or written (see `Access.how`)."""

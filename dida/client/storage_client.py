@@ -258,7 +258,7 @@ class StorageClient:
         failed: set[StorageAddress] = set()
         while True:
             order = self.replicas.order(self.ids.session, self.reactor.seconds())
-            order += [each for each in self.replicas.heard if each not in self.replicas]
+            order += [each for each in self.replicas.hearsay if each not in self.replicas]
             order = [each for each in order if self.replicas.groups.of_replica(each.replica) == group]
             member = next((each for each in order if each not in failed), None)
             if member is None:

@@ -62,9 +62,9 @@ UNREAD = 60.0
 """Time for a client to receive the remaining replies when its connection is closed, in seconds."""
 HOLD = 0.2
 """Time to wait for the line after a request line of HTTP, in seconds."""
-TELL_INTERVAL = 60.0
+LOG_INTERVAL = 60.0
 """Shortest interval between two log lines about one address that speaks another protocol, in seconds."""
-MAX_TOLD = 1000
+MAX_LOGGED = 1000
 """The most addresses that the log names in that time."""
 GRACE = 1.0
 """Time past a request's deadline after which the connection itself replies, in seconds."""
@@ -116,7 +116,7 @@ class LineServer(TwistedProtocol):
         self._buffer = grammar.LineBuffer(max_line)
         self._lines: list[bytes] = []
         """Lines that wait, the next one last. (A deque would take as much memory as the rest of a connection.)"""
-        self._quick = node.fast_reply
+        self._fast_reply = node.fast_reply
         self._serving = False
         self._begun: bytes | None = b""
         """The first bytes, while they may be another protocol's; None: they are not."""
@@ -191,7 +191,7 @@ class LineServer(TwistedProtocol):
     def _cut(self) -> None:
         """Ignore whatever follows: this is another protocol."""
         self._closing = True
-        self.factory.tell_of_foreign(cast(Any, self.transport).getPeer())
+        self.factory.log_foreign(cast(Any, self.transport).getPeer())
         self._give_up()
 
     def _serve(self) -> None:
@@ -213,7 +213,7 @@ class LineServer(TwistedProtocol):
                 self._stop("order")
             else:
                 line = self._lines.pop()
-                answer = self._quick(line)
+                answer = self._fast_reply(line)
                 if answer is None:
                     looks = 0
                     self._serve_line(line)
@@ -456,8 +456,8 @@ class LineServerFactory(Factory):
         self.crowd: set[LineServer] = set()
         """Connections that have more lines than fit in their turn; they share the time of one."""
         self._looking: IDelayedCall | None = None
-        self._lack_told = float("-inf")
-        self._told: dict[str, float] = {}
+        self._lack_logged = float("-inf")
+        self._logged_at: dict[str, float] = {}
         """Addresses that speak other protocols, with the time of the last log line about each."""
 
     def look_after(self, connection: LineServer) -> None:
@@ -482,23 +482,23 @@ class LineServerFactory(Factory):
             self._looking.cancel()
             self._looking = None
 
-    def tell_of_foreign(self, peer: Any) -> None:
+    def log_foreign(self, peer: Any) -> None:
         """Log that an address speaks another protocol, but not again and again."""
         host, now = str(getattr(peer, "host", peer)), self.clock.seconds()
-        if now - self._told.get(host, -TELL_INTERVAL) < TELL_INTERVAL:
+        if now - self._logged_at.get(host, -LOG_INTERVAL) < LOG_INTERVAL:
             return
-        if len(self._told) >= MAX_TOLD:
-            self._told = {each: when for each, when in self._told.items() if now - when < TELL_INTERVAL}
-        if len(self._told) < MAX_TOLD:
-            self._told[host] = now
+        if len(self._logged_at) >= MAX_LOGGED:
+            self._logged_at = {each: when for each, when in self._logged_at.items() if now - when < LOG_INTERVAL}
+        if len(self._logged_at) < MAX_LOGGED:
+            self._logged_at[host] = now
             _log.warn("closed a connection from {host}: it speaks another protocol, such as HTTP or TLS", host=host)
 
     def buildProtocol(self, addr: object) -> Any:
         """Return a connection, or None, which closes it, if only the reserve of descriptors is left."""
         if lack := lack_of_descriptors():
             now = self.clock.seconds()
-            if now >= self._lack_told + TELL_INTERVAL:
-                self._lack_told = now
+            if now >= self._lack_logged + LOG_INTERVAL:
+                self._lack_logged = now
                 _log.warn(
                     "no more {what}: further connections are refused ({n} are open)", what=lack, n=len(self.connections)
                 )

@@ -24,13 +24,13 @@ OUT_OF_REACH = (UNAVAILABLE, UNKNOWN_OUTCOME, TIMED_OUT)
 """What ends the write of one record after all its time, and would end the others' alike."""
 
 
-async def populate(front_end: StorageClient, path: str, rows: Sequence[Row]) -> None:
+async def populate(storage_client: StorageClient, path: str, rows: Sequence[Row]) -> None:
     """Write the rows, those of one key in their order. UserError names file and lines that did not get there.
 
     A record counts when all living replicas of its group have it, so that no crash behind it loses it. When one could
     not be written in its time, no further ones are begun.
     """
-    work = _Populate(front_end, _by_key(rows))
+    work = _Populate(storage_client, _by_key(rows))
     lanes = [Deferred.fromCoroutine(work.lane()) for _ in range(min(AT_ONCE, len(rows)))]
     for success, result in await DeferredList(lanes, consumeErrors=True):
         if not success:
@@ -42,7 +42,7 @@ async def populate(front_end: StorageClient, path: str, rows: Sequence[Row]) -> 
 
 @define
 class _Populate:
-    front_end: StorageClient
+    storage_client: StorageClient
     rest: Iterator[list[Row]]
     written: set[int] = Factory(set)
     problems: dict[int, str] = Factory(dict)
@@ -64,12 +64,12 @@ class _Populate:
 
     async def _write(self, row: Row) -> None:
         try:
-            await self.front_end.write(row.key, row.value, "all")
+            await self.storage_client.write(row.key, row.value, "all")
         except DidaError as problem:
             if problem.code != LOST_UPDATE:
                 raise
             # What was written before is lost with a crashed node, which is told once; this record needs none of it.
-            await self.front_end.write(row.key, row.value, "all")
+            await self.storage_client.write(row.key, row.value, "all")
 
 
 def _by_key(rows: Sequence[Row]) -> Iterator[list[Row]]:

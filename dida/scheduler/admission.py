@@ -62,7 +62,7 @@ class Admission:
                 raise BadRequest(f"{name!r} is not a class name of an operator; expected: {Run.usage}")
         if self._known(request) is not None:
             return self._start(request)
-        if self._has_heard(request) and self._has_worker and self._has_operators(request):
+        if self._needs_no_reports(request) and self._has_worker and self._has_operators(request):
             return self._start(request)
         return Deferred.fromCoroutine(self._start_later(request, self._now() + request.deadline * PART))
 
@@ -71,7 +71,7 @@ class Admission:
         try:
             return self._runs[run]
         except DidaError:
-            if self._workers.heard:
+            if self._workers.all_reported:
                 raise
         return Deferred.fromCoroutine(self._find(run, self._now() + max(seconds * PART, LEAST_PATIENCE)))
 
@@ -83,7 +83,7 @@ class Admission:
 
     def on_workers(self) -> None:
         """Look at the waiting requests: other workers can be reached than before, or all have reported."""
-        if self._workers.heard:
+        if self._workers.all_reported:
             self._for_reports.call_all()
         if self._has_worker:
             self._for_worker.call_all()
@@ -102,9 +102,9 @@ class Admission:
             return None
         return self._runs.ids.known(request.id, request.input, request.operator, request.application)
 
-    def _has_heard(self, request: Run) -> bool:
+    def _needs_no_reports(self, request: Run) -> bool:
         """Return True if nobody can report any more that the request was received before."""
-        return self._workers.heard or request.id is None or not request.retry
+        return self._workers.all_reported or request.id is None or not request.retry
 
     @property
     def _has_worker(self) -> bool:
@@ -113,7 +113,7 @@ class Admission:
     async def _start_later(self, request: Run, ends: float) -> Reply:
         if request.id is not None:
             name = computed(request.id, request.input, request.operator, request.application)
-            while not self._has_heard(request) and self._known(request) is None:
+            while not self._needs_no_reports(request) and self._known(request) is None:
                 if self._now() >= ends:
                     text = "not all workers have reported their runs yet: retry with the same id"
                     raise Unavailable(text)
@@ -143,7 +143,7 @@ class Admission:
             try:
                 return self._runs[run]
             except DidaError:
-                if self._workers.heard or self._now() >= ends:
+                if self._workers.all_reported or self._now() >= ends:
                     raise
             await self._for_reports.wait(run, ends - self._now())
 

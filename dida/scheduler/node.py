@@ -89,7 +89,7 @@ class SchedulerNode(NodeCommands):
         self.runs = runs
         self.max_line = max_line
         self.debug = debug
-        self.front_end = StorageClient(reactor, storage, on_change=self._storage_changed)
+        self.storage_client = StorageClient(reactor, storage, on_change=self._storage_changed)
         report = ReportTo(str(me.address), life=runs.life)
         self.workers = Workers(reactor, workers, report, runs.policy, runs.catalog, start_deadline, self, timing)
         self._reactor = reactor
@@ -108,7 +108,7 @@ class SchedulerNode(NodeCommands):
 
     def start(self) -> None:
         """Connect to the workers and watch the storage."""
-        self.front_end.start()
+        self.storage_client.start()
         self.workers.start()
         self._ticking.start(TICK, now=False)
 
@@ -116,7 +116,7 @@ class SchedulerNode(NodeCommands):
         """Close the connections and fail the requests that wait."""
         if self._ticking.running:
             self._ticking.stop()
-        self.front_end.stop()
+        self.storage_client.stop()
         self.workers.stop()
         stopped = Unavailable("the scheduler is shutting down")
         self.results.close(stopped)
@@ -208,19 +208,19 @@ class SchedulerNode(NodeCommands):
 
     def cmd_storage(self, request: AddStorage) -> Answer:
         id, address = _parsed(node_id, request.id), _parsed(Address.parse, request.url)
-        self.front_end.add(StorageAddress(request.replica, id, address))
+        self.storage_client.add(StorageAddress(request.replica, id, address))
         return Ok()
 
     def cmd_system(self, request: System) -> Answer:
         workers = [NodeAddress(worker.id, worker.address) for worker in self.workers if worker.there]
-        return whole(self.front_end.replicas.living, [self.me], workers)
+        return whole(self.storage_client.replicas.living, [self.me], workers)
 
     def cmd_debug(self, request: Debug) -> Answer:
         self.debug = request.switch == "on"
         return Ok()
 
     def cmd_status(self, request: Status) -> Answer:
-        replicas = self.front_end.replicas
+        replicas = self.storage_client.replicas
         workers = self.workers
         return ok(
             id=self.me.id,
@@ -309,7 +309,7 @@ class SchedulerNode(NodeCommands):
 
     def _request(self, run: RunRecord) -> Execute:
         """Return the request with which a run goes on."""
-        view = self.front_end.replicas.number
+        view = self.storage_client.replicas.number
         return self.runs.request(run, str(self.me.address), self._storage, view, self._now())
 
     def _tell(self, run: RunRecord | None) -> None:
@@ -331,7 +331,7 @@ class SchedulerNode(NodeCommands):
     @property
     def _notes(self) -> list[str]:
         """The problems of this scheduler, and what to do."""
-        return [NO_STORAGE] if self.front_end.replicas.unknown else []
+        return [NO_STORAGE] if self.storage_client.replicas.unknown else []
 
     def on_workers(self) -> None:
         """Look at the requests that wait for workers."""
@@ -339,25 +339,25 @@ class SchedulerNode(NodeCommands):
 
     def on_storage(self, addresses: object) -> None:
         """Use the storage nodes that a worker knows, if this scheduler knows none (an earlier one may have)."""
-        if self.front_end.replicas.unknown and isinstance(addresses, list):
+        if self.storage_client.replicas.unknown and isinstance(addresses, list):
             for each in addresses:
                 with suppress(UserError):
-                    self.front_end.add(StorageAddress.parse(str(each)))
+                    self.storage_client.add(StorageAddress.parse(str(each)))
 
     def _warn(self) -> None:
         """Log the problems once, when all workers have reported."""
-        if self.workers.heard and not self._warned:
+        if self.workers.all_reported and not self._warned:
             self._warned = True
             for note in self._notes:
                 _log.warn("{note}", note=note)
 
     def _links(self) -> list[ReconnectingClient]:
         """Return the links to all nodes that are in use."""
-        storage = [self.front_end.link(member) for member in self.front_end.replicas.living]
+        storage = [self.storage_client.link(member) for member in self.storage_client.replicas.living]
         return [*storage, *(worker.link for worker in self.workers if worker.there)]
 
     def _storage_changed(self) -> None:
-        self._storage = tuple(str(each) for each in self.front_end.replicas.living)
+        self._storage = tuple(str(each) for each in self.storage_client.replicas.living)
 
     @property
     def ready(self) -> bool:
@@ -369,8 +369,8 @@ class SchedulerNode(NodeCommands):
         harm."""
         while self._forgettable:
             some, self._forgettable = self._forgettable[:FORGOTTEN], self._forgettable[FORGOTTEN:]
-            for member in self.front_end.replicas.living:
-                self.front_end.link(member).ask(Forget(tuple(some)), HOP_TIMEOUT).addErrback(_expected)
+            for member in self.storage_client.replicas.living:
+                self.storage_client.link(member).ask(Forget(tuple(some)), HOP_TIMEOUT).addErrback(_expected)
 
     def _tick(self) -> None:
         now = self._now()

@@ -12,7 +12,7 @@ from dida.errors import DidaError
 from dida.protocols.links import ReconnectingClient
 from dida.wire.messages import SchedulerAt
 
-TELL_EVERY = 2.0
+ANNOUNCE_EVERY = 2.0
 """Interval between two messages to a node, in seconds."""
 
 
@@ -20,19 +20,19 @@ class Presence:
     """The announcements of the scheduler `me`; `links` returns the connections to the nodes that it uses."""
 
     def __init__(self, me: NodeAddress, links: Callable[[], Iterable[ReconnectingClient]]) -> None:
-        self._said = SchedulerAt(me.id, str(me.address))
+        self._announcement = SchedulerAt(me.id, str(me.address))
         self._links = links
-        self._told: dict[str, float] = {}
+        self._announced: dict[str, float] = {}
         """Address of a node to the time of the last announcement."""
 
     def tick(self, now: float) -> None:
         """Announce the scheduler to the nodes whose time has come: to new ones at once."""
         links = {link.address: link for link in self._links()}
-        self._told = {address: when for address, when in self._told.items() if address in links}
+        self._announced = {address: when for address, when in self._announced.items() if address in links}
         for address, link in links.items():
-            if now >= self._told.get(address, now - TELL_EVERY) + TELL_EVERY:
-                self._told[address] = now
-                link.ask(self._said, HOP_TIMEOUT).addErrback(_not_there)
+            if now >= self._announced.get(address, now - ANNOUNCE_EVERY) + ANNOUNCE_EVERY:
+                self._announced[address] = now
+                link.ask(self._announcement, HOP_TIMEOUT).addErrback(_not_there)
 
 
 def _not_there(failure: Failure) -> None:

@@ -62,7 +62,7 @@ class Worker(LinkListener):
         """True if an option or a command named it to the scheduler; False if it has registered itself."""
         self.reached = False
         """True once it was connected."""
-        self.told = False
+        self.reported = False
         """True once it has reported the runs of earlier schedulers, or can't know any."""
         self.operators_at = 0.0
         """The time of the next request for its operators; infinity while a request is in flight."""
@@ -89,7 +89,7 @@ class Worker(LinkListener):
         self._workers.on_down(self)
 
     def on_refused(self, link: ReconnectingClient, tried: float) -> None:
-        self._workers.has_told(self)
+        self._workers.has_reported(self)
 
     @property
     def there(self) -> bool:
@@ -147,7 +147,7 @@ class Workers:
         """The workers that may get operators, with host and port."""
         self.ready = not declared
         """True once every declared worker was reached, or did not come within the start deadline."""
-        self.heard = False
+        self.all_reported = False
         """True once all workers have reported the runs of earlier schedulers, or had the time to do so."""
         self._reactor = reactor
         self._report = report
@@ -250,15 +250,15 @@ class Workers:
         """Work out which workers get operators."""
         oldest = self._now() - self.start_deadline
         self.ready = all(worker.reached or not worker.named or worker.declared < oldest for worker in self)
-        self.heard = self.heard or self._all_have_told()
+        self.all_reported = self.all_reported or self._have_all_reported()
         self.reachable = {worker.id: (worker.address.host, worker.address.port) for worker in self if worker.reachable}
         self._listener.on_workers()
 
-    def _all_have_told(self) -> bool:
+    def _have_all_reported(self) -> bool:
         now = self._now()
         patience = min(REPORT_PATIENCE, self.start_deadline)
         come = now >= self._began + min(self.timing.registration, self.start_deadline)
-        return come and all(worker.told or worker.declared + patience <= now for worker in self)
+        return come and all(worker.reported or worker.declared + patience <= now for worker in self)
 
     def tick(self) -> None:
         """Ping the workers whose time has come, and ask them for their operators."""
@@ -351,17 +351,17 @@ class Workers:
     def _not_known(self, failure: Failure, worker: Worker) -> None:
         _expected(failure)
         if cast(DidaError, failure.value).code == errors.TIMED_OUT:  # else it is asked on the next connection
-            self.has_told(worker)
+            self.has_reported(worker)
 
-    def has_told(self, worker: Worker) -> None:
+    def has_reported(self, worker: Worker) -> None:
         """Expect no report of a worker any more: where nobody listens, nobody knows a run."""
-        if not worker.told:
-            worker.told = True
+        if not worker.reported:
+            worker.reported = True
             self.look()
 
     def _known(self, reply: Reply, worker: Worker) -> None:
         """Take note of a worker's id and report, or that the node is not a worker."""
-        worker.told = True
+        worker.reported = True
         if isinstance(reply, Ok) and reply.words:
             worker.name = reply.words[0]
             if storage := reply.object.get("storage"):

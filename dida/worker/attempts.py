@@ -30,7 +30,7 @@ class Attempts:
         self,
         reactor: Any,
         operators: Operators,
-        front_end: StorageClient,
+        storage_client: StorageClient,
         given_up: Callable[[str], bool],
         counts: dict[str, int],
     ) -> None:
@@ -38,7 +38,7 @@ class Attempts:
         self._counts = counts
         self._reactor = reactor
         self._operators = operators
-        self._front_end = front_end
+        self._storage_client = storage_client
         self._given_up = given_up
 
     async def execute(self, request: Execute, printed: Printed) -> tuple[Execute, Outcome]:
@@ -52,7 +52,7 @@ class Attempts:
         while True:
             try:
                 left = max(0.0, ends - self._reactor.seconds())
-                outcome = await self._operators.execute(request, self._front_end, left, ids, printed)
+                outcome = await self._operators.execute(request, self._storage_client, left, ids, printed)
             except (StepFailed, StepLost) as problem:
                 if self._given_up(request.meta.run):
                     raise CancelledError from None
@@ -60,7 +60,7 @@ class Attempts:
                     raise
                 if problem.trace and not problem.lack:
                     _log_trace(problem, request)
-                policy = self._operators.terms(request.assignment.operator)
+                policy = self._operators.policy(request.assignment.operator)
                 pause = policy.pause(tries)
                 if problem.lack:
                     raise
@@ -89,7 +89,7 @@ class Attempts:
         seen = CausalContext(request.meta.after, request.meta.versions)
         for replica, key in written.items():
             try:
-                await self._front_end.secure(seen, key, replica, min(left, SECURE_SECONDS))
+                await self._storage_client.secure(seen, key, replica, min(left, SECURE_SECONDS))
             except DidaError as problem:
                 if seen.lost:
                     raise StepLost(seen.lost, request.assignment.records) from None

@@ -20,12 +20,12 @@ _log = Logger()
 class DebugReporter:
     """The debug output of one worker; nothing waits for it."""
 
-    def __init__(self, worker: str, peers: ConnectionPool) -> None:
+    def __init__(self, worker: str, pool: ConnectionPool) -> None:
         self.to: Address | None = None
         """The address of the collector, if there is one."""
         self.dropped = 0
         self._worker = worker
-        self._peers = peers
+        self._pool = pool
         self._under_way = 0
 
     def show(self, request: Execute, output: str) -> None:
@@ -52,7 +52,7 @@ class DebugReporter:
             output=output,
             meta=request.meta,
         )
-        self._peers.ask(self.to.host, self.to.port, told, TIMEOUT).addBoth(self._shown)
+        self._pool.ask(self.to.host, self.to.port, told, TIMEOUT).addBoth(self._shown)
 
     def _shown(self, result: object) -> None:
         self._under_way -= 1

@@ -33,7 +33,7 @@ class Draining:
         self,
         reactor: Any,
         me: str,
-        peers: ConnectionPool,
+        pool: ConnectionPool,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         in_hand: Callable[[], int],
         on_end: Callable[[], None],
@@ -42,7 +42,7 @@ class Draining:
         self._on_end: Callable[[], None] | None = on_end
         self._reactor = reactor
         self._me = me
-        self._peers = peers
+        self._pool = pool
         self._spawn = spawn
         self._in_hand = in_hand
         self._schedulers: dict[Address, None] = {}
@@ -100,7 +100,7 @@ class Draining:
 
     async def _take_leave(self, scheduler: Address) -> None:
         try:
-            await self._peers.ask(scheduler.host, scheduler.port, Leaving(self._me), HOP_TIMEOUT)
+            await self._pool.ask(scheduler.host, scheduler.port, Leaving(self._me), HOP_TIMEOUT)
         except DidaError:
             _log.info("{to} was not notified that {id} is leaving", to=scheduler, id=self._me)
 

@@ -125,14 +125,14 @@ class Operators:
         self.loading.stop()
         self.loops.stop()
 
-    def terms(self, name: str) -> ExecutionPolicy:
+    def policy(self, name: str) -> ExecutionPolicy:
         """Return what the class of that name defines; the worker's defaults if the class is unknown."""
         kind = self.folder.known(name)
-        return self._terms(kind) if kind is not None else ExecutionPolicy(self.timeout)
+        return self._policy(kind) if kind is not None else ExecutionPolicy(self.timeout)
 
-    def _terms(self, kind: type[Any]) -> ExecutionPolicy:
+    def _policy(self, kind: type[Any]) -> ExecutionPolicy:
         try:
-            return terms_of(kind, self.timeout)
+            return policy_of(kind, self.timeout)
         except StepFailed:
             return ExecutionPolicy(self.timeout)
 
@@ -151,22 +151,22 @@ class Operators:
         return operators, others
 
     async def execute(
-        self, request: Execute, front_end: StorageClient, left: float, ids: StepRequestIds, printed: Printed
+        self, request: Execute, storage_client: StorageClient, left: float, ids: StepRequestIds, printed: Printed
     ) -> Outcome:
         """Execute the request's next operator, for at most `left` seconds. Raises StepFailed and StepLost."""
         began = self._reactor.seconds()
         kind = await self.find(request.assignment.operator, left)
         left -= self._reactor.seconds() - began
-        terms = terms_of(kind, self.timeout)
+        policy = policy_of(kind, self.timeout)
         if request.apart and not inspect.iscoroutinefunction(kind.process_record):
-            terms = evolve(terms, isolation="process")
-        limit = min(terms.timeout, left)
+            policy = evolve(policy, isolation="process")
+        limit = min(policy.timeout, left)
         if limit <= 0:
             raise StepFailed("was not executed: the run is past its deadline")
-        deadline = min(front_end.deadline, limit)
-        storage = RunStorage(front_end, request.meta, deadline, ids, request.assignment.records)
+        deadline = min(storage_client.deadline, limit)
+        storage = RunStorage(storage_client, request.meta, deadline, ids, request.assignment.records)
         try:
-            output = await self._output(kind, terms, request, storage, limit, left, printed)
+            output = await self._output(kind, policy, request, storage, limit, left, printed)
         except StepFailed as problem:
             if storage.lost:
                 raise StepLost(storage.lost, storage.records) from None
@@ -180,7 +180,7 @@ class Operators:
     async def _output(
         self,
         kind: type[Any],
-        terms: ExecutionPolicy,
+        policy: ExecutionPolicy,
         request: Execute,
         storage: RunStorage,
         limit: float,
@@ -189,7 +189,7 @@ class Operators:
     ) -> str:
         asynchronous = inspect.iscoroutinefunction(kind.process_record)
         shown: Any = storage if asynchronous else BlockingStorage(self._reactor, storage)
-        loop = self._loop(terms, asynchronous)
+        loop = self._loop(policy, asynchronous)
         if loop is not None:
             shown = AsyncioStorage(self._reactor, storage, loop)
 
@@ -203,7 +203,7 @@ class Operators:
             finally:
                 printed.leave(printing)
 
-        if terms.isolation == "process":
+        if policy.isolation == "process":
             work = Deferred.fromCoroutine(self._in_process(request, storage, limit, left, printed))
         elif loop is not None:
             work = self.loops.run(loop, call, limit, printed)
@@ -221,10 +221,10 @@ class Operators:
             raise _lacking(problem.what)
         if problem is not None:
             told = raised(problem)
-            hint = about_asyncio(problem, told.text) if loop is None and terms.isolation != "process" else ""
+            hint = about_asyncio(problem, told.text) if loop is None and policy.isolation != "process" else ""
             raise _has_raised(told, hint)
         if isinstance(output, TimedOut):
-            raise StepFailed(self._lateness(output, terms.own_thread(asynchronous), terms, limit, left))
+            raise StepFailed(self._lateness(output, policy.own_thread(asynchronous), policy, limit, left))
         if storage.unanswered:
             raise StepFailed(f"returned before {storage.unanswered} of its storage calls were answered: await them")
         try:
@@ -232,9 +232,9 @@ class Operators:
         except NotAnOutput as wrong:
             raise StepFailed(str(wrong)) from None
 
-    def _loop(self, terms: ExecutionPolicy, asynchronous: bool) -> Loop | None:
+    def _loop(self, policy: ExecutionPolicy, asynchronous: bool) -> Loop | None:
         """Return the loop on which an operator is executed, if its class wants one. Raises StepFailed."""
-        if not terms.loop or terms.isolation == "process":
+        if not policy.loop or policy.isolation == "process":
             return None
         if not asynchronous:
             raise StepFailed('has loop = "asyncio", which is for async def process_record')
@@ -317,11 +317,11 @@ class Operators:
             raise _has_raised(grammar.structure(said["raised"], Raised))
         return said["output"]
 
-    def _lateness(self, late: TimedOut, thread: bool, terms: ExecutionPolicy, limit: float, left: float) -> str:
+    def _lateness(self, late: TimedOut, thread: bool, policy: ExecutionPolicy, limit: float, left: float) -> str:
         if not late.begun:
             return f"found no free thread within {left:.1f} s ({self.threads.size} threads; raise --threads)"
-        own = "the limit is its class's timeout" if terms.own else "the limit is --operator-timeout"
-        why = own if limit == terms.timeout else "the run's deadline"
+        own = "the limit is its class's timeout" if policy.own else "the limit is --operator-timeout"
+        why = own if limit == policy.timeout else "the run's deadline"
         rest = "" if not thread else "; its thread can't be stopped and goes on"
         return f"did not return within {limit:.1f} s, {why}{rest}"
 
@@ -332,7 +332,7 @@ def _lacking(what: str) -> StepFailed:
     return failed
 
 
-def terms_of(kind: type[Any], timeout: float) -> ExecutionPolicy:
+def policy_of(kind: type[Any], timeout: float) -> ExecutionPolicy:
     """Return what a class defines about its execution: the attributes timeout, retries, backoff, isolation and loop."""
     own = getattr(kind, "timeout", None)
     retries = getattr(kind, "retries", 0)

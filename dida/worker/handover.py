@@ -36,7 +36,7 @@ class Handoff:
     """The handoff of one worker, `me`. `begin` executes a request here, or raises."""
 
     def __init__(
-        self, reactor: Any, me: str, peers: ConnectionPool, reports: ReportQueue, begin: Callable[[Execute], None]
+        self, reactor: Any, me: str, pool: ConnectionPool, reports: ReportQueue, begin: Callable[[Execute], None]
     ) -> None:
         self.leaving = False
         """True if this worker ends as soon as it has finished its steps."""
@@ -44,7 +44,7 @@ class Handoff:
         """Requests that another worker than the first choice has accepted."""
         self._reactor = reactor
         self._me = me
-        self._peers = peers
+        self._pool = pool
         self._reports = reports
         self._begin = begin
         self._scheduler_answers = False
@@ -71,7 +71,7 @@ class Handoff:
                     self._begin(request)
                     reply: Any = Ok()
                 else:
-                    reply = await self._peers.ask(to.host, to.port, request, HOP_TIMEOUT)
+                    reply = await self._pool.ask(to.host, to.port, request, HOP_TIMEOUT)
             except DidaError as problem:
                 if not isinstance(problem, Unreachable):
                     request = attrs.evolve(request, again=True)  # it may have arrived
@@ -103,10 +103,10 @@ class Handoff:
         """Return the request with another worker for its next step; None if the run goes on without it."""
         ask = Reassign(run=request.meta.run, position=request.next, round=request.round, avoid=tuple(avoid[-100:]))
         try:
-            reply = await self._peers.ask(scheduler.host, scheduler.port, ask, ASK_TIMEOUT)
+            reply = await self._pool.ask(scheduler.host, scheduler.port, ask, ASK_TIMEOUT)
             if isinstance(reply, Error) and reply.code == errors.NO_SUCH_RUN:
-                await self._peers.ask(scheduler.host, scheduler.port, Adopt(request=request), ASK_TIMEOUT)
-                reply = await self._peers.ask(scheduler.host, scheduler.port, ask, ASK_TIMEOUT)
+                await self._pool.ask(scheduler.host, scheduler.port, Adopt(request=request), ASK_TIMEOUT)
+                reply = await self._pool.ask(scheduler.host, scheduler.port, ask, ASK_TIMEOUT)
         except DidaError:
             self._scheduler_answers = False
             return self._by_the_route(request, avoid)

@@ -41,7 +41,7 @@ class Loop:
     """One loop, and its thread."""
 
     def __init__(self, reactor: Any) -> None:
-        self.jobs = 0
+        self.running = 0
         """The operators that it executes, cancelled ones included."""
         self.asyncio = asyncio.new_event_loop()
         self.asyncio.set_task_factory(_noted)
@@ -64,7 +64,7 @@ class Loop:
         task: asyncio.Task[Any] | None = None
         mine: WeakSet[asyncio.Task[Any]] = WeakSet()
         outcome: Deferred[Any] = Deferred(lambda cancelled: self.tell(cancel))
-        self.jobs += 1
+        self.running += 1
 
         async def run() -> Any:
             try:
@@ -93,7 +93,7 @@ class Loop:
             self._reactor.callFromThread(deliver, Failure(problem) if problem is not None else task.result())
 
         def deliver(result: Any) -> None:
-            self.jobs -= 1
+            self.running -= 1
             if not outcome.called:
                 outcome.callback(result)
 
@@ -126,7 +126,7 @@ class Loops:
 
     def current(self) -> Loop | None:
         """Return the loop for the next operator; None if too many are blocked."""
-        for loop in [loop for loop in self._blocked if not loop.jobs]:
+        for loop in [loop for loop in self._blocked if not loop.running]:
             loop.stop()
             self._blocked.remove(loop)
         if self._loop is None and len(self._blocked) < MAX_BLOCKED:

@@ -96,9 +96,9 @@ class WorkerNode(NodeCommands):
         self.max_line = max_line
         self.debug = debug
         self.max_steps = max_steps
-        self.front_end = StorageClient(reactor, max_line=max_line)
+        self.storage_client = StorageClient(reactor, max_line=max_line)
         self.counts = {"executed": 0, "failed": 0, "retried": 0, "went_back": 0, "passed_on": 0}
-        self._attempts = Attempts(reactor, operators, self.front_end, self._given_up, self.counts)
+        self._attempts = Attempts(reactor, operators, self.storage_client, self._given_up, self.counts)
         self.shortage = Shortage(reactor, timing.lacking_time)
         self.steps = Steps()
         self._reactor = reactor
@@ -110,18 +110,18 @@ class WorkerNode(NodeCommands):
         """Tasks in progress, each with its run (empty: none)."""
         self._schedulers = Schedulers()
         self.registration = Registration(reactor, me, schedulers, timing.register_every)
-        self._peers = ConnectionPool(reactor)
-        self.reports = ReportQueue(reactor, self._peers, self._on_idle, timing.choose_timeout)
+        self._pool = ConnectionPool(reactor)
+        self.reports = ReportQueue(reactor, self._pool, self._on_idle, timing.choose_timeout)
         self._outcomes = Outcomes(self.reports, max_line)
-        self.collector = DebugReporter(me.id, self._peers)
-        self.departure = Draining(reactor, me.id, self._peers, self._spawn, lambda: self.steps.in_hand, on_end)
-        self._hand_over = Handoff(reactor, me.id, self._peers, self.reports, self._begin)
+        self.debug_reporter = DebugReporter(me.id, self._pool)
+        self.departure = Draining(reactor, me.id, self._pool, self._spawn, lambda: self.steps.in_hand, on_end)
+        self._handoff = Handoff(reactor, me.id, self._pool, self.reports, self._begin)
 
     def start(self) -> None:
         """Begin to watch the storage, and register at the schedulers."""
         if self._streams is not None:
             self._streams.start()
-        self.front_end.start()
+        self.storage_client.start()
         self.registration.start()
 
     def stop(self) -> None:
@@ -132,9 +132,9 @@ class WorkerNode(NodeCommands):
         self.reports.stop()
         for task in list(self._tasks):
             task.cancel()
-        self.front_end.stop()
+        self.storage_client.stop()
         self.operators.stop()
-        self._peers.stop()
+        self._pool.stop()
         if self._streams is not None:
             self._streams.stop()
 
@@ -142,7 +142,7 @@ class WorkerNode(NodeCommands):
 
     def cmd_execute(self, request: Execute) -> Answer:
         try:
-            self.front_end.learn(request.meta.view, request.meta.storage)
+            self.storage_client.learn(request.meta.view, request.meta.storage)
             Address.parse(request.meta.scheduler)
         except UserError as problem:
             raise BadRequest(f"meta: {problem}") from None
@@ -185,7 +185,7 @@ class WorkerNode(NodeCommands):
         return self.reports.when_told(scheduler).addCallback(self._reported)
 
     def _reported(self, told: None) -> Ok:
-        storage = [str(each) for each in self.front_end.replicas.living]
+        storage = [str(each) for each in self.storage_client.replicas.living]
         return ok(self.me.id, **({"storage": storage} if storage else {}))
 
     def cmd_drain(self, request: Drain) -> Deferred[Reply]:
@@ -194,7 +194,7 @@ class WorkerNode(NodeCommands):
     def _leave(self, request: Drain, ends: bool = False) -> Deferred[Reply]:
         for scheduler in self.registration.leave():
             self.departure.know(scheduler)
-        self._hand_over.leaving = True
+        self._handoff.leaving = True
         answer = self.departure.begin(request, ends)
         self._on_idle()
         return answer
@@ -215,11 +215,11 @@ class WorkerNode(NodeCommands):
         return Ok()
 
     def cmd_system(self, request: System) -> Answer:
-        return whole(self.front_end.replicas.living, self._schedulers.living(self._reactor.seconds()), [self.me])
+        return whole(self.storage_client.replicas.living, self._schedulers.living(self._reactor.seconds()), [self.me])
 
     def cmd_debug(self, request: WorkerDebug) -> Answer:
         try:
-            self.collector.to = Address.parse(request.to) if request.to and request.switch == "on" else None
+            self.debug_reporter.to = Address.parse(request.to) if request.to and request.switch == "on" else None
         except UserError as problem:
             raise BadRequest(str(problem)) from None
         self.debug = request.switch == "on"
@@ -230,7 +230,7 @@ class WorkerNode(NodeCommands):
         return Ok()
 
     def cmd_status(self, request: Status) -> Answer:
-        replicas = self.front_end.replicas
+        replicas = self.storage_client.replicas
         return ok(
             id=self.me.id,
             role="worker",
@@ -249,9 +249,9 @@ class WorkerNode(NodeCommands):
             debug=self.debug,
             **self.counts,
             duplicates=self.steps.duplicates,
-            handed_elsewhere=self._hand_over.elsewhere,
+            handed_elsewhere=self._handoff.elsewhere,
             undelivered=self.reports.undelivered,
-            debug_dropped=self.collector.dropped,
+            debug_dropped=self.debug_reporter.dropped,
         )
 
     # --- one step -------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ class WorkerNode(NodeCommands):
         if elsewhere:
             await deferLater(self._reactor, self._timing.lacking_pause)
         try:
-            await self._hand_over.send(scheduler, request, elsewhere)
+            await self._handoff.send(scheduler, request, elsewhere)
         except NotHandedOn as problem:
             text = f"did not get the request that {self.me.id} handed on: {problem}"
             late = request.later(self._reactor.seconds() - began)
@@ -293,7 +293,7 @@ class WorkerNode(NodeCommands):
             )
             self.counts["executed"] += 1
             if self.debug:
-                self.collector.show(request, outcome.output)
+                self.debug_reporter.show(request, outcome.output)
             if done.next + 1 == done.size:
                 await self._attempts.secure(done, request.left - took)
                 self._end_run(scheduler, done.later(self._reactor.seconds() - began), printed.end())

@@ -87,7 +87,7 @@ class ReportQueue:
     def __init__(
         self,
         reactor: Any,
-        peers: ConnectionPool,
+        pool: ConnectionPool,
         on_idle: Callable[[], None],
         choose_timeout: float,
         max_outcomes: int = MAX_OUTCOMES,
@@ -101,7 +101,7 @@ class ReportQueue:
         self.undelivered = 0
         """The number of reports that were dropped."""
         self._reactor = reactor
-        self._peers = peers
+        self._pool = pool
         self._on_idle = on_idle
         self._numbers = count()
         self._waiting: dict[Report, None] = {}
@@ -187,7 +187,7 @@ class ReportQueue:
         `following`."""
         try:
             asked = attrs.evolve(done, choose=True)
-            reply = await self._peers.ask(scheduler.host, scheduler.port, asked, self.choose_timeout)
+            reply = await self._pool.ask(scheduler.host, scheduler.port, asked, self.choose_timeout)
         except DidaError as problem:
             self.tell(scheduler, done, following)
             # It may have chosen another one, and send it the request, too.
@@ -209,7 +209,7 @@ class ReportQueue:
             del scheduler.unsent[report]
             scheduler.in_flight += 1
             told = self._ask(scheduler, self._dated(report)).addCallback(self._answered, report)
-            told.addCallbacks(self._told, self._untold, callbackArgs=(report,), errbackArgs=(report,))
+            told.addCallbacks(self._acknowledged, self._unacknowledged, callbackArgs=(report,), errbackArgs=(report,))
 
     def _ago(self, report: Report) -> float:
         now: float = self._reactor.seconds()
@@ -224,7 +224,7 @@ class ReportQueue:
 
     def _ask(self, scheduler: _Scheduler, message: Request) -> Deferred[Reply]:
         to = scheduler.address
-        return self._peers.ask(to.host, to.port, message, REPORT_TIMEOUT)
+        return self._pool.ask(to.host, to.port, message, REPORT_TIMEOUT)
 
     def _answered(self, reply: Reply, report: Report) -> Reply | Deferred[Reply]:
         if isinstance(reply, Error) and reply.code == errors.NO_SUCH_RUN:
@@ -234,7 +234,7 @@ class ReportQueue:
             )
         return reply
 
-    def _told(self, reply: Reply, report: Report) -> None:
+    def _acknowledged(self, reply: Reply, report: Report) -> None:
         """Take the scheduler's acknowledgement, even if it is an error."""
         if isinstance(reply, Error):
             self.undelivered += 1
@@ -266,7 +266,7 @@ class ReportQueue:
                 if not each.called:
                     each.callback(None)
 
-    def _untold(self, failure: Failure, report: Report) -> None:
+    def _unacknowledged(self, failure: Failure, report: Report) -> None:
         """Send it again after a pause, in the same order."""
         if failure.check(DidaError) is None:
             _log.failure("a report ended in a bug", failure)

@@ -33,7 +33,7 @@ class RunStorage:
 
     def __init__(
         self,
-        front_end: StorageClient,
+        storage_client: StorageClient,
         meta: Meta,
         deadline: float,
         ids: StepRequestIds | None = None,
@@ -43,7 +43,7 @@ class RunStorage:
         self.deadline = deadline
         self.unanswered = 0
         """The number of calls without a reply."""
-        self._front_end = front_end
+        self._storage_client = storage_client
         self._ids = ids or StepRequestIds(meta.run, 0)
         self._seen = CausalContext(meta.after, meta.versions, pins=first_reads(before))
         self._closed = ""
@@ -60,15 +60,15 @@ class RunStorage:
 
     def read(self, key: str, version: Version | None = None) -> Deferred[Record]:
         """Return the record: that version, or the one that the run has seen, or the newest."""
-        return self._counted(self._front_end.read_as(self._seen, key, version, self.deadline))
+        return self._counted(self._storage_client.read_as(self._seen, key, version, self.deadline))
 
     def write(self, key: str, value: str) -> Deferred[Version]:
         """Write a new version."""
-        return self._counted(self._front_end.write_as(self._seen, key, value, self.deadline, self._ids))
+        return self._counted(self._storage_client.write_as(self._seen, key, value, self.deadline, self._ids))
 
     def update_if_value_is(self, key: str, old: str, new: str) -> Deferred[Version | None]:
         """Compare and swap; return None if the value is not `old`. The value found counts as read."""
-        work = self._front_end.update_if_as(self._seen, key, old, new, self.deadline, self._ids)
+        work = self._storage_client.update_if_as(self._seen, key, old, new, self.deadline, self._ids)
         return self._counted(work)
 
     def close(self, why: str) -> None:
@@ -76,7 +76,7 @@ class RunStorage:
         self._closed = why
 
     def _counted(self, work: Coroutine[Any, Any, _T]) -> Deferred[_T]:
-        if self._front_end.replicas.unknown:
+        if self._storage_client.replicas.unknown:
             work.close()
             raise Unavailable(NO_STORAGE)
         if self._closed:

@@ -81,13 +81,13 @@ class Threads:
     def run(self, call: Callable[[], Any], limit: float, left: float) -> Deferred[Any]:
         """Return the result of `call` from a thread, or TimedOut if it takes more than `limit` seconds, or does not
         end within `left` seconds. To cancel the Deferred gives the call up."""
-        job = Task(call, limit, self._reactor.seconds() + left)
-        job.result = Deferred(lambda cancelled: self._give_up(job))
-        self._waiting.append(job)
+        task = Task(call, limit, self._reactor.seconds() + left)
+        task.result = Deferred(lambda cancelled: self._give_up(task))
+        self._waiting.append(task)
         self._dispatch()
-        if not (job.started or job.ended):
-            job.deadline = self._deadlines.add(left, lambda: self._too_late(job))
-        return job.result
+        if not (task.started or task.ended):
+            task.deadline = self._deadlines.add(left, lambda: self._too_late(task))
+        return task.result
 
     def stop(self) -> None:
         """Let idle threads end."""
@@ -95,45 +95,45 @@ class Threads:
         for _ in range(self._threads):
             self._wake.put(False)
 
-    def _too_late(self, job: Task) -> None:
-        self._give_up(job)
-        job.result.callback(TimedOut(job.started))
+    def _too_late(self, task: Task) -> None:
+        self._give_up(task)
+        task.result.callback(TimedOut(task.started))
 
-    def _give_up(self, job: Task) -> None:
+    def _give_up(self, task: Task) -> None:
         """Give up a task: it is not started, or another thread takes the place of its thread."""
-        self._met(job)
-        job.given_up = True
-        if job.ended:
+        self._met(task)
+        task.given_up = True
+        if task.ended:
             return
-        if job.started:
+        if task.started:
             self.stuck += 1
             self._dispatch()
         else:
-            self._waiting.remove(job)
+            self._waiting.remove(task)
 
-    def _met(self, job: Task) -> None:
-        if job.deadline is not None:
-            self._deadlines.cancel(job.deadline)
-            job.deadline = None
+    def _met(self, task: Task) -> None:
+        if task.deadline is not None:
+            self._deadlines.cancel(task.deadline)
+            task.deadline = None
 
     def _dispatch(self) -> None:
         room = self.size + min(self.stuck, self.size)
         while self._waiting and self._busy < room and not self._stopped:
-            job = self._waiting.popleft()
+            task = self._waiting.popleft()
             if self._busy == self._threads and not self._one_more():
                 if self._busy:
-                    self._waiting.appendleft(job)  # for the next thread that is free
+                    self._waiting.appendleft(task)  # for the next thread that is free
                     return
-                self._met(job)
-                job.ended = True
-                job.result.errback(Failure(Lacking("threads (ulimit -u)")))
+                self._met(task)
+                task.ended = True
+                task.result.errback(Failure(Lacking("threads (ulimit -u)")))
                 continue
             self._busy += 1
-            job.started = True
-            self._met(job)
-            limit = min(job.limit, job.ends - self._reactor.seconds())
-            job.deadline = self._deadlines.add(limit, partial(self._too_late, job))
-            self._ready.append(job)
+            task.started = True
+            self._met(task)
+            limit = min(task.limit, task.ends - self._reactor.seconds())
+            task.deadline = self._deadlines.add(limit, partial(self._too_late, task))
+            self._ready.append(task)
             if len(self._ready) == 1:
                 self._wake.put(True)
 
@@ -151,18 +151,18 @@ class Threads:
         while self._wake.get():
             while self._ready:
                 try:
-                    job = self._ready.popleft()
+                    task = self._ready.popleft()
                 except IndexError:  # another thread has taken it
                     break
                 if self._ready:
                     self._wake.put(True)
                 result = None
                 try:
-                    if not job.given_up:
-                        result = job.call()
+                    if not task.given_up:
+                        result = task.call()
                 except BaseException:  # noqa: BLE001 - SystemExit, too, must not end the thread in silence
                     result = Failure()
-                self._done.append((job, result))
+                self._done.append((task, result))
                 if not self._told:
                     self._told = True
                     self._reactor.callFromThread(self._collect)
@@ -173,12 +173,12 @@ class Threads:
         done = []
         while self._done:
             done.append(self._done.popleft())
-        for job, _ in done:
+        for task, _ in done:
             self._busy -= 1
-            self.stuck -= job.given_up
-            job.ended = True
-            self._met(job)
+            self.stuck -= task.given_up
+            task.ended = True
+            self._met(task)
         self._dispatch()
-        for job, result in done:
-            if not job.given_up:
-                job.result.callback(result)
+        for task, result in done:
+            if not task.given_up:
+                task.result.callback(result)

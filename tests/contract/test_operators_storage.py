@@ -219,16 +219,18 @@ async def test_on_storage_nodes(promise: Callable[[Place], None], key: str, clus
     """The real storage keeps the promise."""
     reactor = the_reactor()
     members = [StorageAddress.parse(f"{n}=s{n}@127.0.0.1:{port}") for n, port in cluster.ports.items()]
-    front_end = StorageClient(reactor, members)
+    storage_client = StorageClient(reactor, members)
 
     def step(meta: Meta, position: int = 0, again: bool = False) -> BlockingStorage:
-        meta.after.update(front_end.after)  # a run begins from what its client has seen
-        return BlockingStorage(reactor, RunStorage(front_end, meta, 10.0, StepRequestIds(meta.run, position, again)))
+        meta.after.update(storage_client.after)  # a run begins from what its client has seen
+        return BlockingStorage(
+            reactor, RunStorage(storage_client, meta, 10.0, StepRequestIds(meta.run, position, again))
+        )
 
     try:
-        await deferToThread(promise, Place(BlockingStorage(reactor, front_end), step, key))
+        await deferToThread(promise, Place(BlockingStorage(reactor, storage_client), step, key))
     finally:
-        front_end.stop()
+        storage_client.stop()
 
 
 # --- the promises to an operator, in whichever way it is executed --------------------------------------------------

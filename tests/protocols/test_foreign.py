@@ -179,7 +179,7 @@ def said() -> Iterator[list[str]]:
 
 def test_the_log_tells_of_each_address_once_a_minute(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """One line for each address and minute, and for so many addresses: a page that tries all ports fills no log."""
-    monkeypatch.setattr(lines, "MAX_TOLD", 2)
+    monkeypatch.setattr(lines, "MAX_LOGGED", 2)
     clock, factory = Clock(), LineServerFactory(Desk(), Clock())
     factory.clock = clock
 
@@ -196,7 +196,7 @@ def test_the_log_tells_of_each_address_once_a_minute(said: list[str], monkeypatc
     for host in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.3"):
         attack(host)
     assert told() == ["192.0.2.1", "192.0.2.2"]
-    clock.advance(lines.TELL_INTERVAL - 3)
+    clock.advance(lines.LOG_INTERVAL - 3)
     attack("192.0.2.1")
     assert told() == []
     clock.advance(10)

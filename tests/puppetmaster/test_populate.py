@@ -29,7 +29,7 @@ def cluster() -> Iterator[FakeCluster]:
 
 
 @pytest.fixture
-def front_end(cluster: FakeCluster) -> Iterator[StorageClient]:
+def storage_client(cluster: FakeCluster) -> Iterator[StorageClient]:
     made = StorageClient(reactor, cluster.addresses, deadline=0.3)
     yield made
     made.stop()
@@ -40,17 +40,17 @@ def rows(*records: tuple[str, str]) -> list[Row]:
     return [Row(line, key, value) for line, (key, value) in enumerate(records, 1)]
 
 
-async def problem_of(front_end: StorageClient, given: list[Row]) -> list[str]:
+async def problem_of(storage_client: StorageClient, given: list[Row]) -> list[str]:
     with pytest.raises(UserError) as caught:
-        await populate(front_end, "data", given)
+        await populate(storage_client, "data", given)
     return str(caught.value).split("\n")
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_record_is_to_be_at_all(front_end: StorageClient, cluster: FakeCluster) -> None:
+async def test_every_record_is_to_be_at_all(storage_client: StorageClient, cluster: FakeCluster) -> None:
     """Each is written so that all living replicas have it when it is answered; those of one key in their order."""
     given = rows(*[(f"k{n % 300}", str(n)) for n in range(1000)])
-    await populate(front_end, "data", given)
+    await populate(storage_client, "data", given)
     writes = [request for request in cluster.requests() if isinstance(request, Write)]
     assert len(writes) == 1000
     assert {write.concern for write in writes} == {"all"}
@@ -58,7 +58,7 @@ async def test_every_record_is_to_be_at_all(front_end: StorageClient, cluster: F
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_record_that_is_refused_holds_up_no_other(front_end: StorageClient, cluster: FakeCluster) -> None:
+async def test_a_record_that_is_refused_holds_up_no_other(storage_client: StorageClient, cluster: FakeCluster) -> None:
     """What is wrong with single lines is said of each, with file and line; all others are written."""
 
     def refuse(request: Request) -> Reply:
@@ -70,7 +70,7 @@ async def test_a_record_that_is_refused_holds_up_no_other(front_end: StorageClie
     for node in cluster.nodes:
         node.answer = refuse
     given = rows(("a", "1"), ("b", "2"), ("c", "3"), ("d", "4"), ("e", "5"))
-    assert await problem_of(front_end, given) == [
+    assert await problem_of(storage_client, given) == [
         "2 of 5 records are not known to be at every living replica of their group",
         "data line 2: key b: storage-full: no more room",
         "data line 4: key d: storage-full: no more room",
@@ -79,12 +79,12 @@ async def test_a_record_that_is_refused_holds_up_no_other(front_end: StorageClie
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_storage_it_ends_after_one_deadline(front_end: StorageClient, cluster: FakeCluster) -> None:
+async def test_without_storage_it_ends_after_one_deadline(storage_client: StorageClient, cluster: FakeCluster) -> None:
     """When writes end at their deadline no more are begun: the lines are named, and nobody waits for each."""
     for node in cluster.nodes:
         node.answer = lambda request: Error("unavailable", ("no quorum",))
     began = reactor.seconds()
-    told = await problem_of(front_end, rows(*[(f"k{n}", "v") for n in range(2000)]))
+    told = await problem_of(storage_client, rows(*[(f"k{n}", "v") for n in range(2000)]))
     assert reactor.seconds() - began < 5.0
     assert told[0] == "2000 of 2000 records are not known to be at every living replica of their group"
     assert told[1].startswith("data line 1: key k0: ")
@@ -92,11 +92,11 @@ async def test_without_storage_it_ends_after_one_deadline(front_end: StorageClie
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_unknown_outcome_is_no_success(front_end: StorageClient, cluster: FakeCluster) -> None:
+async def test_an_unknown_outcome_is_no_success(storage_client: StorageClient, cluster: FakeCluster) -> None:
     """A record that may be at some replicas only counts as missing, and is said."""
     for node in cluster.nodes:
         node.answer = lambda request: Error("unknown-outcome", ("too few members confirmed the write in time",))
-    told = await problem_of(front_end, rows(("a", "1")))
+    told = await problem_of(storage_client, rows(("a", "1")))
     assert told[0] == "1 of 1 records are not known to be at every living replica of their group"
     assert told[1].startswith("data line 1: key a: unknown-outcome: ")
 
@@ -113,18 +113,18 @@ async def test_a_crash_right_behind_it_loses_nothing(tmp_path: Path, factor: int
     while they were written."""
     nodes = StorageCluster(tmp_path, 4, "--gossip-delay", "10000", "--replication-factor", str(factor))
     members = [StorageAddress.parse(f"{n}=s{n}@127.0.0.1:{port}") for n, port in nodes.ports.items()]
-    front_end = StorageClient(reactor, members, deadline=20.0)
+    storage_client = StorageClient(reactor, members, deadline=20.0)
     try:
-        front_end.start()
+        storage_client.start()
         given = rows(*[(f"k{n}", f"value {n}") for n in range(3 * AT_ONCE)])
-        await populate(front_end, "data", given[:-5])
+        await populate(storage_client, "data", given[:-5])
         nodes.nodes[2].pause()
-        await populate(front_end, "data", given[-5:])
+        await populate(storage_client, "data", given[-5:])
         for number in {1, 2, 3, 4}.difference(left):
             nodes.nodes[number].kill()
-        await until(lambda: tuple(member.replica for member in front_end.replicas.living) == left, 20.0)
-        found = (await front_end.records(limit=1000)).records
+        await until(lambda: tuple(member.replica for member in storage_client.replicas.living) == left, 20.0)
+        found = (await storage_client.records(limit=1000)).records
         assert {key: versions[0][1] for key, versions in found.items()} == {row.key: row.value for row in given}
     finally:
-        front_end.stop()
+        storage_client.stop()
         nodes.end()

@@ -110,7 +110,7 @@ async def test_a_run_that_was_taken_over_has_a_beginning(system: System) -> None
     run = (await system.ask('run 13 NapOperator {"application":"shop","id":"a"}')).words[0]
     await until(lambda: system.workers[0].steps.in_hand)
     second = await system.start_again()
-    await until(lambda: second.workers.heard)
+    await until(lambda: second.workers.all_reported)
     (listed,) = (await system.ask("runs")).object["runs"]
     assert (listed["run"], listed["application"], listed["id"]) == (run, "shop", "a")
     assert abs(listed["start"] - first.runs[run].start) < 2.0

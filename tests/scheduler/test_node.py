@@ -285,7 +285,7 @@ async def test_nodes_are_added(system: System) -> None:
         assert await system.ask("storage 9 s9 localhost:5999") == Ok()
     await until(lambda: scheduler.workers["w1"].reachable)
     assert (await system.run("13 ReaderOperator")).words == ("done", "1")
-    assert [each.id for each in scheduler.front_end.replicas.living] == ["s1", "s2", "s9"]
+    assert [each.id for each in scheduler.storage_client.replicas.living] == ["s1", "s2", "s9"]
     assert isinstance(await system.ask("worker w2 nowhere"), Error)
     assert isinstance(await system.ask("storage 1 s1 nowhere"), Error)
 
@@ -339,9 +339,9 @@ async def test_runs_know_the_living_storage_only(system: System) -> None:
     """A storage node that the others declared dead is in no later run's meta record."""
     silent = Silent()
     scheduler = system.start(0, (system.node("x", silent),))
-    await until(lambda: scheduler.front_end.replicas.views)
+    await until(lambda: scheduler.storage_client.replicas.views)
     system.storage.group.kill("s1")
-    await until(lambda: scheduler.front_end.replicas.dead)
+    await until(lambda: scheduler.storage_client.replicas.dead)
     await system.ask("run 13 A")
     await until(lambda: silent.requests)
     meta = silent.requests[0].meta

@@ -178,9 +178,9 @@ async def test_a_scheduler_without_storage(system: System) -> None:
         assert await system.ask(f"storage {each.replica} {each.id} {each.address}") == Ok()
     assert (await system.run("13 ReaderOperator")).words == ("done", "1")
     assert (await system.ask("status")).object["notes"] == []
-    await until(lambda: system.workers[0].front_end.replicas.views)
+    await until(lambda: system.workers[0].storage_client.replicas.views)
     second = await system.start_again(storage=())
-    await until(lambda: second.front_end.replicas.living == tuple(system.storage.addresses))
+    await until(lambda: second.storage_client.replicas.living == tuple(system.storage.addresses))
     assert (await system.run("13 ReaderOperator")).words == ("done", "1"), "the worker knew it from before"
 
 

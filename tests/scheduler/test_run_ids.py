@@ -85,7 +85,7 @@ async def test_a_line_that_waits_for_a_worker_twice(system: System) -> None:
     """Both wait, one run is started, and both are told the same."""
     scheduler = system.start(0)
     twice = [system.ask(LINE), system.ask(LINE)]
-    await until(lambda: scheduler.workers.heard)
+    await until(lambda: scheduler.workers.all_reported)
     assert await system.ask(f"worker w1 {system.worker('w1').address}") == Ok()
     first, second = [await each for each in twice]
     assert first == second
@@ -169,7 +169,7 @@ async def test_questions_wait_for_the_reports(system: System) -> None:
     """Before all workers have told what they know an unknown run is waited for; then it is said to be none."""
     slow = Slow()
     scheduler = system.start(1, (system.node("slow", slow),))
-    await until(lambda: slow.telling and scheduler.workers["w1"].told)
+    await until(lambda: slow.telling and scheduler.workers["w1"].reported)
     questions = [system.ask(f"{verb} r9-x") for verb in ("result", "cancel")]
     short = await system.ask('result r9-x {"timeout":0.1}')
     assert short == Error("no-such-run", ("r9-x",)), "it does not wait longer than it may"
@@ -200,7 +200,7 @@ async def test_a_worker_that_tells_nothing(system: System) -> None:
     slow = Slow()
     scheduler = system.start(0, (system.node("slow", slow),), timing=evolve(TIMING, report_timeout=0.2))
     assert await system.ask("result r9-x") == Error("no-such-run", ("r9-x",))
-    assert scheduler.workers["slow"].told
+    assert scheduler.workers["slow"].reported
     slow.tell()
 
 

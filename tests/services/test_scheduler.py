@@ -43,7 +43,7 @@ def test_options() -> None:
     node: Any = service.node
     assert node.runs.policy.name == "round-robin"
     assert (node.runs.deadline, node.runs.keep, node.workers.start_deadline) == (5.0, 50, 1.5)
-    assert list(node.front_end.replicas.living) == [
+    assert list(node.storage_client.replicas.living) == [
         StorageAddress.parse("1=s1@localhost:5001"),
         StorageAddress.parse("2=s2@localhost:5002"),
     ]

@@ -111,7 +111,7 @@ async def test_a_blocked_loop_is_replaced(stage: Stage) -> None:
     assert "did not return within 0.2 s, the limit is its class's timeout" in await stage.reason("Blocks@w1")
     await until(lambda: loops.blocked == 1)
     assert isinstance(await stage.outcome(stage.request("Good@w1", "Frees@w1")), Ended)
-    await until(lambda: not loops._blocked[0].jobs)
+    await until(lambda: not loops._blocked[0].running)
     assert loops.current() is not None
     assert loops.blocked == 0
 

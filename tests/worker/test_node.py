@@ -250,7 +250,7 @@ async def test_the_run_goes_on_before_it_is_reported(
     ask = ConnectionPool.ask
 
     def spy(peers: ConnectionPool, host: str, port: int, request: Request, timeout: float) -> Any:
-        if peers is stage.workers["w1"]._peers:
+        if peers is stage.workers["w1"]._pool:
             asked.append(type(request))
         return ask(peers, host, port, request, timeout)
 
@@ -588,7 +588,7 @@ async def test_debug_output(stage: Stage) -> None:
     await stage.send(stage.request("Op@w1"))
     await until(lambda: len(stage.told.ended) == 2)
     worker = stage.workers["w1"]
-    await until(lambda: worker.collector.dropped)
+    await until(lambda: worker.debug_reporter.dropped)
     assert await stage.ask("w1", WorkerDebug("off")) == Ok()
     wrong = await stage.ask("w1", WorkerDebug("on", to="nowhere"))
     assert isinstance(wrong, Error)
