@@ -282,7 +282,7 @@ class StorageNode(NodeCommands):
         return Ok((), {**me, **self.replica.status(now)})
 
     def cmd_scheduler(self, request: SchedulerAt) -> LineAnswer:
-        self._schedulers.hear(request.where, self._reactor.seconds())
+        self._schedulers.note(request.where, self._reactor.seconds())
         return Ok()
 
     def cmd_system(self, request: System) -> LineAnswer:

@@ -1,6 +1,7 @@
-"""For the tests of operators: chains in the process of the test, a storage in memory, workers that die at any moment.
+"""Support for the tests of operators: chains in the process of the test, a storage in memory, workers that die at any
+moment.
 
-from dida.testing import every_crash, run_chain
+    from dida.testing import every_crash, run_chain
 """
 
 from dida.testing.chains import Crash, Execution, every_crash, execute_chain, run_chain

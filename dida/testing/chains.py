@@ -1,4 +1,4 @@
-"""For the tests of operators: a storage in memory, chains in process, and workers that die at any moment.
+"""Chains in the process of a test, for operators: with a storage in memory, and workers that die at any moment.
 
     from dida.testing import every_crash, run_chain
 
@@ -6,8 +6,8 @@
     assert run.output == "2"
     assert run.storage.values["13"] == "2"
 
-A chain is executed as workers do: a new object for each step, the versions that the run has seen, `retries`. Only
-that nothing is measured (`timeout`, `backoff`), and `isolation = "process"` is this process.
+A chain is executed as by workers: a new object for each step, the versions that the run has seen, `retries`. But
+`timeout` and `backoff` are ignored, and an operator with `isolation = "process"` runs in this process.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ __all__ = ["Crash", "Execution", "MemoryStorage", "every_crash", "execute_chain"
 Operators = Sequence[type[Any] | str] | type[Any] | str
 """Operator classes, or names of classes in the operators folder."""
 Records = MemoryStorage | Mapping[str, str] | None
-"""A storage; or what a new one has in it."""
+"""A storage, or the records of a new one."""
 
 _T = TypeVar("_T")
 
 
 @frozen
 class Crash:
-    """The worker of the step at `position` dies, once: right after its update number `update` (from 1), or at its end.
+    """The worker of the step at `position` dies once: right after its update number `update` (from 1), or at its end.
 
-    What the step has done by then is done, and nobody hears of it; another worker executes it again.
+    What the step has done by then stays, but its outcome is lost; another worker executes it again.
     """
 
     position: int
@@ -54,11 +54,11 @@ class Crash:
 
 @frozen
 class Execution:
-    """What came of a run."""
+    """The outcome of a run."""
 
     output: str
     steps: tuple[Step, ...]
-    """As `result RUN` tells them: worker, attempt, output, records read and written, …"""
+    """The steps as in the reply to `result RUN`: worker, attempt, output, records read and written, …"""
     meta: Meta
     storage: MemoryStorage
     crash: Crash | None = None
@@ -71,7 +71,7 @@ def run_chain(
     crash: Crash | None = None,
     folder: str = "operators",
 ) -> Execution:
-    """Execute a chain to its end. What an operator raises, when all its retries have failed, is raised here."""
+    """Execute a chain to its end. Raises the exception of an operator whose retries have all failed."""
     return _driven(execute_chain(operators, input, storage, crash, folder))
 
 
@@ -82,7 +82,7 @@ async def execute_chain(
     crash: Crash | None = None,
     folder: str = "operators",
 ) -> Execution:
-    """The same on a running reactor, for `async` operators that await more than the storage."""
+    """Do the same on a running reactor, for `async` operators that await more than the storage."""
     kinds = [_kind(each, folder) for each in ([operators] if isinstance(operators, type | str) else operators)]
     kept = storage if isinstance(storage, MemoryStorage) else MemoryStorage(storage)
     chain = tuple(Assignment(kind.__name__, at, f"w{at % 2 + 1}", "memory", 1) for at, kind in enumerate(kinds))
@@ -96,7 +96,8 @@ async def execute_chain(
 def every_crash(
     operators: Operators, input: str = "", records: Mapping[str, str] | None = None, folder: str = "operators"
 ) -> Iterator[Execution]:
-    """The chain once for each moment at which a worker can die: after each update of each step, and at its end."""
+    """Execute the chain once for each moment at which a worker can die: after each update of each step, and at its
+    end."""
     calm = run_chain(operators, input, records, folder=folder)
     for position, step in enumerate(calm.steps):
         updates = sum(touch.how != "read" for touch in step.records)
@@ -105,7 +106,7 @@ def every_crash(
 
 
 class _Died(BaseException):
-    """The worker dies: nothing that the operator does about it can keep it alive."""
+    """The worker dies. The operator cannot catch this exception as an Exception."""
 
 
 @implementer(IStorage)
@@ -136,7 +137,7 @@ class _Mortal:
 
 @implementer(IStorage)
 class _Awaited:
-    """The same for an `async` operator: every call is awaited."""
+    """The same for an `async` operator, which awaits every call."""
 
     def __init__(self, storage: _Mortal) -> None:
         self.deadline = storage.deadline
@@ -153,7 +154,7 @@ class _Awaited:
 
 
 async def _execute(request: Execute, kind: type[Any], storage: MemoryStorage, crash: Crash | None) -> Execute:
-    """The request after its next step."""
+    """Execute the next step and return the request after it."""
     dies = crash if crash is not None and crash.position == request.next else None
     ids = StepRequestIds(request.meta.run, request.next)
     tries = 0
@@ -168,7 +169,7 @@ async def _execute(request: Execute, kind: type[Any], storage: MemoryStorage, cr
             ids = StepRequestIds(request.meta.run, request.next, again=True)
             worker = "w2" if request.assignment.worker == "w1" else "w1"
             kept: Iterable[Any] = ()
-        except Exception:  # whatever an operator raises counts as its failure, as at a worker
+        except Exception:  # whatever an operator raises is its failure, as at a worker
             if tries >= getattr(kind, "retries", 0):
                 raise
             tries += 1
@@ -187,7 +188,7 @@ async def _output(request: Execute, kind: type[Any], storage: _Mortal) -> str:
     operator.configure_storage(_Awaited(storage) if asynchronous else storage)
     output = operator.process_record(request.meta.of_step(request.next), request.input, request.previous_output)
     if asynchronous and getattr(kind, "loop", "") == "asyncio":
-        with ThreadPoolExecutor(1) as thread:  # a loop of its own, whatever runs here
+        with ThreadPoolExecutor(1) as thread:  # a separate loop, whatever runs here
             output = thread.submit(asyncio.run, output).result()
     elif asynchronous:
         output = await output
@@ -205,7 +206,7 @@ def _kind(operator: type[Any] | str, folder: str) -> type[Any]:
 
 
 def _driven(work: Coroutine[Any, Any, _T]) -> _T:
-    """The result of what awaits nothing but the storage in memory."""
+    """Return the result of a coroutine that awaits nothing but the storage in memory."""
     try:
         work.send(None)
     except StopIteration as end:

@@ -1,7 +1,7 @@
-"""The storage in memory: one real replica and the real front end, with nothing in between, in virtual time.
+"""The storage in memory: one real replica and the client's real operations, without a network, in virtual time.
 
-So what it answers is what a storage node answers: versions, errors, update ids, what is kept and what is discarded.
-What it can't show is what several replicas do: lag, crashes, lost updates.
+It replies as a storage node does: versions, errors, update ids, kept and discarded versions. It can't show what several
+replicas do: lag, crashes, lost updates.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from dida.wire.texts import plain, plain_version
 
 ADDRESS = StorageAddress(1, "memory", Address("memory", 1))
 TICK = 0.001
-"""Virtual seconds that an operation takes."""
+"""Virtual time that an operation takes, in seconds."""
 
 _T = TypeVar("_T")
 
@@ -52,7 +52,7 @@ class View:
         self._ids = ids
 
     def read(self, key: str, version: Version | None = None) -> Record:
-        """The record, newest or of that version."""
+        """Return the record, the newest or that version."""
         (key,), version = plain(key), plain_version(version)
         known = self._seen.known(key, version)
         if known is not None:
@@ -68,7 +68,7 @@ class View:
         return node.carry_out(WriteOperation(node.replicas, self._seen, key, ends, value, ids=self._ids))
 
     def update_if_value_is(self, key: str, old: str, new: str) -> Version | None:
-        """Compare and swap; None when the value was not `old`."""
+        """Compare and swap; return None if the value is not `old`."""
         key, old, new = plain(key, old, new)
         node = self._node
         ends = node.now + self.deadline
@@ -76,7 +76,7 @@ class View:
 
 
 class MemoryStorage(View):
-    """A storage of its own, with the newest `max_versions` of each record; `records` are written first."""
+    """A storage with the newest `max_versions` of each record; `records` are written first."""
 
     def __init__(self, records: Mapping[str, str] | None = None, max_versions: int = 10) -> None:
         super().__init__(_Node(max_versions), CausalContext(), RequestIds("memory"))
@@ -102,25 +102,25 @@ class MemoryStorage(View):
         return {key: versions[0][1] for key, versions in self.records.items()}
 
     def versions(self, key: str) -> list[tuple[Version, str]]:
-        """The versions kept of a record, newest first."""
+        """Return the kept versions of a record, newest first."""
         node = self._node
         return node.carry_out(VersionsOperation(node.replicas, self._seen, key, node.now + self.deadline))
 
     def new_run(self) -> Meta:
-        """The meta record of a run that begins."""
+        """Return the meta record of a new run."""
         self._runs += 1
         return Meta(run=f"r{self._runs}-memory", scheduler="memory:1", storage=(str(ADDRESS),))
 
 
 class StepView(View):
-    """The storage as one step of a run sees it; what it reads and writes is noted in the run's meta record."""
+    """The storage as one step of a run sees it; its accesses are noted in the run's meta record."""
 
     def __init__(self, storage: MemoryStorage, meta: Meta, ids: StepRequestIds, before: Iterable[Access] = ()) -> None:
         super().__init__(storage._node, CausalContext(meta.after, meta.versions, pins=first_reads(before)), ids)
 
     @property
     def records(self) -> tuple[Access, ...]:
-        """What the step has read and written so far."""
+        """The accesses of the step so far."""
         return tuple(self._seen.records)
 
 
@@ -137,7 +137,7 @@ class _Node:
             self._tick()
 
     def carry_out(self, operation: ClientOperation[_T]) -> _T:
-        """What the operation comes to; raises what it ends in."""
+        """Return the result of the operation; raise the error with which it ends."""
         try:
             while True:
                 step = operation.next(self.now)

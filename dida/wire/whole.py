@@ -44,16 +44,16 @@ class Schedulers:
     """The schedulers that use a node: they send their addresses every few seconds."""
 
     def __init__(self) -> None:
-        self._heard: dict[NodeAddress, float] = {}
+        self._seen_at: dict[NodeAddress, float] = {}
 
-    def hear(self, scheduler: NodeAddress, now: float) -> None:
+    def note(self, scheduler: NodeAddress, now: float) -> None:
         """Take note of a scheduler's address."""
-        self._heard.pop(scheduler, None)
-        self._heard[scheduler] = now
-        if len(self._heard) > MAX_SCHEDULERS:
-            del self._heard[next(iter(self._heard))]
+        self._seen_at.pop(scheduler, None)
+        self._seen_at[scheduler] = now
+        if len(self._seen_at) > MAX_SCHEDULERS:
+            del self._seen_at[next(iter(self._seen_at))]
 
     def living(self, now: float) -> list[NodeAddress]:
         """Return the schedulers that have sent their addresses recently."""
-        self._heard = {each: when for each, when in self._heard.items() if now - when <= REMEMBERED}
-        return list(self._heard)
+        self._seen_at = {each: when for each, when in self._seen_at.items() if now - when <= REMEMBERED}
+        return list(self._seen_at)

@@ -37,36 +37,36 @@ class _Worker:
     """The worker at the other end."""
 
     def __init__(self) -> None:
-        self._hears = os.fdopen(TO_WORKER, "wb", buffering=0)
-        self._says = os.fdopen(os.dup(0), "rb")
+        self._output = os.fdopen(TO_WORKER, "wb", buffering=0)
+        self._input = os.fdopen(os.dup(0), "rb")
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.set_inheritable(TO_WORKER, False)
         os.register_at_fork(after_in_child=self._let_go)
-        self._heard: SimpleQueue[bytes] = SimpleQueue()
-        Thread(target=self._listen, daemon=True).start()
+        self._lines: SimpleQueue[bytes] = SimpleQueue()
+        Thread(target=self._read, daemon=True).start()
 
     def _let_go(self) -> None:
         """A child that the operator forks has no worker: it neither replies for the operator nor keeps its pipe
         open."""
         nothing = os.open(os.devnull, os.O_RDWR)
-        for number in (self._hears.fileno(), self._says.fileno()):
+        for number in (self._output.fileno(), self._input.fileno()):
             os.dup2(nothing, number, inheritable=False)
         os.close(nothing)
 
-    def say(self, **told: Any) -> None:
+    def send(self, **members: Any) -> None:
         try:
-            self._hears.write(msgspec.json.encode(told) + b"\n")
+            self._output.write(msgspec.json.encode(members) + b"\n")
         except BrokenPipeError:
             os._exit(1)  # the worker is gone
 
-    def hear(self) -> dict[str, Any]:
-        told: dict[str, Any] = msgspec.json.decode(self._heard.get())
+    def receive(self) -> dict[str, Any]:
+        told: dict[str, Any] = msgspec.json.decode(self._lines.get())
         return told
 
-    def _listen(self) -> None:
+    def _read(self) -> None:
         """Read the worker's lines, and notice its end, whatever the operator does."""
-        for line in self._says:
-            self._heard.put(line)
+        for line in self._input:
+            self._lines.put(line)
         os._exit(1)
 
 
@@ -94,8 +94,8 @@ class Storage:
         return None if written is None else Version.parse(written)
 
     def _call(self, name: str, *arguments: Any) -> list[Any]:
-        self._worker.say(call=name, arguments=arguments)
-        answer = self._worker.hear()
+        self._worker.send(call=name, arguments=arguments)
+        answer = self._worker.receive()
         if "error" in answer:
             raise DidaError(answer["error"], *answer["words"])
         result: list[Any] = answer["answer"]
@@ -104,16 +104,16 @@ class Storage:
 
 def execute(folder: str, worker: _Worker) -> None:
     """Execute the worker's task and send the outcome."""
-    task = worker.hear()
+    task = worker.receive()
     meta = grammar.structure(task["meta"], StepMeta)
     try:
         name, module = task["operator"], tuple(task.get("module", ()))
         kind = load(os.path.abspath(folder), module, name)[0] if module else OperatorFolder(folder).find(name)
     except DidaError as problem:
-        worker.say(failed=told(f"could not be loaded: {problem}", MAX_REASON))
+        worker.send(failed=told(f"could not be loaded: {problem}", MAX_REASON))
         return
     if inspect.iscoroutinefunction(kind.process_record):
-        worker.say(failed='has isolation = "process", which is for a plain process_record: write def, not async def')
+        worker.send(failed='has isolation = "process", which is for a plain process_record: write def, not async def')
         return
     try:
         operator = kind()
@@ -121,13 +121,13 @@ def execute(folder: str, worker: _Worker) -> None:
         output = operator.process_record(meta, task["input"], task["previous_output"])
     except BaseException as problem:  # noqa: BLE001 - SystemExit, too, is an outcome
         _flush()
-        worker.say(raised=grammar.unstructure(raised(problem)))
+        worker.send(raised=grammar.unstructure(raised(problem)))
         return
     _flush()
     try:
-        worker.say(output=output_of(output))
+        worker.send(output=output_of(output))
     except NotAnOutput as problem:
-        worker.say(failed=str(problem))
+        worker.send(failed=str(problem))
 
 
 def log_all() -> None:

@@ -211,7 +211,7 @@ class WorkerNode(NodeCommands):
         return ok(operators=operators, **({"classes": others} if others else {}))
 
     def cmd_scheduler(self, request: SchedulerAt) -> Answer:
-        self._schedulers.hear(request.where, self._reactor.seconds())
+        self._schedulers.note(request.where, self._reactor.seconds())
         return Ok()
 
     def cmd_system(self, request: System) -> Answer:

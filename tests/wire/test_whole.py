@@ -30,14 +30,14 @@ def test_the_answer() -> None:
 def test_schedulers_that_fall_silent_are_forgotten() -> None:
     """A scheduler is known for a while after its last word, under each address that it has given; and not too many."""
     known = Schedulers()
-    known.hear(scheduler(1), 0.0)
-    known.hear(scheduler(2), 20.0)
-    known.hear(scheduler(1), 21.0)
+    known.note(scheduler(1), 0.0)
+    known.note(scheduler(2), 20.0)
+    known.note(scheduler(1), 21.0)
     assert known.living(21.0) == [scheduler(2), scheduler(1)]
     assert known.living(20.0 + REMEMBERED + 0.5) == [scheduler(1)]
     assert known.living(1000.0) == []
     for number in range(100):
-        known.hear(scheduler(number), 1000.0)
+        known.note(scheduler(number), 1000.0)
     assert known.living(1000.0) == [scheduler(number) for number in range(100 - MAX_SCHEDULERS, 100)]
 
 
