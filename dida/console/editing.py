@@ -1,15 +1,15 @@
-"""A line as it is typed on a terminal: text, cursor, history, search. Pure: keys are bound, and the line is drawn,
-by `dida.protocols.terminal`.
+"""The line editor: text, cursor, history, search. `dida.protocols.terminal` binds the keys and draws the line.
 
-The keys' names are readline's. Lines of the history may be edited before they are taken; the history itself
-stays as it was.
+Its own code, as readline and prompt_toolkit read the terminal themselves and block: here the line is a value, and the
+reactor goes on between two keys. The commands have readline's names. Lines of the history may be edited before they
+are entered; the history itself stays as it was.
 """
 
 from __future__ import annotations
 
 from attrs import define, field
 
-from dida.console.style import columns
+from dida.console.style import columns, graphemes
 
 MAX_TYPED = 10_000
 """Characters of a typed line."""
@@ -197,8 +197,7 @@ class EditedLine:
         half = room // 2
         start = 0 if at < room else ((at - room) // half + 1) * half
         shown, first, column = "", -1, 0
-        for char in self.text:
-            wide = columns(char)
+        for char, wide in graphemes(self.text):
             if column >= start and column + wide <= start + room:
                 first = column if first < 0 else first
                 shown += char

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from textwrap import wrap
-
 from dida.console.commands import COMMANDS
-from dida.console.style import FAINT, PLAIN, STRONG, Style
+from dida.console.style import FAINT, PLAIN, STRONG, Style, wrapped
 from dida.console.tables import WIDTH
 
 NARROW = 20
@@ -100,9 +98,9 @@ def _beside(usage: str, longest: int, about: str, width: int, palette: Style) ->
     painted = "  " + palette.word(STRONG, usage)
     if width - indent < NARROW:
         return [painted, *_indented(about, 6, width)]
-    first, *more = wrap(about, width - indent)
+    first, *more = wrapped(about, width - indent)
     return [painted + " " * (longest - len(usage) + 2) + first, *(" " * indent + line for line in more)]
 
 
 def _indented(text: str, indent: int, width: int) -> list[str]:
-    return wrap(text, max(20, width), initial_indent=" " * indent, subsequent_indent=" " * indent)
+    return wrapped(text, max(20, width), " " * indent, " " * indent)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import groupby
-from textwrap import wrap
 
 from attrs import frozen
 
 from dida.chains.records import Step, short_id
-from dida.console.style import cut
+from dida.console.style import cut, wrapped
 from dida.console.tables import WIDTH, printable, table
 from dida.interfaces import Access
 
@@ -81,4 +80,4 @@ def _paragraph(name: str, text: str, width: int | None, indent: str = "  ") -> l
     text = cut(printable(text) or '""', MAX_TEXT)
     if width is None:
         return [start + text]
-    return wrap(text, max(width, 40), initial_indent=start, subsequent_indent=" " * len(start))
+    return wrapped(text, max(width, 40), start, " " * len(start))

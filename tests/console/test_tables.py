@@ -96,8 +96,8 @@ def test_run_line() -> None:
 
 def test_progress_bar() -> None:
     """A bar as long as there is room for, the numbers behind it; never as wide as the terminal."""
-    assert progress_bar("map", 5, 1, 12, 60) == "map      [" + "#" * 16 + " " * 17 + "] 6/12, 1 failed"
-    assert progress_bar("map", 12, 0, 12, 200) == f"map      [{'#' * 40}] 12/12"
+    assert progress_bar("map", 5, 1, 12, 60) == "map      [" + "━" * 16 + "╸" + " " * 16 + "] 6/12, 1 failed"
+    assert progress_bar("map", 12, 0, 12, 200) == f"map      [{'━' * 40}] 12/12"
     assert all(len(progress_bar("map", 500, 7, 1000, width)) < width for width in range(2, 100))
 
 
