@@ -39,6 +39,10 @@ class Leaving:
     joining: Joining
     left: Left | None = None
     """This node ends: the owner answers what waits, and gives it out."""
+    heirs: dict[str, Member] = Factory(dict)
+    """Members of the next views without this node for which it has stopped the view: any of them may have begun."""
+    next_views: set[str] = Factory(set)
+    """The names of those views: all that this node has is in them."""
     busy: bool = False
     """Whether requests of clients are in hand."""
     _since: float = FOREVER
@@ -138,10 +142,21 @@ class Leaving:
     def succeeded(self, view: View, base: Timestamp) -> bool:
         """A view has begun without this node, which leaves: whether it has all that is here; then this node ends."""
         old = self.context.view
-        if self._since == FOREVER or old is None or view.previous != old.name or not covers(base, self._have):
+        next_one = old is not None and view.previous == old.name and covers(base, self._have)
+        if self._since == FOREVER or not (next_one or view.previous in self.next_views):
             return False
         self.taken_over(view, base)
         return True
+
+    def stops_for(self, view: str, members: tuple[Member, ...]) -> None:
+        """Note that this node has stopped its view, and has sent what it has: one of that name may begin without it."""
+        self.next_views.add(view)
+        self.heirs.update({m.component: m for m in members})
+
+    def forget_heirs(self) -> None:
+        """This node is in another view, or in none."""
+        self.next_views.clear()
+        self.heirs.clear()
 
     def taken_over(self, view: View, base: Timestamp) -> None:
         """All that this node has is in a view without it, whose members have what `base` says."""

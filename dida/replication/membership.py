@@ -106,6 +106,7 @@ class Membership:
                     self.joining.probe_at_once()
                 self.context.note(f"{member.id} ({url}) is gone: its port refuses")
         self.joining.drop(url)
+        self.leaving.heirs = {c: m for c, m in self.leaving.heirs.items() if m.url != url}
 
     def on_beat(self, peer: str, sent: float, alive: Alive | None, now: float) -> None:
         """The answer to a heartbeat; None: it did not get through."""
@@ -162,7 +163,7 @@ class Membership:
 
     def _push_on(self, ballot: ViewChange, now: float) -> None:
         """Send what the change needs next; install the new view when all its members have all there is."""
-        if not ballot.advance(now):
+        if not ballot.advance(now, self._heirs(ballot, now)):
             return
         assert ballot.base is not None
         view = View(ballot.number, self.context.incarnation, ballot.members, self._state_of, self.next_view.lists())
@@ -172,12 +173,26 @@ class Membership:
             self.context.send(member, Install(**stamp, installs=view, base=ballot.base))
         self._enter(view, ballot.base, now)
 
-    def on_flushed(self, peer: str, message: Flush, have: Timestamp | None, now: float) -> None:
-        """A member has stopped the old view; what it has."""
+    def _heirs(self, ballot: ViewChange, now: float) -> list[Member]:
+        """Return those that may have begun a view without this node, which leaves, and are not known to be dead.
+
+        The leader of that change may have told them alone.
+        """
+        there = {m.component for m in (*ballot.members, *ballot.leaving)}
+        heirs = [m for m in self.leaving.heirs.values() if m.component not in there]
+        dead = self.detection.dead(now) if heirs else set()
+        return [m for m in heirs if m.component not in dead]
+
+    def on_flushed(self, peer: str, message: Flush, have: Timestamp | None, now: float, outside: bool = False) -> None:
+        """A member has stopped the old view; what it has. `outside`: it is in no view, and lacks the state for any."""
         ballot = self._ballot
         if ballot is None or ballot.number != message.number or ballot.base is not None:
             return
-        if have is not None:
+        if not any(m.component == peer for m in (*ballot.members, *ballot.leaving)):
+            if have is not None or outside:
+                ballot.answered.add(peer)
+                self._push_on(ballot, now)
+        elif have is not None:
             ballot.have[peer] = have
             self.detection.listen_to_all(peer, now)
             self._push_on(ballot, now)
@@ -215,6 +230,8 @@ class Membership:
             self._ballot = None
         if self.context.view is not None and self.context.config.majority:
             self._bound.add(message.sender)
+        if self.context.view is not None and not any(m.component == self.context.incarnation for m in message.members):
+            self.leaving.stops_for(f"{message.number}@{message.sender}", message.members)
         self._stop(now)
         return Ok((), {"have": self.state.log.have, **self.context.completeness()})
 
@@ -313,6 +330,7 @@ class Membership:
         self.joining.enter()
         self.halted.clear()
         self._bound.clear()
+        self.leaving.forget_heirs()
         self._ballot = None
         follows_another = self.promised > (view.number, view.leader)
         self.promised = max(self.promised, (view.number, view.leader))
@@ -382,6 +400,7 @@ class Membership:
         self.started = now
         self._ballot = None
         self._bound.clear()
+        self.leaving.forget_heirs()
         self.detection.forget()
         self.joining.forget()
         self.halted.clear()

@@ -83,7 +83,10 @@ class PeerReplies:
             case Flush():
                 has = grammar.structure(ok.object, Has) if ok is not None else None
                 self._note_complete(message, has is not None and has.complete)
-                self.membership.on_flushed(peer, message, has.have if has is not None else None, now)
+                outside = isinstance(reply, Error) and (
+                    "not loaded" in reply.words or (reply.code == OTHER_VIEW and "view" not in reply.object)
+                )
+                self.membership.on_flushed(peer, message, has.have if has is not None else None, now, outside)
             case Level():
                 have = grammar.structure(ok.object, Has).have if ok is not None else None
                 self.membership.on_levelled(peer, message, have, now)

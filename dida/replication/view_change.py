@@ -7,6 +7,8 @@ itself. The streams of dead incarnations are cut there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attrs import Factory, define
 
 from dida.replication.context import ReplicaContext
@@ -34,6 +36,8 @@ class ViewChange:
     """What all members of the new view will have; None until all have answered the FLUSH."""
     asked: dict[str, float] = Factory(dict)
     """Incarnation to when it was sent a message of the present phase last."""
+    answered: set[str] = Factory(set)
+    """Of those that may be in a view without this node, which leaves: who has promised to enter none, or cannot."""
     lost: bool = False
     """True if it can never be completed: one of its members has gone to another view."""
 
@@ -45,15 +49,20 @@ class ViewChange:
         """The members of the new view without this node."""
         return [m for m in self.members if m.component != self.context.incarnation]
 
-    def advance(self, now: float) -> bool:
-        """Send what is needed next to those that have not answered; return True when all members have the base."""
+    def advance(self, now: float, heirs: Sequence[Member] = ()) -> bool:
+        """Send what is needed next to those that have not answered; return True when all members have the base.
+
+        `heirs` may be in a view without this node, which leaves: they must promise to follow this change.
+        """
         if self.lost:
             return False
         again = self.context.config.call_timeout / 4
         others = self.others
         if self.base is None:
             self._flush(others, again, now)
-            if len(self.have) < len(self.members) + len(self.leaving):
+            heirs = [m for m in heirs if m.component not in self.answered]
+            self._ask(heirs, again, now)
+            if heirs or len(self.have) < len(self.members) + len(self.leaving):
                 return False
             self.base = {}
             for have in self.have.values():
@@ -69,6 +78,13 @@ class ViewChange:
                 stamp = self.context.stamp()
                 message = Flush(**stamp, number=self.number, members=self.members, leaving=self.leaving)
                 self.context.send(member, message)
+
+    def _ask(self, heirs: Sequence[Member], again: float, now: float) -> None:
+        for member in heirs:
+            if now - self.asked.get(member.component, -FOREVER) >= again:
+                self.asked[member.component] = now
+                stamp, leaving = self.context.stamp(), (*self.leaving, member)
+                self.context.send(member, Flush(**stamp, number=self.number, members=self.members, leaving=leaving))
 
     def _level(self, others: list[Member], again: float, now: float) -> bool:
         assert self.base is not None

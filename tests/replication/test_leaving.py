@@ -16,6 +16,11 @@ def _views(hand: Hand) -> set[str]:
     return {replica.context.view_name for replica in hand.replicas.values()}
 
 
+def _members(hand: Hand, number: int) -> set[str]:
+    view = hand.replicas[number].context.view
+    return {m.id for m in view.members} if view is not None else set()
+
+
 @pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize("majority", [False, True])
 def test_what_only_the_leaver_has_reaches_the_others(number: int, majority: bool) -> None:
@@ -225,6 +230,41 @@ def test_no_word_of_the_new_view_nor_of_the_next(majority: bool) -> None:
     assert hand.run(2.0, lambda: 2 in hand.left)
     assert hand.left[2].kept
     assert "go on with its state" in hand.left[2].text
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_the_view_without_it_reaches_one_alone(heard: bool) -> None:
+    """1 begins a view with 3, which joins, and without 2, which leaves; then 1 dies. Where 3 has heard of that view, 2
+    must not begin one of its own beside it. Where 3 has not, 2 goes on until it has given 3 its state."""
+    hand = Parted(3)
+    hand.crash(3)
+    assert hand.run(3.0, lambda: all(len(_members(hand, n)) == 2 for n in (1, 2)))
+    hand.answer(2, Write("key", "value"))
+    hand.run(1.0)
+    hand.start(3)
+    hand.stop(2)
+    while not hand.under_way("install", target=3):
+        hand.pass_on("heartbeat", "gossip", "stop", "flush", "fetch", "level", "join", "load")
+        hand.tick()
+    assert len(_members(hand, 2)) == 2
+    installs = hand.under_way("install")
+    if heard:
+        hand.deliver(*hand.under_way("install", target=3))
+    hand.lose(*[letter for letter in installs if letter in hand.letters])
+    hand.crash(1)
+    hand.part((2, 3))
+    ends = hand.now + 0.3  # what they say to each other is under way for so long
+    while 2 not in hand.left:
+        if hand.now >= ends:
+            hand.part()
+        hand.pass_on()
+        hand.tick()
+        answers = {n: r.context.view_name for n, r in hand.replicas.items() if r.context.serving}
+        assert len(set(answers.values())) <= 1, "two views serve at once"
+        assert hand.now < 20.0
+    assert hand.left[2].kept
+    assert hand.run(5.0, lambda: _members(hand, 3) == {"s3"})
+    assert hand.stored(3, "key") == ["value"]
 
 
 def test_who_has_voted_for_another_view_does_not_end() -> None:
