@@ -1,14 +1,13 @@
-"""An operator that may crash its process, or never return: it runs in a separate process."""
+"""Operators that may crash or never return: each runs in a separate process."""
 
 import os
 import threading
 
 
-class RiskyOperator:
-    """A square; the input `crash` stands for a library that crashes, `hang` for one that never returns."""
+class SquareOperator:
+    """The square of a number; the input `crash` stands for a library that crashes."""
 
     isolation = "process"
-    timeout = 5.0  # seconds, start of the process included; then the process is killed
 
     def configure_storage(self, storage):
         pass
@@ -16,6 +15,17 @@ class RiskyOperator:
     def process_record(self, meta, input, previous_output):
         if input == "crash":
             os.abort()
-        if input == "hang":
-            threading.Event().wait()
         return str(int(input) ** 2)
+
+
+class EndlessOperator:
+    """A call that never returns."""
+
+    isolation = "process"
+    timeout = 0.5  # seconds, start of the process included; then the process is killed
+
+    def configure_storage(self, storage):
+        pass
+
+    def process_record(self, meta, input, previous_output):
+        threading.Event().wait()
