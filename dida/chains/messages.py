@@ -319,5 +319,5 @@ class Output(Request):
 
 def why_not(reply: Error) -> str:
     """Return the reason why a worker did not take a request."""
-    said = f"{reply.code}: {' '.join(reply.words)}"
-    return f"is not a worker: {said}" if reply.code == errors.UNKNOWN_VERB else said
+    text = f"{reply.code}: {' '.join(reply.words)}"
+    return f"is not a worker: {text}" if reply.code == errors.UNKNOWN_VERB else text

@@ -96,7 +96,7 @@ def steps(
     chain: Iterable[Assignment], why: Mapping[int, str] | None = None, printed: Mapping[int, str] | None = None
 ) -> list[Step]:
     """Return the executed part of a chain as steps; `why` and `printed` are by position."""
-    told, said = why or {}, printed or {}
+    reasons, texts = why or {}, printed or {}
     return [
         Step(
             a.operator,
@@ -105,9 +105,9 @@ def steps(
             a.ms,
             a.start,
             a.attempt,
-            told.get(a.position, ""),
+            reasons.get(a.position, ""),
             a.records,
-            said.get(a.position, ""),
+            texts.get(a.position, ""),
         )
         for a in chain
     ]

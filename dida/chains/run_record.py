@@ -84,10 +84,10 @@ class RunRecord:
     @property
     def bytes(self) -> int:
         """About the memory that its outcome takes, in bytes."""
-        told = sum(len(step.output) + len(step.why) + 300 + 300 * len(step.records) for step in self.steps)
+        steps = sum(len(step.output) + len(step.why) + 300 + 300 * len(step.records) for step in self.steps)
         named = len(self.client_id) + len(self.application)
-        said = sum(map(len, self.printed.values()))
-        return len(self.input) + len(self.reason) + named + said + 1000 + 600 * len(self.chain) + told
+        printed = sum(map(len, self.printed.values()))
+        return len(self.input) + len(self.reason) + named + printed + 1000 + 600 * len(self.chain) + steps
 
     def is_of(self, input: str, operators: Sequence[str], application: str) -> bool:
         """Return True if the run was started for that request."""

@@ -45,7 +45,7 @@ def output_of(returned: object) -> str:
     return text
 
 
-def told(text: str, limit: int) -> str:
+def bounded(text: str, limit: int) -> str:
     """Return at most so many characters of a text, with its end, and without what can't be encoded as UTF-8."""
     if len(text) > limit:
         gap = f" … {len(text) - limit:,} characters more … "
@@ -57,7 +57,7 @@ def told(text: str, limit: int) -> str:
 def shown(value: object) -> str:
     """Return any value as a text in one line."""
     try:
-        return told(repr(value), 100)
+        return bounded(repr(value), 100)
     except BaseException:  # noqa: BLE001 - it is the author's code
         return f"a {type(value).__name__}"
 
@@ -91,4 +91,4 @@ def raised(problem: BaseException) -> Raised:
     except BaseException:  # noqa: BLE001 - likewise
         trace = f"{type(problem).__name__} (without traceback)"
     kind = "" if isinstance(problem, DidaError) else type(problem).__name__
-    return Raised(told(kind, MAX_TEXT), told(text, MAX_TEXT), told(trace, MAX_TRACE))
+    return Raised(bounded(kind, MAX_TEXT), bounded(text, MAX_TEXT), bounded(trace, MAX_TRACE))

@@ -82,9 +82,9 @@ class ReplicaDirectory:
         group = self.groups.of_replica(members[0].replica) if members else 0
         here = {member.id for member in members}
         if view and not any(self.views.values()):
-            for told in self._unsure.difference(members):
-                if told in self:
-                    del self._members[told.replica]
+            for member in self._unsure.difference(members):
+                if member in self:
+                    del self._members[member.replica]
             self._unsure.clear()
             self.dead.clear()
             self._hearsay_number = 0

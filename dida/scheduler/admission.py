@@ -130,8 +130,8 @@ class Admission:
     async def _ask_for_operators(self, request: Run, ends: float) -> None:
         """Ask all workers for their operators; no-such-operator when all of them lack one."""
         patience = min(self._workers.timing.ask_timeout, max(0.0, ends - self._now()))
-        said = self._workers.ask_for_operators().addTimeout(patience, self._reactor, lambda late, seconds: False)
-        if not await said:
+        replied = self._workers.ask_for_operators().addTimeout(patience, self._reactor, lambda late, seconds: False)
+        if not await replied:
             return  # not all have replied since this request came
         name = self._runs.catalog.missing(request.operator, self._workers.reachable)
         if name is not None:

@@ -274,11 +274,11 @@ class Workers:
 
     def ask_for_operators(self) -> Deferred[bool]:
         """Ask all workers for their operators; fires with True when all have replied or timed out since this call."""
-        said: Deferred[bool] = Deferred()
-        self._to_ask.append(said)
+        asked: Deferred[bool] = Deferred()
+        self._to_ask.append(asked)
         if not self._asking:
             self._ask_next()
-        return said
+        return asked
 
     def _ask_next(self) -> None:
         """Ask all workers on behalf of those that wait for the next round."""
@@ -288,9 +288,9 @@ class Workers:
 
     def _all_said(self, result: object) -> None:
         asking, self._asking = self._asking, []
-        for said in asking:
-            if not said.called:
-                said.callback(True)
+        for asked in asking:
+            if not asked.called:
+                asked.callback(True)
         if not self._asking:
             self._ask_next()
 

@@ -44,7 +44,7 @@ class DebugReporter:
             self.dropped += 1
             return
         self._under_way += 1
-        told = Output(
+        report = Output(
             run=request.meta.run,
             position=step.position,
             operator=step.operator,
@@ -52,7 +52,7 @@ class DebugReporter:
             output=output,
             meta=request.meta,
         )
-        self._pool.ask(self.to.host, self.to.port, told, TIMEOUT).addBoth(self._shown)
+        self._pool.ask(self.to.host, self.to.port, report, TIMEOUT).addBoth(self._shown)
 
     def _shown(self, result: object) -> None:
         self._under_way -= 1

@@ -39,7 +39,7 @@ from dida.worker.threads import Threads, TimedOut
 MAX_PAUSE = 3600.0
 """The longest pause between two attempts, in seconds."""
 MAX_RETRIES = 1000
-ASYNCIO_SAYS = ("no running event loop", "no current event loop", "await wasn't used with future")
+ASYNCIO_TEXTS = ("no running event loop", "no current event loop", "await wasn't used with future")
 """Texts of asyncio's errors where no loop runs."""
 
 _log = Logger()
@@ -220,9 +220,9 @@ class Operators:
         if isinstance(problem, Lacking):
             raise _lacking(problem.what)
         if problem is not None:
-            told = raised(problem)
-            hint = about_asyncio(problem, told.text) if loop is None and policy.isolation != "process" else ""
-            raise _has_raised(told, hint)
+            described = raised(problem)
+            hint = about_asyncio(problem, described.text) if loop is None and policy.isolation != "process" else ""
+            raise _has_raised(described, hint)
         if isinstance(output, TimedOut):
             raise StepFailed(self._lateness(output, policy.own_thread(asynchronous), policy, limit, left))
         if storage.unanswered:
@@ -302,20 +302,20 @@ class Operators:
                 raise _lacking(lack_of(problem) or "what it takes to start a process") from None
             late = self._reactor.callLater(limit, process.give_up)
             try:
-                said = await process.outcome
+                outcome = await process.outcome
             finally:
                 process.kill()
                 if late.active():
                     late.cancel()
         finally:
             self._processes.release()
-        if not said:
+        if not outcome:
             return TimedOut(True)
-        if "failed" in said:
-            raise StepFailed(said["failed"])
-        if "raised" in said:
-            raise _has_raised(grammar.structure(said["raised"], Raised))
-        return said["output"]
+        if "failed" in outcome:
+            raise StepFailed(outcome["failed"])
+        if "raised" in outcome:
+            raise _has_raised(grammar.structure(outcome["raised"], Raised))
+        return outcome["output"]
 
     def _lateness(self, late: TimedOut, thread: bool, policy: ExecutionPolicy, limit: float, left: float) -> str:
         if not late.begun:
@@ -354,13 +354,13 @@ def policy_of(kind: type[Any], timeout: float) -> ExecutionPolicy:
     return ExecutionPolicy(limit, own is not None, retries, float(backoff), loop, isolation)
 
 
-def about_asyncio(problem: BaseException, said: str) -> str:
+def about_asyncio(problem: BaseException, text: str) -> str:
     """Return a hint for an operator off the asyncio loop that failed because it uses asyncio, or a library on it."""
     frames = traceback.extract_tb(problem.__traceback__)
     last = frames[-1].filename if frames else ""
     if (
         os.path.dirname(last) == os.path.dirname(asyncio.__file__)
-        or any(text in said for text in ASYNCIO_SAYS)
+        or any(known in text for known in ASYNCIO_TEXTS)
         or type(problem).__module__.partition(".")[0] in ("sniffio", "anyio")
     ):
         return ': give the class loop = "asyncio", and write async def process_record'

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from dida.chains.records import StepMeta
-from dida.chains.texts import MAX_REASON, NotAnOutput, output_of, raised, told
+from dida.chains.texts import MAX_REASON, NotAnOutput, bounded, output_of, raised
 from dida.errors import DidaError
 from dida.interfaces import Record
 from dida.versions import Version
@@ -60,8 +60,8 @@ class _Worker:
             os._exit(1)  # the worker is gone
 
     def receive(self) -> dict[str, Any]:
-        told: dict[str, Any] = msgspec.json.decode(self._lines.get())
-        return told
+        message: dict[str, Any] = msgspec.json.decode(self._lines.get())
+        return message
 
     def _read(self) -> None:
         """Read the worker's lines, and notice its end, whatever the operator does."""
@@ -110,7 +110,7 @@ def execute(folder: str, worker: _Worker) -> None:
         name, module = task["operator"], tuple(task.get("module", ()))
         kind = load(os.path.abspath(folder), module, name)[0] if module else OperatorFolder(folder).find(name)
     except DidaError as problem:
-        worker.send(failed=told(f"could not be loaded: {problem}", MAX_REASON))
+        worker.send(failed=bounded(f"could not be loaded: {problem}", MAX_REASON))
         return
     if inspect.iscoroutinefunction(kind.process_record):
         worker.send(failed='has isolation = "process", which is for a plain process_record: write def, not async def')

@@ -23,7 +23,7 @@ from dida.worker.printing import Printed
 from dida.worker.run_storage import RunStorage
 from dida.worker.sources import Parts
 
-MAX_SAID = 4 * 1024 * 1024
+MAX_LINE = 4 * 1024 * 1024
 """The most bytes of one line from the process."""
 OUTPUT = (1, 2)
 """The descriptors on which it prints."""
@@ -42,7 +42,7 @@ class OperatorProcess(ProcessProtocol):
         self._storage = storage
         self._module = module
         self._printed = printed
-        self._said = grammar.LineBuffer(MAX_SAID)
+        self._lines = grammar.LineBuffer(MAX_LINE)
 
     def start(self, reactor: Any, folder: str) -> None:
         """Start the process."""
@@ -74,7 +74,7 @@ class OperatorProcess(ProcessProtocol):
 
     def connectionMade(self) -> None:
         request = self._request
-        self._say(
+        self._send(
             operator=request.assignment.operator,
             module=self._module,
             meta=grammar.unstructure(request.meta.of_step(request.next)),
@@ -87,9 +87,9 @@ class OperatorProcess(ProcessProtocol):
         if childFD != TO_WORKER:
             self._printed.write(data)
             return
-        lines = self._said.take(data)
-        if self._said.overlong:
-            self._end({"failed": f"sent more than {MAX_SAID} bytes in one line: write less at a time"})
+        lines = self._lines.take(data)
+        if self._lines.overlong:
+            self._end({"failed": f"sent more than {MAX_LINE} bytes in one line: write less at a time"})
         for line in lines:
             if not self.outcome.called:
                 self._take(line)
@@ -109,38 +109,38 @@ class OperatorProcess(ProcessProtocol):
                 for _ in range(MAX_REST):
                     self.childDataReceived(number, os.read(pipe.fd, 65536))
 
-    # --- what is said ---------------------------------------------------------------------------
+    # --- its lines ------------------------------------------------------------------------------
 
     def _take(self, line: bytes) -> None:
         try:
-            said = msgspec.json.decode(line)
-            call = said.get("call")
+            message = msgspec.json.decode(line)
+            call = message.get("call")
         except (msgspec.DecodeError, AttributeError):
             self._end({"failed": "wrote to the descriptor of the connection to its worker"})
             return
         if call is None:
-            self._end(said)
+            self._end(message)
         elif call in CALLS:
-            Deferred.fromCoroutine(self._answer(call, said["arguments"])).addErrback(self._bug)
+            Deferred.fromCoroutine(self._answer(call, message["arguments"])).addErrback(self._bug)
 
     async def _answer(self, call: str, arguments: list[Any]) -> None:
         try:
             if call == "read":
                 key, version = arguments
                 record = await self._storage.read(key, None if version is None else Version.parse(version))
-                self._say(answer=[record.value, str(record.version)])
+                self._send(answer=[record.value, str(record.version)])
             else:
                 written = await getattr(self._storage, call)(*arguments)
-                self._say(answer=[None if written is None else str(written)])
+                self._send(answer=[None if written is None else str(written)])
         except DidaError as problem:
-            self._say(error=problem.code, words=problem.words)
+            self._send(error=problem.code, words=problem.words)
 
     def _bug(self, failure: Failure) -> None:
         self._end({"failed": f"made an invalid storage call: {failure.getErrorMessage()}"})
 
-    def _say(self, **told: Any) -> None:
+    def _send(self, **members: Any) -> None:
         if self.transport is not None and not self.outcome.called:
-            self.transport.writeToChild(0, msgspec.json.encode(told) + b"\n")
+            self.transport.writeToChild(0, msgspec.json.encode(members) + b"\n")
 
     def _end(self, outcome: dict[str, Any]) -> None:
         if not self.outcome.called:

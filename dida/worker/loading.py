@@ -226,8 +226,8 @@ def _where(problem: BaseException, folder: str, path: str) -> str:
         for frame in traceback.extract_tb(problem.__traceback__)
         if frame.filename.startswith(os.path.join(folder, ""))
     ]
-    told = raised(problem)
-    text = f"{type(problem).__name__}: {told.text}".replace(loaded.name_of(folder) + ".", "")
+    described = raised(problem)
+    text = f"{type(problem).__name__}: {described.text}".replace(loaded.name_of(folder) + ".", "")
     by = f" (imported by {lines[0][0]} line {lines[0][1]})" if lines else ""
     if isinstance(problem, SyntaxError) and (problem.filename or "").startswith(os.path.join(folder, "")):
         at = f"line {problem.lineno}: " if problem.lineno else ""

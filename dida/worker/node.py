@@ -184,7 +184,7 @@ class WorkerNode(NodeCommands):
         self.departure.know(scheduler)
         return self.reports.when_told(scheduler).addCallback(self._reported)
 
-    def _reported(self, told: None) -> Ok:
+    def _reported(self, result: None) -> Ok:
         storage = [str(each) for each in self.storage_client.replicas.living]
         return ok(self.me.id, **({"storage": storage} if storage else {}))
 
@@ -364,9 +364,11 @@ class WorkerNode(NodeCommands):
         )
         back = attrs.evolve(back, chain=chain, round=request.round + 1)
         reason = f"{request.assignment.operator} at position {request.next} met lost updates"
-        told = Returned(run=back.meta.run, position=position, round=back.round, reason=reason)
-        self.reports.tell(scheduler, told, back)
-        _log.info("run {run}: {reason}: back to position {position}", run=told.run, reason=reason, position=position)
+        returned = Returned(run=back.meta.run, position=position, round=back.round, reason=reason)
+        self.reports.tell(scheduler, returned, back)
+        _log.info(
+            "run {run}: {reason}: back to position {position}", run=back.meta.run, reason=reason, position=position
+        )
         return back
 
     def _failed(

@@ -8,7 +8,7 @@ from twisted.logger import Logger
 from dida.addresses import Address
 from dida.chains.messages import Completed, Ended, Execute, Failed
 from dida.chains.records import Assignment
-from dida.chains.texts import MAX_REASON, told
+from dida.chains.texts import MAX_REASON, bounded
 from dida.timestamps import Timestamp
 from dida.wire import grammar
 from dida.wire.messages import Request
@@ -62,7 +62,7 @@ class Outcomes:
         printed: str = "",
     ) -> None:
         """Report that the run can't go on. `bare`: without the steps before, which the scheduler knows."""
-        reason = told(f"{at.operator} at position {at.position} {why}", MAX_REASON)
+        reason = bounded(f"{at.operator} at position {at.position} {why}", MAX_REASON)
         failed = Failed(
             run=request.meta.run,
             position=at.position,

@@ -153,9 +153,9 @@ class ReportQueue:
 
     def tell_outcomes(self, scheduler: Address, life: str) -> None:
         """Send a scheduler the outcomes that an earlier one, with another `life`, has acknowledged."""
-        for to, told in list(self._outcomes.values()) if life else ():
-            if to == scheduler and not told.request.began_in(life):
-                self.tell(scheduler, told.message, told.request, at=told.at)
+        for to, report in list(self._outcomes.values()) if life else ():
+            if to == scheduler and not report.request.began_in(life):
+                self.tell(scheduler, report.message, report.request, at=report.at)
 
     def when_told(self, address: Address) -> Deferred[None]:
         """Return a Deferred that fires when that scheduler has acknowledged all that waits for it now."""
@@ -165,19 +165,19 @@ class ReportQueue:
         scheduler.awaited = {report for report in self._waiting if report.to is scheduler}
         if not scheduler.awaited:
             return succeed(None)
-        told: Deferred[None] = Deferred()
-        scheduler.waiting = [each for each in scheduler.waiting if not each.called] + [told]
+        done: Deferred[None] = Deferred()
+        scheduler.waiting = [each for each in scheduler.waiting if not each.called] + [done]
         if scheduler.failures and scheduler.sending is not None:
             scheduler.sending.cancel()
             self._send_again(scheduler)
-        return told
+        return done
 
-    def _keep(self, to: Address, told: Report) -> None:
-        run = told.request.meta.run
+    def _keep(self, to: Address, report: Report) -> None:
+        run = report.request.meta.run
         if run in self._outcomes:
             self._bytes -= self._outcomes.pop(run)[1].bytes
-        self._outcomes[run] = (to, told)
-        self._bytes += told.bytes
+        self._outcomes[run] = (to, report)
+        self._bytes += report.bytes
         while len(self._outcomes) > self.max_outcomes or self._bytes > MAX_BYTES:
             _, oldest = self._outcomes.pop(next(iter(self._outcomes)))
             self._bytes -= oldest.bytes
@@ -208,8 +208,8 @@ class ReportQueue:
         for report in list(islice(scheduler.unsent, self.at_once - scheduler.in_flight)):
             del scheduler.unsent[report]
             scheduler.in_flight += 1
-            told = self._ask(scheduler, self._dated(report)).addCallback(self._answered, report)
-            told.addCallbacks(self._acknowledged, self._unacknowledged, callbackArgs=(report,), errbackArgs=(report,))
+            asked = self._ask(scheduler, self._dated(report)).addCallback(self._answered, report)
+            asked.addCallbacks(self._acknowledged, self._unacknowledged, callbackArgs=(report,), errbackArgs=(report,))
 
     def _ago(self, report: Report) -> float:
         now: float = self._reactor.seconds()
