@@ -84,7 +84,7 @@ class ClientCommand(Command):
 @frozen
 class RunCommand(Command):
     usage: ClassVar[str] = "run INPUT OPERATOR…"
-    about: ClassVar[str] = "run these operators one after the other, with no application file"
+    about: ClassVar[str] = "run these operators one after the other, without an application file"
     parsers = (str, fields.operator_names)
     rest = True
     input: str
@@ -94,7 +94,7 @@ class RunCommand(Command):
 @frozen
 class MapCommand(Command):
     usage: ClassVar[str] = "map APP_FILE FILE_OF_INPUTS"
-    about: ClassVar[str] = "run an application once for each line of the file"
+    about: ClassVar[str] = "run an application once per line of a file"
     parsers = (str, str)
     file: str
     inputs: str
@@ -103,7 +103,7 @@ class MapCommand(Command):
 @frozen
 class ShowCommand(Command):
     usage: ClassVar[str] = "show RUN"
-    about: ClassVar[str] = "the story of a run: its steps, their workers, what they read and wrote"
+    about: ClassVar[str] = "report the steps of a run: workers, times, records read and written"
     parsers = (fields.node_id,)
     run: str
 
@@ -119,7 +119,7 @@ class CancelCommand(Command):
 @frozen
 class PopulateCommand(Command):
     usage: ClassVar[str] = "populate DATA_FILE"
-    about: ClassVar[str] = "write each key,value line of the file into the storage"
+    about: ClassVar[str] = "write each key,value line of a file into the storage"
     parsers = (str,)
     file: str
 
@@ -127,7 +127,7 @@ class PopulateCommand(Command):
 @frozen
 class StatusCommand(Command):
     usage: ClassVar[str] = "status [--json]"
-    about: ClassVar[str] = "what every node says of itself"
+    about: ClassVar[str] = "show the state of every node"
     parsers = (fields.json_flag,)
     json: bool = False
 
@@ -135,7 +135,7 @@ class StatusCommand(Command):
 @frozen
 class ListServerCommand(Command):
     usage: ClassVar[str] = "listServer ID [--json]"
-    about: ClassVar[str] = "all records on one storage node"
+    about: ClassVar[str] = "list the records of one storage node"
     parsers = (fields.node_id, fields.json_flag)
     id: str
     json: bool = False
@@ -144,7 +144,7 @@ class ListServerCommand(Command):
 @frozen
 class ListGlobalCommand(Command):
     usage: ClassVar[str] = "listGlobal [--json]"
-    about: ClassVar[str] = "all records of the whole system"
+    about: ClassVar[str] = "list the records of the whole system"
     parsers = (fields.json_flag,)
     json: bool = False
 
@@ -152,7 +152,7 @@ class ListGlobalCommand(Command):
 @frozen
 class ListRunsCommand(Command):
     usage: ClassVar[str] = "runs [--json]"
-    about: ClassVar[str] = "all runs that the scheduler knows, newest first"
+    about: ClassVar[str] = "list the runs that the scheduler knows, newest first"
     parsers = (fields.json_flag,)
     json: bool = False
 
@@ -166,7 +166,7 @@ class DebugCommand(Command):
 @frozen
 class CrashCommand(Command):
     usage: ClassVar[str] = "crash ID"
-    about: ClassVar[str] = "kill that node at once, with no clean-up"
+    about: ClassVar[str] = "kill a node at once, without clean-up"
     parsers = (fields.node_id,)
     id: str
 
@@ -174,7 +174,7 @@ class CrashCommand(Command):
 @frozen
 class PauseCommand(Command):
     usage: ClassVar[str] = "pause ID"
-    about: ClassVar[str] = "stop that node's process, until resume"
+    about: ClassVar[str] = "stop a node's process (SIGSTOP) until resume"
     parsers = (fields.node_id,)
     id: str
 
@@ -182,7 +182,7 @@ class PauseCommand(Command):
 @frozen
 class ResumeCommand(Command):
     usage: ClassVar[str] = "resume ID"
-    about: ClassVar[str] = "let a paused node go on"
+    about: ClassVar[str] = "continue a paused node (SIGCONT)"
     parsers = (fields.node_id,)
     id: str
 
@@ -190,7 +190,7 @@ class ResumeCommand(Command):
 @frozen
 class SlowCommand(Command):
     usage: ClassVar[str] = "slow ID MS"
-    about: ClassVar[str] = "the gossip delay of a node, from now on"
+    about: ClassVar[str] = "set a node's gossip delay, in milliseconds"
     parsers = (fields.node_id, fields.milliseconds)
     id: str
     milliseconds: int
@@ -199,7 +199,7 @@ class SlowCommand(Command):
 @frozen
 class RestartCommand(Command):
     usage: ClassVar[str] = "restart ID"
-    about: ClassVar[str] = "kill that node, if it lives, and start it again"
+    about: ClassVar[str] = "kill a node, if it runs, and start it again"
     parsers = (fields.node_id,)
     id: str
 
@@ -207,7 +207,7 @@ class RestartCommand(Command):
 @frozen
 class StopCommand(Command):
     usage: ClassVar[str] = "stop ID"
-    about: ClassVar[str] = "end that node in order"
+    about: ClassVar[str] = "shut a node down in order"
     parsers = (fields.node_id,)
     id: str
 
@@ -215,7 +215,7 @@ class StopCommand(Command):
 @frozen
 class ReadCommand(Command):
     usage: ClassVar[str] = "read KEY [VERSION]"
-    about: ClassVar[str] = "a record: its newest version, or that one"
+    about: ClassVar[str] = "show a record: its newest version, or VERSION"
     parsers = (str, fields.version)
     key: str
     version: Version | None = None
@@ -243,7 +243,7 @@ class UpdateIfCommand(Command):
 @frozen
 class ExpectCommand(Command):
     usage: ClassVar[str] = "expect KEY VALUE…"
-    about: ClassVar[str] = "wait until the record has that value; failed if it does not come"
+    about: ClassVar[str] = "wait until a record has a value; fails after 10 s"
     parsers = (str, str)
     rest = True
     key: str
@@ -274,7 +274,7 @@ class WaitCommand(Command):
 @frozen
 class HelpCommand(Command):
     usage: ClassVar[str] = "help [COMMAND]"
-    about: ClassVar[str] = "this list, or more of one command"
+    about: ClassVar[str] = "show this list, or more about one command"
     parsers = (_topic,)
     topic: str = ""
 
@@ -282,7 +282,7 @@ class HelpCommand(Command):
 @frozen
 class QuitCommand(Command):
     usage: ClassVar[str] = "quit"
-    about: ClassVar[str] = "stop the nodes started here, and end"
+    about: ClassVar[str] = "stop the nodes started here, and end the session"
 
 
 COMMANDS: tuple[type[Command], ...] = (

@@ -1,4 +1,4 @@
-"""What `help` says: of all commands, and of one of them, with an example."""
+"""The text of `help`: the list of commands, or one command with examples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dida.console.style import FAINT, PLAIN, STRONG, Style, wrapped
 from dida.console.tables import WIDTH
 
 NARROW = 20
-"""Columns that are too few for what a command does."""
+"""Width below which a command's description stands below its usage, in columns."""
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "scheduler": ("scheduler sc1 http://localhost:2000",),
@@ -42,50 +42,50 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 """How a command is typed."""
 
 DETAILS: dict[str, str] = {
-    "scheduler": "One is enough. Clients wait for it.",
-    "storage": "Replicas are numbered in the order of their commands; those that come before all others are the first"
-    " members. The delay is what an update waits before it is passed on.",
-    "worker": "The delay is what it sleeps before it hands a request on.",
+    "scheduler": "A system has one. Client commands wait for it.",
+    "storage": "Replicas are numbered in the order of their commands; those before all other commands are the first"
+    " members. The delay is the time before an update is sent on, in ms.",
+    "worker": "The delay is the time before it forwards a request, in ms.",
     "client": "The file has lines `operator CLASSNAME SEQ`; it is sought in the current folder, then in pmscripts and"
-    " below it. The answer comes when the run ends; meanwhile other commands may be typed.",
-    "run": "As client, with the names of operators in place of a file.",
-    "map": "A hundred runs go on at a time. Their failures are told with the line of the input, the rest is summed up.",
-    "show": "The beginning of a run's id is enough. Of a run that goes on the story comes when it has ended.",
-    "cancel": "The beginning of a run's id is enough. What was executing is given up, and nothing more of it is begun.",
-    "debug": "Workers that are named later report, too.",
+    " below it. The result is shown when the run ends; meanwhile you may type other commands.",
+    "run": "Like client, with the names of operators in place of a file.",
+    "map": "A hundred runs go on at a time. Failures are shown with the line of the input, the rest is summed up.",
+    "show": "The beginning of a run's id is enough. A run that goes on is reported when it has ended.",
+    "cancel": "The beginning of a run's id is enough. The current step is abandoned, and no further step begins.",
+    "debug": "Workers that start later report, too.",
     "populate": "The file has lines `key,value`; it is sought as applications are.",
-    "status": "A table: who sees how many nodes, who is presumed dead, in which view, how many of its updates others"
-    " still lack (lag), what it did. --json prints all that the nodes say, on one line.",
+    "status": "A table: the nodes that each considers alive or dead, its view, how many of its updates others still lack"
+    " (lag), its counters. --json prints all of it on one line.",
     "listServer": "The newest version of a record has a star. --json prints one line.",
     "listGlobal": "Each version once, with the nodes that have it; the newest has a star. --json prints one line.",
     "runs": "The scheduler's runs, the newest first. --json prints one line.",
-    "crash": "As a power cut would: the others find out by themselves. It can be started again under its id.",
-    "stop": "A worker finishes what it has, a storage node hands over what it has; the others know that it leaves."
-    " It can be started again under its id.",
-    "read": "Sees what was written from here and by populate before.",
-    "updateif": "All storage nodes of the key do it at once; what the value is when it is not OLD is shown.",
-    "pause": "Its process stands still (SIGSTOP); the others will take it for dead after a while.",
-    "resume": "It finds out by itself whether the others have taken it for dead.",
-    "slow": "Of a storage node or a worker, in milliseconds; a restart brings back that of its command.",
-    "restart": "It has the same id, address and number as before.",
-    "expect": "At most 10 s. What was found instead is shown.",
-    "expect-run": "LAST is the run of the client command before, a number that of the N-th. Without an output any will"
-    " do. Of a failed run a part of the reason is enough; it does not count as failed then.",
-    "wait": "Commands that are typed meanwhile are done after it. Ctrl-C drops it.",
+    "crash": "Like a power cut: the other nodes have to detect it. The node can be started again with its id.",
+    "stop": "A worker finishes its steps, a storage node hands over its state; the others know that it leaves."
+    " The node can be started again with its id.",
+    "read": "Sees what this console and populate have written before.",
+    "updateif": "Executed by all storage nodes of the key at once. If the value is not OLD, it is shown.",
+    "pause": "The other nodes consider it dead after a while.",
+    "resume": "It finds out whether the others considered it dead.",
+    "slow": "For storage nodes and workers. A restart brings back the delay of the node's command.",
+    "restart": "It keeps its id, address and replica number.",
+    "expect": "The value that was found instead is shown.",
+    "expect-run": "LAST is the run of the last client command, a number N that of the N-th. Without OUTPUT, any output"
+    " is right. REASON is a part of the reason of a failed run, which then does not count as failed.",
+    "wait": "Commands that are typed meanwhile are executed after it. Ctrl-C drops it.",
     "help": "Keys: Tab completes, arrows move and go through the history, Ctrl-R searches it, Ctrl-C drops the line,"
     " Ctrl-D ends.",
 }
-"""What its one line does not say."""
+"""More about each command than its line in the list."""
 
 
 def help_lines(topic: str = "", width: int | None = None, palette: Style = PLAIN) -> list[str]:
-    """The commands and what they do, aligned; of the command `topic` its usage, details and an example."""
+    """Return the list of commands or, of the command `topic`, its usage, details and examples."""
     if not topic:
         longest = max(len(kind.usage) for kind in COMMANDS)
         lines = [
             line for kind in COMMANDS for line in _beside(kind.usage, longest, kind.about, width or WIDTH, palette)
         ]
-        return [*lines, "", "  help COMMAND: more of one, with an example"]
+        return [*lines, "", "  help COMMAND: more about one command"]
     kind = next(kind for kind in COMMANDS if kind.usage.split()[0] == topic)
     text = f"{kind.about}. {DETAILS.get(topic, '')}"
     examples = [f"  {palette(FAINT, 'example:')} {example}" for example in EXAMPLES.get(topic, ())]
@@ -93,7 +93,7 @@ def help_lines(topic: str = "", width: int | None = None, palette: Style = PLAIN
 
 
 def _beside(usage: str, longest: int, about: str, width: int, palette: Style) -> list[str]:
-    """The usage, and what it does: in a column of its own, or below where that would be too narrow."""
+    """Return the usage and the description beside it, or below it where there is too little room."""
     indent = longest + 4
     painted = "  " + palette.word(STRONG, usage)
     if width - indent < NARROW:
