@@ -54,8 +54,8 @@ DETAILS: dict[str, str] = {
     "cancel": "The beginning of a run's id is enough. The current step is abandoned, and no further step begins.",
     "debug": "Workers that start later report, too.",
     "populate": "The file has lines `key,value`; it is sought as applications are.",
-    "status": "A table: the nodes that each considers alive or dead, its view, how many of its updates others still lack"
-    " (lag), its counters. --json prints all of it on one line.",
+    "status": "A table: the nodes that each considers alive or dead, its view, how many of its updates others still"
+    " lack (lag), its counters. --json prints all of it on one line.",
     "listServer": "The newest version of a record has a star. --json prints one line.",
     "listGlobal": "Each version once, with the nodes that have it; the newest has a star. --json prints one line.",
     "runs": "The scheduler's runs, the newest first. --json prints one line.",

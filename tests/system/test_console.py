@@ -44,7 +44,7 @@ def test_typing(start: Start, tmp_path: Path) -> None:
     typed.until("listServer  listGlobal")
     typed.until_last("dida> list")
     typed.type("G\t\r")
-    typed.until("no storage node is there")
+    typed.until("missing storage node")
     typed.type("client 13 thr\t")
     typed.until_last("dida> client 13 three_increments")
     typed.type("\x03")

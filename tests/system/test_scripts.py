@@ -183,7 +183,7 @@ def test_failing_lines(console: Console) -> None:
     assert failed[1].startswith(
         "script line 5: client 1 nofile: cannot find file 'nofile' in the current folder or below"
     )
-    assert failed[2].endswith(f"localhost:{console.ports['5001']} is the address of s1: take another port")
+    assert failed[2].endswith(f"already in use: localhost:{console.ports['5001']}, by s1: choose another port")
     assert re.fullmatch(
         r"script line 8: client 99 add_update_add: run \S+ failed: AddOperator at position 0 on w1 failed: "
         r"no-such-record: 99",
