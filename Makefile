@@ -165,4 +165,4 @@ $(READY): $(LOCKED) setup.py pyproject.toml
 
 clean:
 	@rm -rf .venv .venv-* build dist *.egg-info logs .hypothesis .pytest_cache .mypy_cache .ruff_cache twisted/plugins/dropin.cache
-	@find dida operators tests benchmarks twisted -name __pycache__ -prune -exec rm -rf {} +
+	@find dida operators examples tests tools benchmarks twisted -name __pycache__ -prune -exec rm -rf {} +
