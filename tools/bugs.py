@@ -588,7 +588,11 @@ BUGS = (
     Bug("more than half of the view alone changes it", ((View, "lists", _half_of_the_view_alone),)),
     Bug("complete when all have installed it", ((PeerReplies, "take", _complete_when_installed),), SIDES),
     Bug("promised to change a view, and gone to another", ((Membership, "on_flush", _nobody_is_bound),), SIDES),
-    Bug("promised to change a view, and left", ((Membership, "_give_way", _its_vote_goes_with_it),), SIDES | {"replicas": "3"}),
+    Bug(
+        "promised to change a view, and left",
+        ((Membership, "_give_way", _its_vote_goes_with_it),),
+        SIDES | {"replicas": "3"},
+    ),
     Bug("views compare by their size", ((View, "rank", property(_by_size)),), SIDES),
     Bug("who leaves leads a change", ((Detection, "leads", _the_lowest_leads),)),
     Bug("who leaves counts for the change", ((NextView, "may_change", _who_leaves_counts),)),
