@@ -1,8 +1,8 @@
-"""What an operator's forked child gets of the node: nothing. Not its port, its connections, its pipes, its signals.
+"""Forked children of an operator keep none of the node's ports, connections, pipes and signal handlers.
 
-A child that kept them would keep the port taken after the node's end, and the connections open, so that nobody
-notices the end. The numbers of the descriptors stay taken, by /dev/null: objects that the child has of them can be
-closed, and write into nothing. Programs that are executed get none of them anyway (close-on-exec).
+A child that kept them would hold the port, and the connections, after the node's end, so that other nodes would not
+notice the end. The descriptors' numbers stay in use, by /dev/null: the child's objects can be closed, and their writes
+go nowhere. Programs that are executed get none of them anyway (close-on-exec).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Identity = tuple[int, int]
 
 
 def leave_nothing_to_children(reactor: Any, others: Callable[[], Iterable[int]], in_child: Callable[[], None]) -> None:
-    """From now on, in each forked child: no descriptor of the node's, the default signals, and `in_child` is called.
+    """Have each forked child close the node's descriptors, reset the signal handlers, and call `in_child`.
 
-    The node's are those that are open now and no files, all of the reactor, and `others`. To be called in a process
-    that is the node's alone, once its reactor runs.
+    The node's descriptors are those that are open now and not files, those of the reactor, and `others`. Call this in a
+    node's own process, once its reactor runs.
     """
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     early = _open_now()
@@ -29,7 +29,7 @@ def leave_nothing_to_children(reactor: Any, others: Callable[[], Iterable[int]],
     def after_fork() -> None:
         nonlocal armed
         if not armed:
-            return  # a child of a child: what has those numbers by now is its own
+            return  # a child of a child: its descriptors with these numbers are its own
         armed = False
         signal.set_wakeup_fd(-1)
         for signaled in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
@@ -48,7 +48,7 @@ def leave_nothing_to_children(reactor: Any, others: Callable[[], Iterable[int]],
 
 
 def _open_now() -> dict[int, Identity]:
-    """The descriptors that are open and no files: sockets, pipes, what the kernel waits with."""
+    """Return the open descriptors that are not files: sockets, pipes, epoll."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         number = int(name)
@@ -59,7 +59,7 @@ def _open_now() -> dict[int, Identity]:
 
 
 def _identity(number: int) -> Identity | None:
-    """What is open there; None when it is a file, a device, or nothing."""
+    """Return what identifies an open descriptor; None for a file, a device or a closed descriptor."""
     try:
         what = os.fstat(number)
     except OSError:

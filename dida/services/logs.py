@@ -1,7 +1,7 @@
-"""A node's log file: opened for appending, begun anew at a size, a bounded number of older ones kept.
+"""A node's log file: opened for appending, rotated by size, with a bounded number of older files.
 
-All nodes write theirs by this, however they were started. The descriptor stays the same when the file changes, so
-that nobody writes into a closed one. Where standard output and standard errors are the log, too, they move along.
+All nodes use it, however they were started. The descriptor stays the same when the file changes, so no thread writes
+into a closed one. Standard output and standard error follow the log if they are the same file.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from twisted.logger import Logger
 from dida.pcs.log_folder import KEPT_LOGS
 
 LOG_SIZE = 5_000_000
-"""Bytes of a log file before a new one is begun."""
+"""Size at which a log file is rotated, in bytes."""
 STREAMS = (1, 2)
 
 _log = Logger()
 
 
 class NodeLog:
-    """The log in the file `path`; OSError when it can't be opened. `write` may be called by any thread."""
+    """The log in the file `path`; OSError when it cannot be opened. `write` may be called by any thread."""
 
     def __init__(self, path: str, size: int = LOG_SIZE, kept: int = KEPT_LOGS) -> None:
         self.path = os.path.abspath(path)
@@ -33,11 +33,11 @@ class NodeLog:
         self._descriptor = self._opened()
 
     def fileno(self) -> int:
-        """The descriptor of the file."""
+        """Return the descriptor of the file."""
         return self._descriptor
 
     def write(self, text: str) -> None:
-        """Append a text, in a new file if it does not fit any more; of one that never fits the end is left out."""
+        """Append a text, in a new file if the old one is full; cut a text that is larger than a file."""
         data = text.encode(errors="backslashreplace")
         if len(data) > self._size:
             data = data[: self._size] + b"\n(%d bytes left out)\n" % (len(data) - self._size)
@@ -47,13 +47,13 @@ class NodeLog:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError:
-            return  # a full disk: there is nowhere to tell it, and the node goes on
+            return  # a full disk: it cannot be logged, and the node goes on
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: each write goes to the file at once."""
 
     def reopen(self) -> None:
-        """Go on in the file of that name, a new one if it was renamed or removed."""
+        """Open the file by its name again, as it may have been renamed or removed."""
         try:
             new = self._opened()
         except OSError as problem:
@@ -69,7 +69,7 @@ class NodeLog:
             os.close(new)
 
     def rotate(self) -> None:
-        """Begin a new file; the older ones move up, and the oldest goes."""
+        """Begin a new file; rename the older ones, and remove the oldest."""
         if not self._mine or not self._changing.acquire(blocking=False):
             return
         try:
@@ -79,22 +79,22 @@ class NodeLog:
                     os.replace(newer, older)
             self.reopen()
         except OSError as problem:
-            _log.error("cannot begin {path} anew: {problem}", path=self.path, problem=problem.strerror)
+            _log.error("cannot rotate {path}: {problem}", path=self.path, problem=problem.strerror)
         finally:
             self._changing.release()
 
     def look(self) -> None:
-        """Bound what was written past `write`, by programs that an operator has started."""
+        """Rotate the file if other programs, started by operators, have made it too large."""
         try:
             if os.fstat(self._descriptor).st_size > self._size:
                 self.rotate()
             if os.stat(f"{self.path}.1").st_size > 2 * self._size:
-                os.truncate(f"{self.path}.1", 2 * self._size)  # somebody may still append there
+                os.truncate(f"{self.path}.1", 2 * self._size)  # another program may still append to it
         except OSError:
             return  # there is no older file
 
     def disown(self) -> None:
-        """Only write from now on: this is a forked child, and the log another process's."""
+        """Rotate no more: in a forked child, the log is the parent's."""
         self._mine = False
 
     def _opened(self) -> int:
@@ -102,7 +102,7 @@ class NodeLog:
 
 
 def _is(descriptor: int, file: os.stat_result) -> bool:
-    """Whether that is what is open there."""
+    """Return True if that file is open at the descriptor."""
     try:
         return os.path.samestat(os.fstat(descriptor), file)
     except OSError:

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a node may take of it (`--max-memory`)."""
+"""The memory of the machine, and the limit of a node (`--max-memory`)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MIB = 2**20
 LEAST = 1
 MOST = 2**50
 BUFFERS = 8 * MIB
-"""Bytes for what is under way: lines that come in, answers, messages to members."""
+"""Memory for requests, replies and messages in flight, in bytes."""
 SHARE_OF_OWN = 0.75
-"""Share of a limit that a node's own memory counts for at most: with a small one it holds some records all the same."""
+"""Largest share of the limit that a node's own memory counts for: so a small limit leaves room for some records."""
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _CGROUPS = "/sys/fs/cgroup"
 
 
 def memory_size(text: str) -> int:
-    """Bytes, as an option says them: `1073741824`, `1024M`, `1G`, `1.5GiB`. UserError when it is no such number."""
+    """Parse a number of bytes: `1073741824`, `1024M`, `1G`, `1.5GiB`. UserError when it is invalid."""
     match = re.fullmatch(r"(\d{1,16}(?:\.\d{1,16})?)([kmgt]?)(?:i?b)?", text.strip().lower())
     size = int(float(match[1]) * _UNITS[match[2]]) if match is not None else 0
     if not LEAST <= size <= MOST:
@@ -30,13 +30,13 @@ def memory_size(text: str) -> int:
 
 
 def half_of_memory() -> int:
-    """Half of the bytes that the machine has, or that this process's control group may take."""
+    """Return half of the memory of the machine, or of this process's control group, in bytes."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([machine, *limits()]) // 2
 
 
 def limits(root: str = _CGROUPS, of_process: str = "/proc/self/cgroup") -> Iterator[int]:
-    """The limits of the control groups that this process is in: of version 2, or of version 1."""
+    """Return the memory limits of this process's control groups, of version 2 or 1."""
     try:
         with open(of_process, encoding="utf-8") as file:
             lines = file.read().splitlines()
@@ -58,7 +58,7 @@ def limits(root: str = _CGROUPS, of_process: str = "/proc/self/cgroup") -> Itera
 
 
 def own_memory(most: int) -> int:
-    """Bytes of `most` that a node takes without a record: what it takes now, and what is under way later."""
+    """Return the memory that a node takes without records, in bytes: its present memory, and BUFFERS."""
     return min(_resident() + BUFFERS, int(SHARE_OF_OWN * most))
 
 

@@ -93,7 +93,7 @@ milliseconds = number(0, 86_400_000, "milliseconds")
 
 def drain_option(what: str) -> list[Any]:
     """The option `--drain` of a node that has something to finish, for optParameters."""
-    about = f"seconds that it may take at its end (SIGTERM) to {what}"
+    about = f"time at shutdown (SIGTERM) to {what}, in s"
     return ["drain", None, DRAIN, about, number(0, 86_400, "seconds", float)]
 
 

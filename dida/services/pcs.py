@@ -1,13 +1,13 @@
-"""The Process Creation Service: starts nodes as processes on its machine, and knows which of them live.
+"""The Process Creation Service: starts nodes as processes on its machine, and watches them.
 
-It starts the three kinds of node and nothing else, at most so many. What a node puts out is in a file of its
-own, is shown on the PCS's own console with the node's id in front, and the newest lines are kept for whoever
-asks. A node counts as starting until it says itself, on its port, that it is ready. When the PCS ends, its
-nodes end, unless told to keep them; when it is killed they live on, and the next PCS takes them up: the table
-of the living is in a file, and each is checked to be the process that it was.
+It starts storage nodes, workers and schedulers only, a bounded number of them. The output of a node goes to a file of
+its own and, with the node's id in front, to the PCS's console; the newest lines are kept for `output`. A node is
+`starting` until it reports on its port that it is ready. When the PCS ends, its nodes end, unless --keep is given. When
+it is killed they go on, and the next PCS takes them over: a file has the table of running nodes, with the start time
+of each process.
 
-A node may have an owner, a puppetmaster, which says `own` for as long as it lives. An owner that was not
-heard of for a while is gone, and its nodes are ended.
+A node may have an owner, a puppetmaster, which sends `own` for as long as it lives. An owner without an `own` for a
+while is gone, and its nodes are ended.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _log = Logger()
 
 
 class _Attached(Protocol):
-    """Standard input of a PCS whose parent holds the other end."""
+    """Standard input of a PCS whose parent process holds the other end."""
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
@@ -51,37 +51,37 @@ class Options(NodeOptions):
     synopsis = "[options]"
     longdesc = "The Process Creation Service: one per machine, starts nodes for the puppetmaster."
     optParameters = [
-        ["id", None, "pcs", "its id: any word", coerced(node_id)],
-        ["url", None, Address("localhost", 10_000), "where others reach it: http://HOST:PORT", coerced(Address.parse)],
-        ["logs", None, "logs", "folder of the files with the nodes' output"],
-        ["max-nodes", None, 64, "most nodes that may run at once", number(1, 10_000, "nodes")],
-        ["operators", None, None, "the workers' operators folder (default: their own default)"],
+        ["id", None, "pcs", "id: any word", coerced(node_id)],
+        ["url", None, Address("localhost", 10_000), "URL for other nodes: http://HOST:PORT", coerced(Address.parse)],
+        ["logs", None, "logs", "folder of the nodes' output"],
+        ["max-nodes", None, 64, "maximum number of running nodes", number(1, 10_000, "nodes")],
+        ["operators", None, None, "operators folder of the workers (default: the workers' default)"],
         [
             "drain",
             None,
             None,
-            f"seconds that the nodes may take at their end to finish what they have in hand (default {DRAIN:g})",
+            f"time for nodes to finish their work at shutdown, in s (default {DRAIN:g})",
             number(0, 86_400, "seconds", float),
         ],
         [
             "restart",
             None,
             "never",
-            "never, or on-failure: nodes that die are started again (not those of a puppetmaster)",
+            "restart of nodes that fail: never, or on-failure (not those of a puppetmaster)",
         ],
         [
             "max-memory",
             None,
             None,
-            "bytes, or as 512M or 2G, that its storage nodes may take together; default: half of the memory",
+            "memory of all storage nodes together, in bytes, or as 512M or 2G; default: half of the memory",
             coerced(memory_size),
         ],
-        ["serves", None, "", "the puppetmaster that starts this PCS for itself; others leave it alone"],
+        ["serves", None, "", "name of the only puppetmaster that this PCS serves"],
     ]
     optFlags = [
-        ["keep", None, "leave the nodes running when the PCS ends"],
-        ["quiet", None, "don't show the nodes' output here (it is in the files all the same)"],
-        ["attached", None, "end when standard input does: for a PCS that another program starts"],
+        ["keep", None, "leave nodes running at the end"],
+        ["quiet", None, "no output of nodes on the console, only in their files"],
+        ["attached", None, "end with standard input, for a PCS that another program starts"],
     ]
 
     def postOptions(self) -> None:

@@ -25,26 +25,24 @@ from dida.worker.loading import OperatorFolder
 class Options(CommonOptions):
     command = "puppetmaster"
     synopsis = "[options] [< SCRIPT]"
-    longdesc = (
-        "DIDA's console. On a terminal: commands at a prompt, try help. With a script on standard input: plays it."
-    )
+    longdesc = "The console of DIDA: commands at a prompt on a terminal (try help), or a script on standard input."
     optParameters = [
         [
             "deadline",
             None,
             60.0,
-            "seconds to wait for nodes to start, and for runs to end",
+            "time-out for nodes to start, and for runs to end, in s",
             number(0.1, 86_400, "seconds", float),
         ],
-        ["debug-port", None, 10_001, "where workers report in debug mode", number(1, 65_535, "a port")],
-        ["logs", None, DEFAULT_LOGS, "folder of the log files"],
-        ["history", None, "~/.dida_history", "file of the lines that were typed on a terminal"],
-        ["operators", None, None, "operators folder of the workers started here (default: their own default)"],
+        ["debug-port", None, 10_001, "port to which workers report in debug mode", number(1, 65_535, "a port")],
+        ["logs", None, DEFAULT_LOGS, "folder of log files"],
+        ["history", None, "~/.dida_history", "file of typed lines"],
+        ["operators", None, None, "operators folder of the workers started here (default: the workers' default)"],
     ]
     optFlags = [
-        ["step", None, "play the script one command a key press (Enter)"],
-        ["keep", None, "leave the nodes running at the end"],
-        ["check", None, "say what is wrong with the script, and with the files it names; start nothing"],
+        ["step", None, "step mode: play the script one command per key press (Enter)"],
+        ["keep", None, "leave nodes running at the end"],
+        ["check", None, "check mode: report errors in the script and the files that it names; start nothing"],
     ]
 
     def __init__(self) -> None:
@@ -54,18 +52,18 @@ class Options(CommonOptions):
         self["files"] = []
 
     def opt_pcs(self, url: str) -> None:
-        """A PCS, as http://HOST:PORT; repeatable, one for each machine. [default: http://localhost:10000]"""
+        """URL of a PCS, http://HOST:PORT; repeatable, one per machine. [default: http://localhost:10000]"""
         address = Address.parse(url)
         if any(address.machine == other.machine for other in self["pcs"]):
             raise UserError(f"--pcs {url}: already given for that machine, one is enough")
         self["pcs"].append(address)
 
     def opt_attach(self, url: str) -> None:
-        """A PCS, or a node, of a running system, as http://HOST:PORT: the system is taken up; repeatable."""
+        """URL of a node or PCS of a running system to attach to, http://HOST:PORT; repeatable."""
         self["attach"].append(Address.parse(url))
 
     def opt_files(self, folder: str) -> None:
-        """A folder to seek applications and data in, with its subfolders; repeatable. [default: pmscripts]"""
+        """Folder of applications and data, with its subfolders; repeatable. [default: pmscripts]"""
         if not os.path.isdir(folder):
             raise UserError(f"--files {folder}: no such folder")
         self["files"].append(folder)

@@ -15,32 +15,32 @@ from dida.scheduler.node import SchedulerNode
 from dida.services.node import NodeOptions, NodeService, check_distinct, default_reactor, number, serve
 
 LIFE = 6
-"""Characters by which the run ids of one life of a scheduler differ from those of others: one of 62 ** 6."""
+"""Length of the suffix of run ids that identifies one process of a scheduler, in characters: 62 ** 6 suffixes."""
 
 
 def policy_named(name: str) -> type[LeastActive]:
-    """A policy, for the option."""
+    """Return the policy with that name."""
     if name not in POLICIES:
         raise ValueError(f"invalid policy {name!r}: choose {' or '.join(POLICIES)}")
     return POLICIES[name]
 
 
 class Options(NodeOptions):
-    """What `twistd dida-scheduler` takes."""
+    """The options of a scheduler."""
 
     command = "dida-scheduler"
     synopsis = "--id sc1 --url http://localhost:2000 [options]"
     optParameters = [
-        ["policy", None, "least-active", f"which worker is next: {' or '.join(POLICIES)}"],
+        ["policy", None, "least-active", f"policy that chooses the next worker: {' or '.join(POLICIES)}"],
         [
             "run-deadline",
             None,
             120.0,
-            "seconds after which a run counts as lost",
+            "time-out for a run, in s",
             number(0.1, 86_400, "seconds", float),
         ],
-        ["keep-runs", None, 10_000, "runs whose outcome is kept", number(1, 10_000_000, "runs")],
-        ["start-deadline", None, 30.0, "seconds that a worker is waited for", number(0, 86_400, "seconds", float)],
+        ["keep-runs", None, 10_000, "number of runs whose outcomes are kept", number(1, 10_000_000, "runs")],
+        ["start-deadline", None, 30.0, "time-out for a worker to start, in s", number(0, 86_400, "seconds", float)],
     ]
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Options(NodeOptions):
         self.storage: list[StorageAddress] = []
 
     def opt_worker(self, text: str) -> None:
-        """ID=URL of a worker; once per worker"""
+        """ID=URL of a worker; repeatable"""
         worker = NodeAddress.parse(text)
         for each in self.workers:
             if each.id == worker.id or each.address == worker.address:
@@ -57,7 +57,7 @@ class Options(NodeOptions):
         self.workers.append(worker)
 
     def opt_storage(self, text: str) -> None:
-        """R=ID@URL of a storage node; once per node"""
+        """R=ID@URL of a storage node; repeatable"""
         self.storage.append(StorageAddress.parse(text))
 
     def postOptions(self) -> None:

@@ -33,37 +33,43 @@ class Options(NodeOptions):
     synopsis = "[options]"
     required = ("id", "replica", "url")
     optParameters = [
-        ["replica", None, None, "the replica's number", number(0, 2**31 - 1, "replica")],
+        ["replica", None, None, "replica number", number(0, 2**31 - 1, "replica")],
         ["gossip-delay", None, 0, "delay of gossip and of the LOCK round of its updateIfs, in ms", milliseconds],
-        ["max-versions", None, 10, "versions kept of a record", number(1, 1_000_000, "versions")],
+        ["max-versions", None, 10, "number of versions kept of each record", number(1, 1_000_000, "versions")],
         [
             "replication-factor",
             None,
             None,
-            "replicas that hold a key; default: all; needs the same --storage at all",
+            "number of replicas per key; needs the same --storage everywhere; default: all",
             number(1, 1000, "replicas"),
         ],
         [
             "write-concern",
             None,
             1,
-            "replicas that have logged a write when it is answered",
+            "number of replicas that have logged a write before its reply",
             number(1, 1000, "replicas"),
         ],
-        ["membership", None, "available", "available: each side of a partition goes on; majority: only the larger"],
-        ["ping-interval", None, 500, "between two pings of a member, in ms", number(10, 3_600_000, "milliseconds")],
+        ["membership", None, "available", "available: each side of a partition goes on; majority: only the larger one"],
+        [
+            "ping-interval",
+            None,
+            500,
+            "interval between two pings of a member, in ms",
+            number(10, 3_600_000, "milliseconds"),
+        ],
         ["ping-timeout", None, 2000, "silence after which a member is suspected, in ms", number(20, 3_600_000, "ms")],
-        ["start-deadline", None, 30, "for named members to come, in s", number(0, 86_400, "seconds", float)],
-        ["session-ttl", None, 3600, "update ids are remembered so long, in s", number(1, 10**9, "seconds", float)],
+        ["start-deadline", None, 30, "time-out for named members to start, in s", number(0, 86_400, "seconds", float)],
+        ["session-ttl", None, 3600, "time that update ids are kept, in s", number(1, 10**9, "seconds", float)],
         [
             "max-memory",
             None,
             None,
-            "bytes, or as 512M or 2G, above which writes that need more are refused; default: half of the memory",
+            "memory above which growing writes are refused, in bytes, or as 512M or 2G; default: half of the memory",
             coerced(memory_size),
         ],
-        ["cluster", None, "dida", "only nodes of the same cluster talk to each other"],
-        drain_option("wait for others to take over its state"),
+        ["cluster", None, "dida", "name of the cluster; nodes of other clusters are refused"],
+        drain_option("hand over its state"),
     ]
 
     def __init__(self) -> None:
@@ -76,7 +82,7 @@ class Options(NodeOptions):
         self["failpoint"].append(failpoints.parse(text))
 
     def opt_storage(self, text: str) -> None:
-        """A member of the first view, as R=ID@URL; once for each"""
+        """R=ID@URL of a member of the first view; repeatable"""
         self["storage"].append(StorageAddress.parse(text))
 
     def postOptions(self) -> None:

@@ -24,23 +24,23 @@ from dida.worker.printing import Streams
 
 
 class Options(NodeOptions):
-    """What `twistd dida-worker` takes."""
+    """The options of a worker."""
 
     command = "dida-worker"
     synopsis = "--id w1 --url http://localhost:4001 [options]"
     optParameters = [
-        ["gossip-delay", None, 0, "milliseconds slept before a request is forwarded", milliseconds],
-        ["operators", None, None, "folder of the operators' files (default: operators, here or as installed)"],
-        ["operator-timeout", None, 30.0, "seconds that one operator may take", number(0.001, 86_400, "seconds", float)],
+        ["gossip-delay", None, 0, "delay before a request is forwarded, in ms", milliseconds],
+        ["operators", None, None, "folder of operator files (default: operators, here or as installed)"],
+        ["operator-timeout", None, 30.0, "time-out for one operator, in s", number(0.001, 86_400, "seconds", float)],
         [
             "max-operators",
             None,
             10_000,
-            "operators in hand at once; beyond it others are asked",
+            "maximum number of operators at once; further ones go to other workers",
             number(1, 1_000_000, "operators"),
         ],
-        drain_option("finish what it has in hand"),
-        ["threads", None, 32, "plain operators executed at once, each in a thread", number(1, 1000, "threads")],
+        drain_option("finish its work"),
+        ["threads", None, 32, "threads for plain operators", number(1, 1000, "threads")],
     ]
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Options(NodeOptions):
         self.schedulers: list[Address] = []
 
     def opt_scheduler(self, text: str) -> None:
-        """URL of a scheduler to register at, which then need not be told of this worker; once per scheduler"""
+        """URL of a scheduler to register at; repeatable"""
         self.schedulers.append(Address.parse(text))
 
     def postOptions(self) -> None:
