@@ -140,6 +140,13 @@ def test_the_methods_that_pages_name_exist(page: Path) -> None:
     assert named or page != ARCHITECTURE
 
 
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda path: path.name)
+def test_the_files_that_pages_name_exist(page: Path) -> None:
+    """Each file and folder of the code, the tests and the tools that a page names is there."""
+    named = re.findall(r"`((?:dida|tests|tools|benchmarks|pmscripts)/[\w/.]*)`", page.read_text())
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def heading_anchors(text: str) -> set[str]:
     """The anchors that a document's headings have."""
     headings = re.findall(r"^#+ (.+)$", without_blocks(text), re.MULTILINE)
