@@ -21,7 +21,8 @@ from attrs import frozen
 from dida.placement import Shards
 from dida.replication.config import Config
 from dida.replication.outputs import Send
-from dida.simulate.network import Cluster, Network, Node
+from dida.simulate.network import Cluster, Network
+from dida.simulate.node import Node
 from dida.wire import grammar
 from dida.wire.messages import Reply, Write
 

@@ -9,11 +9,11 @@ from attrs import Factory, define
 
 from dida import errors
 from dida.errors import BadRequest
-from dida.replication.replica import Replica
-from dida.replication.streams import incarnation_of
-from dida.simulate.history import FAILED, FOREVER, LOST, NO, OK, UNKNOWN, Event, History, Shown
-from dida.simulate.network import Cluster, Node, name_of
+from dida.simulate.history import FAILED, FOREVER, LOST, NO, OK, UNKNOWN, Event, History
+from dida.simulate.network import Cluster
+from dida.simulate.node import Node, name_of
 from dida.simulate.plan import Plan
+from dida.simulate.witness import Witness
 from dida.timestamps import Timestamp, merged
 from dida.versions import MAX_NUMBER, Version
 from dida.wire import grammar
@@ -80,8 +80,7 @@ class Clients:
         self.sessions: list[Session] = []
         self.calm = False
         self.stopping = False
-        self.holders: dict[Shown, list[str] | None] = {}
-        """Acknowledged plain writes, and the components that had them when the acknowledgement left."""
+        self.witness = Witness(cluster, plan, self._report)
         self.writers: set[str] = set()
         """The sessions, as in their update ids, that were told of a change of theirs."""
         self._expected: dict[Any, _Expected] = {}
@@ -283,7 +282,7 @@ class Clients:
         if session.token != token or event is None:
             return
         if isinstance(reply, Ok) and event.changes and event.value is not None:
-            self._acknowledged(session, event, event.value, Version.parse(reply.words[0]), node)
+            self.witness.acknowledged(event, event.value, Version.parse(reply.words[0]), node)
         if isinstance(reply, Ok | No) and node.replica is not None:
             came_before_pause = expected is not None and expected.pauses != node.pauses
             passed_on = event.ordered or (event.changes and session.tries > 1)  # the home's answer is true for ever
@@ -291,9 +290,9 @@ class Clients:
                 event.changes and node.replica.ended
             )  # what it did is part of the view without it
             if not passed_on and not came_before_pause and not self.plan.forks:
-                self._check_in_force(event, node)
+                self.witness.check_in_force(event, node)
             if event.ordered and len(reply.words) == 2 and not self.plan.forks:
-                self._check_held(event, reply.words[0 if event.verb == "read" else 1], node)
+                self.witness.check_held(event, reply.words[0 if event.verb == "read" else 1], node)
         view = node.replica.context.view_name if node.replica is not None else ""
         delay = 0.0005 + self.rng.random() * 0.002
         if not self.calm and not self.stopping and self.rng.random() < self.plan.stray:
@@ -301,98 +300,6 @@ class Clients:
             self.cluster.at(delay, lambda: self._silent(session, token))
             return
         self.cluster.at(delay, lambda: self._take(session, token, reply, view))
-
-    def _check_in_force(self, event: Event, node: Node) -> None:
-        """A plain answer leaves: nobody serves in a view from which its node was removed."""
-        mine = node.replica.context.view if node.replica is not None else None
-        for other in self.cluster.nodes.values():
-            view = other.replica.context.view if other.replica is not None and other.replica.context.serving else None
-            if mine is not None and view is not None and view.rank > mine.rank and not view.member(node.incarnation):
-                self._report(
-                    f"{event}: {node.name} answers, though {other.name} serves in view {view.number} without it"
-                )
-
-    def _check_held(self, event: Event, value: str, node: Node) -> None:
-        """An answer leaves that says what the newest value is: all members have it."""
-        newest = self.cluster.newest_view()
-        view = node.replica.context.view_name if node.replica is not None else ""
-        if newest is None or view != newest.name:
-            return  # passed on from a view that this node does not know yet
-        for other in self.cluster.nodes.values():
-            replica = other.replica
-            if replica is None or not replica.context.serving or replica.context.view_name != view:
-                continue
-            if not self._holds(replica, event.key, value):
-                self._report(f"{event}: told {value}, but {other.name} lacks it")
-
-    def _holds(self, replica: Replica, key: str, value: str) -> bool:
-        """Whether a replica has the value, or has had it: newer ones have pushed it out."""
-        kept = replica.state.store.versions(key)
-        held = any(record.value == value for record in replica.state.held.values())
-        return held or len(kept) >= self.plan.max_versions or any(entry.value == value for entry in kept)
-
-    def _acknowledged(self, session: Session, event: Event, value: str, version: Version, node: Node) -> None:
-        """An acknowledgement leaves: who has the update at this moment?"""
-        lacking = []
-        holders = self._holders(event.key, value, version)
-        view = node.replica.context.view_name if node.replica is not None else ""
-        newest = self.cluster.newest_view()
-        assert newest is not None
-        for other in self.cluster.nodes.values():
-            replica = other.replica
-            if replica is None or other.incarnation in holders:
-                continue
-            if replica.context.serving and replica.context.view_name == view == newest.name:
-                lacking.append(other.name)
-        if event.verb == "updateif" and lacking and not self.plan.forks:
-            self._report(f"{event}: acknowledged, but {' '.join(lacking)} lacks it")
-        died = sum(since >= event.invoked for since in self.cluster.ended.values())  # and may have had it
-        if len(holders) + died < self.plan.write_concern and event.verb == "write":
-            self._report(f"{event}: acknowledged, but only {' '.join(holders)} has it")
-        if event.everywhere:
-            self._check_everywhere(event, value, version, node)
-        if event.verb == "write":
-            self.holders[Shown(event.key, version, value)] = holders
-
-    def _check_everywhere(self, event: Event, value: str, version: Version, node: Node) -> None:
-        """Whoever of the members lives at this moment may be the one that is left: it has the write, be it that the
-        view that takes it in is still on its way to it."""
-        view = node.replica.context.view if node.replica is not None else None
-        living = {
-            other.incarnation: other.replica for other in self.cluster.nodes.values() if other.replica is not None
-        }
-        for member in view.members if view is not None else ():
-            replica = living.get(member.component)
-            if replica is not None and not self._has(replica, event.key, value, version):
-                self._report(f"{event}: acknowledged as held by all, but {member.id} lacks it")
-
-    def _holders(self, key: str, value: str, version: Version) -> list[str]:
-        """The components in a view that have that version of the key, or have had it and newer ones since."""
-        replicas = [node.replica for node in self.cluster.nodes.values() if node.replica is not None]
-        return [
-            replica.context.incarnation
-            for replica in replicas
-            if replica.context.view is not None and self._has(replica, key, value, version)
-        ]
-
-    def _has(self, replica: Replica, key: str, value: str, version: Version) -> bool:
-        kept = replica.state.store.versions(key)
-        full = len(kept) >= self.plan.max_versions and version < kept[-1].version
-        held = any(record.value == value for record in replica.state.held.values())
-        return full or held or any(entry.value == value for entry in kept)
-
-    def left(self, node: Node, kept: bool) -> None:
-        """A node leaves in order, and says whether others have kept what was acknowledged, and only it had."""
-        if not kept:
-            return
-        for shown, holders in self.holders.items():
-            if holders is None or node.incarnation not in holders:
-                continue
-            others = [c for c in self._holders(shown.key, shown.value, shown.version) if c != node.incarnation]
-            if others:
-                self.holders[shown] = sorted({*holders, *others} - {node.incarnation})
-            elif node.incarnation in self._holders(shown.key, shown.value, shown.version):
-                self._report(f"{node.name} left in order, and took with it {shown}")
 
     def _take(self, session: Session, token: Any, reply: Reply, view: str) -> None:
         event = session.event
@@ -423,7 +330,7 @@ class Clients:
         if isinstance(reply, Error):
             event.outcome = LOST if reply.code == errors.LOST_UPDATE else NO
             lost = reply.object.get("lost", {})
-            self._check_loss(event, lost)
+            self.witness.check_loss(event, lost)
             session.after = {s: n for s, n in session.after.items() if s not in lost}
             return
         if isinstance(reply, Ok):
@@ -462,18 +369,6 @@ class Clients:
             self._report(f"refused when nothing went wrong: {event} was answered {reply}")
         session.uncertain = session.uncertain or reply.code != errors.UNAVAILABLE
         self._again(session)
-
-    def _check_loss(self, event: Event, lost: Timestamp) -> None:
-        """Nobody is told of a loss that never was."""
-        newest = self.cluster.newest_view()
-        if self.plan.forks or newest is None:
-            return
-        for stream, count in lost.items():
-            if newest.member(incarnation_of(stream)) is not None:
-                self._report(f"{event}: {stream} {count} is said to be lost, but it lives")
-            for node in self.cluster.nodes.values():
-                if node.replica is not None and count <= node.replica.state.final_counts.get(stream, 0):
-                    self._report(f"{event}: {stream} {count} is said to be lost, but {node.name} has it")
 
     # --- lies -----------------------------------------------------------------------------------
 

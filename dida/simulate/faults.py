@@ -7,7 +7,8 @@ from collections.abc import Callable
 from random import Random
 
 from dida.replication.messages import more_than_half
-from dida.simulate.network import Cluster, Node, name_of
+from dida.simulate.network import Cluster
+from dida.simulate.node import Node, name_of
 from dida.simulate.plan import NEVER, Armed, Plan
 
 DEAD_FOR = (0.0, 0.03, 0.2, 1.0, 3.0)

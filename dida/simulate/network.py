@@ -1,15 +1,17 @@
 """A cluster of replicas in one process, in virtual time, over a network that a seed makes misbehave.
 
-One heap of events, ordered by (time, number); all randomness comes from a `random.Random` that the caller seeds;
-no set of strings is ever iterated. So a seed gives one trace, whatever PYTHONHASHSEED. Connections are modelled
-like TCP: in order within one direction of a connection, delayed (and late, after a partition) but not lost within
-one. When one is reset, what is under way on it is lost, or is read late: across connections anything may overtake
-anything. The clocks of the nodes run alike, but from different beginnings.
+All randomness comes from a `random.Random` that the caller seeds, and no set of strings is ever iterated. So a seed
+gives one trace, whatever PYTHONHASHSEED is. Connections are modelled like TCP: within one direction of a connection
+messages arrive in order, delayed (and late, after a partition) but not lost. When a connection is reset, the messages
+under way on it are lost, or are read late: across connections anything may overtake anything. The clocks of the nodes
+run at one speed, but from different beginnings.
+
+The module is long because processes and messages act on each other in the middle of everything: a crash breaks
+connections, a failpoint kills a node while it sends, a paused node keeps what arrives.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +19,7 @@ from random import Random
 from typing import Any, cast
 
 import msgspec
-from attrs import Factory, define, frozen
+from attrs import frozen
 
 from dida.addresses import Address, StorageAddress
 from dida.replication.config import Config
@@ -25,7 +27,8 @@ from dida.replication.executed import answered
 from dida.replication.messages import PEER, Member, PeerMessage, View
 from dida.replication.outputs import Answer, FlushRequested, Left, LogMessage, Output, Send
 from dida.replication.replica import Replica
-from dida.versions import Version
+from dida.simulate.events import Events
+from dida.simulate.node import FIRST_PORT, Node, incarnation_name, name_of
 from dida.wire import grammar
 from dida.wire.messages import Error, Read, Reply, Request, Write, form_of, vocabulary
 
@@ -33,18 +36,8 @@ TICK = 0.02
 """Seconds of virtual time between two ticks of a replica."""
 MEAN_TURN = 0.001
 """Seconds of virtual time, in the mean, that a node takes what comes in before it sends what it has gathered."""
-LOOK = 0.01
-"""Seconds of virtual time between two looks whether a run is at its end."""
-FIRST_PORT = 5000
-MAX_EVENTS = 400_000
-"""Of one run of the cluster; it is some twenty thousand where the nodes come to rest."""
-
 VERB = {kind: form_of(kind).verb for kind in PEER}
 _VOCABULARY = vocabulary(*PEER)
-
-
-class Storm(Exception):
-    """The nodes keep each other busy for ever."""
 
 
 @frozen(kw_only=True)
@@ -63,36 +56,6 @@ class Network:
     """Whether messages travel as lines (replies always do)."""
 
 
-@define(eq=False)
-class Node:
-    """A place where a replica lives, one life after the other."""
-
-    number: int
-    url: str
-    skew: float = 0.0
-    """What its clock showed in the beginning."""
-    replica: Replica | None = None
-    epoch: int = 0
-    incarnation: str = ""
-    paused: bool = False
-    pauses: int = 0
-    backlog: deque[Callable[[], None]] = Factory(deque)
-    floors: dict[str, Version] = Factory(dict)
-    """Key to the oldest version of its full list, when last looked at."""
-    promised: tuple[int, str] = (0, "")
-    """The ballot that it has promised to follow, when last looked at."""
-
-    @property
-    def name(self) -> str:
-        return f"s{self.number}"
-
-    def begin(self, incarnation: str) -> None:
-        """It is a new component, without a state."""
-        self.incarnation = incarnation
-        self.floors = {}
-        self.promised = (0, "")
-
-
 @frozen(eq=False)
 class _Ask:
     """A message whose answer is awaited."""
@@ -102,17 +65,16 @@ class _Ask:
     send: Send
 
 
-class Cluster:
+class Cluster(Events):
     """Replicas, the network between them, and the events to come."""
 
     def __init__(self, rng: Random, replicas: int, config: Config, network: Network) -> None:
+        super().__init__()
         self.rng = rng
         self.config = config
         self.network = network
-        self.now = 0.0
         self.named = tuple(StorageAddress(n, f"s{n}", Address("node", FIRST_PORT + n)) for n in range(1, replicas + 1))
         self.nodes = {str(a.address): Node(a.replica, str(a.address), 1000 * rng.random()) for a in self.named}
-        self.trace: Callable[[str], None] | None = None
         self.failpoint: Callable[[str, Node], str | None] | None = None
         """Asked at every failpoint for one of its actions; it kills and pauses by itself."""
         self.on_reply: Callable[[Any, Reply, Node], None] = lambda token, reply, node: None
@@ -136,41 +98,11 @@ class Cluster:
         self.messages = 0
         self.fast = 0
         """Requests of clients that the fast path has served."""
-        self.events = 0
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._number = 0
         self._arrives: dict[tuple[str, str, str], float] = {}
         self._epoch: dict[tuple[str, str], int] = {}
         self._asks: dict[int, _Ask] = {}
         self._asked = 0
         self._replies: dict[Any, tuple[str, int]] = {}
-
-    # --- events ---------------------------------------------------------------------------------
-
-    def at(self, delay: float, event: Callable[[], None]) -> None:
-        """Have `event` happen after `delay` seconds."""
-        self._number += 1
-        heapq.heappush(self._heap, (self.now + delay, self._number, event))
-
-    def run(self, until: float, done: Callable[[], bool] = lambda: False) -> bool:
-        """Let events happen up to the time `until`, or until `done`; whether it is done."""
-        look = self.now
-        while self._heap and self._heap[0][0] <= until:
-            if self.now >= look:
-                if done():
-                    return True
-                look = self.now + LOOK
-            self.now, _, event = heapq.heappop(self._heap)
-            self.events += 1
-            event()
-            if self.events > MAX_EVENTS:
-                raise Storm(f"{self.events} events in {self.now:.1f} s: the nodes keep each other busy")
-        self.now = max(self.now, until)
-        return done()
-
-    def say(self, text: str) -> None:
-        if self.trace is not None:
-            self.trace(f"{self.now:9.4f}  {text}")
 
     # --- lives of nodes -------------------------------------------------------------------------
 
@@ -490,16 +422,6 @@ class Cluster:
                 self._at_node(ask.node, ask.epoch, arrived)
 
         self._carry("answer", node.url, source, arrive)
-
-
-def name_of(url: str) -> str:
-    """The name of the node at this place."""
-    return f"s{Address.parse(url).port - FIRST_PORT}"
-
-
-def incarnation_name(node: Node) -> str:
-    """The name of the node's component: never the same twice."""
-    return f"{node.number}:{node.epoch}"
 
 
 def refused(reply: Reply, *codes: str) -> bool:

@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 from random import Random
 
 from dida.simulate.clients import Clients
+from dida.simulate.events import Storm
 from dida.simulate.faults import Faults
-from dida.simulate.network import Cluster, Network, Node, Storm
+from dida.simulate.network import Cluster, Network
+from dida.simulate.node import Node
 from dida.simulate.plan import Plan
 from dida.simulate.verdict import Verdict, invariants, quiet
 
@@ -58,7 +60,7 @@ class Simulation:
         member = node.replica is not None and node.replica.context.view is not None
         if self.plan.steady and member and not kept:
             self.wrong.append(f"{node.name} was told to stop, and nobody has taken over its state")
-        self.clients.left(node, kept)
+        self.clients.witness.left(node, kept)
         self.faults.left(node)
 
     def run(self) -> list[str]:

@@ -13,7 +13,8 @@ from dida.replication.streams import incarnation_of, is_commit
 from dida.simulate import checkers
 from dida.simulate.clients import INITIAL, Clients
 from dida.simulate.history import OK, Shown, by_key
-from dida.simulate.network import Cluster, Node, digest
+from dida.simulate.network import Cluster, digest
+from dida.simulate.node import Node
 from dida.simulate.plan import Plan
 from dida.timestamps import covers
 from dida.versions import Version
@@ -175,7 +176,7 @@ class Verdict:
             shown = event.shown
             if shown is not None and shown in lost and (event.ordered or (shown.key, shown.value) in replacing):
                 self.wrong.append(f"shown, and gone: {event}")
-        for shown, holders in self.clients.holders.items():
+        for shown, holders in self.clients.witness.holders.items():
             if shown in lost and holders is not None and (alive := [c for c in holders if c not in self.cluster.ended]):
                 self.wrong.append(f"lost, though {' '.join(alive)} had it: {shown}")
         for key, events in by_key(history).items():
@@ -198,7 +199,7 @@ class Verdict:
             if (shown.version, shown.value) in kept:
                 continue
             pushed_out = len(kept) >= self.plan.max_versions and shown.version < kept[-1][0]
-            holders = self.clients.holders.get(shown)
+            holders = self.clients.witness.holders.get(shown)
             if not pushed_out:
                 lost.add(shown)
             elif holders and all(c in self.cluster.ended for c in holders):

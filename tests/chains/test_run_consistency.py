@@ -16,7 +16,8 @@ from dida.errors import NO_SUCH_VERSION, DidaError
 from dida.interfaces import Access
 from dida.replication.config import Config
 from dida.simulate import checkers
-from dida.simulate.network import Cluster, Network, Node
+from dida.simulate.network import Cluster, Network
+from dida.simulate.node import Node
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire import grammar

@@ -10,7 +10,8 @@ import pytest
 
 from dida.replication.config import Config
 from dida.replication.messages import Heartbeat, Lock, PeerMessage, Suspect, Wanted
-from dida.simulate.network import Cluster, Network, Node
+from dida.simulate.network import Cluster, Network
+from dida.simulate.node import Node
 from dida.simulate.verdict import quiet
 from dida.wire.messages import Ok, Read, UpdateIf, Write
 from tests.support.simnet import TICK, Hand, Parted

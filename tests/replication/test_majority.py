@@ -9,7 +9,8 @@ import pytest
 
 from dida.replication.config import Config
 from dida.replication.messages import Flush, Install, Member, View, more_than_half
-from dida.simulate.network import Cluster, Network, Node
+from dida.simulate.network import Cluster, Network
+from dida.simulate.node import Node
 from dida.wire.messages import Error, Ok, Reply, UpdateIf, Write
 from tests.support.simnet import Hand
 
