@@ -1,4 +1,5 @@
-"""What a storage node decides: gossip, commit, views, joining, leaving, as pure state machines.
+"""The replicas of the storage: gossip, commit, views, joining and leaving, as pure state machines.
 
-Inputs go in, outputs come out. No Twisted, clock, file or socket is used here; `dida.storage` runs the machines.
+Inputs go in, outputs come out. Nothing here uses Twisted, a clock, a file or a socket; `dida.storage` runs the state
+machines.
 """

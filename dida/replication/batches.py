@@ -1,4 +1,4 @@
-"""Many things in few messages, each of a bounded size."""
+"""Many items in few messages, each of a bounded size."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 BATCH = 256 * 1024
-"""About how many characters of keys, values and the like one message has; a single thing may be larger."""
+"""Characters of keys, values and the like in one message, about; a single item may be larger."""
 MOST = 2000
-"""Things in one message, at most."""
+"""Items in one message, at most."""
 
 
 def batches(things: Iterable[_T], size: Callable[[_T], int]) -> Iterator[list[_T]]:
-    """The things in their order, as many at a time as fit a message; `size` is that of one, in characters."""
+    """Yield the items in their order, as many at a time as fit a message; `size` returns that of one, in characters."""
     batch: list[_T] = []
     room = BATCH
     for thing in things:

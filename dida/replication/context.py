@@ -1,4 +1,4 @@
-"""What the state machines of one replica share: who it is, its view, its configuration, its outputs."""
+"""What the state machines of one replica share: its identity, its view, its configuration, its outputs."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from dida.wire.messages import Concern, Error, Reply, Request
 
 @define
 class ReplicaContext:
-    """What the parts of one replica share: who it is, its view, and the outputs of this turn."""
+    """The identity of one replica, its view, and the outputs of the current turn."""
 
     config: Config
     me: Member
     view: View | None = None
     base: Timestamp = Factory(dict)
-    """The state that the view began with, at all of its members."""
+    """The state that the view began with, the same at all of its members."""
     serving: bool = False
-    """Whether the view is in force: not while it is being changed."""
+    """True while the view is in force; False while it is being changed."""
     complete: bool = False
-    """Whether all members are known to have entered the view: each has answered a heartbeat in it. It was told so, or
-    has heard them all."""
+    """True if all members are known to have entered the view: each has answered a heartbeat in it. This node has heard
+    them all, or a member has reported it."""
     exposed: int = 0
-    """Own commits that are acknowledged by all."""
+    """Own commits that all members have acknowledged."""
     oldest: int = 0
-    """Own transactions with lower numbers have ended."""
+    """The number below which all own transactions have ended."""
     told: dict[str, int] = Factory(dict)
-    """Member to the `exposed` that it was sent."""
+    """Member to the `exposed` that was sent to it."""
     out: list[Output] = Factory(list)
     notes: list[str] = Factory(list)
     own_ids: dict[Any, int] = Factory(dict)
-    """Of the clients' updates that are not answered yet, and came without an id: the number of the one they were given,
-    by token, the lowest first."""
+    """Unanswered updates of clients that came without an id: token to the number in the id that they were given, the
+    lowest first."""
     stops: dict[str, float] = Factory(dict)
-    """Members that leave, this node perhaps among them, and since when that is known here."""
+    """Members that leave, perhaps with this node, and since when this node knows."""
     refused_for_room: bool = False
-    """A write was refused for want of memory, and the log does not say so yet."""
+    """True if a write was refused for lack of memory, and the log does not say so yet."""
     ring: Ring = Ring(())
     view_name: str = ""
     _members: dict[str, Member] = Factory(dict)
@@ -57,7 +57,7 @@ class ReplicaContext:
 
     @property
     def leaves(self) -> bool:
-        """Whether this node was told to stop."""
+        """True if this node is shutting down."""
         return self.me.component in self.stops
 
     @property
@@ -65,7 +65,7 @@ class ReplicaContext:
         return self.me.component + COMMITS
 
     def enter(self, view: View | None, base: Timestamp) -> None:
-        """Take `view` as the one in force (None: none)."""
+        """Take `view` as the one in force; None: there is none."""
         self.view = view
         self.base = dict(base)
         self.view_name = view.name if view is not None else ""
@@ -79,38 +79,38 @@ class ReplicaContext:
         self.ring = Ring(self._by_number)
 
     def others(self) -> tuple[Member, ...]:
-        """The other members of the view, in its order."""
+        """Return the other members of the view, in its order."""
         return self._others
 
     def member(self, incarnation: str) -> Member | None:
         return self._members.get(incarnation)
 
     def home(self, key: str) -> Member:
-        """The member that coordinates the commits of `key`."""
+        """Return the member that coordinates the commits of `key`."""
         return self._by_number[self.ring.owner(key)]
 
     def holders_wanted(self, concern: Concern) -> int:
-        """How many members, this one included, must have a write of that concern before it is answered."""
+        """Return how many members, this one included, must have a write of that concern before it is answered."""
         least = len(self._members) if concern == "all" else concern
         return max(least, self.config.write_concern)
 
     def cannot_meet(self, concern: Concern) -> str:
-        """Why a write of that concern can't be done now; empty when it can."""
+        """Return why a write of that concern is not possible now; empty if it is possible."""
         wanted, there = self.holders_wanted(concern), len(self._members)
         return f"write concern {wanted} needs more members than the {there} alive" if wanted > there else ""
 
     def other_view(self) -> Reply:
-        """What a peer hears whose view is not this node's."""
+        """Return the reply to a peer whose view is not this node's."""
         if self.view is None:
             return Error(OTHER_VIEW)
         return Error(OTHER_VIEW, (), {"view": self.view, "base": self.base, **self.completeness()})
 
     def completeness(self) -> dict[str, Any]:
-        """What answers to peers say of the view where it matters: that all its members have entered it."""
+        """Return the part of replies that reports, with `majority`, that all members have entered the view."""
         return {"complete": True} if self.complete and self.config.majority else {}
 
     def stamp(self) -> dict[str, Any]:
-        """What every message to a peer carries."""
+        """Return what every message to a peer carries."""
         return {
             "cluster": self.config.cluster,
             "view": self.view_name,
@@ -123,7 +123,7 @@ class ReplicaContext:
         self.out.append(Send(to.url, to.component, message, self.config.call_timeout))
 
     def forward(self, to: Member, message: Request, token: Any, timeout: float) -> None:
-        """Pass a client's request on."""
+        """Forward a client's request."""
         self.told[to.component] = self.exposed
         self.out.append(Send(to.url, to.component, message, timeout, token))
 
@@ -132,12 +132,12 @@ class ReplicaContext:
         self.out.append(Answer(token, reply))
 
     def note(self, text: str) -> None:
-        """Say it in the log, and keep the newest for `status`."""
+        """Write a line to the log, and keep the newest ones for `status`."""
         self.out.append(LogMessage(text))
         self.notes.append(text)
         del self.notes[:-20]
 
     def note_once(self, text: str) -> None:
-        """The same of what happens again and again: not while it is among the newest."""
+        """Do the same for something that recurs: not while it is among the newest."""
         if text not in self.notes:
             self.note(text)

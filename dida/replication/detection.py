@@ -1,17 +1,17 @@
-"""Who lives: heartbeats, the lease, suspicion, and evidence of a death.
+"""Failure detection: heartbeats, the lease, suspicion, and evidence of a death.
 
-Members send each other heartbeats. Silence makes a suspect; a suspect is dead when the others do not hear it
-either, a process whose port refuses is dead at once. A node answers only while every member of its view has
-answered a heartbeat of it within the lease, which is shorter than the silence after which a leader removes a
-node: its lease has run out by then.
+Members send each other heartbeats. A silent member is suspected; a suspected member is dead when the others do not hear
+it either, a process whose port refuses connections is dead at once. A node answers clients only while every member of
+its view has answered one of its heartbeats within the lease, which is shorter than the silence after which a leader
+removes a node: its lease has expired by then.
 
-In a large view all exchange heartbeats with one member only, the **hub**: the lowest, who leads changes anyway.
-The others' lease is what the hub grants them of its own, counted from when they asked. So it is over when the hub's
-is, and nobody serves on a word older than the lease of any member. Only the lowest member may grant: who leads
-a change in its place has not heard the hub for longer than a lease, or knows that it is dead, and then counts the
+In a large view all exchange heartbeats with one member only, the **hub**: the lowest, which leads changes anyway. The
+lease of the others is what the hub grants them of its lease, counted from when they asked. So it expires when the hub's
+does, and no node serves on a report older than the lease of any member. Only the lowest member may grant: a node that
+leads a change in its place has not heard the hub for longer than a lease, or knows that it is dead, and then counts the
 silence of the others from that moment on. docs/explanation/reliability.md has the whole argument.
 
-Sources: confirmation of suspects by some others, and doubt in oneself, as in SWIM (Das et al., 2002) and Lifeguard
+Sources: confirmation of suspects by other members, and doubt in oneself, as in SWIM (Das et al., 2002) and Lifeguard
 (Dadgar et al., 2017); leases that are passed on: Gray and Cheriton (1989).
 """
 
@@ -30,11 +30,11 @@ from dida.wire.messages import Ok, Reply
 
 SUSPECT_AGAIN = 0.2
 WITNESSES = 3
-"""Members of a large view that are asked about a suspect; in a small one all are."""
+"""Members of a large view that are asked about a suspect; in a small view all are."""
 ASK_AGAIN = 0.05
-"""Seconds after which a member of a large view asks anew for the lease that it lacks."""
+"""Time after which a member of a large view asks again for the lease that it lacks, in seconds."""
 STALL = 0.4
-"""Seconds between two ticks that make a node doubt itself, not the others."""
+"""Time between two ticks that makes a node doubt itself, not the others, in seconds."""
 FOREVER = float("inf")
 NOTHING: tuple[float, Timestamp] = (-FOREVER, {})
 
@@ -43,34 +43,34 @@ NOTHING: tuple[float, Timestamp] = (-FOREVER, {})
 class _Suspicion:
     asked: float = -FOREVER
     silent: dict[str, float] = Factory(dict)
-    """Other member to how long it has not heard the suspect either."""
+    """Other member to how long it has not heard the suspect either, in seconds."""
 
 
 @define
 class Detection:
-    """What one replica knows of the others' being alive."""
+    """What one replica knows of which members are alive."""
 
     context: ReplicaContext
     state: ReplicaState
     gone: dict[str, float] = Factory(dict)
-    """Components whose process is certainly dead, and from when on that counts."""
+    """Incarnations whose process is certainly dead, and from when on that counts."""
     heard: dict[str, float] = Factory(dict)
     _hub: Member | None = None
-    """Of a large view: the lowest member (this node, maybe)."""
+    """Of a large view: the lowest member (perhaps this node)."""
     _listens: dict[str, float] = Factory(dict)
-    """Members whose silence this node judges, and since when: those with whom it exchanges heartbeats."""
+    """Members whose silence this node judges, because it exchanges heartbeats with them, and since when."""
     _witness: dict[str, tuple[float, float]] = Factory(dict)
-    """Others that it was asked about: since when they don't answer it, and when it was asked last."""
+    """Other members about which it was asked: since when they have not answered it, and when it was asked last."""
     _awaited: dict[str, float] = Factory(dict)
-    """Others whose word something here waits for, and since when."""
+    """Other members from which something here awaits a message, and since when."""
     _lease: dict[str, float] = Factory(dict)
     _granted: float = -FOREVER
-    """Until when the hub's own lease lets this node answer."""
+    """The time until which the hub's lease lets this node answer."""
     _halted: bool = False
-    """The hub follows a change that this node leads: it grants nothing any more."""
+    """True if the hub follows a change that this node leads: it grants nothing any more."""
     _everywhere: tuple[float, Timestamp] = NOTHING
     _entered_at: float = -FOREVER
-    """When the view was entered, if this node was awake ever since."""
+    """When the view was entered, if this node has been awake since then."""
     _beat: dict[str, float] = Factory(dict)
     _beating: dict[str, float] = Factory(dict)
     _suspicions: dict[str, _Suspicion] = Factory(dict)
@@ -80,11 +80,11 @@ class Detection:
 
     @property
     def follows(self) -> bool:
-        """Whether another member is the hub of this node's view."""
+        """True if another member is the hub of this node's view."""
         return self._hub is not None and self._hub.component != self.context.incarnation
 
     def lease_until(self) -> float:
-        """Until when this node may answer; later it must ask the members first, or the hub."""
+        """Return the time until which this node may answer; later it must ask the members first, or the hub."""
         if self.follows:
             return self._granted
         return min((self._answered_until(m) for m in self.context.others()), default=FOREVER)
@@ -93,7 +93,7 @@ class Detection:
         return self._lease.get(member.component, -FOREVER) + self.context.config.lease
 
     def ask_all(self, now: float) -> None:
-        """Heartbeats to those whose answer the lease lacks."""
+        """Send heartbeats to the members whose reply the lease lacks."""
         if self.follows:
             assert self._hub is not None
             lacking = [self._hub] if self._granted <= now else []
@@ -114,7 +114,7 @@ class Detection:
             self.context.send(member, message)
 
     def _held_everywhere(self, now: float) -> Timestamp:
-        """What the hub tells all, since nobody else hears from every member; looked for once a turn."""
+        """Return what every member has, for the hub to report to all; computed once a turn."""
         found, least = self._everywhere
         if found != now:
             least = self.state.held_everywhere()
@@ -122,7 +122,7 @@ class Detection:
         return least
 
     def on_heartbeat(self, message: Heartbeat, now: float) -> Reply:
-        """A member asks whether this node is there: it may count on that for its lease."""
+        """Answer a member, which may count on the reply for its lease."""
         told = self.context.others() if message.all else (self.context.member(message.sender),)
         for member in told:
             if member is not None:
@@ -134,7 +134,7 @@ class Detection:
         return Ok((), {**have, **own, "lease": self._grant(now)})
 
     def _grant(self, now: float) -> float:
-        """Seconds that this node's own lease lets the asking one serve; of the hub only."""
+        """Return for how many seconds this node's lease lets the asking one serve; 0 if this node is not the hub."""
         if self.follows:
             return 0.0
         left = min(max(0.0, self.lease_until() - now), self.context.config.lease)
@@ -143,9 +143,9 @@ class Detection:
         return left
 
     def on_beat(self, peer: str, sent: float, alive: Alive | None, now: float) -> None:
-        """The answer to the heartbeat of the time `sent`; None: it did not get through.
+        """Process the reply to the heartbeat sent at `sent`; None: it did not get through.
 
-        The lease counts from then on: what is read late, after a pause say, renews nothing.
+        The lease counts from then on: a reply that is read late, after a pause for example, renews nothing.
         """
         if self._beating.get(peer) == sent:
             del self._beating[peer]
@@ -162,7 +162,7 @@ class Detection:
     # --- evidence -------------------------------------------------------------------------------
 
     def hear(self, incarnation: str, now: float) -> None:
-        """Something came from `component`: it lives."""
+        """Note that `incarnation` is alive: a message came from it."""
         self.heard[incarnation] = now
         self._suspicions.pop(incarnation, None)
         if len(self._listens) > 1 and self._hub is not None and self._hub.component == incarnation and not self._halted:
@@ -171,10 +171,10 @@ class Detection:
             self._suspicions.clear()
 
     def bury(self, incarnation: str, now: float) -> bool:
-        """A member's process is dead; whether that is all. While this node held its lease, that member can't have
-        removed it before.
+        """Note that a member's process is dead; return True if that alone is enough.
 
-        Otherwise (this node was paused, say) it may have, and others may go on with the state: they are asked first.
+        While this node held its lease, that member cannot have removed it before. Otherwise (this node was paused, for
+        example) it may have, and others may go on with the state: they are asked first.
         """
         answered = max(self._lease.get(incarnation, -FOREVER), self._entered_at)
         if now < max(answered + self.context.config.lease, self._granted):
@@ -184,20 +184,20 @@ class Detection:
         return False
 
     def is_gone(self, incarnation: str, now: float) -> bool:
-        """Whether its process is certainly dead."""
+        """Return True if its process is certainly dead."""
         return now >= self.gone.get(incarnation, FOREVER)
 
     def on_broken(self, url: str, now: float) -> None:
-        """The connection to `url` broke: a hint that makes the heartbeat come at once."""
+        """Send the heartbeat at once: the connection to `url` broke, which is a hint."""
         for member in self.context.others():
             if member.url == url:
                 self._beating.pop(member.component, None)
                 self._heartbeat(member, now)
 
     def on_suspect(self, message: Suspect, now: float) -> Reply:
-        """How long this node has not heard from the suspect; it asks at once.
+        """Report how long this node has not heard from the suspect, and send it a heartbeat at once.
 
-        Of one whom it does not listen to it says since when its questions are not answered.
+        Of a member to which it does not listen it reports since when its heartbeats are not answered.
         """
         member = self.context.member(message.component)
         if member is None:
@@ -213,25 +213,25 @@ class Detection:
         return Ok((), {"silent": now - since})
 
     def on_suspected(self, peer: str, message: Suspect, silent: float | None) -> None:
-        """A member's word on a suspect."""
+        """Process a member's report on a suspect; None: it did not get through."""
         suspicion = self._suspicions.get(message.component)
         if suspicion is not None and silent is not None:
             suspicion.silent[peer] = silent
 
     def _silence(self, incarnation: str, now: float) -> float:
-        """Seconds that this node has not heard from a member while it listened to it."""
+        """Return for how many seconds this node has not heard from a member while it listened to it."""
         since = self._listens.get(incarnation)
         return now - max(since, self.heard.get(incarnation, now)) if since is not None else 0.0
 
     @property
     def _doubt_after(self) -> float:
-        """Seconds of silence after which others are asked. In a large view they have to begin to listen, and so it is
+        """Silence after which others are asked, in seconds. In a large view, where they have to begin to listen, it is
         half of the time-out."""
         timeout = self.context.config.ping_timeout
         return timeout / 2 if self._hub is not None else timeout
 
     def dead(self, now: float) -> set[str]:
-        """The members that are to be removed; suspects are asked about on the way."""
+        """Return the members that are to be removed; ask others about suspects on the way."""
         config = self.context.config
         large = self._hub is not None
         least = config.ping_timeout / 4 if large else config.ping_timeout - config.ping_interval
@@ -257,7 +257,8 @@ class Detection:
         return dead
 
     def leads(self, now: float) -> bool:
-        """Whether this node is the lowest member that is not suspected, and does not leave as long as another stays."""
+        """Return True if this node is the lowest member that is not suspected, and does not leave while another
+        stays."""
         mine, stops = self.context.me.replica, self.context.stops
         timeout = self.context.config.ping_timeout
         living = [
@@ -276,7 +277,7 @@ class Detection:
     # --- time, and views ------------------------------------------------------------------------
 
     def look_at_clock(self, now: float) -> float:
-        """Called with every tick: was this node itself away? So many seconds; 0 when it was not."""
+        """Return for how many seconds this node was not running, 0 if it was; called with every tick."""
         passed = now - self._ticked if self._ticked is not None else 0.0
         self._ticked = now
         if passed <= STALL:
@@ -285,7 +286,7 @@ class Detection:
         return passed
 
     def tick(self, now: float) -> None:
-        """Heartbeats to those whose turn it is."""
+        """Send the heartbeats that are due."""
         if self.follows:
             self._look_for_hub(now)
         for incarnation in self._listens:
@@ -294,7 +295,7 @@ class Detection:
                 self._heartbeat(member, now)
 
     def _look_for_hub(self, now: float) -> None:
-        """Without its hub a node listens to all, from now on. Its first heartbeats wait: a new view may be near."""
+        """Without its hub, listen to all from now on. The first heartbeats wait: a new view may be near."""
         assert self._hub is not None
         hub = self._hub.component
         if len(self._listens) == 1 and (self.is_gone(hub, now) or self._silence(hub, now) > self._doubt_after):
@@ -303,14 +304,17 @@ class Detection:
                     self._listens[member.component] = self._beat[member.component] = now
 
     def listen_to_all(self, peer: str, now: float) -> None:
-        """`peer` has stopped the view for a change that this node leads. If it is the hub, which leaves, nobody else
-        notices any more who is silent; its last grants are older than a silence that counts from now on."""
+        """Listen to all if `peer`, which has stopped the view for a change that this node leads, is the hub.
+
+        A hub that leaves no longer notices which members are silent; its last grants are older than a silence that
+        counts from now on.
+        """
         if self.follows and self._hub is not None and self._hub.component == peer and not self._halted:
             self._halted = True
             self._listens.update({m.component: now for m in self.context.others() if m.component not in self._listens})
 
     def wait_for(self, components: Iterable[str], now: float) -> None:
-        """Something here waits for the word of these: who is not asked anyway, is asked when that takes long."""
+        """Send heartbeats to the members among these that get none anyway, when a message from them takes long."""
         interval = self.context.config.ping_interval
         others = [c for c in components if c not in self._listens and c != self.context.incarnation]
         self._awaited = {c: self._awaited.get(c, now) for c in others}
@@ -328,7 +332,7 @@ class Detection:
         self._beating.clear()
 
     def enter(self, now: float) -> None:
-        """A view begins: nothing is known yet of its members but that they are there."""
+        """A view begins: nothing is known of its members except that they exist."""
         view = self.context.view
         assert view is not None
         self._entered_at = now
@@ -342,7 +346,7 @@ class Detection:
         self._listens = {member.component: now for member in asked}
 
     def forget(self) -> None:
-        """This node is a new component, in no view."""
+        """Begin again as a new incarnation, in no view."""
         self.gone.clear()
         self._clear()
 

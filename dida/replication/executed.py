@@ -1,9 +1,10 @@
-"""Update ids and their answers, so that an update asked for again changes nothing.
+"""Update ids and the replies to them, so that a retried update changes nothing.
 
-An id is best `SESSION:N`; a session's ids below its lowest unanswered N are forgotten at once. A session
-that was idle for the ttl expires, and so does one that its client has ended (`forget`): its further updates are told
-so, and never executed. An id of another form is remembered for the ttl. Expired sessions are remembered by name, the
-newest ones.
+An id is best `SESSION:N`; a session's ids below its lowest unanswered N are forgotten at once. A session that was idle
+for the ttl expires, and so does one that its client has ended (`forget`): further updates of it are refused, never
+executed. An id of another form is remembered for the ttl. The names of the newest expired sessions are kept.
+
+Source: the client table of Viewstamped Replication (Liskov and Cowling, 2012).
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from dida.timestamps import Timestamp
 from dida.wire.messages import No, Ok, Reply
 
 SINGLE = "\0"
-"""Begins the session of an id that is none of a session: no other id has the same."""
+"""Begins the session of an id that belongs to no session: no other id has the same."""
 REMEMBERED = 100_000
 """Names of expired sessions that are kept."""
 MAX_IDS = 200_000
-"""Answers kept, over all sessions; beyond it new updates are refused, not old ones forgotten."""
-TOO_MANY_ANSWERS = "the answers of too many updates are remembered: end sessions (forget), or try again later"
+"""Replies kept, over all sessions; beyond it new updates are refused, old ones are not forgotten."""
+TOO_MANY_ANSWERS = "too many update ids are remembered: end sessions (forget), or try again later"
 MAX_BYTES = 2**28
-"""About how much memory they may take; a `no` tells the value, which may be long."""
+"""Memory that the replies may take, about, in bytes; a `no` carries the value, which may be long."""
 
 CROWDED_TTL = 300.0
-"""Seconds after which an idle session expires when the table is half full; longer than any run lasts by default."""
+"""Time after which an idle session expires when the table is half full, in seconds; longer than any run by default."""
 
 
 def whole(session: str, number: int) -> str:
-    """The id of which `split` has made this."""
+    """Return the id of which `split` has made this session and number."""
     return session.removeprefix(SINGLE) if session.startswith(SINGLE) else f"{session}:{number}"
 
 
 def not_applied(words: tuple[str, ...], after: Timestamp) -> No:
-    """The answer of an updateif that found another value; `no` alone where there was no record."""
+    """Return the reply to an updateif that found another value; `no` alone where there was no record."""
     return No(words, {"after": after} if words else {})
 
 
@@ -48,11 +49,11 @@ class _Session:
     lowest: int = 0
     answers: dict[int, Reply] = field(factory=dict)
     numbers: list[int] = field(factory=list)
-    """Those of the answers, as a heap."""
+    """The numbers of the replies, as a heap."""
 
 
 def split(id: str) -> tuple[str, int]:
-    """Session and number of an id; an id of another form is a session of its own, with one number."""
+    """Return session and number of an id; an id of another form is a session on its own, with one number."""
     session, colon, number = id.rpartition(":")
     if session.startswith(SINGLE):
         return SINGLE + id, 0
@@ -64,34 +65,34 @@ def split(id: str) -> tuple[str, int]:
 
 @define
 class ReplyCache:
-    """Session to its answers. Times are seconds of the caller's clock."""
+    """Session to its replies. Times are seconds of the caller's clock."""
 
     ttl: float = 3600.0
     _sessions: dict[str, _Session] = field(factory=dict)
     _expired: dict[str, bool] = field(factory=dict)
-    """Name to whether its client has ended it."""
+    """Name to True if its client has ended it."""
     size: int = 0
     bytes: int = 0
 
     def answer(self, id: str) -> Reply | None:
-        """The first answer to this id, where it is known."""
+        """Return the first reply to this id, if it is known."""
         session, number = split(id)
         known = self._sessions.get(session)
         return known.answers.get(number) if known is not None else None
 
     def expired(self, id: str) -> bool:
-        """Whether the id's answer was forgotten: it must not be executed."""
+        """Return True if the id's reply was forgotten: the update must not be executed."""
         session, number = split(id)
         known = self._sessions.get(session)
         return session in self._expired or (known is not None and number < known.lowest)
 
     def knows(self, session: str) -> bool:
-        """Whether the session is alive here, or has expired here."""
+        """Return True if the session is alive here, or has expired here."""
         return session in self._sessions or session in self._expired
 
     @property
     def sessions(self) -> int:
-        """How many sessions are known, those that have expired among them."""
+        """The number of known sessions, expired ones included."""
         return len(self._sessions) + len(self._expired)
 
     @property
@@ -109,7 +110,7 @@ class ReplyCache:
         self.bytes -= _bytes(answer)
 
     def note(self, id: str, lowest: int, answer: Reply, now: float) -> None:
-        """Remember the answer; forget what the session no longer asks for."""
+        """Remember the reply; forget those of the session below `lowest`."""
         name, number = split(id)
         if self._expired.get(name):
             return
@@ -124,7 +125,7 @@ class ReplyCache:
                 self._lose(session.answers.pop(heappop(session.numbers)))
 
     def tick(self, now: float) -> None:
-        """Let idle sessions expire."""
+        """Expire idle sessions."""
         while self._sessions:
             name = next(iter(self._sessions))
             session = self._sessions[name]
@@ -135,7 +136,7 @@ class ReplyCache:
             self._drop(name, ended=False)
 
     def forget(self, name: str) -> None:
-        """The session has ended: nobody asks for its updates again, and none that comes late is to be executed."""
+        """End a session: nobody retries its updates, and one that comes late must not be executed."""
         self._drop(name, ended=True)
 
     def _drop(self, name: str, ended: bool) -> None:
@@ -149,9 +150,9 @@ class ReplyCache:
             del self._expired[next(iter(self._expired))]
 
     def dump(self, now: float) -> Iterator[list[Any]]:
-        """Everything as it is now, for a node that joins, a session in as many pieces as its answers need.
+        """Return everything as it is now, for a node that joins, a session in as many pieces as its replies need.
 
-        Times as ages. What is noted meanwhile is not in it.
+        Times are given as ages. Replies that are noted meanwhile are not in it.
         """
         sessions = [(name, now - s.used, s.lowest, list(s.answers.items())) for name, s in self._sessions.items()]
         return (
@@ -162,11 +163,11 @@ class ReplyCache:
 
     @property
     def expired_sessions(self) -> list[str]:
-        """What a node that joins must know, too: their ids are not to be executed again."""
+        """The names of expired sessions, which a node that joins must know, too: it never executes their updates."""
         return list(self._expired)
 
     def load(self, dumped: list[Any], expired: list[str], now: float) -> None:
-        """Take over a part of a dump."""
+        """Add a part of a dump."""
         self._expired.update(dict.fromkeys(expired, False))
         for name, age, lowest, answers in dumped:
             session = self._sessions.setdefault(name, _Session(now - age, lowest))
@@ -179,11 +180,11 @@ def _bytes(answer: Reply) -> int:
 
 
 def answered(words: tuple[str, ...] | list[str], after: Timestamp) -> Ok:
-    """The `ok` of an operation on the storage."""
+    """Return the `ok` of an operation on the storage."""
     return Ok(tuple(words), {"after": after})
 
 
 def after_of(reply: Reply) -> Timestamp:
-    """The timestamp that an answer carries."""
+    """Return the timestamp that a reply carries."""
     after: Timestamp = reply.object.get("after", {})
     return after

@@ -1,13 +1,13 @@
 """Lazy replication: the store, the log of updates, and the gossip that makes all replicas equal.
 
-Theory of operation. An update is a record in its replica's stream; `prev` says what it depends on. A
-record is applied when `prev ≤ value_ts` (a commit also needs to be exposed by its coordinator), else held
-back. Each replica sends its own streams to each member, computed from the timestamp table, that is from
-what the member confirmed. A record that every member confirmed is cut off the log. Installing a view is a
-barrier: all members then have, and have applied, exactly the same updates.
+Theory of operation. An update is a record in its replica's stream; `prev` says what it depends on. A record is applied
+when `prev ≤ value_ts` (a commit must also be exposed by its coordinator), else held back. Each replica sends its own
+streams to each member, computed from the timestamp table, that is from what the member confirmed. A record that every
+member confirmed is truncated. Installing a view is a barrier: all members then have, and have applied, exactly the same
+updates.
 
-Source: Coulouris et al., "Distributed Systems", 18.4.1; Ladin, Liskov et al., "Providing High
-Availability Using Lazy Replication" (1992). This module neither commits nor knows of failures.
+Source: Coulouris et al., "Distributed Systems", 18.4.1; Ladin, Liskov et al., "Providing High Availability Using Lazy
+Replication" (1992). This module neither commits nor knows of failures.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dida.wire.messages import Ok
 
 KEPT_FINAL_COUNTS = 4096
 FETCH_AGAIN = 0.3
-"""Seconds after which what a client waits for is asked for again."""
+"""Time after which updates that a client waits for are fetched again, in seconds."""
 
 
 @define
@@ -46,7 +46,7 @@ class ReplicaState:
     unsettled: dict[Place, Entry] = field(factory=dict)
     """Entries of the store that some member may lack, by the place of their record."""
     exposed: dict[str, int] = field(factory=dict)
-    """Commit stream to how many of its records may be seen."""
+    """Commit stream to how many of its records are visible."""
     table: dict[str, Timestamp] = field(factory=dict)
     """Member to what it has, at least."""
     decided: list[Record] = field(factory=list)
@@ -54,29 +54,29 @@ class ReplicaState:
     committed: list[Record] = field(factory=list)
     """Commits that were applied since the owner looked last: they end transactions."""
     changed: bool = False
-    """Something that a waiting request may wait for has happened."""
+    """True if something has happened that a parked request may wait for."""
     final_counts: dict[str, int] = field(factory=dict)
-    """Stream of a removed component to how much of it survived; the newest ones."""
+    """Stream of a removed incarnation to how many of its updates survived; the newest ones."""
     _lines: dict[str, list[tuple[int, Place]]] = field(factory=dict)
-    """Stream to the held-back records that wait for so many of it."""
+    """Stream to a heap of the held-back records that wait for it, by the count they need."""
     _hurried: Timestamp = field(factory=dict)
-    """What an answer waits for until members have it: it is sent at once."""
+    """What a reply waits for until members have it: it is sent at once."""
     confirmed: bool = False
-    """A member has more than when the concerns were looked at last."""
+    """True if a member has more than when the write concerns were checked last."""
     _gossiping: set[str] = field(factory=set)
     _due: dict[str, float] = field(factory=dict)
     _fetching: dict[str, float] = field(factory=dict)
     _fetch_next: set[str] = field(factory=set)
-    """Members that are to be asked again when they have answered: what they are asked for came up meanwhile."""
+    """Members that are to be asked again when they have replied: more is needed of them by now."""
 
     # --- updates of this replica ----------------------------------------------------------------
 
     def next_record(self, stream: str, prev: Timestamp, **rest: Any) -> Record:
-        """The next record of an own stream."""
+        """Return the next record of an own stream."""
         return Record(stream=stream, seq=self.log.have.get(stream, 0) + 1, prev=prev, **rest)
 
     def execute(self, record: Record, now: float) -> Ok:
-        """Append an own plain write and apply it; its answer."""
+        """Append an own plain write, apply it, and return its reply."""
         self.log.append(record)
         self._apply(record, now)
         return write_answer(record)
@@ -99,7 +99,7 @@ class ReplicaState:
     # --- updates of others ----------------------------------------------------------------------
 
     def accept(self, ranges: Iterable[Range], now: float) -> None:
-        """Take what continues the log; apply what can be applied."""
+        """Log what continues the log, and apply what can be applied."""
         places = []
         for given in ranges:
             new = self.log.accept(given)
@@ -110,7 +110,7 @@ class ReplicaState:
         self.apply_held(now, places)
 
     def value_of(self, key: str, version: Version) -> str | None:
-        """The value of a version, also of one that is held back."""
+        """Return the value of a version, held-back ones included; None if it is not here."""
         entry = self.store.find(key, version)
         if entry is not None:
             return entry.value
@@ -118,7 +118,8 @@ class ReplicaState:
         return next((record.value for record in found), None)
 
     def expose(self, incarnation: str, upto: int, now: float) -> None:
-        """The coordinator says that its commits up to `upto` are acknowledged by all."""
+        """Make the commits of `incarnation` up to `upto` visible: its coordinator reports that all have acknowledged
+        them."""
         stream = commit_stream(incarnation)
         before = self.exposed.get(stream, 0)
         if upto > before:
@@ -128,8 +129,8 @@ class ReplicaState:
     def apply_held(self, now: float, places: Iterable[Place] | None = None) -> None:
         """Apply held-back records to a fixed point, ties by (stream, seq).
 
-        Those at `places` (none said: all) are looked at; what is applied may set all others free. A record waits
-        for one of the streams that it lacks at a time: a long chain of updates takes no more than its length.
+        Those at `places` are considered (None: all); each one that is applied may free others. A record waits for one
+        of the streams that it lacks at a time, so a chain of updates takes time in proportion to its length.
         """
         if places is None:
             self._lines.clear()
@@ -141,14 +142,14 @@ class ReplicaState:
             place = heappop(ready)
             record = self.held.pop(place, None)
             if record is None:
-                continue  # it was told twice
+                continue  # it was lined up twice
             self._apply_commit_or_write(record, now)
             line = self._lines.get(place[0])
             while line and line[0][0] <= self.value_ts.get(place[0], 0):
                 self._line_up(heappop(line)[1], ready)
 
     def _line_up(self, place: Place, ready: list[Place]) -> None:
-        """Have the record at `place`, if it is held, wait for the first stream that it lacks, or be applied."""
+        """Let the record at `place`, if it is held, wait for the first stream that it lacks, or be applied."""
         record = self.held.get(place)
         if record is None or self._hidden(place):
             return
@@ -164,7 +165,7 @@ class ReplicaState:
             self.committed.append(record)
 
     def _hidden(self, place: Place) -> bool:
-        """Whether it is the place of a commit that is not exposed; most of what is held are such."""
+        """Return True if it is the place of a commit that is not exposed; most held-back records are such."""
         stream, seq = place
         exposed = self.exposed.get(stream)
         return is_commit(stream) if exposed is None else exposed < seq
@@ -172,28 +173,28 @@ class ReplicaState:
     # --- what members have ----------------------------------------------------------------------
 
     def confirm(self, incarnation: str, have: Mapping[str, int]) -> None:
-        """`component` says what it has: raise its entries in the table."""
+        """Raise the entries of `incarnation` in the table to what it reports."""
         known = self.table.get(incarnation)
         if known is not None and not covers(known, have):
             self.table[incarnation] = merged(known, have)
             self.changed = self.confirmed = True
 
     def held_by_all(self, ts: Mapping[str, int]) -> bool:
-        """Whether every member has logged what `ts` says."""
+        """Return True if every member has logged `ts`."""
         return all(covers(self.table[m.component], ts) for m in self.context.others())
 
     def held_everywhere(self) -> Timestamp:
-        """What every member has, at least: the entry-wise minimum."""
+        """Return what every member has, at least: the entry-wise minimum."""
         known = [self.table[m.component] for m in self.context.others()]
         least = {s: min([n, *(ts.get(s, 0) for ts in known)]) for s, n in self.log.have.items()}
         return {s: n for s, n in least.items() if n}
 
     def unexposed(self) -> set[str]:
-        """The coordinators of commits that wait here to be exposed."""
+        """Return the coordinators of commits that wait here to be exposed."""
         return {incarnation_of(stream) for stream, _ in self.held if is_commit(stream)}
 
     def holders(self, record: Record) -> int:
-        """How many other members have logged that record, and what it depends on of those who live."""
+        """Return how many other members have logged that record, and what it depends on of living incarnations."""
         stream, seq = record.stream, record.seq
         found = [known for m in self.context.others() if (known := self.table[m.component]).get(stream, 0) >= seq]
         if record.prev:
@@ -205,7 +206,7 @@ class ReplicaState:
         return self.context.member(incarnation) is not None
 
     def truncate(self) -> None:
-        """Cut off what is applied here and confirmed by every member (and by those that join)."""
+        """Truncate records that are applied here and confirmed by every member (and by nodes that join)."""
         for stream in self.log.streams():
             stable = min([self.log.have[stream], *(known.get(stream, 0) for known in self.table.values())])
             first_held = min((seq for s, seq in self.held if s == stream), default=stable + 1)
@@ -217,7 +218,7 @@ class ReplicaState:
     # --- gossip ---------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Send what is due; forget what has been sent to everybody."""
+        """Send what is due; truncate the log; expire sessions."""
         delay = self.context.config.gossip_delay
         if self._hurried and self.held_by_all(self._hurried):
             self._hurried = {}
@@ -240,14 +241,14 @@ class ReplicaState:
         return any(known.get(s, 0) < have.get(s, 0) for s in (self.context.incarnation, self.context.commits))
 
     def lag(self) -> dict[str, int]:
-        """Id of a member to how many updates of this replica it has not confirmed yet; without those that have all."""
+        """Return, by the id of each member that lacks any, how many updates of this replica it has not confirmed."""
         own = {stream: self.log.have.get(stream, 0) for stream in (self.context.incarnation, self.context.commits)}
         known = {member.id: self.table[member.component] for member in self.context.others()}
         lacking = {id: sum(max(0, n - ts.get(s, 0)) for s, n in own.items()) for id, ts in known.items()}
         return {id: number for id, number in lacking.items() if number}
 
     def push(self, peer: str) -> None:
-        """Gossip to `peer` now: the own streams, and what an answer waits for; one message at a time."""
+        """Send gossip to `peer` now: the own streams, and what a reply waits for; one message at a time."""
         if peer in self._gossiping:
             return
         self._gossiping.add(peer)
@@ -258,7 +259,7 @@ class ReplicaState:
         self.context.send(member, Gossip(**self.context.stamp(), ranges=ranges, have=self.log.have))
 
     def hasten(self, ts: Mapping[str, int]) -> None:
-        """An answer waits until members have this: send it at once, whatever the gossip delay, until they have it."""
+        """Send this at once, whatever the gossip delay, until members have it: a reply waits for that."""
         live = {s: n for s, n in ts.items() if self._lives(incarnation_of(s))}
         if not covers(self._hurried, live):
             self._hurried = merged(self._hurried, live)
@@ -266,20 +267,20 @@ class ReplicaState:
             self._hurry(member.component)
 
     def _hurry(self, peer: str) -> None:
-        """Send what answers wait for, if there is any that `peer` has not confirmed and that is here."""
+        """Send what replies wait for, if this node has any that `peer` has not confirmed."""
         if self._hurried and peer not in self._gossiping:
             known, have = self.table[peer], self.log.have
             if any(known.get(s, 0) < min(n, have.get(s, 0)) for s, n in self._hurried.items()):
                 self.push(peer)
 
     def on_gossip(self, message: Gossip, now: float) -> Ok:
-        """Ranges that continue the log are taken; the answer says what is here now."""
+        """Log ranges that continue the log; the reply reports what is here now."""
         self.accept(message.ranges, now)
         self.confirm(message.sender, message.have)
         return Ok((), {"have": self.log.have})
 
     def on_gossiped(self, peer: str, have: Timestamp | None, now: float) -> None:
-        """The answer to gossip; None: it did not get through."""
+        """Process the reply to gossip; None: it did not get through."""
         self._gossiping.discard(peer)
         if have is None or peer not in self.table:
             return
@@ -288,13 +289,13 @@ class ReplicaState:
         if not self._lacks(peer):
             self._due.pop(peer, None)
         elif self.table[peer] is not before and now >= self._due.get(peer, now + 1):
-            self.push(peer)  # more than fits a message is due
+            self.push(peer)  # more than one message holds is due
         self._hurry(peer)
 
     # --- fetching -------------------------------------------------------------------------------
 
     def fetch(self, wanted: Mapping[str, int], now: float) -> None:
-        """Ask those for what `wanted` covers and is not here yet: the stream's owner, or who has it."""
+        """Fetch what `wanted` covers and is not here, from the stream's owner and from members that have it."""
         asked = set()
         for stream, count in sorted(wanted.items()):
             if self.log.have.get(stream, 0) >= count:
@@ -317,19 +318,21 @@ class ReplicaState:
             self.context.send(member, Fetch(**self.context.stamp(), have=self.log.have))
 
     def on_fetch(self, message: Fetch, now: float) -> Ok:
-        """All that the sender lacks of what is here, as far as it fits a message."""
+        """Return what the sender lacks of what is here, as far as it fits a message."""
         self.confirm(message.sender, message.have)
         return Ok((), {"ranges": self.log.since(message.have, self.log.have), "have": self.log.have})
 
     def on_fetched(self, peer: str, ranges: tuple[Range, ...] | None, have: Timestamp | None, now: float) -> None:
-        """The answer to a fetch; None: it did not get through."""
+        """Process the reply to a fetch; None: it did not get through."""
         self._fetching.pop(peer, None)
         if ranges is None or have is None:
             return
         before = self.log.have
         self.accept(ranges, now)
         self.confirm(peer, have)
-        more = any(self.log.have.get(r.stream, 0) < have.get(r.stream, 0) for r in ranges)  # it did not fit one message
+        more = any(
+            self.log.have.get(r.stream, 0) < have.get(r.stream, 0) for r in ranges
+        )  # one message did not hold it all
         if peer in self._fetch_next or (more and self.log.have is not before):
             self._send_fetch(peer, now)
         self.changed = True
@@ -337,22 +340,21 @@ class ReplicaState:
     # --- the barrier of a new view --------------------------------------------------------------
 
     def stands_at(self, base: Timestamp) -> bool:
-        """Whether exactly the updates of `base` are here.
+        """Return True if exactly the updates of `base` are here.
 
-        Of two changes of a view at once both may come to their end: in the first view, which nobody serves, streams
-        that are in the second have been cut off. Their records are here all the same.
+        Of two simultaneous changes of a view both may be completed. In the first view, which nobody serves, streams
+        that are in the second have been cut off; their records are here nevertheless.
         """
         have = self.log.have
         cut = {s: n for s, n in base.items() if s not in have and self.final_counts.get(s) == n}
         return {**have, **cut} == base
 
     def settle(self, base: Timestamp, live: Iterable[str], stayed: Collection[str], now: float) -> None:
-        """A new view of the components `live` begins: all its members have exactly `base`.
+        """Begin a new view of the incarnations `live`: all its members have exactly `base`.
 
-        Those that have `stayed` will have it; a node that joins has it for good when it says so in the new view.
-
-        Commits are exposed, held-back records applied (what they still lack died with its component),
-        the dead leave the timestamps, the log is empty.
+        Those in `stayed` will have it; a node that joins has it for good when it says so in the new view. Commits are
+        exposed, held-back records applied (what they still lack died with its incarnation), dead incarnations leave the
+        timestamps, the log is empty.
         """
         assert self.stands_at(base), "a view was installed on a replica that was not levelled"
         for stream in base:
@@ -390,5 +392,5 @@ class ReplicaState:
 
 
 def write_answer(record: Record) -> Ok:
-    """What the client of an update hears: its version, and its timestamp."""
+    """Return the reply to an update: its version, and its timestamp."""
     return answered((str(record.version),), record.ts)

@@ -1,7 +1,7 @@
-"""Coming in: a node without a view asks to be taken in, and the leader gives it the whole state before it counts.
+"""Joining a view: a node without one asks to be taken in, and the leader gives it a snapshot before it counts.
 
-The state is one atomic copy, sent in parts; parts of different copies are never mixed. From the copy on the
-giver keeps for the joiner what is new, as for a member, and the view that takes it in levels it with all.
+The snapshot is one atomic copy, sent in parts; parts of different snapshots are never mixed. From then on the leader
+keeps new updates for the joiner as for a member, and the view that takes it in brings all members to one state.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ class Joiner:
     heard: float
     loaded: str
     parts: Iterator[dict[str, Any]] | None = None
-    """Of the copy of the state that it is given: those that come after `part`."""
+    """The parts of its snapshot after `part`."""
     copy: int = 0
-    """Which copy it is: parts of two must not be mixed."""
+    """The number of its snapshot: parts of two must not be mixed."""
     part: dict[str, Any] = Factory(dict)
-    """What it is given now, the part with this number."""
+    """The part that it is given now, which has this `number`."""
     number: int = 0
     following: dict[str, Any] | None = None
-    """The part after it; None: it is the last one."""
+    """The part after that; None: it is the last one."""
     asked: float = -FOREVER
 
 
 @define
 class Joining:
-    """One replica's share in it: as one that joins, and as the leader that takes others in."""
+    """One replica's share in joining: as a node that joins, and as the leader that takes others in."""
 
     context: ReplicaContext
     state: ReplicaState
@@ -55,36 +55,36 @@ class Joining:
     loaded: str = ""
     """The view whose state this node was given, while it is in none."""
     _given: tuple[str, int] = ("", 0)
-    """By whom, and which of its copies: what the giver keeps goes with that one."""
+    """The node that gave it, and the number of its snapshot: the updates that the leader keeps belong to that one."""
     waiting: dict[int, tuple[Member, float]] = Factory(dict)
-    """While without a view: other nodes without one, and when they were heard."""
+    """Without a view: other nodes without one, and when they were heard last."""
     joiners: dict[int, Joiner] = Factory(dict)
     _urls: dict[str, None] = Factory(dict)
     _probed: float = -FOREVER
     asked_at: float = -FOREVER
-    """In a view: when anybody asked last to be taken in, be it before the view began."""
+    """In a view: when a node asked last to be taken in, perhaps before the view began."""
     view_met: float = -FOREVER
-    """When somebody was last heard of who is in a view."""
+    """When this node heard last of a node that is in a view."""
     _told: str = ""
-    """The view that was in force there."""
+    """The view in force there."""
     _copies: int = 0
     _copy: Snapshot | None = None
-    """What has come in of the copy of the state."""
+    """The snapshot that is coming in."""
     _parts: int = 0
-    """How many parts of it."""
+    """How many parts of it have come."""
     _transfer: tuple[str, str, int] = ("", "", 0)
-    """Of the copy that comes in: the giver's view, the giver, and its number."""
+    """Of that snapshot: the view of the leader that gives it, the leader, and its number."""
 
     # --- finding others -------------------------------------------------------------------------
 
     def _addresses(self) -> list[str]:
-        """Where storage nodes are, or were: named ones, and those met since."""
+        """Return the URLs of storage nodes: of named ones, and of those met since."""
         known = [str(named.address) for named in self.named] + list(self._urls)
         return [url for url in dict.fromkeys(known) if url != self.context.me.url]
 
     @property
     def knows_others(self) -> bool:
-        """Whether there is, or was, any other storage node."""
+        """True if there is, or was, any other storage node."""
         return bool(self._addresses())
 
     def seek(self, now: float) -> None:
@@ -98,7 +98,7 @@ class Joining:
                 self.context.out.append(Send(url, "", message, self.context.config.call_timeout))
 
     def probe(self, now: float) -> None:
-        """In a view: see whether those outside it have another."""
+        """In a view: find out whether nodes outside it have another."""
         if now - self._probed >= PROBE_AGAIN:
             self._probed = now
             inside = {m.url for m in self.context.view.members} if self.context.view is not None else set()
@@ -113,18 +113,18 @@ class Joining:
             del self._urls[next(iter(self._urls))]
 
     def probe_at_once(self) -> None:
-        """Something is strange: ask those outside the view with the next tick."""
+        """Probe with the next tick: something is strange."""
         self._probed = -FOREVER
 
     def drop(self, url: str) -> None:
-        """Nobody listens at `url`."""
+        """Forget nodes at `url`, where nobody listens."""
         self.waiting = {r: (m, at) for r, (m, at) in self.waiting.items() if m.url != url}
         self.joiners = {r: j for r, j in self.joiners.items() if j.member.url != url}
 
     # --- the leader's side ----------------------------------------------------------------------
 
     def on_join(self, message: Join, now: float) -> Reply:
-        """A node without a view wants to be a member (or, at the start, is there as this one is)."""
+        """Let a node without a view become a member; without a view here, note that it is present."""
         member = message.member
         view = self.context.view
         for other in (member, *message.heard):
@@ -147,9 +147,9 @@ class Joining:
         same = next((m for m in view.members if m.id == member.id and m.replica != member.replica), None)
         if same is not None:
             self.context.note(f"{member.url} wants the id {member.id}, which replica {same.replica} at {same.url} has")
-            text = f"{same.id} is replica {same.replica} at {same.url}: give this one another id"
+            text = f"{same.id} is already replica {same.replica} at {same.url}: give this node another id"
             return Error(BAD_REQUEST, (text,), {"view": view.name})
-        # a Join may be read late, when a later life is the member: who heard of this view is later than its members
+        # a Join may be read late, when a later incarnation is the member: one that has heard of this view is later
         if old is not None and message.told == view.name and not self.detection.bury(old.component, now):
             self.probe_at_once()
         self.remember(member)
@@ -157,18 +157,18 @@ class Joining:
         if joiner is None or joiner.member.component != member.component:
             joiner = self.joiners[member.replica] = Joiner(member, now, "")
         joiner.heard = self.asked_at = now
-        # only who gave the state has kept the updates since: another leader gives it anew
+        # only the node that gave the snapshot has kept the updates since: another leader gives a new one
         this_copy = (message.giver, message.copy) == (self.context.incarnation, joiner.copy)
         joiner.loaded = message.loaded if this_copy and member.component in self.state.table else ""
         return Ok((), {"heard": list(view.members), "view": view.name})
 
     def _same_number(self, member: Member, old: Member, view: str) -> Reply:
         self.context.note_once(f"{member.id} at {member.url} wants replica number {old.replica}, which {old.id} has")
-        text = f"replica {old.replica} is {old.id} at {old.url}: give this one another number"
+        text = f"replica {old.replica} is already {old.id} at {old.url}: give this node another number"
         return Error(BAD_REQUEST, (text,), {"view": view})
 
     def on_joined(self, heard: tuple[Member, ...], view: str, now: float) -> None:
-        """The answer to a Join: other nodes to ask, and whether they are in a view already."""
+        """Process the reply to a Join: other nodes to ask, and the view that they are in, if any."""
         if view:
             self.view_met = now
             self._told = view
@@ -176,7 +176,7 @@ class Joining:
             self.remember(member)
 
     def load_joiners(self, now: float) -> None:
-        """The leader gives those who join the whole state, part by part, then takes them in."""
+        """As the leader, give joiners their snapshots, part by part."""
         timeout = self.context.config.ping_timeout
         self.joiners = {r: j for r, j in self.joiners.items() if now - j.heard < timeout}
         joining = {j.member.component for j in self.joiners.values()}
@@ -203,12 +203,12 @@ class Joining:
         self.context.send(joiner.member, Load(**stamp, copy=joiner.copy, part=joiner.number, last=last, state=state))
 
     def on_loaded(self, peer: str, message: Load, arrived: bool, now: float) -> None:
-        """The answer to a part of the state."""
+        """Process the reply to a part of a snapshot."""
         joiner = next((j for j in self.joiners.values() if j.member.component == peer), None)
         if joiner is None or joiner.parts is None or (message.copy, message.part) != (joiner.copy, joiner.number):
             return
         if not arrived or message.view != self.context.view_name:
-            joiner.parts = None  # begin again
+            joiner.parts = None  # it begins again
             return
         joiner.heard = now
         if joiner.following is None:
@@ -222,7 +222,7 @@ class Joining:
     # --- the joiner's side ----------------------------------------------------------------------
 
     def on_load(self, message: Load, held: tuple[Record, ...], now: float) -> Reply:
-        """A part of the whole state; with the last one it is taken over, as one."""
+        """Take a part of a snapshot; with the last one it replaces the state, at once."""
         if self.context.view is not None:
             return self.context.other_view()
         self.view_met = now
@@ -231,23 +231,23 @@ class Joining:
             self._copy, self._parts = Snapshot.for_state(self.state), 0
             self._transfer = transfer
         if self._copy is None or message.part != self._parts or transfer != self._transfer:
-            return Error("bad-request", (f"part {message.part} came, {self._parts} is next",))
+            return Error(BAD_REQUEST, (f"unexpected part {message.part}: {self._parts} is next",))
         self._copy.take(message.state, held, now)
         self._parts += 1
         if message.last:
             self._copy.install(self.state, now)
             self.loaded, self._given = message.view, (message.sender, message.copy)
-            self._copy = None  # no part of it is taken any more
+            self._copy = None  # further parts are refused
         return Ok()
 
     def enter(self) -> None:
-        """A view begins."""
+        """A view begins: forget who joins."""
         self.joiners.clear()
         self.waiting.clear()
         self.loaded = ""
         self._copy = None
 
     def forget(self) -> None:
-        """This node is a new component, in no view."""
+        """Begin again as a new incarnation, in no view."""
         self.enter()
         self._probed = -FOREVER

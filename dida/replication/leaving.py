@@ -1,12 +1,12 @@
-"""Leaving in order: a node that is told to stop goes when somebody who stays has its state.
+"""Graceful shutdown of a storage node: it leaves the view when a member that stays has its state.
 
-It takes no new requests of clients, and says STOP to all members. Those who stay change the view: it answers their
-FLUSH, so that all that it has is in the next view, but it is in none, leads nothing, and its vote does not count. When
-it hears of the view that has begun without it, it ends. Nobody changes a view for a STOP that is younger than a
-second: perhaps all are told to stop. When all members leave, each ends when it has heard of all, and all of it.
+It takes no new requests of clients, and sends STOP to all members. Those that stay change the view: the leaving node
+answers their FLUSH, so the next view has all that it has, but it is not in that view, leads nothing, and has no vote.
+It ends when it hears of the new view. Nobody changes a view for a STOP that is younger than a second: perhaps all nodes
+are shutting down. When all members leave, each ends when it has heard from all, and has all their updates.
 
-Where those who stay can't change the view by themselves (a half of a `majority`, or none but a node that is still
-joining), the members that leave help to take in who joins, and go after that.
+Where the members that stay cannot change the view alone (half of a `majority`, or none but a node that is still
+joining), the leaving ones help to take in the joiner, and go after that.
 """
 
 from __future__ import annotations
@@ -24,58 +24,58 @@ from dida.timestamps import Timestamp, covers
 from dida.wire.messages import Ok, Reply
 
 TOGETHER = 1.0
-"""Seconds in which nobody changes the view for a STOP, and the only member waits for somebody to join."""
+"""Time in which nobody changes the view for a STOP, and the only member waits for another to join, in seconds."""
 SAY_AGAIN = 0.1
-"""Seconds after which a STOP that was not answered is sent again."""
+"""Time after which an unanswered STOP is sent again, in seconds."""
 
 
 @define
 class Leaving:
-    """One replica's share in it: as one that leaves, and as one that hears of others who do."""
+    """One replica's share in leaving: as a node that leaves, and as one that hears of others."""
 
     context: ReplicaContext
     state: ReplicaState
     detection: Detection
     joining: Joining
     left: Left | None = None
-    """This node ends: the owner answers what waits, and gives it out."""
+    """Set when this node ends: the owner answers what waits, and returns it as an output."""
     heirs: dict[str, Member] = Factory(dict)
     """Members of the next views without this node for which it has stopped the view: any of them may have begun."""
     next_views: set[str] = Factory(set)
     """The names of those views: all that this node has is in them."""
     busy: bool = False
-    """Whether requests of clients are in hand."""
+    """True while requests of clients are unanswered."""
     _since: float = FOREVER
     _by: float = FOREVER
     _view: str = ""
-    """The view in which the following was said."""
+    """The view to which the following belongs."""
     _said: dict[str, float] = Factory(dict)
-    """Member to when it was sent the STOP."""
+    """Member to when the STOP was sent to it."""
     _understood: set[str] = Factory(set)
     """Members that have answered it."""
     _heard: set[str] = Factory(set)
-    """Members whose STOP was heard."""
+    """Members that have sent a STOP."""
 
     def begin(self, drain: float, now: float) -> None:
-        """Leave, at the latest in `drain` seconds."""
+        """Leave, within `drain` seconds."""
         if self._since == FOREVER:
             self._since, self._by = now, now + drain
             self.context.stops[self.context.incarnation] = now
-            self.context.note("told to end: it waits for another member to take over")
+            self.context.note("shutting down: waiting for another member to take over its state")
 
     # --- who leaves, and who stays --------------------------------------------------------------
 
     def stays(self, member: Member) -> bool:
-        """Whether the member has not said that it leaves."""
+        """Return True if the member has not announced that it leaves."""
         return member.component not in self.context.stops
 
     def due(self, members: tuple[Member, ...], now: float) -> bool:
-        """Whether one of them has said for so long that it leaves that it does not do so with all others."""
+        """Return True if one of them has been leaving for so long that not all leave together."""
         stops = self.context.stops
         return any(now - stops.get(m.component, now) >= TOGETHER for m in members)
 
     def on_stop(self, message: Stop, now: float) -> Reply:
-        """A member of the view leaves."""
+        """Note that a member of the view leaves."""
         self._look_at_view()
         self._heard.add(message.sender)
         self.context.stops.setdefault(message.sender, now)
@@ -83,7 +83,7 @@ class Leaving:
         return Ok((), {"have": self.state.log.have})
 
     def on_stopped(self, peer: str, message: Stop, have: Timestamp | None) -> None:
-        """The answer to a STOP; None: it did not get through."""
+        """Process the reply to a STOP; `have` is None if it did not get through."""
         self._look_at_view()
         if have is not None and message.view == self._view:
             self._understood.add(peer)
@@ -98,7 +98,7 @@ class Leaving:
     # --- the one that leaves --------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Say STOP to those who have not understood it; see whether this node may end."""
+        """Send STOP to members that have not answered it; end this node if it may."""
         if self._since == FOREVER or self.left is not None:
             return
         self._look_at_view()
@@ -109,19 +109,19 @@ class Leaving:
                 self._said[peer] = now
                 self.context.send(member, Stop(**self.context.stamp(), have=self.state.log.have))
         if self.context.view is None:
-            self._end(False, "was a member of no view")
+            self._end(False, "it was in no view")
         elif now >= self._by:
-            self._end(False, f"not in order, for nobody has taken over in {self._by - self._since:g} s")
+            self._end(False, f"timed out, no member has taken over its state in {self._by - self._since:g} s")
         elif not self.joining.joiners and now - self.joining.asked_at >= TOGETHER:
             self._end_with_all(now)
 
     def _push(self) -> None:
-        """What only this node has is with others at once."""
+        """Send at once what only this node has."""
         self.state.hasten(self._have)
 
     def _end_with_all(self, now: float) -> None:
-        """There is nobody who stays, nor who joins: end when all who live know that."""
-        if self.context.config.majority:  # who is silent may live, and is needed
+        """End, if no member stays or joins, as soon as all living ones know that."""
+        if self.context.config.majority:  # a silent one may be alive, and is needed
             others = [m for m in self.context.others() if not self.detection.is_gone(m.component, now)]
         else:
             dead = self.detection.dead(now)
@@ -134,13 +134,13 @@ class Leaving:
             return
         told = [self.context.stops.get(m.component, now) for m in others] + [self._since]
         if max(told) - min(told) > TOGETHER / 2 and now - max(told) < TOGETHER:
-            return  # one after the other: one that was stopped before may be about to ask to join
+            return  # one after the other: one that was stopped earlier may be about to join again
         alike = all(covers(self.state.table[m.component], self._have) for m in others)
         if alike and all(m.component in self._heard and m.component in self._understood for m in others):
             self._end(False, f"with all members ({', '.join(m.id for m in others)})")
 
     def succeeded(self, view: View, base: Timestamp) -> bool:
-        """A view has begun without this node, which leaves: whether it has all that is here; then this node ends."""
+        """Return True, and end this node, if a view that began without it has all that is here."""
         old = self.context.view
         next_one = old is not None and view.previous == old.name and covers(base, self._have)
         if self._since == FOREVER or not (next_one or view.previous in self.next_views):
@@ -159,7 +159,7 @@ class Leaving:
         self.heirs.clear()
 
     def taken_over(self, view: View, base: Timestamp) -> None:
-        """All that this node has is in a view without it, whose members have what `base` says."""
+        """End this node: a view without it, whose members have `base`, has all that is here."""
         for member in view.members:
             self.state.confirm(member.component, base)
         self._end(True, f"{', '.join(m.id for m in view.members)} go on with its state (view {view.number})")
@@ -169,7 +169,7 @@ class Leaving:
         return self.state.log.have
 
     def removed(self, kept: bool, text: str) -> None:
-        """The others have gone on without it."""
+        """End this node: the others have removed it."""
         if self.left is None:
             self.left = Left(kept, f"ends: {text}")
 
@@ -178,7 +178,7 @@ class Leaving:
         self.left = Left(kept, f"ends: {why}{ends}")
 
     def _what_ends(self) -> str:
-        """What nobody else has, as far as this node knows."""
+        """Return what no other node has, as far as this one knows."""
         records = len(self.state.store)
         stay = [m for m in self.context.others() if self.stays(m)]
         if not records:

@@ -1,4 +1,4 @@
-"""The log of a replica: per stream a gapless run of records, of which the stable head is cut off.
+"""The log of a replica: per stream a gapless run of records, of which the stable head is truncated.
 
 `have` is the replica timestamp: `have[s] = n` exactly when all records 1..n of stream s were received.
 """
@@ -20,16 +20,16 @@ Place = tuple[str, int]
 
 @define
 class Log:
-    """What was accepted, and not yet known to be everywhere."""
+    """The records that were accepted and that some member may not have."""
 
     have: dict[str, int] = field(factory=dict)
     _records: dict[str, deque[Record]] = field(factory=dict)
     size: int = 0
     bytes: int = 0
-    """About how much memory the records take: what a message may hold of them is counted alike."""
+    """Memory that the records take, about, counted as for messages."""
 
     def append(self, record: Record) -> None:
-        """The next record of its stream."""
+        """Append the next record of its stream."""
         stream = record.stream
         assert record.seq == self.have.get(stream, 0) + 1, f"{stream}: {record.seq} does not continue the log"
         self.have = {**self.have, stream: record.seq}
@@ -38,7 +38,7 @@ class Log:
         self.bytes += bytes_of(record)
 
     def accept(self, given: Range) -> list[Record]:
-        """The records of `given` that are new here; none when it does not continue the log."""
+        """Append the records of `given` that are new here and return them; none if it does not continue the log."""
         have = self.have.get(given.stream, 0)
         if given.base > have:
             return []
@@ -51,9 +51,9 @@ class Log:
         return new
 
     def since(self, known: Mapping[str, int], wanted: Mapping[str, int]) -> tuple[Range, ...]:
-        """Ranges beyond `known`, up to `wanted`, as many as fit a message.
+        """Return ranges beyond `known`, up to `wanted`, as many as fit a message.
 
-        Nothing of a stream whose needed head was already cut off: the caller then needs the whole state.
+        Nothing of a stream whose needed head is truncated: the caller then needs a snapshot.
         """
         ranges = []
         room = BATCH
@@ -75,11 +75,11 @@ class Log:
         return tuple(ranges)
 
     def truncated(self, stream: str) -> int:
-        """How many records of the stream's head are no longer here."""
+        """Return how many records of the stream's head are no longer here."""
         return self.have.get(stream, 0) - len(self._records.get(stream, ()))
 
     def truncate(self, stream: str, upto: int) -> list[Record]:
-        """Cut off the records up to `upto`; they are returned."""
+        """Remove and return the records up to `upto`."""
         records = self._records.get(stream)
         gone = []
         while records and records[0].seq <= upto:
@@ -89,11 +89,11 @@ class Log:
         return gone
 
     def streams(self) -> list[str]:
-        """The streams of which there are records here."""
+        """Return the streams of which there are records here."""
         return [stream for stream, records in self._records.items() if records]
 
     def restart(self, base: Mapping[str, int]) -> None:
-        """All records are everywhere and applied: keep none, and only the streams of `base`."""
+        """Remove all records, which are applied everywhere, and all streams but those of `base`."""
         self._records.clear()
         self.size = self.bytes = 0
         self.have = dict(base)

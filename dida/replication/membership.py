@@ -1,19 +1,20 @@
-"""Who is in: views and their changes, and what becomes of a node that was removed.
+"""Membership: views and their changes, and what becomes of a node that was removed.
 
-Theory of operation. The lowest member that is not suspected leads a change of the view: FLUSH stops the old
-view at all that go on, LEVEL gives everyone what any of them has (there the streams of the dead are cut), INSTALL
-begins the new view. A leader that dies midway is followed by the next with a higher number; each member obeys
-the highest it has promised. Who lives is found out by `dida.replication.detection`, who comes in gets the state by
-`dida.replication.joining`.
+Theory of operation. The lowest member that is not suspected leads a change of the view: FLUSH stops the old view at all
+that go on, LEVEL gives everyone what any of them has (there the streams of dead incarnations are cut), INSTALL begins
+the new view. A leader that dies midway is followed by the next with a higher number; each member obeys the highest
+ballot that it has promised to follow. `dida.replication.detection` finds out which members are alive,
+`dida.replication.joining` gives the state to those that join, `dida.replication.next_view` chooses the members, and
+`dida.replication.view_change` is the leader's side of one change.
 
-With `majority` a view is changed by more than half of its members, of those that become members of the next. As long
-as it is not known to be **complete** (each of its members has entered it, and answered a heartbeat there) more than
-half of the view before must be among them, too, and so on back to the last complete one: a view carries those lists.
-Otherwise a member that never entered a view could make another one out of the view before, and both would serve. For
-the same reason a node gives way to a view of higher rank that it can't enter only when that one is complete.
+With `majority` a view is changed by more than half of its members, counted among those that become members of the next.
+As long as it is not known to be **complete** (each of its members has entered it, and answered a heartbeat there) more
+than half of the view before must be among them, too, and so on back to the last complete one: a view carries those
+lists. Otherwise a member that never entered a view could make another one out of the view before, and both would serve.
+For the same reason a node gives way to a view of higher rank that it cannot enter only when that one is complete.
 
-A node that was paused, or cut off, asks before it answers, hears that it was removed, and comes back as a new
-component with fresh state.
+A node that was paused, or cut off, asks before it answers, learns that it was removed, and comes back as a new
+incarnation with fresh state.
 
 Sources: virtual synchrony (Birman and Joseph, 1987); ballots as in Paxos (Lamport, 1998).
 """
@@ -40,7 +41,7 @@ from dida.wire.messages import Error, Ok, Reply
 
 @define
 class Membership:
-    """One replica's share in the agreement on who is a member."""
+    """One replica's share in the agreement on the members."""
 
     context: ReplicaContext
     state: ReplicaState
@@ -51,9 +52,9 @@ class Membership:
     leaving: Leaving = field(init=False)
     next_view: NextView = field(init=False)
     entered: bool = False
-    """A view was entered: the owner restarts the transactions, and takes this back."""
+    """True if a view was entered: the owner restarts the transactions, and resets this."""
     fenced: str | None = None
-    """This node was removed: the owner fails what waits, forgets the state, and takes this back."""
+    """Why this node was removed: the owner fails what waits, forgets the state, and resets this."""
     promised: tuple[int, str] = (0, "")
     departed: dict[int, Member] = Factory(dict)
     """Replica to the member that was removed last."""
@@ -61,7 +62,7 @@ class Membership:
     times_fenced: int = 0
     losses: Losses = Factory(Losses)
     halted: dict[str, float] = Factory(dict)
-    """Members that said they are in a change of the view, and since when."""
+    """Members that have reported that they are in a change of the view, and since when."""
     _ballot: ViewChange | None = None
     _bound: set[str] = Factory(set)
     """With `majority`: leaders whose changes of the view in force this node has promised to follow."""
@@ -73,15 +74,15 @@ class Membership:
         self.next_view = NextView(self.context, self.named, self.detection, self.joining, self.leaving)
 
     def begin_with(self, state: ReplicaState) -> None:
-        """This is the state from now on."""
+        """Use this state from now on."""
         self.state = self.detection.state = self.joining.state = state
         self.leaving.state = state
 
     # --- what happens ---------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Heartbeats, suspicions, joins, probes, and the change of the view where this node leads it."""
-        self.started += self.detection.look_at_clock(now)  # nobody was waited for meanwhile
+        """Send heartbeats, suspicions, joins and probes, and change the view if this node leads."""
+        self.started += self.detection.look_at_clock(now)  # a pause does not count
         self.leaving.tick(now)
         if self.leaving.left is not None:
             return
@@ -94,7 +95,7 @@ class Membership:
         self._lead(now)
 
     def on_refused(self, url: str, at: float, now: float) -> None:
-        """Nobody listened at `url` when a connection was tried at the time `at`: the process is dead.
+        """Note that a process is dead: nobody listened at `url` when a connection was tried at the time `at`.
 
         What this node learns late, because it was paused, says nothing about now.
         """
@@ -104,12 +105,12 @@ class Membership:
             if member.url == url and member.component not in self.detection.gone:
                 if not self.detection.bury(member.component, now):
                     self.joining.probe_at_once()
-                self.context.note(f"{member.id} ({url}) is gone: its port refuses")
+                self.context.note(f"{member.id} ({url}) is dead: its port refuses connections")
         self.joining.drop(url)
         self.leaving.heirs = {c: m for c, m in self.leaving.heirs.items() if m.url != url}
 
     def on_beat(self, peer: str, sent: float, alive: Alive | None, now: float) -> None:
-        """The answer to a heartbeat; None: it did not get through."""
+        """Process the reply to a heartbeat; None: it did not get through."""
         if alive is not None:
             self.halted.pop(peer, None)
         self.detection.on_beat(peer, sent, alive, now)
@@ -118,7 +119,7 @@ class Membership:
 
     @property
     def leads(self) -> bool:
-        """Whether this node leads a change of the view."""
+        """True if this node leads a change of the view."""
         return self._ballot is not None
 
     def _wanted(self, now: float) -> tuple[Member, ...] | None:
@@ -133,9 +134,9 @@ class Membership:
     def _lead(self, now: float) -> None:
         wanted = self._wanted(now)
         if wanted is None and self.context.leaves:
-            self._ballot = None  # others lead
+            self._ballot = None  # another one leads
         if self.context.view is not None and not self.detection.leads(now):
-            self.detection.dead(now)  # this node's word is asked for, and the leader may be the suspect
+            self.detection.dead(now)  # witnesses are asked: the leader may be the suspect
         ballot = self._ballot
         if wanted is None:
             if ballot is not None and self.context.view is None:
@@ -157,7 +158,7 @@ class Membership:
         self._push_on(ballot, now)
 
     def _stop(self, now: float) -> None:
-        """The old view is no longer in force here."""
+        """Note that the old view is no longer in force here."""
         self.context.serving = False
         self.changing_since = now
 
@@ -176,7 +177,7 @@ class Membership:
     def _heirs(self, ballot: ViewChange, now: float) -> list[Member]:
         """Return those that may have begun a view without this node, which leaves, and are not known to be dead.
 
-        The leader of that change may have told them alone.
+        The leader of that change may have informed them alone.
         """
         there = {m.component for m in (*ballot.members, *ballot.leaving)}
         heirs = [m for m in self.leaving.heirs.values() if m.component not in there]
@@ -184,7 +185,10 @@ class Membership:
         return [m for m in heirs if m.component not in dead]
 
     def on_flushed(self, peer: str, message: Flush, have: Timestamp | None, now: float, outside: bool = False) -> None:
-        """A member has stopped the old view; what it has. `outside`: it is in no view, and lacks the state for any."""
+        """Process the reply to a FLUSH: a member has stopped the old view, and has this.
+
+        `outside`: it is in no view, and lacks the state for any.
+        """
         ballot = self._ballot
         if ballot is None or ballot.number != message.number or ballot.base is not None:
             return
@@ -198,7 +202,7 @@ class Membership:
             self._push_on(ballot, now)
 
     def on_levelled(self, peer: str, message: Level, have: Timestamp | None, now: float) -> None:
-        """A member has taken a part of what it lacked."""
+        """Process the reply to a LEVEL: a member has taken a part of what it lacked."""
         ballot = self._ballot
         if ballot is not None and ballot.number == message.number and have is not None and ballot.base is not None:
             ballot.have[peer] = have
@@ -206,7 +210,7 @@ class Membership:
             self._push_on(ballot, now)
 
     def on_fetched(self, peer: str, ranges: tuple[Range, ...], now: float) -> bool:
-        """An answer to the leader's fetch in a change; False when it belongs to no change."""
+        """Process the reply to the leader's fetch in a change; return False if it belongs to no change."""
         ballot = self._ballot
         if self.context.serving or ballot is None or ballot.base is None or peer not in ballot.have:
             return False
@@ -218,7 +222,7 @@ class Membership:
     # --- following a change ---------------------------------------------------------------------
 
     def on_flush(self, message: Flush, now: float) -> Reply:
-        """Promise to follow this ballot and no lower one; stop the old view; say what is here."""
+        """Promise to follow this ballot and no lower one; stop the old view; report what is here."""
         if not any(m.component == self.context.incarnation for m in (*message.members, *message.leaving)):
             return self.context.other_view()
         if (message.number, message.sender) < self.promised:
@@ -236,14 +240,14 @@ class Membership:
         return Ok((), {"have": self.state.log.have, **self.context.completeness()})
 
     def on_changing(self, peer: str, number: int, now: float) -> None:
-        """A member is in a change of the view; where it follows a higher ballot, the next one here is higher still."""
+        """Note that a member is in a change of the view; the next ballot here is higher than the one it follows."""
         if self.context.member(peer) is not None:
             self.halted.setdefault(peer, now)
         if number > self.promised[0]:
             self.promised = (number, "")
 
     def on_level(self, message: Level, now: float) -> Reply:
-        """Take what survivors have, without showing it."""
+        """Log what the survivors have, without showing it."""
         if (message.number, message.sender) != self.promised:
             return Error(CHANGING, (), {"promised": self.promised[0]})
         self.changing_since = now
@@ -251,13 +255,13 @@ class Membership:
         return Ok((), {"have": self.state.log.have})
 
     def on_install(self, sender: str, view: View, base: Timestamp, now: float) -> Reply:
-        """The new view begins here; or, when this node is not in it, it ends here."""
+        """Begin the new view, or end this incarnation if the view does not have it."""
         mine = self.context.view
         if mine is not None and mine.name == view.name:
             return Ok()
         if mine is not None and mine.rank > view.rank:
             return self.context.other_view()
-        self._bound.discard(sender)  # who leads a change, and says that another view is to begin, has given it up
+        self._bound.discard(sender)  # a leader that installs another view has given its change up
         if self._enters(view, base, now):
             return Ok()
         if mine is not None or view.member(self.context.incarnation) is not None:
@@ -265,18 +269,19 @@ class Membership:
         return self.context.other_view()
 
     def _enters(self, view: View, base: Timestamp, now: float) -> bool:
-        """Enter the view, if this node is one of its members, and has the state."""
+        """Enter the view, if this node is one of its members and has the state; return True if so."""
         if view.member(self.context.incarnation) is None or not self._continued_by(view, base):
             return False
         self._enter(view, base, now)
         return True
 
     def _give_way(self, peer: str, view: View, base: Timestamp, complete: bool, now: float) -> None:
-        """There is a view of higher rank, `peer` is in it, and this node can't enter it: its own life ends.
+        """End this incarnation: `peer` is in a view of higher rank, which this node cannot enter.
 
-        In order, when it leaves, and all that it has is in that view. With `majority` not before it is known that all
-        its members have entered that view: it may still come to nothing, and then what this node has, and its vote,
-        are needed. Who leaves, and has promised no other to change its view, need not wait for that.
+        It ends in order if it leaves, and that view has all that it has. With `majority` it does not end before all
+        members of that view are known to have entered it: it may still come to nothing, and then what this node has,
+        and its vote, are needed. A node that leaves, and has promised no other to change its view, need not wait for
+        that.
         """
         decided = complete or self.context.view is None or not self.context.config.majority
         if (decided or self._bound <= {view.leader}) and self.leaving.succeeded(view, base):
@@ -285,24 +290,22 @@ class Membership:
             self.fence(view, now)
         elif self._ballot is not None and any(m.component == peer for m in self._ballot.members):
             self._ballot.lost = True
-            for member in self._ballot.members:  # they may go over to it
+            for member in self._ballot.members:  # they may go over to that view
                 if member.component != self.context.incarnation and view.member(member.component) is not None:
                     self.context.send(member, Install(**self.context.stamp(), installs=view, base=base))
 
     @property
     def _state_of(self) -> str:
-        """The view whose state is here: of the view in force, or the one that this node was given it from."""
+        """The view whose state is here: the view in force, or the one from which this node has its snapshot."""
         return self.joining.loaded if self.context.view is None else self.context.view_name
 
     def _continued_by(self, view: View, base: Timestamp) -> bool:
-        """Whether the state here is the one with which `view` begins: that of the view that it changes, or of another
-        view that has changed the same one, at once, and had the same updates.
+        """Return True if the state here is the one with which `view` begins.
 
-        `base` alone does not tell: two sides that went on apart may say the same of what they have once the dead have
-        left the timestamps.
-
-        Who has promised to change the view in which it is does not go over to that other view: each of the two might
-        then need it.
+        That is the state of the view that it changes, or of a sister: another view that changed the same one at the
+        same time, and had the same updates. `base` alone does not show that: two sides that went on apart may have the
+        same timestamps once dead incarnations have left them. A node that has promised to change its view does not go
+        over to a sister: each of the two might then need it.
         """
         mine = self.context.view
         sister = mine is not None and view.previous == mine.previous and not self._bound
@@ -347,7 +350,7 @@ class Membership:
     # --- other views ----------------------------------------------------------------------------
 
     def on_other_view(self, peer: str, view: View | None, base: Timestamp, complete: bool, now: float) -> None:
-        """A peer is in another view: follow it, help it, or find out that this node was removed."""
+        """Follow a peer's view, help it into this node's, or find out that this node was removed."""
         mine = self.context.view
         if view is None or mine is None:
             if view is not None:
@@ -372,8 +375,11 @@ class Membership:
             self.context.send(member, message)
 
     def fence(self, view: View, now: float) -> None:
-        """This node was removed while it lived, or taken in with a state that it no longer has (two sides of a
-        partition gave it theirs): it forgets its state and asks to join as a new component."""
+        """Forget the state, and ask to join as a new incarnation.
+
+        This node was removed while it was alive, or taken in with a state that it no longer has (two sides of a
+        partition gave it theirs).
+        """
         leaves = self.context.leaves
         have = self.state.log.have if self.context.view is not None else {}
         # what a member that goes on there has confirmed is not lost
@@ -386,9 +392,11 @@ class Membership:
         self.losses.discard(lost)
         self.times_fenced += 1
         incarnation = successor(self.context.incarnation, self.times_fenced)
-        what = "removed from the view" if self.context.view is not None else "not as it was when it was taken in"
-        text = f"{what} by {view.leader} (view {view.number}); back as {incarnation}"
-        self.context.note(text + (f", discarding what it did by itself, up to {lost} updates" if lost else ""))
+        what = (
+            "removed from the view" if self.context.view is not None else "taken in with a state that it no longer has,"
+        )
+        text = f"{what} by {view.leader} (view {view.number}); joining again as {incarnation}"
+        self.context.note(text + (f"; discarded up to {lost} updates that no other member has" if lost else ""))
         for member in (*view.members, *(self.context.view.members if self.context.view is not None else ())):
             self.joining.remember(member)
         self.context.me = Member(incarnation, self.context.me.replica, self.context.me.id, self.context.me.url)

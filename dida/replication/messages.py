@@ -58,16 +58,17 @@ class Member(Struct, frozen=True):
 
 
 class View(Struct, frozen=True):
-    """An agreed membership. `name` tells views of one number apart that different leaders made."""
+    """An agreed membership. Its name distinguishes views of one number that different leaders made."""
 
     number: Counter
     leader: str
     members: tuple[Member, ...]
     previous: str = ""
-    """Name of the view that it changes: its state goes on from there. Empty of the first one."""
+    """Name of the view that it changes: its state goes on from there. Empty in the first one."""
     before: tuple[tuple[str, ...], ...] = ()
-    """With `majority`, the components of the views before it, the newest first, back to the last one that is known to
-    be complete. Before the first view there are the named nodes, by their replica numbers: any life of each counts."""
+    """With `majority`, the incarnations of the views before it, the newest first, back to the last one that is known to
+    be complete. Before the first view they are the replica numbers of the named nodes: any incarnation of each counts.
+    """
 
     @property
     def name(self) -> str:
@@ -75,12 +76,16 @@ class View(Struct, frozen=True):
 
     @property
     def rank(self) -> tuple[int, str]:
-        """Of two views that exclude each other the lower rank gives way: as of two ballots, whatever their size."""
+        """The order of two views that exclude each other: the lower one gives way, as of two ballots, whatever their
+        sizes."""
         return (self.number, self.leader)
 
     def lists(self, complete: bool) -> tuple[tuple[str, ...], ...]:
-        """The lists of which more than half must agree to change this view: its own, and as long as it is not known
-        that all its members have entered it (`complete`), those of the views before."""
+        """Return the lists of which more than half must agree to change this view.
+
+        They are its own and, until all its members are known to have entered it (`complete`), those of the views
+        before.
+        """
         own = tuple(m.component for m in self.members)
         return (own, *(() if complete else (each for each in self.before if each != own)))
 
@@ -89,7 +94,7 @@ class View(Struct, frozen=True):
 
 
 def more_than_half(stay: Iterable[Member], lists: Iterable[Collection[str]]) -> bool:
-    """Whether more than half of each list are among `stay`, by component or by replica number."""
+    """Return True if more than half of each list are among `stay`, by incarnation or by replica number."""
     there = {word for m in stay for word in (m.component, str(m.replica))}
     return all(2 * len(there.intersection(each)) > len(each) for each in lists)
 
@@ -113,7 +118,7 @@ class Vouch(Request):
 
 
 class Wanted(Struct, frozen=True, array_like=True):
-    """A key that a transaction wants to be locked; `id` is that of its update."""
+    """A key that a transaction wants to lock; `id` is that of its update."""
 
     txn: Counter
     key: str
@@ -127,15 +132,15 @@ class Ended(Struct, frozen=True, array_like=True):
     key: str
     id: UpdateId | None = None
     answer: tuple[str, ...] | None = None
-    """The words of the `no` that the client gets, without a value that is long: all members hold it. None when nothing
-    was decided."""
+    """The words of the `no` that the client receives, without a long value, which all members hold. None if nothing was
+    decided."""
     after: Timestamp = {}
-    """The state that the `no` was said from."""
+    """The state to which the `no` belongs."""
 
 
 @frozen(kw_only=True)
 class PeerMessage(Request):
-    """From one storage node to another."""
+    """A message from one storage node to another."""
 
     of_connection: ClassVar[bool] = True
     between_nodes: ClassVar[bool] = True
@@ -144,7 +149,7 @@ class PeerMessage(Request):
     """Name of the sender's view; empty when it has none."""
     sender: Name
     exposed: Counter = 0
-    """The sender's own commits up to this one are acknowledged by all: make them visible."""
+    """All members have acknowledged the sender's own commits up to this one: make them visible."""
 
 
 @frozen
@@ -211,11 +216,11 @@ class Heartbeat(PeerMessage):
     about: ClassVar[str] = "storage nodes: are you there, and what do you have"
     have: Timestamp = field(factory=dict)
     all: bool = False
-    """Whether `have` is what every member has, at least, and not the sender's own."""
+    """True if `have` is what every member has, at least, not what the sender has."""
     oldest: Counter = 0
     """The sender's transactions with lower numbers have ended."""
     at: float = 0.0
-    """The sender's clock when it was sent: to nobody else of any meaning."""
+    """The sender's clock when it was sent, in seconds; only the sender can interpret it."""
 
 
 @frozen
@@ -239,13 +244,13 @@ class Join(PeerMessage):
     member: Member
     heard: tuple[Member, ...] = ()
     loaded: str = ""
-    """Name of the view whose state the sender has taken over; empty when it has none."""
+    """Name of the view whose snapshot the sender has; empty if it has none."""
     giver: str = ""
-    """Who gave it that state."""
+    """The node that gave the snapshot."""
     copy: Counter = 0
-    """Which of the giver's copies it was."""
+    """Which of that node's snapshots it was."""
     told: str = ""
-    """Name of the view that it heard of last: it was there, outside of it, when that was in force."""
+    """Name of the view of which it heard last: it existed, outside of that view, when the view was in force."""
 
 
 @frozen
@@ -265,7 +270,7 @@ class Flush(PeerMessage):
     number: Counter
     members: tuple[Member, ...]
     leaving: tuple[Member, ...] = ()
-    """Members of the old view that leave in order: they say what they have, and go."""
+    """Members of the old view that leave in order: they report what they have, and go."""
 
 
 @frozen
@@ -289,29 +294,29 @@ class Install(PeerMessage):
 
 @frozen
 class Has:
-    """What the answering node has in its log."""
+    """Reply: what the answering node has in its log."""
 
     have: Timestamp
     complete: bool = False
-    """Whether it knows that all members have entered the view."""
+    """True if it knows that all members have entered the view."""
 
 
 @frozen
 class Alive:
-    """The answer to a heartbeat: what the answering node has, and says with every message."""
+    """Reply to a heartbeat: what the answering node has, and reports with every message."""
 
     have: Timestamp
     exposed: Counter = 0
     oldest: Counter = 0
     lease: float = 0.0
-    """Seconds that its own lease has left: those of the asking node, when this is the hub of a large view."""
+    """Seconds that remain of its lease, if this is the hub of a large view: they are the asking node's lease."""
     complete: bool = False
-    """Whether it knows that all members have entered the view."""
+    """True if it knows that all members have entered the view."""
 
 
 @frozen
 class Fetched:
-    """Ranges that the asking node lacks, and all that the answering one has."""
+    """Reply: ranges that the asking node lacks, and all that the answering one has."""
 
     have: Timestamp
     ranges: tuple[Range, ...] = ()
@@ -323,16 +328,16 @@ class Grant:
 
     newest: Version | None = None
     known: tuple[str, ...] | None = None
-    """The words of the answer to the update, which was executed before."""
+    """The words of the reply to the update, which was executed before."""
     ok: bool = True
     after: Timestamp = field(factory=dict)
     expired: bool = False
-    """The update was executed before, and its answer is forgotten."""
+    """True if the update was executed before, and its reply is forgotten."""
 
 
 @frozen
 class Granted:
-    """A grant for each key that a LOCK names, in its order, and the state that the versions belong to."""
+    """Reply: a grant for each key of a LOCK, in its order, and the state that the versions belong to."""
 
     grants: tuple[Grant, ...]
     seen: Timestamp = field(factory=dict)
@@ -340,14 +345,14 @@ class Granted:
 
 @frozen
 class Silence:
-    """Seconds since the answering node heard from a suspect."""
+    """Reply: seconds since the answering node heard from a suspect."""
 
     silent: float
 
 
 @frozen
 class Heard:
-    """Storage nodes that the answering node knows of, and the view in which it is."""
+    """Reply: storage nodes that the answering node knows of, and the view that it is in."""
 
     heard: tuple[Member, ...] = ()
     view: str = ""
@@ -355,21 +360,21 @@ class Heard:
 
 @frozen
 class OtherView:
-    """The view of a node that refuses a message of another view, and the state that it began with."""
+    """Refusal of a message of another view: the answering node's view, and the state that it began with."""
 
     view: View | None = None
     base: Timestamp = field(factory=dict)
     complete: bool = False
-    """Whether it knows that all members have entered that view."""
+    """True if it knows that all members have entered that view."""
 
 
 @frozen
 class Promised:
-    """The highest number of a change of the view that a node has promised to follow."""
+    """Refusal during a change of the view: the highest ballot that the answering node has promised to follow."""
 
     promised: Counter = 0
     complete: bool = False
-    """Whether it knows that all members have entered the view that is being changed."""
+    """True if it knows that all members have entered the view that is being changed."""
 
 
 INTRODUCTIONS = (Peer, Vouch)

@@ -1,7 +1,8 @@
-"""What a client asks of the storage, on its way through a replica, and what it hears when it is not done."""
+"""A client's request on its way through a replica, and the errors that it can end with."""
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import Any
 
 from attrs import Factory, define, frozen
@@ -18,7 +19,7 @@ Question = ListRecords | Versions | Home
 
 @frozen(kw_only=True)
 class ReplicaRequest:
-    """What a client asks of the storage, whichever way it came."""
+    """A request of a client, from the client or forwarded by another replica."""
 
     verb: str
     key: str
@@ -33,24 +34,41 @@ class ReplicaRequest:
     after: Timestamp = Factory(dict)
     forwarded: bool = False
     question: Question | None = None
-    """What else is asked of the records; then `verb` and `key` tell of it."""
+    """A question about the records that is not a read; then `verb` and `key` describe it."""
+
+
+class Obstacle(Enum):
+    """What keeps a replica from answering a request of a client from its own state now."""
+
+    OTHER_SHARD = auto()
+    VIEW_CHANGE = auto()
+    NO_LEASE = auto()
+    LOCKED = auto()
+    """A transaction has locked the key."""
+    LOG_FULL = auto()
+    TOO_MANY_REPLIES = auto()
+    """The reply cache is full."""
+    TOO_FEW_MEMBERS = auto()
+    """Fewer than the write concern wants."""
+    NO_ROOM = auto()
+    """No memory for another version."""
 
 
 @define(eq=False)
 class PendingRequest:
-    """An operation that is not answered yet. `deadline` is a time of the replica's clock."""
+    """A request that is not answered yet. `deadline` and `parked_at` are times of the replica's clock."""
 
     token: Any
     op: ReplicaRequest
     deadline: float
     passed_on: bool = False
-    """It was sent to the key's home at least once: its outcome may be unknown."""
+    """True if it was forwarded to the key's home at least once: its outcome may be unknown."""
     parked_at: float | None = None
     """When it began to wait for what it lacks, if it does."""
 
 
 def operation(request: Request) -> ReplicaRequest | None:
-    """Of a request; None when it is none that reads or changes one record."""
+    """Return the request of a replica that a message stands for; None if it reads or changes no record."""
     match request:
         case Read():
             return ReplicaRequest(
@@ -86,9 +104,12 @@ def _update(request: Write | UpdateIf, verb: str, value: str, old: str = "", con
 
 
 def forwarded(message: Forward) -> ReplicaRequest:
-    """What another replica passes on to the home of its key; DidaError when it is nothing that is passed on."""
+    """Return the request that another replica forwards to the home of its key.
+
+    DidaError if it is of a verb that is not forwarded.
+    """
     if message.verb not in ("read", "write", "updateif"):
-        raise BadRequest(f"{message.verb} is not passed on: only read, write and updateif are")
+        raise BadRequest(f"{message.verb} cannot be forwarded: expected read, write or updateif")
     return ReplicaRequest(
         verb=message.verb,
         key=message.key,
@@ -105,17 +126,20 @@ def forwarded(message: Forward) -> ReplicaRequest:
 
 
 def too_late(waiting: PendingRequest) -> Error:
-    """The answer at the deadline."""
+    """Return the reply at the deadline."""
     return refused(waiting, "not possible within the deadline; nothing was changed, try again")
 
 
 def refused(waiting: PendingRequest, why: str) -> Error:
-    """The answer when it is not done: nothing was changed, where that is sure, for an earlier try may take effect."""
+    """Return the error of a request that was not executed.
+
+    It says that nothing was changed only where that is sure: an earlier try may take effect.
+    """
     if waiting.passed_on or (waiting.op.id is not None and waiting.op.retry):
         return unknown_outcome()
     return Error(errors.UNAVAILABLE, (why,))
 
 
 def unknown_outcome() -> Error:
-    """The honest answer when an update may or may not take effect."""
+    """Return the error of an update that may or may not take effect."""
     return Error(errors.UNKNOWN_OUTCOME, ("not known within the deadline; ask again with the same id",))

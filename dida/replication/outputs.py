@@ -1,4 +1,4 @@
-"""What the replica's state machines return: small frozen values that the service acts on, in order."""
+"""The outputs of the replica's state machines: small frozen values that the node acts on, in order."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from attrs import frozen
 from dida.wire.messages import Reply, Request
 
 OTHER_VIEW = "other-view"
-"""The error that tells a peer that it is in another view than this node; carries this node's view."""
+"""Error code for a peer that is in another view than this node; the reply carries this node's view."""
 CHANGING = "changing"
-"""The error that tells a peer that the view is being changed: try again."""
+"""Error code for a peer while the view is being changed: it retries."""
 
 
 @frozen
 class Send:
-    """Send `message` to the storage node at `url`; give its reply (or None) back to `on_answer`.
+    """Send `message` to the storage node at `url`; give its reply, or None after `timeout` seconds, to `on_answer`.
 
-    With a `token` it is a client's request that is passed on: the reply goes to `on_forwarded`.
+    With a `token` it is a client's request that is forwarded: the reply goes to `on_forwarded`.
     """
 
     url: str
@@ -38,21 +38,21 @@ class Answer:
 
 @frozen
 class LogMessage:
-    """Something that the people who run the node should find in its log."""
+    """Log something for the people who run the node."""
 
     text: str
 
 
 @frozen
 class FlushRequested:
-    """Call `flush` when all else that has come in by now is taken: what is gathered for a peer goes in one message."""
+    """Call `flush` after everything else that has arrived by now: messages gathered for a peer go out as one."""
 
 
 @frozen
 class Left:
-    """This node has left in order, or as far as it could: end it when the answers before are on their way.
+    """This node has left, in order or as far as it could: end it when the replies before are on their way.
 
-    `kept`: another member, that stays, has all that was here.
+    `kept`: another member, which stays, has the whole state.
     """
 
     kept: bool

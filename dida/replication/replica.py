@@ -1,8 +1,8 @@
 """A storage replica: all its state machines as one, without sockets, clock or randomness.
 
-Every input is a method with the time `now` (seconds of any clock that does not go back) and returns the
-outputs of that turn: what to send, what to answer. A request that can't be answered yet waits, bounded,
-with its deadline. `dida.services.storage` runs a Replica over sockets, the simulator runs many in virtual time.
+Every input is a method with the time `now` (seconds of any clock that does not go back) and returns the outputs of that
+turn: what to send, what to answer. A request that cannot be answered yet waits, bounded, with its deadline.
+`dida.storage.node` runs a Replica over sockets, the simulator runs many in virtual time.
 """
 
 from __future__ import annotations
@@ -68,21 +68,22 @@ from dida.wire.messages import (
 )
 
 EARLY = 0.03
-"""Seconds before its deadline at which a request is given up, that the answer is there by then: a tick, and the way."""
+"""Time before its deadline at which a request is given up, in seconds, so that the reply arrives in time: a tick, and
+the way."""
 
 
 class Replica:
-    """One replica. Not reentrant: an input is processed to its end, then its outputs are acted on."""
+    """One replica. Not reentrant: an input is processed to its end, then the owner acts on its outputs."""
 
     def __init__(
         self, config: Config, me: Member, named: tuple[StorageAddress, ...], now: float, secret: str = ""
     ) -> None:
-        """`secret` is in the ids of updates whose clients have given none: it is not for clients to know those."""
+        """`secret` is part of the ids of updates whose clients have given none; clients must not guess those."""
         self.shards = Shards({me.replica, *(other.replica for other in named)}, config.replication_factor)
         self.shard = self.shards.of_replica(me.replica)
         elsewhere = tuple(other for other in named if self.shards.of_replica(other.replica) != self.shard)
         if len(self.shards) > 1:
-            # its nodes know, gossip with and vote with their group only
+            # its nodes know, gossip with and vote with their shard only
             config = evolve(config, cluster=f"{config.cluster}/{self.shard + 1}")
             named = tuple(other for other in named if self.shards.of_replica(other.replica) == self.shard)
         self.config = config
@@ -94,7 +95,7 @@ class Replica:
         self.directory = Directory(self.context, self.shards, self.membership, elsewhere)
         self._flush_asked = False
         self.ended = False
-        """It has left: nothing comes of it any more."""
+        """True if it has left: it has no further outputs."""
         self._gauge = Gauge()
 
     def _blank(self) -> ReplicaState:
@@ -111,7 +112,7 @@ class Replica:
     # --- requests of clients --------------------------------------------------------------------
 
     def on_request(self, token: Any, request: Request, now: float) -> list[Output]:
-        """A client's request; it is answered under `token`, now or later, by its deadline."""
+        """Take a client's request; it is answered under `token`, now or later, by its deadline."""
         op = operation(request)
         if op is not None:
             ends = now + request.deadline - min(EARLY, request.deadline / 2)
@@ -125,22 +126,22 @@ class Replica:
         return self._end_turn(now)
 
     def give_up(self, tokens: Set[Any], now: float) -> list[Output]:
-        """The clients that asked under these tokens are gone. What waits for them ends with the next tick."""
+        """Forget the clients under these tokens, which are gone. What waits for them ends with the next tick."""
         self.directory.give_up(tokens)
         self.requests.give_up(tokens, now)
         return self._end_turn(now)
 
     def plain_write(self, key: str, value: str, now: float) -> tuple[Ok, list[Output]] | None:
-        """A client's `write KEY VALUE`, when it can be executed at once; None: it is for `on_request`."""
+        """Execute a client's `write KEY VALUE` on the fast path; None: it takes the general path, `on_request`."""
         answer = self.requests.plain_write(key, value, now)
         return (answer, self._end_turn(now)) if answer is not None else None
 
     # --- messages of peers ----------------------------------------------------------------------
 
     def on_peer(self, token: Any, message: PeerMessage, now: float) -> list[Output]:
-        """A message from another storage node; it is answered under `token`."""
+        """Take a message of another storage node; it is answered under `token`."""
         if message.cluster != self.config.cluster:
-            text = f"this is cluster {self.config.cluster}, not {message.cluster}"
+            text = f"this node belongs to cluster {self.config.cluster}, not {message.cluster}"
             self.context.answer(token, Error(errors.BAD_REQUEST, (text,)))
             return self._end_turn(now)
         same_view = self.context.view is not None and message.view == self.context.view_name
@@ -177,7 +178,7 @@ class Replica:
         return self._end_turn(now)
 
     def _in_view(self, token: Any, message: PeerMessage, now: float) -> Reply | None:
-        """A message of the view that is in force."""
+        """Process a message of the view that is in force."""
         self.state.expose(message.sender, message.exposed, now)
         self.commit.observe(now)
         match message:
@@ -205,39 +206,39 @@ class Replica:
         return Ok()
 
     def on_answer(self, url: str, peer: str, message: Request, reply: Reply | None, now: float) -> list[Output]:
-        """The reply to what was sent to `peer` at `url`; None when it did not get through in time."""
+        """Process the reply to a message sent to `peer` at `url`; None: it did not get through in time."""
         assert isinstance(message, PeerMessage)
         if message.sender != self.context.incarnation:
-            return []  # this node was fenced since: another life's business
+            return []  # this node was fenced since: the message was another incarnation's
         elsewhere = isinstance(reply, Error) and reply.code == OTHER_VIEW and self.config.majority
         if reply is not None and self.context.member(peer) is not None and not elsewhere:
             self.detection.hear(peer, now)
         try:
             self._replies.take(url, peer, message, reply, now)
         except DidaError as problem:
-            self.context.note(f"{url} answered {form_of(type(message)).verb} strangely: {problem}")
+            self.context.note(f"{url}: invalid reply to {form_of(type(message)).verb}: {problem}")
         return self._end_turn(now)
 
     def on_forwarded(self, token: Any, reply: Reply | None, now: float) -> list[Output]:
-        """The home's answer to a request that was passed on; None when none came."""
+        """Process the home's reply to a forwarded request; None: none came."""
         self.requests.on_forwarded(token, reply, now)
         return self._end_turn(now)
 
     # --- connections and time -------------------------------------------------------------------
 
     def on_broken(self, url: str, now: float) -> list[Output]:
-        """The connection to `url` broke."""
+        """Note that the connection to `url` broke."""
         self.detection.on_broken(url, now)
         return self._end_turn(now)
 
     def on_refused(self, url: str, at: float, now: float) -> list[Output]:
-        """Nobody listened at `url` when a connection was tried at the time `at`."""
+        """Note that nobody listened at `url` when a connection was tried at the time `at`."""
         self.membership.on_refused(url, at, now)
         self.membership.tick(now)
         return self._end_turn(now)
 
     def tick(self, now: float) -> list[Output]:
-        """Time passes; call it often (some tens of milliseconds)."""
+        """Let time pass; call it often (some tens of milliseconds)."""
         self.context.oldest = self.commit.oldest
         self.membership.leaving.busy = bool(self.requests.in_hand or self.commit.open)
         self.membership.tick(now)
@@ -250,8 +251,8 @@ class Replica:
         else:
             self.commit.tick_stopped(now)
         self._check_concerns(now)
-        if told := self._gauge.look(self.state):
-            self.context.note(told)
+        if text := self._gauge.look(self.state):
+            self.context.note(text)
         self.directory.tick(now)
         if self.requests.parked:
             self.requests.give_up_late(now)
@@ -259,28 +260,28 @@ class Replica:
         return self._end_turn(now)
 
     def _check_concerns(self, now: float) -> None:
-        """Answer the writes that enough members hold: by the word of members, and within the lease."""
+        """Answer the writes that enough members hold, if this node may answer."""
         self.requests.concerns.check(now, self.requests.obstacle(None, now) is None)
 
     def on_stop(self, drain: float, now: float) -> list[Output]:
-        """This node was told to stop: it leaves in order, at the latest in `drain` seconds; then there is a `Left`."""
+        """Shut down in order, within `drain` seconds; then an output is a `Left`."""
         self.membership.leaving.begin(drain, now)
         self.membership.leaving.tick(now)
         return self._end_turn(now)
 
     def _leave(self, left: Left, now: float) -> None:
-        """What waits is answered: this node ends."""
+        """Answer what waits: this node ends."""
         self.ended = True
         if left.kept:
             self.commit.settle()  # what was decided is part of the state with which the others go on
             self.requests.concerns.check(now, may_answer=True)
-        self.requests.refuse_all(Error(errors.UNAVAILABLE, ("this node has left: ask another one",)))
+        self.requests.refuse_all(Error(errors.UNAVAILABLE, ("this node has left: send the request to another node",)))
         self.context.serving = False
         self.context.note(left.text)
         self.context.out.append(left)
 
     def _end_turn(self, now: float) -> list[Output]:
-        """Follow up what has changed, until nothing does; then give out the outputs."""
+        """Follow up what has changed, until nothing does; then return the outputs."""
         if self.ended:
             self.context.out.clear()
             return []
@@ -315,14 +316,14 @@ class Replica:
         return out
 
     def flush(self, now: float) -> list[Output]:
-        """What was gathered for other storage nodes; `FlushRequested` has asked for it."""
+        """Send what was gathered for other storage nodes; `FlushRequested` has asked for it."""
         self._flush_asked = False
         if self.context.serving and self.commit.wants_flush:
             self.commit.flush()
         return self._end_turn(now)
 
     def _fenced(self) -> None:
-        """Everything that waits hears that this node no longer serves; the state is gone."""
+        """Fail everything that waits, and forget the state: this node no longer serves."""
         assert self.membership.fenced is not None
         self.requests.refuse_all(Error(errors.FENCED, (self.membership.fenced,)))
         self.membership.fenced = None
@@ -331,17 +332,17 @@ class Replica:
 
     # --- what people see ------------------------------------------------------------------------
 
-    def keep_said(self, entry: Entry, said: bytes) -> None:
-        """Keep how an answer tells of an entry, as long as there is room for what only saves time."""
+    def keep_encoded(self, entry: Entry, encoded: bytes) -> None:
+        """Keep the encoded form of an entry, as long as there is room for what only saves time."""
         if not warns(self.state):
-            self.state.store.keep_said(entry, said)
+            self.state.store.keep_encoded(entry, encoded)
 
     def slow(self, seconds: float) -> None:
-        """The gossip delay from now on."""
+        """Set the gossip delay, in seconds."""
         self.context.config = evolve(self.context.config, gossip_delay=seconds)
 
     def status(self, now: float) -> dict[str, Any]:
-        """All that `status` tells."""
+        """Return the members of the reply to `status`."""
         view = self.context.view
         state = self.state
         return {

@@ -1,13 +1,12 @@
-"""Operations of clients at one replica: answered, passed on to the home of their key, or waiting for what they lack.
+"""Requests of clients at one replica: answered, forwarded to the home of their key, or parked.
 
-What can't be answered yet waits, bounded, with its deadline. What lacks updates is tried again when they have come,
-all else whenever something has changed.
+A request that cannot be answered yet waits, bounded, with its deadline. One that lacks updates is tried again when they
+have come, any other whenever something has changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Set
-from enum import Enum, auto
 from typing import Any
 
 from attrs import evolve
@@ -23,41 +22,32 @@ from dida.replication.forwarding import Forwards
 from dida.replication.gossip import FETCH_AGAIN, ReplicaState
 from dida.replication.membership import Membership
 from dida.replication.messages import Record
-from dida.replication.operations import PendingRequest, Question, ReplicaRequest, refused, too_late, unknown_outcome
+from dida.replication.operations import (
+    Obstacle,
+    PendingRequest,
+    Question,
+    ReplicaRequest,
+    refused,
+    too_late,
+    unknown_outcome,
+)
 from dida.replication.outputs import CHANGING, OTHER_VIEW
 from dida.replication.parked import ParkedRequests
 from dida.replication.participant import Locks
 from dida.replication.room import refusal
-from dida.replication.store import Entry, said
+from dida.replication.store import Entry, shown
 from dida.replication.streams import incarnation_of, is_commit, replica_of
 from dida.timestamps import Timestamp, covers, lacking
 from dida.wire.messages import Concern, Error, ListRecords, No, Ok, Reply, Versions
 
 MAX_LISTED = 1000
-"""Records that one answer lists."""
+"""Records that one reply lists."""
 NO_QUORUM_AFTER = 1.0
-"""Seconds that a request waits in a minority (`--membership majority`) before it is answered that it can't be done."""
-
-
-class Obstacle(Enum):
-    """What keeps a replica from answering a request of a client from its own state now."""
-
-    OTHER_SHARD = auto()
-    VIEW_CHANGE = auto()
-    NO_LEASE = auto()
-    LOCKED = auto()
-    """A transaction has locked the key."""
-    LOG_FULL = auto()
-    TOO_MANY_REPLIES = auto()
-    """The reply cache is full."""
-    TOO_FEW_MEMBERS = auto()
-    """Fewer than the write concern wants."""
-    NO_ROOM = auto()
-    """No memory for another version."""
+"""Time that a request waits in a minority (`--membership majority`) before it is refused, in seconds."""
 
 
 class Requests:
-    """The operations that one replica has in hand."""
+    """The unanswered requests of one replica."""
 
     state: ReplicaState
     locks: Locks
@@ -78,12 +68,12 @@ class Requests:
         self.forwards = Forwards(context, secret)
         self.counts = {"reads": 0, "writes": 0, "updateifs": 0}
         self.lease_until = 0.0
-        """Until when nobody need be asked before an answer, as far as was looked."""
+        """The time until which this node need not ask its members, when last checked."""
         self._all_again_at = 0.0
         self._minority_since: float | None = None
 
     def begin_with(self, state: ReplicaState, locks: Locks, commit: Commit) -> None:
-        """This is the state from now on."""
+        """Use this state from now on."""
         self.state, self.locks, self.commit = state, locks, commit
         self.concerns = Concerns(self.context, state)
 
@@ -156,13 +146,13 @@ class Requests:
             self.attempt(waiting, now)
 
     def attempt(self, waiting: PendingRequest, now: float) -> None:
-        """Answer the operation, or pass it on, or let it wait for what it lacks."""
+        """Answer the request, forward it, or park it."""
         reply = self._try(waiting, now)
         if reply is not None:
             self.context.answer(waiting.token, reply)
 
     def _try(self, waiting: PendingRequest, now: float) -> Reply | None:
-        """The answer, or None when somebody else now has the operation in hand."""
+        """Return the reply; None if the request waits now, here or at its home."""
         op = waiting.op
         obstacle = self.obstacle(op.key if op.verb != "list" else None, now)
         if obstacle is not None:
@@ -180,7 +170,7 @@ class Requests:
             known = self.state.executed.answer(op.id)
             if known is not None:
                 if op.verb == "write" and self.context.holders_wanted(op.concern) > 1:
-                    return self._at_home(waiting, now)  # executed, but maybe not yet where its concern wants it
+                    return self._at_home(waiting, now)  # executed, but perhaps not yet held where its concern wants it
                 return known
             if self.state.executed.expired(op.id):
                 return Error(errors.SESSION_EXPIRED, (op.id,))
@@ -190,7 +180,7 @@ class Requests:
             self.state.fetch(op.after, now)
             return self._park(waiting, now, lacking(self.state.value_ts, op.after)[0])
         if op.question is not None:
-            return self._told(op.question)
+            return self._question(op.question)
         return self._read(op) if op.verb == "read" else self._write(waiting, now)
 
     def _wait_or_refuse(self, waiting: PendingRequest, obstacle: Obstacle, now: float) -> Reply | None:
@@ -219,14 +209,14 @@ class Requests:
                 return Error(errors.STORAGE_FULL, (refusal(self.state, op.key, op.value),))
 
     def _park(self, waiting: PendingRequest, now: float, stream: str | None = None) -> Reply | None:
-        """Let it wait: until there is more of that stream, or for anything."""
+        """Let a request wait until there is more of `stream`; None: until anything changes."""
         if len(self.parked) >= self.config.max_waiting and not waiting.passed_on:
             return refused(waiting, f"{self.config.max_waiting} requests already wait here")
         self.parked.add(waiting, now, stream)
         return None
 
     def _without_dead(self, after: Timestamp) -> tuple[Timestamp, Timestamp]:
-        """Entries of `after` that are lost, and `after` without the entries of removed components."""
+        """Return the entries of `after` that are lost, and `after` without the entries of removed incarnations."""
         live = self.state.table
         lost: Timestamp = {}
         gone = set()
@@ -248,14 +238,14 @@ class Requests:
         replica = replica_of(incarnation)
         return replica is not None and self.shards.of_replica(replica) != self.shard
 
-    def _told(self, question: Question) -> Reply:
-        """What is asked of the records but to read one."""
+    def _question(self, question: Question) -> Reply:
+        """Return the reply to a question about the records that is not a read."""
         store = self.state.store
         if isinstance(question, ListRecords):
             page, following = store.page(question.from_, min(question.limit, MAX_LISTED))
             return Ok((), {"records": page, **({"next": following} if following is not None else {})})
         if isinstance(question, Versions):
-            return Ok((), {"versions": said(store.versions(question.key))})
+            return Ok((), {"versions": shown(store.versions(question.key))})
         assert self.context.view is not None
         home = self.context.home(question.key)
         return Ok((str(home.replica), home.id), {"members": [m.id for m in self.context.view.members]})
@@ -304,7 +294,7 @@ class Requests:
         )
 
     def _at_home(self, waiting: PendingRequest, now: float) -> Reply | None:
-        """Have the operation done in the queue of its key."""
+        """Have the request executed in the queue of its key."""
         op = waiting.op
         home = self.context.home(op.key)
         if home.component == self.context.incarnation:
@@ -318,7 +308,7 @@ class Requests:
         return None
 
     def on_forwarded(self, number: int, reply: Reply | None, now: float) -> None:
-        """The home's answer to a request that was passed on; None when none came."""
+        """Process the home's reply to a forwarded request; None: none came."""
         waiting = self.forwards.take(number)
         if waiting is None:
             return
@@ -329,7 +319,7 @@ class Requests:
             self.context.answer(waiting.token, reply)
 
     def _expose_answered(self, reply: Reply, now: float) -> None:
-        """What an answer tells of is exposed, though the EXPOSE, on another connection, may come later.
+        """Expose what a reply shows, because the EXPOSE, on another connection, may come later.
 
         Not without a lease: the home may answer from a view that this node is no longer in.
         """
@@ -339,7 +329,7 @@ class Requests:
                     self.state.expose(incarnation_of(stream), count, now)
 
     def give_up_without_quorum(self, now: float) -> None:
-        """In a minority nothing comes of what was begun before either: it is answered as at its deadline."""
+        """In a minority, answer what was begun before as at its deadline, too: it cannot be completed."""
         if not self.config.majority or now < self.detection.lease_until():
             self._minority_since = None
             return
@@ -354,12 +344,13 @@ class Requests:
             self.context.answer(waiting.token, too_late(waiting))
 
     def give_up_late(self, now: float) -> None:
+        """Answer the requests whose deadline is over."""
         minority = self.config.majority and now >= self.detection.lease_until()
         for waiting in self.parked.take_late(now, NO_QUORUM_AFTER if minority else FOREVER):
             self.context.answer(waiting.token, too_late(waiting))
 
     def give_up(self, tokens: Set[Any], now: float) -> None:
-        """Nobody waits for these answers any more: what was not begun by now is not begun."""
+        """End the requests under these tokens, whose clients are gone: what was not begun by now is not begun."""
         for waiting in (*self.parked.requests.values(), *self.commit.waiting(), *self.locks.waiting()):
             if waiting.token in tokens:
                 waiting.deadline = min(now, waiting.deadline)
@@ -368,8 +359,10 @@ class Requests:
         self.concerns.give_up(tokens, now)
 
     def run_waiting(self, now: float, everything: bool = False) -> None:
-        """Try those again that may have what they have waited for; all of them in another view, and now and then: what
-        they lack is asked for again, and the answer of an update may be known by now."""
+        """Try again those that may have what they wait for; now and then, or with `everything`, all of them.
+
+        That fetches again what they lack, and the reply to an update may be known by now.
+        """
         if not (self.parked and self.context.serving):
             return
         if everything or now >= self._all_again_at:
@@ -382,13 +375,14 @@ class Requests:
         self.parked.forget_others(again)
 
     def run_resumed(self, now: float) -> None:
+        """Try the writes again whose keys were unlocked."""
         while self.locks.resumed:
             resumed, self.locks.resumed = self.locks.resumed, []
             for waiting in resumed:
                 self.attempt(waiting, now)
 
     def refuse_all(self, refusal: Error) -> None:
-        """This node is a new component: everything that waits hears so."""
+        """Refuse everything that waits."""
         for one in (*self.parked.requests.values(), *self.commit.give_back(), *self.forwards.take_all()):
             self.context.answer(one.token, unknown_outcome() if one.passed_on else refusal)
         for token in self.concerns.tokens():
@@ -398,5 +392,5 @@ class Requests:
 
     @property
     def in_hand(self) -> int:
-        """Operations that wait here, or were passed on."""
+        """The number of requests that are parked here, or forwarded."""
         return len(self.parked) + len(self.forwards)

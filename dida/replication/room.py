@@ -1,9 +1,9 @@
 """How much memory the state of a replica takes, about, and whether there is room for a write.
 
-It is counted from the records, the log and the remembered answers, by what their objects take in this Python: that
-costs nothing, and the same writes are refused wherever they come from. What a node takes before it has a record
-(`Config.own_memory`) is measured by its service. Replication goes on whatever is taken: a member that refused what the
-others have would be no member.
+It is computed from the counts and sizes of records, log and remembered replies, and from what their objects take in
+this Python: that costs nothing, and the same writes are refused wherever they come from. The service measures what a
+node takes before it has a record (`Config.own_memory`). Replication goes on however much is used: a member that refused
+what the others have would not be a member.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ WARN_AT = 0.8
 CALM_AT = 0.7
 """Share of the limit below which it may warn again."""
 OVERWRITING = 1.05
-"""Share of the limit up to which writes go on that only replace a version: while the log has both."""
+"""Share of the limit up to which writes go on that only replace a version: the log has both for a while."""
 LOGGED = 500
 """Bytes that a record in the log takes beside its key, its value and the 100 bytes that the log counts."""
 ANSWERED = 600
-"""Bytes that the answer of an update takes beside its words."""
+"""Bytes that the reply to an update takes beside its words."""
 SESSION = 450
-"""Bytes of a session of update ids, beside its answers; and of the name of one that has expired, at most."""
+"""Bytes of a session of update ids, beside its replies; and of the name of an expired one, at most."""
 
 
 def used(state: ReplicaState) -> int:
-    """About how many bytes this node takes."""
+    """Return how many bytes this node takes, about."""
     log, executed = state.log, state.executed
     records = state.store.bytes + log.bytes + LOGGED * log.size
     answers = executed.bytes + ANSWERED * executed.size + SESSION * executed.sessions
@@ -36,7 +36,7 @@ def used(state: ReplicaState) -> int:
 
 
 def refusal(state: ReplicaState, key: str, value: str) -> str:
-    """Why there is no room for another version of a record; empty when there is."""
+    """Return why there is no room for another version of a record; empty if there is."""
     most = state.context.config.max_memory
     if most is None:
         return ""
@@ -44,17 +44,17 @@ def refusal(state: ReplicaState, key: str, value: str) -> str:
     if taken < most or (taken < OVERWRITING * most and not state.store.grows(key, value)):
         return ""
     state.context.refused_for_room = True
-    return f"{taken // MIB} of {most // MIB} MiB are taken: give the storage nodes more (--max-memory), or more nodes"
+    return f"{taken // MIB} of {most // MIB} MiB are used: give the storage nodes more (--max-memory), or add nodes"
 
 
 @define
 class Gauge:
-    """What is said of it as it fills."""
+    """The lines for the log as memory fills."""
 
     _level: float = 0.0
 
     def look(self, state: ReplicaState) -> str:
-        """A line for the log when the node comes near its limit, or reaches it; else nothing."""
+        """Return a line for the log if the node comes near its limit, or reaches it; else an empty string."""
         most = state.context.config.max_memory
         if most is None:
             return ""
@@ -68,11 +68,11 @@ class Gauge:
         if level <= self._level:
             return ""
         self._level = level
-        told = f"memory: {taken // MIB} of {most // MIB} MiB (--max-memory) are taken"
-        return f"{told}: writes that need more are refused (storage-full)" if level == 1.0 else told
+        text = f"memory: {taken // MIB} of {most // MIB} MiB (--max-memory) are used"
+        return f"{text}: writes that need more are refused (storage-full)" if level == 1.0 else text
 
 
 def warns(state: ReplicaState) -> bool:
-    """Whether the node is near its limit, or above."""
+    """Return True if the node is near its limit, or above."""
     most = state.context.config.max_memory
     return most is not None and used(state) >= WARN_AT * most

@@ -1,7 +1,7 @@
 """The records of a replica: per key the newest versions, newest first.
 
-What is kept is a pure function of the set of updates seen (the newest `max_versions` in the one total
-order), so that putting is associative, commutative and idempotent.
+What is kept is a pure function of the set of updates seen (the newest `max_versions` in the one total order), so
+putting is associative, commutative and idempotent.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ KEY = 110
 """Bytes that a key takes beside its characters and its versions."""
 
 MANY = 64
-"""Versions of one key from which on another one is put in place."""
+"""Versions of one key from which on another one is inserted in place."""
 
 
 class Entry(Struct, gc=False):
-    """A version of a record. `ts` is what it depends on, None once every member holds it; `said` is room for how
-    an answer tells of it.
+    """A version of a record. `ts` is what it depends on, None once every member holds it; `encoded` is room for its
+    part of a reply, as bytes.
 
-    No entry leads back to itself: Python's search for garbage, which would take seconds for a million of them, need
-    not know of them.
+    No entry refers back to itself, so Python's garbage collector, which would take seconds for a million of them, need
+    not track them.
     """
 
     number: int
@@ -42,38 +42,38 @@ class Entry(Struct, gc=False):
     value: str
     id: str | None
     ts: dict[str, int] | None
-    said: bytes | None = None
+    encoded: bytes | None = None
 
     @property
     def bytes(self) -> int:
-        """About how much memory it takes."""
-        said = len(self.said) + STRING if self.said is not None else 0
-        return VERSION + bytes_of(self.value) + (bytes_of(self.id) if self.id is not None else 0) + said
+        """Memory that it takes, about."""
+        encoded = len(self.encoded) + STRING if self.encoded is not None else 0
+        return VERSION + bytes_of(self.value) + (bytes_of(self.id) if self.id is not None else 0) + encoded
 
     @property
     def version(self) -> Version:
         return Version(self.number, self.replica)
 
     def is_newer(self, than: Entry) -> bool:
-        """By the order of `Version`."""
+        """Return True if it is newer than the other, by the order of `Version`."""
         return self.number > than.number or (self.number == than.number and self.replica < than.replica)
 
 
 def bytes_of(text: str) -> int:
-    """About how much memory a string takes: without a look at it, as if all its characters were the widest."""
+    """Return how much memory a string takes, about: all characters count as the widest, for it is not inspected."""
     return STRING + (len(text) if text.isascii() else 4 * len(text))
 
 
 class Store:
     """Key to entries, newest first, at most `max_versions` of them.
 
-    They are a tuple, which a dump shares; more than `MANY` are a list, which takes another one at once.
+    They are a tuple, which a dump shares; more than `MANY` are a list, into which another one is inserted at once.
     """
 
     def __init__(self, max_versions: int = 10) -> None:
         self.max_versions = max_versions
         self.bytes = 0
-        """About how much memory the records take."""
+        """Memory that the records take, about."""
         self._records: dict[str, tuple[Entry, ...] | list[Entry]] = {}
         self._long: dict[str, list[Entry]] = {}
         self._keys: SortedList[str] = SortedList()
@@ -96,7 +96,7 @@ class Store:
         return self._records.get(key, ())
 
     def put(self, key: str, entry: Entry) -> bool:
-        """Whether the entry is now kept: not when it was there, or is older than all of a full list."""
+        """Return True if the entry was stored, False if it is a duplicate or older than all of a full list."""
         entries = self._records.get(key)
         if entries is None:
             self._records[key] = (entry,)
@@ -123,30 +123,32 @@ class Store:
         return True
 
     def grows(self, key: str, value: str) -> bool:
-        """Whether another version with that value takes more memory than the one that goes for it, if one does."""
+        """Return True if another version with that value takes more memory than the one that it pushes out, if any."""
         entries = self._records.get(key, ())
         return len(entries) < self.max_versions or bytes_of(value) > bytes_of(entries[-1].value)
 
-    def keep_said(self, entry: Entry, said: bytes) -> None:
-        """Keep how an answer tells of an entry that is here."""
-        entry.said = said
-        self.bytes += len(said) + STRING
+    def keep_encoded(self, entry: Entry, encoded: bytes) -> None:
+        """Keep the encoded form of an entry that is here."""
+        entry.encoded = encoded
+        self.bytes += len(encoded) + STRING
 
     def page(self, start: str, limit: int) -> tuple[dict[str, list[list[str]]], str | None]:
-        """Up to `limit` records from key `start` on, as many as fit a reply, and the key to go on with."""
+        """Return up to `limit` records from key `start` on, as many as fit a reply, and the key to go on with."""
         found: dict[str, list[list[str]]] = {}
         room = PAGE
         for key in self._keys.irange(start):
             if len(found) == limit or (found and room <= 0):
                 return found, key
             entries = self._records[key]
-            found[key] = said(entries)
+            found[key] = shown(entries)
             room -= len(key) + sum(40 + len(entry.value) for entry in entries)
         return found, None
 
     def dump(self) -> Iterator[list[Any]]:
-        """Everything as it is now, for a node that joins, a key in as many pieces as its versions need; what is put
-        meanwhile is not in it."""
+        """Return everything as it is now, for a node that joins, a key in as many pieces as its versions need.
+
+        Entries that are put meanwhile are not in it.
+        """
         records = self._records.copy()
         records.update((key, tuple(entries)) for key, entries in self._long.items())
         return (
@@ -156,12 +158,12 @@ class Store:
         )
 
     def load(self, dumped: list[Any]) -> None:
-        """Take over a part of a dump."""
+        """Add a part of a dump."""
         for key, entries in dumped:
             for number, replica, value, id in entries:
                 self.put(key, Entry(number, replica, value, id, None))
 
 
-def said(entries: Sequence[Entry]) -> list[list[str]]:
-    """Versions as they are told: `[[VERSION, VALUE], …]`, newest first."""
+def shown(entries: Sequence[Entry]) -> list[list[str]]:
+    """Return versions as replies show them: `[[VERSION, VALUE], …]`, newest first."""
     return [[str(entry.version), entry.value] for entry in entries]

@@ -1,7 +1,7 @@
 """Incarnations of replicas, and the streams in which each numbers its updates.
 
 An **incarnation** is one life of one replica, `REPLICA:EPOCH`: a process draws its epoch when it starts, and adds `~N`
-to it when it begins anew for the N-th time, because the others had removed it. No incarnation comes twice, so what an
+to it when it begins again for the N-th time, because the others had removed it. No incarnation comes twice, so what an
 earlier one sent is never mistaken for news. On the wire and in `status` an incarnation is called `component`.
 
 It numbers its updates in two **streams**: plain writes (named like the incarnation) and the commits that it
@@ -36,5 +36,5 @@ def replica_of(incarnation: str) -> int | None:
 
 
 def successor(incarnation: str, number: int) -> str:
-    """Return the name under which the process of `incarnation` begins anew for the `number`-th time."""
+    """Return the name under which the process of `incarnation` begins again for the `number`-th time."""
     return f"{incarnation.partition('~')[0]}~{number}"

@@ -1,1 +1,1 @@
-"""The storage in virtual time: the very state machines that nodes run, over a seeded network with faults."""
+"""The storage in virtual time: the same state machines that nodes run, over a seeded network with faults."""

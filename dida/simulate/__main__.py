@@ -1,8 +1,8 @@
-"""`python -m dida.simulate`: play seeds of the storage's simulation, and replay one with a readable trace.
+"""`python -m dida.simulate`: run seeds of the storage's simulation, and replay one with a readable trace.
 
-A seed chooses the cluster, the network and all that goes wrong (the plan), and every throw of the dice; the
-same seed gives the same trace, always. Any part of the plan can be said otherwise: `--replicas 3`. A seed that fails
-is printed with what is wrong, the plan, and the command that replays it.
+A seed chooses the cluster, the network and all faults (the plan), and every throw of the dice; the same seed always
+gives the same trace. Options override any part of the plan: `--replicas 3`. For a seed that fails, the findings, the
+plan and the command that replays it are printed.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from dida.simulate.plan import FIELDS
 from dida.simulate.scenario import Simulation, plan_of
 
 TOO_LONG = 120
-"""Seconds of processor time after which a seed has failed: the nodes are in a loop."""
+"""Processor time after which a seed has failed, in seconds: the nodes are in a loop."""
 CHUNK = 5
-"""Seeds that a process plays before it reports."""
+"""Seeds that a process runs before it reports."""
 SHOWN = 5
 """Findings of a failing seed that are printed; the others are counted."""
 
 ABOUT = {
-    "replicas": "storage nodes",
-    "membership": "available or majority",
-    "partitions": "yes: the network is cut, and links stop for long",
-    "gossip_delay": "seconds",
-    "write_concern": "replicas that have a plain write when it is answered",
-    "max_versions": "versions kept of a record",
-    "max_waiting": "requests that may wait at a node",
-    "session_ttl": "seconds that update ids are remembered",
-    "ping_interval": "seconds",
-    "clients": "sessions, each with one operation at a time",
-    "keys": "keys of each of two kinds: only updateifs, and mixed",
-    "faults": "seconds of the phase with faults",
-    "mean_delay": "seconds that a message is under way",
-    "late": "share of messages that take up to 0.3 s longer",
-    "reset": "share of messages at which the connection is reset",
-    "stale": "share of messages on a connection that is reset which are read all the same, later",
-    "wire": "yes: messages travel as lines, not as objects",
-    "stray": "share of clients' requests that arrive when nobody waits any more, and of answers that get lost",
-    "plain": "share of plain reads and writes that come without a session, for the fast path",
-    "crash": "mean seconds between two crashes; 100: none",
-    "pause": "mean seconds between two pauses; 100: none",
-    "clog": "mean seconds between two times that links stop; 100: none",
-    "cut": "mean seconds between two partitions; 100: none",
-    "odd": "share of steps at which a message is dropped or doubled",
-    "armed": "failpoints, as lock.send=kill@3,load.receive=pause@1; or none",
-    "max_memory": "bytes that a replica may take, about, before writes that need more are refused; 0: no limit",
-    "all_to_all": "members of a view beyond which they exchange heartbeats with the lowest one only",
-    "stop": "mean seconds between two planned stops of nodes; 100: none",
-    "turn": "mean seconds between two partitions whose sides members change while a view is installed; 100: none",
+    "replicas": "number of storage nodes",
+    "membership": "membership mode: available or majority",
+    "partitions": "whether the network is cut and links stop for long: yes or no",
+    "gossip_delay": "gossip delay in seconds",
+    "write_concern": "replicas that hold a plain write before it is answered",
+    "max_versions": "versions kept per record",
+    "max_waiting": "limit of waiting requests per node",
+    "session_ttl": "time that update ids are remembered, in seconds",
+    "ping_interval": "heartbeat interval in seconds",
+    "clients": "number of sessions, each with one operation at a time",
+    "keys": "number of keys of each kind: updateifs only, and mixed",
+    "faults": "length of the phase with faults, in seconds",
+    "mean_delay": "mean delay of a message, in seconds",
+    "late": "share of messages delayed by up to 0.3 s more",
+    "reset": "share of messages whose connection is reset",
+    "stale": "share of messages on a reset connection that are still read, later",
+    "wire": "whether messages travel as lines, not as objects: yes or no",
+    "stray": "share of requests that arrive after their clients have given up, and of replies that get lost",
+    "plain": "share of plain reads and writes sent without a session, for the fast path",
+    "crash": "mean time between crashes, in seconds (100: none)",
+    "pause": "mean time between pauses, in seconds (100: none)",
+    "clog": "mean time between clogs of links, in seconds (100: none)",
+    "cut": "mean time between partitions, in seconds (100: none)",
+    "odd": "share of steps at which a message is dropped or duplicated",
+    "armed": "failpoints, such as lock.send=kill@3,load.receive=pause@1, or none",
+    "max_memory": "memory limit of a replica in bytes, beyond which writes are refused (0: no limit)",
+    "all_to_all": "members of a view beyond which all exchange heartbeats with the lowest only",
+    "stop": "mean time between graceful shutdowns, in seconds (100: none)",
+    "turn": "mean time between partitions whose members change sides during view changes, in seconds (100: none)",
 }
 
 
@@ -77,7 +77,7 @@ class Failure:
 
 @define
 class Played:
-    """What came of some seeds."""
+    """The results of some seeds."""
 
     seeds: int = 0
     failed: list[Failure] = Factory(list)
@@ -100,11 +100,11 @@ class Played:
         self.hits.update(other.hits)
 
 
-def play(seeds: Sequence[int], said: Mapping[str, str]) -> Played:
-    """Play the seeds, one after the other."""
+def play(seeds: Sequence[int], given: Mapping[str, str]) -> Played:
+    """Run the seeds, one after the other."""
     played = Played()
     for seed in seeds:
-        simulation = Simulation(seed, plan=plan_of(seed, said))
+        simulation = Simulation(seed, plan=plan_of(seed, given))
         wrong = judged(simulation)
         if wrong:
             played.failed.append(Failure(seed, wrong, simulation.plan.options()))
@@ -119,7 +119,7 @@ def play(seeds: Sequence[int], said: Mapping[str, str]) -> Played:
 
 
 def judged(simulation: Simulation) -> list[str]:
-    """What is wrong with it, be it that it does not end."""
+    """Run a simulation and return what is wrong with it; one that does not end is wrong, too."""
 
     def ring(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"not at its end after {TOO_LONG} s: the nodes are in a loop")
@@ -133,17 +133,17 @@ def judged(simulation: Simulation) -> list[str]:
         signal.signal(signal.SIGPROF, before)
 
 
-def in_parallel(seeds: range, said: Mapping[str, str], jobs: int) -> Iterator[Played]:
-    """What comes of the seeds, in their order, a few at a time."""
+def in_parallel(seeds: range, given: Mapping[str, str], jobs: int) -> Iterator[Played]:
+    """Yield the results of the seeds, in their order, a few at a time."""
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     if jobs == 1 or len(chunks) == 1:
-        yield from (play(chunk, said) for chunk in chunks)
+        yield from (play(chunk, given) for chunk in chunks)
         return
     with ProcessPoolExecutor(min(jobs, len(chunks))) as pool:
         ahead: list[Future[Played]] = []
         try:
             for chunk in chunks:
-                ahead.append(pool.submit(play, chunk, said))
+                ahead.append(pool.submit(play, chunk, given))
                 if len(ahead) > 4 * jobs:
                     yield ahead.pop(0).result()
             while ahead:
@@ -157,12 +157,12 @@ def in_parallel(seeds: range, said: Mapping[str, str], jobs: int) -> Iterator[Pl
 
 
 class Report:
-    """Progress on a terminal, failures as they come, and the sum of it all."""
+    """The output: progress on a terminal, failures as they come, and a summary."""
 
-    def __init__(self, count: int, said: Mapping[str, str]) -> None:
+    def __init__(self, count: int, given: Mapping[str, str]) -> None:
         self.total = Played()
         self._count = count
-        self._said = "".join(f" --{name.replace('_', '-')} {text}" for name, text in said.items())
+        self._given = "".join(f" --{name.replace('_', '-')} {text}" for name, text in given.items())
         self._began = os.times().elapsed
         self._terminal = sys.stderr.isatty()
 
@@ -171,20 +171,20 @@ class Report:
         if played.failed:
             self._clear()
         for failure in played.failed:
-            _say(*self._told(failure))
+            _say(*self._lines(failure))
         if self._terminal:
             done, failed = self.total.seeds, len(self.total.failed)
             sys.stderr.write(f"\r{done}/{self._count} seeds, {failed} failed, {self._seconds():.0f} s ")
             sys.stderr.flush()
 
-    def _told(self, failure: Failure) -> Iterator[str]:
+    def _lines(self, failure: Failure) -> Iterator[str]:
         yield f"FAILED      seed {failure.seed}: {failure.wrong[0]}"
         for what in failure.wrong[1:SHOWN]:
             yield f"            {what}"
         if len(failure.wrong) > SHOWN:
             yield f"            and {len(failure.wrong) - SHOWN} more"
         yield f"  plan      {failure.options}"
-        yield f"  replay    python -m dida.simulate --trace --seed {failure.seed}{self._said}"
+        yield f"  replay    python -m dida.simulate --trace --seed {failure.seed}{self._given}"
 
     def _seconds(self) -> float:
         return os.times().elapsed - self._began
@@ -195,7 +195,7 @@ class Report:
             sys.stderr.flush()
 
     def end(self, failpoints: bool) -> None:
-        """The summary."""
+        """Print the summary."""
         self._clear()
         total, seconds = self.total, self._seconds()
         failed = ", ".join(str(failure.seed) for failure in total.failed)
@@ -225,7 +225,7 @@ def _say(*lines: str) -> None:
 
 
 _STAMP = re.compile(r'"(?:cluster|sender|view|deadline|at|exposed|oldest)":(?:"[^"]*"|[-+0-9.e]+),?')
-"""What nearly every message between nodes carries, and a reader of a trace needs not."""
+"""Members that nearly every message between nodes carries, and that a reader of a trace does not need."""
 
 
 def _trace(text: str) -> None:
@@ -235,7 +235,7 @@ def _trace(text: str) -> None:
 # --- the command line ---------------------------------------------------------------------------
 
 
-def _one(seed: int, said: Mapping[str, str], trace: bool, fingerprint: bool) -> int:
+def _one(seed: int, given: Mapping[str, str], trace: bool, fingerprint: bool) -> int:
     whole = hashlib.blake2b(digest_size=8)
 
     def say(text: str) -> None:
@@ -243,7 +243,7 @@ def _one(seed: int, said: Mapping[str, str], trace: bool, fingerprint: bool) -> 
         if trace:
             _trace(text)
 
-    simulation = Simulation(seed, say if trace or fingerprint else None, plan_of(seed, said))
+    simulation = Simulation(seed, say if trace or fingerprint else None, plan_of(seed, given))
     if trace:
         _say(f"seed {seed}: {simulation.plan.options()}")
     wrong = judged(simulation)
@@ -254,21 +254,21 @@ def _one(seed: int, said: Mapping[str, str], trace: bool, fingerprint: bool) -> 
     elif trace:
         _say(f"seed {seed} FAILED", *(f"  {what}" for what in wrong))
     else:
-        report = Report(1, said)
+        report = Report(1, given)
         report.add(Played(1, [Failure(seed, wrong, simulation.plan.options())]))
     return 1 if wrong else 0
 
 
-def _many(seeds: range, said: Mapping[str, str], jobs: int, most: int, failpoints: bool) -> int:
-    report = Report(len(seeds), said)
+def _many(seeds: range, given: Mapping[str, str], jobs: int, most: int, failpoints: bool) -> int:
+    report = Report(len(seeds), given)
     try:
-        for played in in_parallel(seeds, said, jobs):
+        for played in in_parallel(seeds, given, jobs):
             report.add(played)
             if len(report.total.failed) >= most:
                 _say(f"stopped after {len(report.total.failed)} seeds that failed")
                 break
     except BrokenProcessPool:
-        raise UserError("a process of the simulation was killed; with --jobs 1 you see more") from None
+        raise UserError("a process of the simulation was killed: run with --jobs 1 to see more") from None
     finally:
         report.end(failpoints)
     return 1 if report.total.failed else 0
@@ -277,43 +277,51 @@ def _many(seeds: range, said: Mapping[str, str], jobs: int, most: int, failpoint
 def _seeds(text: str) -> range:
     first, dash, last = text.partition("-")
     if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
-        raise argparse.ArgumentTypeError(f"{text!r}: write FIRST-LAST, as in 0-999")
+        raise argparse.ArgumentTypeError(f"invalid seeds {text!r}: expected FIRST-LAST, as in 0-999")
     return range(int(first), int(last or first) + 1)
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: say a number from 1 on")
+        raise argparse.ArgumentTypeError(f"invalid number {text!r}: expected 1 or more")
     return int(text)
 
 
 def _options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser("python -m dida.simulate", description=__doc__.partition("\n\n")[2])
-    options.add_argument("--seed", type=int, metavar="N", help="one seed")
-    options.add_argument("--seeds", type=_seeds, metavar="A-B", help="the seeds from A to B (default: 0-99)")
-    options.add_argument("--jobs", type=_count, metavar="N", default=os.cpu_count(), help="processes (default: cores)")
-    options.add_argument("--failures", type=_count, metavar="N", default=10, help="stop after so many (default: 10)")
-    options.add_argument("--failpoints", action="store_true", help="print how often each was hit")
-    options.add_argument("--trace", action="store_true", help="print who said what to whom, when (with --seed)")
+    options.add_argument("--seed", type=int, metavar="N", help="one seed to run")
+    options.add_argument("--seeds", type=_seeds, metavar="A-B", help="range of seeds to run (default 0-99)")
+    options.add_argument(
+        "--jobs", type=_count, metavar="N", default=os.cpu_count(), help="number of processes (default: the cores)"
+    )
+    options.add_argument(
+        "--failures",
+        type=_count,
+        metavar="N",
+        default=10,
+        help="number of failed seeds after which to stop (default 10)",
+    )
+    options.add_argument("--failpoints", action="store_true", help="print how often each failpoint was hit")
+    options.add_argument("--trace", action="store_true", help="print every message and event (with --seed)")
     options.add_argument("--fingerprint", action="store_true", help="print a hash of the whole trace (with --seed)")
-    plan = options.add_argument_group("the plan", "what the seed would choose otherwise")
+    plan = options.add_argument_group("the plan", "values that the seed chooses if they are not given")
     for name in FIELDS:
         plan.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=ABOUT[name])
     return options
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Exit status 0 when every promise was kept, 1 when not, 2 when the options are wrong."""
+    """Run the command; return 0 if every promise was kept, 1 if not, 2 if the options are invalid."""
     parser = _options()
     options = parser.parse_args(words)
-    said = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     if options.seed is None and (options.trace or options.fingerprint):
-        parser.error("--trace and --fingerprint are of one seed: say --seed N")
+        parser.error("--trace and --fingerprint need one seed: add --seed N")
     try:
-        plan_of(0, said)
+        plan_of(0, given)
         if options.seed is not None:
-            return _one(options.seed, said, options.trace, options.fingerprint)
-        return _many(options.seeds or range(100), said, options.jobs, options.failures, options.failpoints)
+            return _one(options.seed, given, options.trace, options.fingerprint)
+        return _many(options.seeds or range(100), given, options.jobs, options.failures, options.failpoints)
     except UserError as problem:
         parser.error(str(problem))
     except KeyboardInterrupt:
@@ -321,5 +329,5 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is not an error
     sys.exit(main())

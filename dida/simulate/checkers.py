@@ -1,4 +1,4 @@
-"""Whether a history keeps the promises of the storage. Each checker returns what is wrong, in words.
+"""Checks whether a history keeps the promises of the storage. Each returns what is wrong, as text.
 
 - `linearizable`: updateIfs and latest reads of a key, by the search of Wing and Gong (1993) with Lowe's
   cache of visited states (2017); exact, for short histories. Running out of steps is a failure.
@@ -8,9 +8,9 @@
 - `sessions`: read your writes, monotonic reads, monotonic writes, writes follow reads, and causality across keys.
 - `predecessors`, `once`: what is stored in the end is an order in which each updateif replaced what it says.
 - `runs`: the consistency along chains, from the provenance of their runs.
-- `nobody`, `one_value`, `late`: no answer shows what nobody wrote, or two values of one version, or comes late.
+- `nobody`, `one_value`, `late`: no reply shows what nobody wrote, or two values of one version, or comes late.
 
-Values are unique. All but the first take time in proportion to the history (times its logarithm), so they do for
+Values are unique. All but the first take time in proportion to the history (times its logarithm), so they suit
 histories of real processes, too. `lost` are the versions that died with a crashed replica.
 """
 
@@ -38,7 +38,7 @@ Stored = Mapping[str, list[tuple[Version, str]]]
 
 
 def linearizable(history: History, initial: str | None) -> str | None:
-    """Whether the updateIfs and latest reads of one key have an order that explains all answers.
+    """Return why no order of the updateIfs and latest reads of one key explains all replies; None if one does.
 
     An operation of unknown outcome may take effect at any later time, or never; plain reads are left out.
     """
@@ -77,7 +77,7 @@ def linearizable(history: History, initial: str | None) -> str | None:
 
 
 def beginning(history: History, most: int = MAX_OPERATIONS) -> History:
-    """The part of a history before its `most`-th operation: linearizable when the whole is."""
+    """Return the part of a history before its `most`-th operation: linearizable if the whole is."""
     events = sorted(history, key=lambda e: e.invoked)
     if len(events) <= most:
         return events
@@ -86,21 +86,21 @@ def beginning(history: History, most: int = MAX_OPERATIONS) -> History:
 
 
 def _possible(event: Event, state: str | None) -> bool:
-    """Whether the operation can have its answer in `state`."""
+    """Return True if the operation can have its reply in `state`."""
     if event.verb == "write":
         return True
     if event.verb == "read":
         return state == (event.value if event.outcome == OK else None)
     if event.outcome == NO:
         return state != event.old and state == event.seen
-    return state == event.old  # of unknown outcome: where it took effect, then so
+    return state == event.old  # of unknown outcome: if it took effect, then here
 
 
 # --- the chain of compare and swap ----------------------------------------------------------------
 
 
 def chain(history: History, initial: str | None) -> list[str]:
-    """Forks, values from nowhere and real-time inversions of one key that only updateifs write."""
+    """Return forks, values from nowhere and real-time inversions of one key that only updateifs write."""
     wrong: list[str] = []
     parent: dict[str, str | None] = {}
     child: dict[str | None, str] = {}
@@ -122,7 +122,7 @@ def chain(history: History, initial: str | None) -> list[str]:
         return wrong
     values = [shown.value for e in history if (shown := e.shown) is not None]
     values += [old for old in parent.values() if old is not None]
-    while values:  # what was seen happened: also updates of unknown outcome, and what they replaced
+    while values:  # what was seen has happened: so have updates of unknown outcome, and what they replaced
         value = values.pop()
         if value == initial or value in parent:
             continue
@@ -150,7 +150,7 @@ def chain(history: History, initial: str | None) -> list[str]:
 
 
 def _back_in_time(history: History, place: dict[str | None, int]) -> list[str]:
-    """Answers that show less of the chain than an answer that was there before they were asked for."""
+    """Return replies that show less of the chain than a reply that came before they were asked for."""
     wrong = []
     answers = []
     for event in history:
@@ -170,7 +170,7 @@ def _back_in_time(history: History, place: dict[str | None, int]) -> list[str]:
 
 
 def real_time(history: Iterable[Event], lost: Collection[Shown] = ()) -> list[str]:
-    """Updateifs and latest reads that show less than what was acknowledged before they were asked for."""
+    """Return updateifs and latest reads that show less than what was acknowledged before they were asked for."""
     wrong: list[str] = []
     floors: dict[str, tuple[list[float], list[Version]]] = {}
     events = list(history)
@@ -204,11 +204,14 @@ Context = dict[str, Version]
 def sessions(
     history: Iterable[Event], lost: Collection[Shown] = (), views: Mapping[str, str] | None = None
 ) -> list[str]:
-    """The session guarantees and causality. What a session saw of lost versions counts until it heard of the loss;
-    what it learned of them through others does not count. Where two sides of a partition go on there are `views`, to
-    each name that of the view which it changes. Then who hears of a loss, or is answered in a view that does not go
-    on with the one before, nor that with it, goes over to the other side, and begins anew; and lost versions neither
-    count nor are judged: who goes over may have nothing in its timestamp any more that would tell."""
+    """Return violations of the session guarantees and of causality.
+
+    What a session saw of lost versions counts until it heard of the loss; what it learned of them through others does
+    not count. Where two sides of a partition go on, `views` has the name of each view with that of the view which it
+    changes. Then a session that hears of a loss, or is answered in a view that does not continue the one before, nor
+    the other way round, goes over to the other side, and begins again; and lost versions neither count nor are judged:
+    a session that goes over may have nothing in its timestamp any more that would show them.
+    """
     forks = views is not None
     place: dict[str, str] = {}
     wrong: list[str] = []
@@ -260,7 +263,7 @@ def sessions(
 
 
 def _line(view: str, views: Mapping[str, str]) -> Iterator[str]:
-    """The view, and those that it goes on with."""
+    """Yield the view, and those that it continues."""
     while view:
         yield view
         view = views.get(view, "")
@@ -276,8 +279,11 @@ def _raise(context: Context, other: Mapping[str, Version]) -> None:
 
 
 def runs(touched: Mapping[str, Iterable[Access]]) -> list[str]:
-    """The consistency along a chain, from what each run says that it has read and written, in order: a run
-    sees its own writes, reads a record in one version, and sees what the writers of what it has read had seen."""
+    """Return violations of the consistency along chains.
+
+    `touched` is what each run reports that it has read and written, in order: a run sees its own writes, reads a record
+    in one version, and sees what the writers of what it has read had seen.
+    """
     wrong: list[str] = []
     causes: dict[Access, Context] = {}
     for run, touches in touched.items():
@@ -315,8 +321,10 @@ def runs(touched: Mapping[str, Iterable[Access]]) -> list[str]:
 
 
 def nobody(history: Iterable[Event], stored: Stored | None = None, forks: bool = False) -> list[str]:
-    """Values that nobody wrote, or not yet, or whose writer heard that nothing was written (where two sides of a
-    partition go on, the other side may have done it)."""
+    """Return values that nobody wrote, or not yet, or whose writer heard that nothing was written.
+
+    The last does not count where two sides of a partition go on: the other side may have done it.
+    """
     events = list(history)
     writers = {(e.key, e.value): e for e in events if e.changes}
     wrong = []
@@ -340,7 +348,7 @@ def nobody(history: Iterable[Event], stored: Stored | None = None, forks: bool =
 
 
 def one_value(history: Iterable[Event], lost: Collection[Shown] = ()) -> list[str]:
-    """Versions that were shown with two values (the version of a lost update may be given again)."""
+    """Return versions that were shown with two values (the version of a lost update may be given again)."""
     wrong = []
     values: dict[tuple[str, Version], str] = {}
     for event in history:
@@ -354,12 +362,12 @@ def one_value(history: Iterable[Event], lost: Collection[Shown] = ()) -> list[st
 
 
 def late(history: Iterable[Event], seconds: float) -> list[str]:
-    """Operations that took longer; those that never came back count as late, too."""
+    """Return operations that took longer than `seconds`, or never returned."""
     return [f"late: {e}" for e in history if e.returned - e.invoked > seconds]
 
 
 def once(stored: Stored) -> list[str]:
-    """No update was executed twice: unique values stand under one version each."""
+    """Return updates that were executed twice: unique values have one version each."""
     wrong = []
     for key, versions in stored.items():
         values = [value for _, value in versions]
@@ -368,7 +376,7 @@ def once(stored: Stored) -> list[str]:
 
 
 def predecessors(history: Iterable[Event], stored: Stored) -> list[str]:
-    """Each updateif that is stored stands right after the value that it compared with."""
+    """Return stored updateifs that do not stand right after the value that they compared with."""
     wrong = []
     olds = {(e.key, e.value): e.old for e in history if e.verb == "updateif"}
     for key, versions in stored.items():

@@ -1,4 +1,4 @@
-"""The clients of a simulation: sessions that do one operation after the other, and ask again when they must."""
+"""The clients of a simulation: sessions that do one operation after the other, and retry when they must."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from dida.wire.messages import Error, No, Ok, Read, Reply, UpdateIf, Write, voca
 
 INITIAL = "initial"
 DEADLINE = 1.0
-"""Seconds that a request may take, and the node's gossip delay twice."""
+"""Time that a request may take beside the node's gossip delay twice, in seconds."""
 SLACK = 0.1
-"""Seconds that an answer may come after its deadline: ticks, and the way."""
+"""Time after its deadline that a reply may still take, in seconds: ticks, and the way."""
 PATIENCE = 4.0
-"""Seconds after which a client asks no more, and never knows."""
+"""Time after which a client no longer retries, and never learns the outcome, in seconds."""
 CALM_OPERATIONS = 3
-"""What each session does in the end, when nothing goes wrong any more: then nothing may be refused."""
+"""Operations of each session in the end, when nothing goes wrong any more: then nothing may be refused."""
 
 
 @define(eq=False)
@@ -41,14 +41,15 @@ class Session:
     versions: dict[str, Version] = Factory(dict)
     count: int = 0
     lives: int = 0
-    """New update ids begin when an operation was given up, for its id must not be forgotten."""
+    """How often its update ids have begun a new session: when an operation is given up, its id must not be
+    forgotten."""
     event: Event | None = None
     with_id: bool = True
     plain: bool = False
-    """True if the operation is a plain request: a session of its own, with nothing but a key and a value."""
+    """True if the operation is a plain request: a session on its own, with nothing but a key and a value."""
     tries: int = 0
     uncertain: bool = False
-    """An earlier try may have taken effect."""
+    """True if an earlier try may have taken effect."""
     asks: int = 0
     token: Any = None
     left: int = CALM_OPERATIONS
@@ -60,7 +61,7 @@ class Session:
 
 @define(eq=False)
 class _Expected:
-    """A request that its node has got: it has to be answered in time, if the node lives."""
+    """A request that its node has received: it has to be answered in time, if the node stays alive."""
 
     epoch: int
     pauses: int
@@ -82,7 +83,7 @@ class Clients:
         self.stopping = False
         self.witness = Witness(cluster, plan, self._report)
         self.writers: set[str] = set()
-        """The sessions, as in their update ids, that were told of a change of theirs."""
+        """The sessions, as in their update ids, of which a change was acknowledged."""
         self._expected: dict[Any, _Expected] = {}
         self.keys = [f"cas{i}" for i in range(plan.keys)] + [f"mix{i}" for i in range(plan.keys)]
         cluster.on_reply = self._replied
@@ -91,7 +92,7 @@ class Clients:
     # --- the course of it -----------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Every key begins with one value."""
+        """Give every key one value."""
         for key in self.keys:
             self.history.append(Event("prepare", "write", key, self.cluster.now, f"{INITIAL}-{key}"))
             self._prepare(len(self.history) - 1)
@@ -115,11 +116,11 @@ class Clients:
         self.cluster.at(self.rng.expovariate(1.0), self._lie)
 
     def stop(self) -> None:
-        """No further operations; those that are not answered are asked again until they are."""
+        """Begin no further operations; retry the unanswered ones until they are answered."""
         self.stopping = True
 
     def settle(self) -> None:
-        """A few more operations of everybody, at once: nothing may be refused now."""
+        """Let every session do a few more operations, at once: nothing may be refused now."""
         self.stopping = False
         self.calm = True
         for session in self.sessions:
@@ -222,7 +223,7 @@ class Clients:
             self.cluster.at(request.deadline + SLACK, lambda: self._due(node, token))
 
     def _due(self, node: Node, token: Any) -> None:
-        """Its deadline is over: a node that lived all the time must have answered."""
+        """Check at its deadline that a node that was alive all the time has answered."""
         expected = self._expected.pop(token, None)
         if expected is None or node.epoch != expected.epoch or node.replica is None:
             return
@@ -230,13 +231,13 @@ class Clients:
             self._report(f"{node.name} did not answer c{token[0]} in time")
 
     def _silent(self, session: Session, token: Any) -> None:
-        """No reply in time: ask another, with the same id."""
+        """Retry at another node, with the same id: no reply came in time."""
         if session.token == token and session.event is not None:
             session.uncertain = True
             self._again(session)
 
     def _crashed(self, node: Node) -> None:
-        """The connections to a node that crashed break; some clients don't notice."""
+        """Break the connections to a node that crashed; some clients do not notice."""
         for session in self.sessions:
             if session.node == node.url and session.event is not None and self.rng.random() < 0.8:
                 token = session.token
@@ -250,7 +251,7 @@ class Clients:
         if event.verb == "read" and not self.stopping and session.tries >= 2:
             event.outcome = FAILED
         elif event.changes and not session.uncertain and self.rng.random() < 0.3:
-            event.outcome = FAILED  # what was refused each time has no effect
+            event.outcome = FAILED  # an update that was refused each time has no effect
         elif event.changes and (
             not session.with_id or (not self.stopping and self.cluster.now - event.invoked > PATIENCE)
         ):
@@ -285,7 +286,7 @@ class Clients:
             self.witness.acknowledged(event, event.value, Version.parse(reply.words[0]), node)
         if isinstance(reply, Ok | No) and node.replica is not None:
             came_before_pause = expected is not None and expected.pauses != node.pauses
-            passed_on = event.ordered or (event.changes and session.tries > 1)  # the home's answer is true for ever
+            passed_on = event.ordered or (event.changes and session.tries > 1)  # the home's reply stays true
             passed_on = passed_on or (
                 event.changes and node.replica.ended
             )  # what it did is part of the view without it
@@ -326,7 +327,7 @@ class Clients:
             self.cluster.at(pause, lambda: self._next(session))
 
     def _note(self, session: Session, event: Event, reply: Reply) -> None:
-        """What the answer says."""
+        """Note what the reply says."""
         if isinstance(reply, Error):
             event.outcome = LOST if reply.code == errors.LOST_UPDATE else NO
             lost = reply.object.get("lost", {})
@@ -358,7 +359,7 @@ class Clients:
             self.cluster.at(0.01, lambda: self._next(session))
             return
         if reply.code == errors.STORAGE_FULL and self.plan.max_memory:
-            event.outcome = UNKNOWN if session.uncertain else FAILED  # of an earlier try nothing is said
+            event.outcome = UNKNOWN if session.uncertain else FAILED  # of an earlier try nothing is known
             session.lives += 1
             session.token = None
             self.cluster.at(0.01, lambda: self._next(session))
@@ -373,7 +374,7 @@ class Clients:
     # --- lies -----------------------------------------------------------------------------------
 
     def _lie(self) -> None:
-        """A client that says it has seen what can't be, in numbers that would win for ever."""
+        """Send a timestamp that cannot exist, in numbers that would win for ever."""
         if self.calm or self.stopping:
             return
         node = self.rng.choice(list(self.cluster.nodes.values()))

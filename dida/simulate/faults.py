@@ -1,4 +1,4 @@
-"""What goes wrong in the first phase of a simulation: crashes, pauses, stopped links, partitions, failpoints."""
+"""The faults in the first phase of a simulation: crashes, pauses, clogged links, partitions, failpoints."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from dida.simulate.node import Node, name_of
 from dida.simulate.plan import NEVER, Armed, Plan
 
 DEAD_FOR = (0.0, 0.03, 0.2, 1.0, 3.0)
-"""Seconds until a node that crashed is started again; 0: before anybody noticed."""
+"""Times until a crashed node is started again, in seconds; 0: before any other node noticed."""
 DOWN_FOR = (0.01, 0.03, 0.2)
-"""Seconds until a node that was told to stop is started again."""
+"""Times until a node that has shut down is started again, in seconds."""
 DRAIN = 100.0
-"""Seconds that such a node waits for others to take over: longer than a simulation."""
+"""Time that such a node waits for others to take over, in seconds: longer than a simulation."""
 PAUSED_FOR = (0.1, 0.3, 0.7, 2.0, 3.5)
-"""Seconds of a pause: shorter and longer than the lease."""
+"""Times of a pause, in seconds: shorter and longer than the lease."""
 TURNING = ("install.send", "level.answered", "flush.receive")
 """Where members change sides: before the new view is sent, before it is made, when the old one is stopped."""
 SHORT_CLOG = 0.2
-"""Seconds that links may stop without making a suspect: all that is bearable where sides must not part."""
+"""Time that links may stop without making a suspect, in seconds: the most where sides must not part."""
 
 
 class Faults:
-    """The faults of one run, as its plan and its dice want them. N-1 nodes may be down, never the last one."""
+    """The faults of one run, as its plan and its dice choose them. All nodes but one may be down, never the last."""
 
     def __init__(self, cluster: Cluster, plan: Plan, rng: Random) -> None:
         self.cluster = cluster
@@ -37,14 +37,14 @@ class Faults:
         self.hits: Counter[str] = Counter()
         self._armed: dict[str, list[Armed]] = {}
         self._sides: tuple[list[str], list[str]] = ([], [])
-        """The urls on each side of a partition whose members may change sides."""
+        """The URLs on each side of a partition whose members may change sides."""
         self._turns = 0
         """How many of them still will."""
         for armed in plan.armed:
             self._armed.setdefault(armed.name, []).append(armed)
         cluster.failpoint = self._failpoint
         self._then: dict[str, Callable[[], None]] = {}
-        """Node that was told to stop to what follows when it is started again."""
+        """Node that is shutting down to what follows when it is started again."""
 
     def begin(self) -> None:
         self.active = True
@@ -62,7 +62,7 @@ class Faults:
                 self._again(mean, fault)
 
     def end(self) -> None:
-        """The links work, all nodes run, and that is how it stays."""
+        """End all faults: the links work and all nodes run, from now on."""
         cluster = self.cluster
         cluster.say("--- no more faults ---")
         self.active = False
@@ -111,7 +111,10 @@ class Faults:
         return True
 
     def _dispensable(self, node: Node) -> bool:
-        """Another member of the newest view (in majority mode: enough of them) must go on with the state."""
+        """Return True if the state goes on without the node.
+
+        Another member of the newest view must go on with it; in majority mode, enough of them.
+        """
         newest = self.cluster.newest_view()
         if newest is None:
             return False
@@ -133,9 +136,10 @@ class Faults:
     # --- planned stops --------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        """One node, or some at once, or all one after the other, the next when the former is only just started.
+        """Shut down one node, or some at once, or all one after the other, each when the one before has just been
+        restarted.
 
-        Another may crash at the same moment: then the view changes at once, before much has been said.
+        Another may crash at the same moment: then the view changes at once, before much was sent.
         """
         nodes = list(self.cluster.nodes.values())
         self.rng.shuffle(nodes)
@@ -152,7 +156,7 @@ class Faults:
             self._roll(nodes)
 
     def _stop_one(self, node: Node, then: Callable[[], None] = lambda: None) -> bool:
-        """SIGTERM, if another node stays; it is started again when it has ended."""
+        """Shut a node down, if another one stays; return True if so. It is started again when it has ended."""
         if node.replica is None or node.replica.context.leaves or not self._stays_without(node):
             return False
         self.happened["stops"] += 1
@@ -161,7 +165,10 @@ class Faults:
         return True
 
     def _stays_without(self, node: Node) -> bool:
-        """Another node goes on with the state; where nobody can be cut off, it may be one that is about to join."""
+        """Return True if another node goes on with the state.
+
+        Where no node can be cut off, it may be one that is about to join.
+        """
         if self._dispensable(node):
             return True
         others = [n.replica for n in self.cluster.nodes.values() if n is not node and not n.paused]
@@ -169,7 +176,7 @@ class Faults:
         return living and not self.plan.partitions and self.plan.pause >= NEVER
 
     def left(self, node: Node) -> None:
-        """A node has ended as it was told to: it is started again."""
+        """Start a node again that has shut down."""
         then = self._then.pop(node.name, lambda: None)
 
         def start() -> None:
@@ -186,7 +193,7 @@ class Faults:
     # --- links ----------------------------------------------------------------------------------
 
     def _cut(self) -> None:
-        """A partition: two sides, one node alone, or one link; in both directions or in one."""
+        """Make a partition: two sides, one node alone, or one link; in both directions or in one."""
         cluster, rng = self.cluster, self.rng
         if cluster.cut:
             return
@@ -205,7 +212,7 @@ class Faults:
         cluster.at(rng.uniform(0.3, 2.5), self._join)
 
     def _part(self) -> None:
-        """A partition into two sides, of which members go over to the other one while a view is being installed."""
+        """Make a partition into two sides, of which members change to the other one while a view is being installed."""
         cluster, rng = self.cluster, self.rng
         if cluster.cut or len(cluster.nodes) == 1:
             return
@@ -227,7 +234,7 @@ class Faults:
                 self.cluster.cut[(a, b)] = self.cluster.cut[(b, a)] = True
 
     def _turn(self, node: Node) -> None:
-        """One of those on the node's side goes over to the other: what is on its way to it does not arrive."""
+        """Move a member of the node's side to the other: messages on their way to it do not arrive."""
         one, other = self._sides if node.url in self._sides[0] else reversed(self._sides)
         if len(one) > 1:
             self._turns -= 1
@@ -244,7 +251,7 @@ class Faults:
             self.cluster.cut.clear()
 
     def _clog(self) -> None:
-        """The links of some nodes stop one by one, and go again one by one in another order."""
+        """Stop the links of some nodes one by one, and let them work again one by one in another order."""
         cluster, rng = self.cluster, self.rng
         if cluster.cut:
             return
@@ -286,7 +293,7 @@ class Faults:
         if action is None and self.plan.odd and self.rng.random() < self.plan.odd:
             action = self.rng.choice(("drop", "duplicate"))
         if action == "duplicate" and name.startswith("forward"):
-            action = "drop"  # only a node that says so asks the home twice: what is refused once, is refused
+            action = "drop"  # a node announces that it asks the home again: what is refused once, stays refused
         if action in ("kill", "pause"):
             self.cluster.say(f"{node.name} FAILPOINT {name}: {action}")
             if not (self._crash(node) if action == "kill" else self._pause(node)):

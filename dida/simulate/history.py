@@ -1,4 +1,5 @@
-"""What clients did and heard: the raw material of the checkers, from the simulator or from real processes."""
+"""What clients did, and which replies they received: the input of the checkers, from the simulator or from real
+processes."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ FOREVER = float("inf")
 
 
 class Shown(NamedTuple):
-    """A version of a key and its value, as an answer shows it."""
+    """A version of a key and its value, as a reply shows it."""
 
     key: str
     version: Version
@@ -29,8 +30,8 @@ class Shown(NamedTuple):
 class Event:
     """One operation of one session. Times are of one clock for the whole history.
 
-    `value` is what was written, or what was read (with `version`); for an updateif that was refused,
-    `seen` and `version` are what it was compared with. `returned` is infinite while it is not known.
+    `value` is what was written, or what was read (with `version`); for an updateif that was refused, `seen` and
+    `version` are what it was compared with. `returned` is infinite while it is not known.
     """
 
     session: str
@@ -41,7 +42,7 @@ class Event:
     old: str | None = None
     latest: bool = False
     everywhere: bool = False
-    """Whether it is a write that is answered when all living members have it."""
+    """True for a write that is answered when all living members have it."""
     returned: float = FOREVER
     outcome: str = UNKNOWN
     version: Version | None = None
@@ -50,21 +51,21 @@ class Event:
     """The version that a read asked for."""
     node: str = ""
     view: str = ""
-    """The view in which the node was that answered, where that is known."""
+    """The view of the node that answered, if known."""
 
     @property
     def changes(self) -> bool:
-        """Whether it is an operation that writes."""
+        """True if it is an operation that writes."""
         return self.verb != "read"
 
     @property
     def ordered(self) -> bool:
-        """Whether it belongs to the total order of its key: an updateif, or a read of the latest value."""
+        """True if it belongs to the total order of its key: an updateif, or a read of the latest value."""
         return self.verb == "updateif" or self.latest
 
     @property
     def shown(self) -> Shown | None:
-        """What the answer shows, where it shows something."""
+        """What the reply shows, if it shows something."""
         value = self.seen if self.outcome == NO else self.value
         if self.outcome not in (OK, NO) or self.version is None or value is None:
             return None
@@ -83,7 +84,7 @@ History = list[Event]
 
 
 def by_key(history: Iterable[Event]) -> dict[str, History]:
-    """The history of each key, by time of invocation."""
+    """Return the history of each key, by time of invocation."""
     keys: dict[str, History] = {}
     for event in sorted(history, key=lambda e: e.invoked):
         keys.setdefault(event.key, []).append(event)
@@ -91,7 +92,7 @@ def by_key(history: Iterable[Event]) -> dict[str, History]:
 
 
 def dumped(history: Iterable[Event]) -> Iterator[str]:
-    """The history as lines, each a JSON object: what a test of real processes keeps."""
+    """Yield the history as lines, each a JSON object, for tests of real processes to keep."""
     for event in history:
         members = {name: value for name, value in asdict(event).items() if value not in (None, FOREVER)}
         for name in ("version", "wanted"):
@@ -101,7 +102,7 @@ def dumped(history: Iterable[Event]) -> Iterator[str]:
 
 
 def loaded(lines: Iterable[str]) -> History:
-    """The history that `dumped` gave."""
+    """Return the history that `dumped` yielded."""
     history = []
     for line in lines:
         members = msgspec.json.decode(line)

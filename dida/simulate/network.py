@@ -33,9 +33,10 @@ from dida.wire import grammar
 from dida.wire.messages import Error, Read, Reply, Request, Write, form_of, vocabulary
 
 TICK = 0.02
-"""Seconds of virtual time between two ticks of a replica."""
+"""Time between two ticks of a replica, in seconds of virtual time."""
 MEAN_TURN = 0.001
-"""Seconds of virtual time, in the mean, that a node takes what comes in before it sends what it has gathered."""
+"""Mean time that a node spends on arriving messages before it sends what it has gathered, in seconds of virtual
+time."""
 VERB = {kind: form_of(kind).verb for kind in PEER}
 _VOCABULARY = vocabulary(*PEER)
 
@@ -51,14 +52,14 @@ class Network:
     late: float = 0.0
     """Share of messages that take up to 0.3 s longer (and all behind them): less than makes a suspect."""
     stale: float = 0.0
-    """Share of the messages under way on a connection that is reset which are read all the same, later."""
+    """Share of the messages under way on a reset connection that are still read, later."""
     wire: bool = False
-    """Whether messages travel as lines (replies always do)."""
+    """True if messages travel as lines (replies always do)."""
 
 
 @frozen(eq=False)
 class _Ask:
-    """A message whose answer is awaited."""
+    """A message whose reply is awaited."""
 
     node: Node
     epoch: int
@@ -76,13 +77,13 @@ class Cluster(Events):
         self.named = tuple(StorageAddress(n, f"s{n}", Address("node", FIRST_PORT + n)) for n in range(1, replicas + 1))
         self.nodes = {str(a.address): Node(a.replica, str(a.address), 1000 * rng.random()) for a in self.named}
         self.failpoint: Callable[[str, Node], str | None] | None = None
-        """Asked at every failpoint for one of its actions; it kills and pauses by itself."""
+        """Called at every failpoint for its action, if any; it kills and pauses nodes on its own."""
         self.on_reply: Callable[[Any, Reply, Node], None] = lambda token, reply, node: None
         self.on_crash: Callable[[Node], None] = lambda node: None
         self.on_left: Callable[[Node, bool], None] = lambda node, kept: None
-        """A node has left in order, or has ended as it was told to; whether it says that others have its state."""
+        """Called when a node has shut down; with whether it reports that others have its state."""
         self.on_removed: Callable[[Node], None] = lambda node: None
-        """A node has found out that it was removed while it lived."""
+        """Called when a node has found out that it was removed while it was alive."""
         self.check: Callable[[Node], None] = lambda node: None
         """Called after each tick of a node: a test's invariants."""
         self.cut: dict[tuple[str, str], bool] = {}
@@ -90,11 +91,11 @@ class Cluster(Events):
         self.cut_at = float("-inf")
         """When something did not pass between two nodes for the last time."""
         self.views: dict[str, str] = {}
-        """To the name of each view that began, that of the view which it changes."""
+        """Name of each view that began to that of the view which it changes."""
         self.ended: dict[str, float] = {}
-        """Components whose life is over, and since when."""
+        """Incarnations that have ended, and since when."""
         self.discarded = 0
-        """Updates that nodes which died since had discarded, and said so."""
+        """Updates that nodes which have ended since reported as discarded."""
         self.messages = 0
         self.fast = 0
         """Requests of clients that the fast path has served."""
@@ -104,10 +105,10 @@ class Cluster(Events):
         self._asked = 0
         self._replies: dict[Any, tuple[str, int]] = {}
 
-    # --- lives of nodes -------------------------------------------------------------------------
+    # --- processes -------------------------------------------------------------------------
 
     def start(self, node: Node) -> None:
-        """A process starts at the node's place: a new epoch, a new component."""
+        """Start a process at the node's place: a new incarnation."""
         node.epoch += 1
         node.paused = False
         node.backlog = deque()
@@ -118,7 +119,7 @@ class Cluster(Events):
         self._tick(node, node.epoch)
 
     def crash(self, node: Node) -> None:
-        """SIGKILL: the state is gone, the connections break, the port refuses."""
+        """Kill the process (SIGKILL): the state is gone, the connections break, the port refuses connections."""
         if node.replica is None:
             return
         self.say(f"{node.name} CRASHES")
@@ -126,12 +127,12 @@ class Cluster(Events):
         self.on_crash(node)
 
     def stop(self, node: Node, drain: float) -> None:
-        """SIGTERM"""
-        self.say(f"{node.name} is told to STOP")
+        """Ask the process to shut down (SIGTERM), within `drain` seconds."""
+        self.say(f"{node.name} is asked to STOP")
         self._at_node(node, node.epoch, lambda replica: replica.on_stop(drain, self.time(node)))
 
     def _left(self, node: Node, left: Left) -> None:
-        """It has done what it could: its process ends."""
+        """End the process: it has done what it could."""
         self.say(f"{node.name} LEAVES: {left.text}")
         self.on_left(node, left.kept)
         self._end(node)
@@ -150,14 +151,14 @@ class Cluster(Events):
                 self._break(node, other)
 
     def pause(self, node: Node) -> None:
-        """SIGSTOP"""
+        """Pause the process (SIGSTOP)."""
         if node.replica is not None and not node.paused:
             self.say(f"{node.name} is PAUSED")
             node.paused = True
             node.pauses += 1
 
     def resume(self, node: Node) -> None:
-        """SIGCONT: what came meanwhile is taken; its timers may be first."""
+        """Resume the process (SIGCONT): it takes what came meanwhile; its timers may be first."""
         if not node.paused:
             return
         self.say(f"{node.name} GOES ON")
@@ -168,7 +169,7 @@ class Cluster(Events):
             node.backlog.popleft()()
 
     def newest_view(self) -> View | None:
-        """Of the views in which nodes live now, the one that the others give way to."""
+        """Return the view of a living node to which all others give way; None if there is none."""
         views = [n.replica.context.view for n in self.nodes.values() if n.replica is not None]
         return max((view for view in views if view is not None), key=lambda view: view.rank, default=None)
 
@@ -176,7 +177,7 @@ class Cluster(Events):
         return self.now + node.skew
 
     def _at_node(self, node: Node, epoch: int, event: Callable[[Replica], list[Output]]) -> None:
-        """Have a replica take an input, unless that life is over; a paused one takes it when it goes on."""
+        """Give a replica an input, unless that process has ended; a paused one takes it when it resumes."""
         if node.epoch != epoch or node.replica is None:
             return
         if node.paused:
@@ -196,7 +197,7 @@ class Cluster(Events):
     # --- messages -------------------------------------------------------------------------------
 
     def ask(self, url: str, request: Request, token: Any, plain: bool = False) -> None:
-        """A client's request arrives at the node; its reply comes to `on_reply`, or never.
+        """Let a client's request arrive at the node; its reply comes to `on_reply`, or never.
 
         `plain`: it is `read KEY` or `write KEY VALUE` and nothing else, which takes the fast path if that can serve it.
         """
@@ -209,7 +210,7 @@ class Cluster(Events):
         self._at_node(node, node.epoch, take)
 
     def _take_fast(self, replica: Replica, request: Request, token: Any, now: float) -> list[Output] | None:
-        """Return what the fast path does with a plain request, as a node's does; None if it cannot serve it."""
+        """Return what the fast path makes of a plain request, as a node's does; None if it cannot serve it."""
         outputs: list[Output] = []
         if isinstance(request, Read):
             found = replica.requests.plain_read(request.key, now)
@@ -232,7 +233,7 @@ class Cluster(Events):
             return
         if (view := replica.context.view) is not None:
             self.views[view.name] = view.previous
-        if replica.context.incarnation != node.incarnation:  # it found out that it was removed
+        if replica.context.incarnation != node.incarnation:  # it has found out that it was removed
             self.ended[node.incarnation] = self.now
             node.begin(replica.context.incarnation)
             self.on_removed(node)
@@ -256,12 +257,12 @@ class Cluster(Events):
                     self.say(f"{node.name} NOTE {output.text}")
 
     def _flush(self, node: Node, epoch: int) -> None:
-        """What the node has gathered goes out when it has taken what else has come in by then."""
+        """Let the node send what it has gathered, after everything else that has arrived by then."""
         delay = self.rng.expovariate(1 / MEAN_TURN)
         self.at(delay, lambda: self._at_node(node, epoch, lambda replica: replica.flush(self.time(node))))
 
     def _hit(self, verb: str, step: str, node: Node, then: Callable[[str | None], None]) -> None:
-        """Go on with `then`, and with what a failpoint wants done; not when the node dies, later when it pauses."""
+        """Go on with `then`, given the action of a failpoint; not if the node dies, later if it is paused."""
         action = self.failpoint(f"{verb}.{step}", node) if self.failpoint is not None else None
         if action is None:
             then(None)
@@ -297,7 +298,7 @@ class Cluster(Events):
         self.at(arrival - self.now, arrive)
 
     def _break(self, source: Node, target: Node) -> None:
-        """Reset the connection on which `source` asks `target`: its answers won't come."""
+        """Reset the connection on which `source` asks `target`: its replies will not come."""
         pair = (source.url, target.url)
         self._epoch[pair] = self._epoch.get(pair, 0) + 1
         self._arrives.pop(("ask", *pair), None)
@@ -310,13 +311,13 @@ class Cluster(Events):
             self.at(0.012, lambda: self._connect(source, epoch, target))
 
     def _connect(self, source: Node, epoch: int, target: Node) -> None:
-        """The connection is tried again: a port that nobody listens on refuses."""
+        """Try the connection again: a port that nobody listens on refuses it."""
         if target.replica is None and not self.cut.get((source.url, target.url)):
             at = self.time(source)
             self._at_node(source, epoch, lambda r: r.on_refused(target.url, at, self.time(source)))
 
     def _give_up(self, number: int) -> None:
-        """The ask will not be answered: its connection is gone, or its time is over."""
+        """End the wait for a reply: its connection is gone, or its time is over."""
         ask = self._asks.get(number)
         if ask is not None:
             self._at_node(ask.node, ask.epoch, lambda replica: self._take_answer(replica, number, None))
@@ -425,10 +426,10 @@ class Cluster(Events):
 
 
 def refused(reply: Reply, *codes: str) -> bool:
-    """Whether the reply is one of these errors."""
+    """Return True if the reply is one of these errors."""
     return isinstance(reply, Error) and reply.code in codes
 
 
 def digest(replica: Replica) -> bytes:
-    """The replicated state in bytes: equal on all replicas when all is quiet."""
+    """Return the replicated state as bytes: equal on all replicas when all is quiet."""
     return msgspec.json.encode(replica.state.store.page("", 10**9)[0])

@@ -1,4 +1,7 @@
-"""What a seed chooses: the cluster, the network, what goes wrong and how often. Any of it can be said otherwise."""
+"""The plan of a simulation: the cluster, the network, which faults there are and how often.
+
+The seed draws it; options override any part.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ from dida.simulate.network import Network
 FULL = 8_000
 """Bytes that some tens of updates take."""
 NEVER = 100.0
-"""Mean seconds between two faults that are not to come."""
+"""Mean time between two faults that are not to happen, in seconds."""
 
 
 @frozen
 class Armed:
-    """A failpoint at which something happens: at its `at`-th hit in the first phase."""
+    """A failpoint with an action: at its `at`-th hit in the first phase."""
 
     name: str
     at: int
@@ -34,14 +37,15 @@ class Armed:
 
     @classmethod
     def parse(cls, text: str) -> Armed:
-        """What is written as `lock.send=kill@3`."""
+        """Parse an armed failpoint, as in `lock.send=kill@3`."""
         name, action, at = failpoints.parse(text)
         return cls(name, at, action)
 
 
 @frozen(kw_only=True)
 class Plan:
-    """One simulation but for its dice. Times in seconds; shares from 0 to 1; of a fault, the mean time between two."""
+    """One simulation except for its dice. Times in seconds; shares from 0 to 1; of a fault, the mean time
+    between two."""
 
     replicas: int
     membership: str
@@ -54,7 +58,7 @@ class Plan:
     ping_interval: float
     clients: int
     keys: int
-    """Of each kind: those that only updateifs write, and mixed ones."""
+    """Of each kind: keys that only updateifs write, and mixed ones."""
     faults: float
     """Length of the first phase."""
     mean_delay: float
@@ -63,25 +67,25 @@ class Plan:
     stale: float
     wire: bool
     stray: float
-    """Share of the clients' requests that arrive when the client has given up waiting, and of answers that get lost."""
+    """Share of requests that arrive when the client has given up, and of replies that get lost."""
     plain: float
     """Share of plain reads and writes that come without a session, and take the fast path where it can serve them."""
     crash: float
     pause: float
     clog: float
-    """Links of some nodes stop one by one, and go again in another order."""
+    """Links of some nodes stop one by one, and work again in another order."""
     cut: float
     odd: float
-    """Share of the hits of failpoints at which the message is dropped or doubled."""
+    """Share of the hits of failpoints at which the message is dropped or duplicated."""
     armed: tuple[Armed, ...]
     all_to_all: int
-    """Members beyond which they exchange heartbeats with the lowest one only."""
+    """Members beyond which all exchange heartbeats with the lowest only."""
     stop: float
-    """Planned stops: of one node, of some at once, of all one after the other."""
+    """Graceful shutdowns: of one node, of some at once, of all one after the other."""
     max_memory: int
-    """Bytes that a replica may take before writes that need more are refused; 0: whatever there is."""
+    """Bytes that a replica may take before writes that need more are refused; 0: no limit."""
     turn: float
-    """Partitions into two sides, with members that go over to the other side while a new view is on its way."""
+    """Partitions into two sides, with members that change sides while a new view is on its way."""
 
     @property
     def majority(self) -> bool:
@@ -89,13 +93,13 @@ class Plan:
 
     @property
     def steady(self) -> bool:
-        """Whether no node that lives is ever silent for long: then none may be removed."""
+        """True if no living node is ever silent for long: then none may be removed."""
         pauses = self.pause < NEVER or any(armed.action == "pause" for armed in self.armed)
         return not pauses and self.clog >= NEVER and self.cut >= NEVER and self.turn >= NEVER
 
     @property
     def forks(self) -> bool:
-        """Whether two sides may go on, each by itself: then what is discarded has to be told, no more."""
+        """True if two sides may go on separately: then what is discarded only has to be reported."""
         return self.partitions and not self.majority
 
     @classmethod
@@ -157,15 +161,15 @@ class Plan:
         return Network(mean_delay=self.mean_delay, late=self.late, reset=self.reset, stale=self.stale, wire=self.wire)
 
     def options(self) -> str:
-        """The options of the command that say all of it."""
+        """Return the options of the command that describe all of it."""
         return " ".join(
             f"--{name.replace('_', '-')} {_say(value)}" for name, value in attrs.asdict(self, recurse=False).items()
         )
 
-    def but(self, said: Mapping[str, str]) -> Plan:
-        """The plan with some of its fields as text says; UserError when it can't be."""
+    def but(self, given: Mapping[str, str]) -> Plan:
+        """Return the plan with some of its fields as the texts say; UserError if one is invalid."""
         types = get_type_hints(Plan)
-        return evolve(self, **{name: _parse(name, types[name], text) for name, text in said.items()})
+        return evolve(self, **{name: _parse(name, types[name], text) for name, text in given.items()})
 
 
 FIELDS = tuple(field.name for field in fields(Plan))
@@ -204,19 +208,19 @@ def _parse(name: str, kind: Any, text: str) -> Any:
     option = f"--{name.replace('_', '-')} {text}"
     if name == "membership":
         if text not in ("available", "majority"):
-            raise UserError(f"{option}: say available or majority")
+            raise UserError(f"invalid {option}: expected available or majority")
         return text
     if name == "armed":
         return tuple(map(Armed.parse, text.split(","))) if text != "none" else ()
     if kind is bool:
         if text not in ("yes", "no"):
-            raise UserError(f"{option}: say yes or no")
+            raise UserError(f"invalid {option}: expected yes or no")
         return text == "yes"
     low, high = RANGES.get(name, (1, 1_000_000))
     try:
         value = kind(text)
     except ValueError:
-        raise UserError(f"{option}: say a number") from None
+        raise UserError(f"invalid {option}: expected a number") from None
     if not low <= value <= high:
-        raise UserError(f"{option}: say a number from {low:g} to {high:g}")
+        raise UserError(f"invalid {option}: expected a number from {low:g} to {high:g}")
     return value

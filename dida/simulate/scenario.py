@@ -1,9 +1,9 @@
 """One simulation: a cluster, clients with sessions, a phase with faults, a phase without, and the verdict.
 
-Everything derives from the seed. In the first phase nodes crash and restart, are paused, connections are
-reset, messages are late, dropped with their connection, or doubled, links stop, the network is cut. In the second
-all is well: then every operation must be answered, further ones are done without a refusal, and all replicas must
-be equal with nothing left over.
+Everything derives from the seed. In the first phase nodes crash and restart or are paused, connections are reset,
+messages are late, dropped with their connection, or duplicated, links stop, the network is cut. In the second all is
+well: then every operation must be answered, further ones are done without a refusal, and all replicas must be equal
+with nothing left over.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from dida.simulate.verdict import Verdict, invariants, quiet
 START_WITHIN = 10.0
 ANSWER_WITHIN = 30.0
 QUIET_WITHIN = 20.0
-"""Seconds of virtual time, without faults."""
+"""Time limits without faults, in seconds of virtual time."""
 
 
-def plan_of(seed: int, said: Mapping[str, str] | None = None) -> Plan:
-    """What the seed chooses, but for what is said otherwise."""
-    return Plan.draw(Random(f"{seed} plan")).but(said or {})
+def plan_of(seed: int, given: Mapping[str, str] | None = None) -> Plan:
+    """Return the plan of the seed, with the given parts overridden."""
+    return Plan.draw(Random(f"{seed} plan")).but(given or {})
 
 
 class Simulation:
@@ -48,7 +48,7 @@ class Simulation:
         self.cluster.on_left = self._left
 
     def _look(self, node: Node) -> None:
-        """After every other tick of a node: looks cost as much as what they look at."""
+        """Check after every other tick of a node: checks cost as much as what they check."""
         if self.cluster.events % 2:
             invariants(self.cluster, node)
 
@@ -59,13 +59,13 @@ class Simulation:
     def _left(self, node: Node, kept: bool) -> None:
         member = node.replica is not None and node.replica.context.view is not None
         if self.plan.steady and member and not kept:
-            self.wrong.append(f"{node.name} was told to stop, and nobody has taken over its state")
+            self.wrong.append(f"{node.name} shut down, and no node has taken over its state")
         self.clients.witness.left(node, kept)
         self.faults.left(node)
 
     def run(self) -> list[str]:
-        """What is wrong; empty when all promises were kept."""
-        gc.disable()  # a simulation ends soon, and nearly all that it makes lives as long
+        """Return what is wrong; an empty list if all promises were kept."""
+        gc.disable()  # a simulation ends soon, and nearly all its objects live as long
         try:
             self._run()
         except AssertionError as problem:
@@ -115,11 +115,11 @@ class Simulation:
         )
 
     def _quiet(self) -> bool:
-        """One view of all, nothing under way."""
+        """Return True if all nodes are in one view, and nothing is under way."""
         return self._all_serve() and not any(quiet(n.replica) for n in self.cluster.nodes.values() if n.replica)
 
 
 def _place(problem: BaseException) -> str:
-    """Where it was raised: the innermost lines."""
+    """Return where it was raised: the innermost lines."""
     frames = traceback.extract_tb(problem.__traceback__)[-3:]
     return " < ".join(f"{f.filename.rpartition('/')[2]}:{f.lineno} {f.name}" for f in reversed(frames))

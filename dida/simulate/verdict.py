@@ -1,4 +1,4 @@
-"""The judgement on a simulation: invariants while it runs, and in the end what was promised."""
+"""The verdict on a simulation: invariants while it runs, and in the end what was promised."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dida.versions import Version
 
 
 def invariants(cluster: Cluster, node: Node) -> None:
-    """What replication.md says is true at any time; AssertionError when it is not."""
+    """Check what is true of a node at any time; AssertionError if it is not."""
     if cluster.cut:
         cluster.cut_at = cluster.now
     replica = node.replica
@@ -29,7 +29,7 @@ def invariants(cluster: Cluster, node: Node) -> None:
         return
     state = replica.state
     have = state.log.have
-    assert covers(have, state.value_ts), f"{node.name} shows what it has not"
+    assert covers(have, state.value_ts), f"{node.name} shows what it does not have"
     for record in state.held.values():
         assert not covers(state.value_ts, record.ts), f"{node.name} says that {record} is applied"
     assert (
@@ -77,7 +77,7 @@ def invariants(cluster: Cluster, node: Node) -> None:
 
 
 def _stays_with(other: Node, node: Node) -> bool:
-    """Whether another node is in the view of the first, lives, and does not leave."""
+    """Return True if another node is in the view of the first, is alive, and does not leave."""
     mine, theirs = node.replica, other.replica
     if mine is None or theirs is None or other is node or other.paused or other.pauses or node.pauses:
         return False
@@ -85,13 +85,13 @@ def _stays_with(other: Node, node: Node) -> bool:
 
 
 def _answers(cluster: Cluster, node: Node) -> bool:
-    """Whether the node would answer a client now."""
+    """Return True if the node would answer a client now."""
     replica = node.replica
     return replica is not None and replica.context.serving and cluster.time(node) < replica.detection.lease_until()
 
 
 def _went_on(other: ReplicaContext, mine: ReplicaContext) -> bool:
-    """Whether another member of my view serves in a later view without me."""
+    """Return True if another member of my view serves in a later view without me."""
     ours, theirs = mine.view, other.view
     if ours is None or theirs is None or not other.serving or mine.member(other.incarnation) is None:
         return False
@@ -99,7 +99,7 @@ def _went_on(other: ReplicaContext, mine: ReplicaContext) -> bool:
 
 
 def quiet(replica: Replica) -> dict[str, int]:
-    """What is still under way at a replica; nothing when all is done."""
+    """Return what is still under way at a replica; an empty dict when nothing is."""
     found = {
         "held": len(replica.state.held),
         "not applied": not covers(replica.state.value_ts, replica.state.log.have),
@@ -115,7 +115,7 @@ def quiet(replica: Replica) -> dict[str, int]:
 
 
 class Verdict:
-    """What is wrong with a simulation that has come to its end."""
+    """The checks of a simulation that has come to its end."""
 
     def __init__(self, cluster: Cluster, plan: Plan, clients: Clients) -> None:
         self.cluster = cluster
@@ -142,10 +142,11 @@ class Verdict:
         return self.wrong
 
     def _judge_ids(self, replicas: list[Replica]) -> None:
-        """An update that one has executed is known to all, or is nobody's business any more; so is who has expired.
+        """Check that all replicas know an executed update, or that it is forgotten; so, too, expired sessions.
 
-        Not where a session's updates may have been discarded with one side of a partition, and its refusals alone are
-        left: those are not told to who was being given its copy (docs/explanation/reliability.md, what can be lost).
+        Not where a session's updates may have been discarded with one side of a partition, and only its refusals are
+        left: a node that is being given a snapshot does not receive those (docs/explanation/reliability.md, what can be
+        lost).
         """
         first, *others = [replica.state.executed for replica in replicas]
         for one, another in [*((first, other) for other in others), *((other, first) for other in others)]:
@@ -182,14 +183,15 @@ class Verdict:
         for key, events in by_key(history).items():
             if key.startswith("cas"):
                 initial = f"{INITIAL}-{key}"
-                told = [e for e in events if e.session != "prepare"]
-                self.wrong += [f"{key}: {what}" for what in checkers.chain(told, initial)]
-                problem = checkers.linearizable(checkers.beginning(told), initial)
+                ours = [e for e in events if e.session != "prepare"]
+                self.wrong += [f"{key}: {what}" for what in checkers.chain(ours, initial)]
+                problem = checkers.linearizable(checkers.beginning(ours), initial)
                 if problem is not None:
                     self.wrong.append(f"{key}: {problem}")
 
     def _lost(self, stored: checkers.Stored) -> tuple[set[Shown], set[Shown]]:
-        """Versions that were shown, or acknowledged, and are gone; and those that may have been pushed out instead."""
+        """Return versions that were shown or acknowledged and are gone, and those that may have been pushed out
+        instead."""
         lost, unclear = set(), set()
         for event in self.clients.history:
             shown = event.shown
@@ -207,18 +209,20 @@ class Verdict:
         return lost, unclear
 
     def _judge_discarded(self, lost: set[Shown]) -> None:
-        """What a partition cost is said: by nodes that live, or by those that did before they died."""
+        """Check that what a partition cost is reported: by nodes that are alive, or before they ended."""
         if any(node.epoch > 1 for node in self.cluster.nodes.values()):
             return  # a crash may take updates with it
-        said = self.cluster.discarded
-        said += sum(n.replica.membership.losses.discarded for n in self.cluster.nodes.values() if n.replica is not None)
+        reported = self.cluster.discarded
+        reported += sum(
+            n.replica.membership.losses.discarded for n in self.cluster.nodes.values() if n.replica is not None
+        )
         gone = {e.shown for e in self.clients.history if e.changes and e.outcome == OK and e.shown in lost}
-        if len(gone) > said:
-            self.wrong.append(f"{len(gone)} acknowledged updates are gone, {said} are said to be discarded")
+        if len(gone) > reported:
+            self.wrong.append(f"{len(gone)} acknowledged updates are gone, {reported} are reported as discarded")
 
 
 def _difference(digests: list[bytes]) -> list[str]:
-    """Of each key that is not the same everywhere, how the nodes have it."""
+    """Return, for each key that is not the same everywhere, how the nodes have it."""
     stores: list[dict[str, Any]] = [msgspec.json.decode(each) for each in digests]
     keys = sorted({key for store in stores for key in store})
     return [

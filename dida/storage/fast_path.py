@@ -1,7 +1,8 @@
 """The fast path: a line `read KEY` or `write KEY VALUE` with plain words, answered without decoding it.
 
-Most clients say nothing else most of the time. Whatever is not plain, or can't be answered at once, takes the path of
-all requests, which gives the same answers.
+Most clients send nothing else most of the time. A line that is not plain takes the general path (`Replica.on_request`),
+and so does a request that has an obstacle (`dida.replication.requests`, `obstacle` and `write_obstacle`: the predicates
+of both paths). Both give the same replies.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ Turn = Callable[[Callable[[], list[Output]]], None]
 
 
 class FastPath:
-    """Of one replica; `turn` acts on its outputs, `now` is the clock of the node."""
+    """The fast path of one replica; `turn` acts on its outputs, `now` is the clock of the node, in seconds."""
 
     def __init__(self, replica: Replica, turn: Turn, now: Callable[[], float]) -> None:
         self._replica = replica
         self._turn = turn
         self._now = now
         self._after: Timestamp = {}
-        self._after_said = b' {"after":{}}'
+        self._encoded_after = b' {"after":{}}'
 
     def answer(self, line: bytes) -> bytes | None:
-        """The answer to a line, without its end; None: it takes the path of all requests.
+        """Return the reply to a line, without its end; None if it takes the general path.
 
-        A value that is read far more often than written is encoded once.
+        A value that is read far more often than it is written is encoded once.
         """
         if not line.startswith(b"read "):
             return self._write(line) if line.startswith(b"write ") else None
@@ -42,13 +43,13 @@ class FastPath:
         if found is None:
             return None
         entry, after = found
-        said = entry.said
-        if said is None:
-            said = grammar.encode_reply(Ok((entry.value, str(entry.version))))
-            self._replica.keep_said(entry, said)
+        encoded = entry.encoded
+        if encoded is None:
+            encoded = grammar.encode_reply(Ok((entry.value, str(entry.version))))
+            self._replica.keep_encoded(entry, encoded)
         if after is not self._after:  # a timestamp is replaced, never changed
-            self._after, self._after_said = after, b" " + grammar.encode_object({"after": after})
-        return said + self._after_said
+            self._after, self._encoded_after = after, b" " + grammar.encode_object({"after": after})
+        return encoded + self._encoded_after
 
     def _write(self, line: bytes) -> bytes | None:
         words = line.split(b" ")

@@ -1,7 +1,7 @@
-"""A storage node: the replica's state machines, its clients and its peers on connections.
+"""A storage node: the replica's state machines, with its clients and its peers on connections.
 
-The node owns no rules: it gives the replica what comes in (requests, messages of peers, answers, broken
-connections, ticks) and acts on its outputs in their order.
+The node has no rules: it gives the replica what arrives (requests, messages of peers, replies, broken connections,
+ticks) and acts on its outputs in their order.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from dida.wire.messages import (
 from dida.wire.whole import Schedulers, whole
 
 TICK = 0.02
-"""Seconds between two ticks of the replica."""
+"""Time between two ticks of the replica, in seconds."""
 
 _SIGNALS = {"kill": signal.SIGKILL, "pause": signal.SIGSTOP}
 
@@ -55,7 +55,7 @@ _log = Logger()
 
 
 class _Token:
-    """A request that came over a connection: its reply, or whom to tell it."""
+    """A request that came over a connection: its reply, or the Deferred that waits for it."""
 
     __slots__ = ("deferred", "reply")
 
@@ -88,34 +88,34 @@ class StorageNode(NodeCommands):
         debug: bool = False,
         die: Callable[[int], None] = os._exit,
     ) -> None:
-        """`named` are the members of the first view. `drain`: seconds that it may take at its end to leave in order;
-        None: it does not leave, for who stops it wants it gone. `die` ends a process whose invariants do not hold."""
+        """`named` are the members of the first view. `drain`: seconds that a graceful shutdown may take; None: none is
+        tried, the process ends at once. `die` ends a process whose invariants do not hold."""
         self._reactor = reactor
         self._die = die
         self._debug = debug
         self._word = token_hex(16)
-        """By which this node's own connections are known; nobody can guess it."""
+        """Identifies this node's own connections; nobody can guess it."""
         self._links: dict[str, ReconnectingClient] = {}
         self._asked = ConnectionPool(reactor)
         self._schedulers = Schedulers()
         self._gone: set[_Token] = set()
-        """Of clients that are gone, and wait for nothing any more."""
+        """Requests of clients that are gone."""
         self._drain = drain
         self._leaving: Deferred[Any] | None = None
-        """While it leaves: fires when it has left."""
+        """While it shuts down: fires when it has left."""
         self._failpoints = failpoints or Failpoints(())
         self.replica = Replica(config, me, tuple(named), reactor.seconds(), f"~{token_hex(8)}")
         self._fast_path = FastPath(self.replica, self._turn, reactor.seconds)
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = reactor
 
-    # --- its life -------------------------------------------------------------------------------
+    # --- start and stop -------------------------------------------------------------------------------
 
     def start(self) -> None:
         self._ticks.start(TICK, now=True)
 
     def leave(self) -> Deferred[Any] | None:
-        """Leave in order: fires when another node has the state, or after `drain` seconds."""
+        """Shut down in order; the Deferred fires when another node has the state, or after `drain` seconds."""
         if self._drain is None:
             return None
         drain = self._drain
@@ -147,18 +147,18 @@ class StorageNode(NodeCommands):
     def cmd_vouch(self, request: Vouch) -> LineAnswer:
         return Ok() if request.word == self._word else No()
 
-    def _tell(self, message: PeerMessage, url: str) -> LineAnswer:
+    def _take(self, message: PeerMessage, url: str) -> LineAnswer:
         member = self.replica.context.member(message.sender)
-        told = message.member if isinstance(message, Join) else member
-        if told is not None and told.url != url:
-            raise BadRequest(f"this is the connection of {url}, not of {told.url}")
+        sender = message.member if isinstance(message, Join) else member
+        if sender is not None and sender.url != url:
+            raise BadRequest(f"this connection belongs to {url}, not to {sender.url}")
         if self._goes_off(message, "receive") == "drop":
-            return Deferred()  # never taken, never answered
+            return Deferred()  # never processed, never answered
         answer = self._answered(lambda token: self.replica.on_peer(token, message, self._reactor.seconds()))
         return Deferred() if self._goes_off(message, "reply") == "drop" else answer
 
     def _goes_off(self, message: Request, step: str) -> str | None:
-        """What an armed failpoint does here; kill and pause are done at once."""
+        """Return what an armed failpoint asks for here; kill and pause are done at once."""
         if not self._failpoints:
             return None
         name = f"{form_of(type(message)).verb}.{step}"
@@ -194,12 +194,14 @@ class StorageNode(NodeCommands):
             _log.failure("a bug in a tick")
 
     def _turn(self, turn: Callable[[], list[Output]]) -> None:
-        """One input of the replica, and what comes of it. A broken invariant ends the process: better a
-        crash, which the others survive, than a wrong answer."""
+        """Give the replica one input, and act on its outputs.
+
+        A broken invariant ends the process: a crash, which the others survive, is better than a wrong reply.
+        """
         try:
             outputs = turn()
         except AssertionError:
-            _log.failure("an invariant does not hold; this node stops")
+            _log.failure("an invariant does not hold; this node ends")
             self._die(70)
             return
         for output in outputs:
@@ -212,7 +214,7 @@ class StorageNode(NodeCommands):
             elif isinstance(output, LogMessage):
                 self._say(output)
             elif self._leaving is not None:
-                # the answers go out in the turn between these two
+                # the replies go out in the turn between these two
                 self._reactor.callLater(0, self._reactor.callLater, 0, self._leaving.callback, None)
 
     def _flush(self) -> None:
@@ -240,7 +242,7 @@ class StorageNode(NodeCommands):
             link.send(send.message, send.timeout, lambda came: None)
 
     def _got(self, send: Send, reply: Reply | None) -> None:
-        """The reply to what was sent; None: whatever went wrong, it did not get through."""
+        """Process the reply to a message; None: it did not get through, for whatever reason."""
         if reply is not None and self._goes_off(send.message, "answered") == "drop":
             reply = None
         now = self._reactor.seconds()
@@ -250,7 +252,7 @@ class StorageNode(NodeCommands):
             else:
                 self._turn(lambda: self.replica.on_answer(send.url, send.peer, send.message, reply, now))
         except Exception:  # noqa: BLE001 - one answer must not take the connection's others with it
-            _log.failure("a bug while taking an answer")
+            _log.failure("a bug while processing a reply")
 
     def _link(self, url: str) -> ReconnectingClient:
         link = self._links.get(url)
@@ -304,7 +306,7 @@ class StorageNode(NodeCommands):
     cmd_write = cmd_updateif = cmd_list = cmd_versions = cmd_home = cmd_forget = cmd_watch = cmd_read
 
     def peer_request(self, request: Any, connection: LineServer) -> LineAnswer:
-        """`peer`, or what only another storage node may say: its connection has proved whose it is."""
+        """Handle `peer`, or a message of another storage node: its connection has proved which node it is."""
         if isinstance(request, Peer):
             address = Address.parse(request.url)
             introduction = PeerIdentity(str(address), lambda: self._vouched(address, request.word))
@@ -317,13 +319,13 @@ class StorageNode(NodeCommands):
         if known is None:
             raise BadRequest(f"{form_of(type(request)).verb} is for storage nodes, whose connections begin with peer")
         if known.proved:
-            return self._tell(request, known.url)
-        return known.proof().addCallback(lambda proved: self._told(request, known, proved))
+            return self._take(request, known.url)
+        return known.proof().addCallback(lambda proved: self._take_proved(request, known, proved))
 
-    def _told(self, message: PeerMessage, introduction: PeerIdentity, proved: bool) -> Any:
+    def _take_proved(self, message: PeerMessage, introduction: PeerIdentity, proved: bool) -> Any:
         if not proved:
             raise Unavailable(f"{introduction.url} does not vouch for this connection")
-        return self._tell(message, introduction.url)
+        return self._take(message, introduction.url)
 
 
 class _PeerListener(LinkListener):

@@ -143,7 +143,7 @@ def test_the_waiting_time_is_over() -> None:
     hand.stop(1, drain=4.0)
     assert not hand.run(3.5, lambda: 1 in hand.left)
     assert hand.run(1.0, lambda: 1 in hand.left)
-    text = "ends: not in order, for nobody has taken over in 4 s; another member has all of it"
+    text = "ends: timed out, no member has taken over its state in 4 s; another member has all of it"
     assert hand.left[1].text == text
     assert hand.stored(2, "key") == ["value"]
 

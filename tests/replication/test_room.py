@@ -44,7 +44,7 @@ def test_a_write_that_needs_more_is_refused_and_changes_nothing() -> None:
     for number in (1, 2):
         reply = hand.answer(number, Write("new", "v"))
         assert reply == Error(
-            "storage-full", ("0 of 0 MiB are taken: give the storage nodes more (--max-memory), or more nodes",)
+            "storage-full", ("0 of 0 MiB are used: give the storage nodes more (--max-memory), or add nodes",)
         )
         assert hand.replicas[number].plain_write("new", "v", hand.now) is None
         assert code(hand.answer(number, Write("new", "v", id="s:1", retry=False))) == "storage-full"
@@ -91,8 +91,8 @@ def test_it_warns_before() -> None:
     replica = hand.replicas[1]
     told = [note for note in replica.context.notes if note.startswith("memory: ")]
     assert set(told) == {
-        "memory: 0 of 0 MiB (--max-memory) are taken",
-        "memory: 0 of 0 MiB (--max-memory) are taken: writes that need more are refused (storage-full)",
+        "memory: 0 of 0 MiB (--max-memory) are used",
+        "memory: 0 of 0 MiB (--max-memory) are used: writes that need more are refused (storage-full)",
     }
     hand.run(5.0)
     assert [note for note in replica.context.notes if note.startswith("memory: ")] == told
@@ -101,8 +101,8 @@ def test_it_warns_before() -> None:
     assert SMALL <= status["memory"] <= 1.1 * SMALL
     entry = replica.state.store.newest("k1")
     assert entry is not None
-    replica.keep_said(entry, b"said")
-    assert entry.said is None, "nothing is kept that only saves time"
+    replica.keep_encoded(entry, b"said")
+    assert entry.encoded is None, "nothing is kept that only saves time"
 
 
 def test_a_refusal_is_said_though_there_is_room_again() -> None:
@@ -132,8 +132,8 @@ def test_the_store_counts_what_it_has() -> None:
         if not any(each.number == number for each in store.versions(key)):
             store.put(key, Entry(number, 1, value, f"s:{step}" if step % 2 else None, None))
         newest = store.newest(key)
-        if newest is not None and newest.said is None and dice.random() < 0.1:
-            store.keep_said(newest, b"x" * 10)
+        if newest is not None and newest.encoded is None and dice.random() < 0.1:
+            store.keep_encoded(newest, b"x" * 10)
     entries = [entry for key in store for entry in store.versions(key)]
     assert max(len(store.versions(key)) for key in store) == 70
     assert store.bytes == sum(KEY + bytes_of(key) for key in store) + sum(entry.bytes for entry in entries)

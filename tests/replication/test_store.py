@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dida.replication.store import Entry, Store, said
+from dida.replication.store import Entry, Store
+from dida.replication.store import shown as versions_shown
 from dida.versions import Version
 
 versions = st.builds(Version, st.integers(1, 6), st.integers(1, 3))
@@ -96,9 +97,9 @@ def test_put_tells_what_is_kept(some: list[tuple[str, Version]]) -> None:
     """Putting says whether the update is kept now and was not before."""
     store = Store(2)
     for key, version in some:
-        before = said(store.versions(key))
+        before = versions_shown(store.versions(key))
         new = store.put(key, entry(key, version))
-        assert new == (said(store.versions(key)) != before)
+        assert new == (versions_shown(store.versions(key)) != before)
         assert new == (store.find(key, version) is not None and [str(version), f"{key} {version}"] not in before)
 
 

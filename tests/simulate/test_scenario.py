@@ -80,4 +80,4 @@ def test_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--seed", "1", "--replicas", "many"])
     assert ended.value.code == 2
-    assert "--replicas many: say a number" in capsys.readouterr().err
+    assert "invalid --replicas many: expected a number" in capsys.readouterr().err

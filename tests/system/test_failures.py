@@ -206,7 +206,7 @@ def test_two_nodes_with_one_number(start: Callable[..., StorageCluster], tmp_pat
     ]
     other = NodeProcess("dida-storage", *options, folder=tmp_path, port=port)
     try:
-        until("it says why it can't join", lambda: "give this one another number" in other.output)
+        until("it says why it can't join", lambda: "give this node another number" in other.output)
         assert cluster.nodes[2].status()["alive"] == ["s1", "s2"]
         assert other.status()["ready"] is False
     finally:
