@@ -1,1 +1,1 @@
-"""Measurements of DIDA beside bare Twisted and the peers that are there: see docs/explanation/performance.md."""
+"""Measurements of DIDA beside bare Twisted and comparable systems: see docs/explanation/performance.md."""

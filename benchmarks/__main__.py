@@ -1,4 +1,4 @@
-"""`make bench`: measure rows, print the table, keep the raw data. `python -m benchmarks --help` tells the options."""
+"""`make bench`: measure rows, print the table, keep the raw data. `python -m benchmarks --help` lists the options."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ from benchmarks.report import Row
 from tests.support.nodes import ROOT
 
 FULL = {"seconds": 3.0, "turns": 5}
-"""What `--full` means, where nothing else is said."""
+"""The values that `--full` stands for, unless options override them."""
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status 1 when a target is missed, 2 when something could not be measured."""
+    """Run the command; return 1 if a target is missed, 2 if something could not be measured."""
     options = argparse.ArgumentParser(prog="make bench", description=__doc__.partition("`python")[0])
-    options.add_argument("--rows", default="", help=f"some of: {', '.join(rows.GROUPS)} (default: all with a target)")
-    options.add_argument("--full", action="store_true", help="longer, more turns, rows without target")
-    options.add_argument("--seconds", type=float, help="of one measurement (1, full 3)")
-    options.add_argument("--turns", type=int, help="measurements of each side (3, full 5)")
-    options.add_argument("--writes", type=int, help="of the memory row (1,000,000)")
+    options.add_argument(
+        "--rows", default="", help=f"groups of rows: {', '.join(rows.GROUPS)} (default: all with a target)"
+    )
+    options.add_argument(
+        "--full", action="store_true", help="measure longer, with more turns, and rows without a target"
+    )
+    options.add_argument("--seconds", type=float, help="length of one measurement in seconds (default 1, full 3)")
+    options.add_argument("--turns", type=int, help="number of measurements of each side (default 3, full 5)")
+    options.add_argument("--writes", type=int, help="number of writes of the memory row (default 1,000,000)")
     options.add_argument("--no-peers", action="store_true", help="leave out Redis, etcd, Celery, Dask and Ray")
-    options.add_argument("--peers-python", default="", help="the interpreter that has Celery, Dask and Ray")
-    options.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json", help="where the raw data goes")
+    options.add_argument("--peers-python", default="", help="interpreter that has Celery, Dask and Ray")
+    options.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json", help="file for the raw data")
     given = options.parse_args(words)
     names = [name for name in given.rows.replace(",", " ").split() if name]
     unknown = [name for name in names if name not in rows.GROUPS]

@@ -51,7 +51,7 @@ class Crash:
     detected_ms: float
     view_ms: float
     answer_ms: float
-    """From the client's question to its answer."""
+    """From the client's request to its reply."""
     added_ms: float
     """What of it the crash added: beyond the same updateIf without one."""
     rounds: tuple[dict[str, float], ...]
@@ -98,7 +98,7 @@ def _expect_ok(reply: str) -> None:
 
 
 def _one(cluster: StorageCluster, victim: int, asked: int, step: str) -> dict[str, float]:
-    """Start the node that is to die anew, with the failpoint, and ask."""
+    """Restart the node that is to die, with the failpoint, and send the request."""
     cluster.nodes[victim].kill()
     for number, node in cluster.nodes.items():
         if number != victim and node.process.poll() is not None:
@@ -131,7 +131,7 @@ def _one(cluster: StorageCluster, victim: int, asked: int, step: str) -> dict[st
 
 
 def _death(pid: int) -> float:
-    """When the process ended."""
+    """Return when the process ended."""
     descriptor = os.pidfd_open(pid)
     try:
         poll = select.poll()
@@ -144,7 +144,7 @@ def _death(pid: int) -> float:
 
 
 def _word(connections: list[Netcat]) -> float:
-    """When a survivor first said that something is wrong: a note, or that it does not serve for now."""
+    """Return when a survivor first reported that something is wrong: a note, or that it does not serve."""
 
     def said(connection: Netcat) -> tuple[Any, ...]:
         status = connection.ask_object("status")
@@ -169,7 +169,7 @@ def _until(condition: Callable[[], bool]) -> Iterator[None]:
 
 
 def _view(connection: Netcat) -> float:
-    """When the node had another view than now."""
+    """Return when the node had another view than now."""
     with connection:
         connection.ask(f"watch {connection.ask_object('watch')['view']}")
         return time.monotonic()

@@ -43,9 +43,9 @@ before a LOCK round, the commit's lock and rounds, and the way from worker to wo
 
 def main(words: Sequence[str]) -> int:
     options = argparse.ArgumentParser(prog="make evaluate", description=__doc__.partition("Scripts")[0])
-    options.add_argument("--turns", type=int, default=3, help="how often each experiment is done (3)")
-    options.add_argument("--scale", type=float, default=90.0, help="seconds for the simulations (90)")
-    options.add_argument("--folder", type=Path, default=ROOT / "build" / "evaluation", help="where it all goes")
+    options.add_argument("--turns", type=int, default=3, help="number of repetitions of each experiment (default 3)")
+    options.add_argument("--scale", type=float, default=90.0, help="time for the simulations in seconds (default 90)")
+    options.add_argument("--folder", type=Path, default=ROOT / "build" / "evaluation", help="folder for the results")
     given = options.parse_args(words)
     if given.turns < 1:
         options.error("--turns: at least 1")

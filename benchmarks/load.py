@@ -26,7 +26,7 @@ _PRINTED = re.compile(r"(\d+) req/s p50 (\d+) us p99 (\d+) us errors (\d+)(?: la
 
 
 class NoCompiler(Exception):
-    """There is no C compiler on this machine."""
+    """This machine has no C compiler."""
 
 
 class LoadFailed(Exception):
@@ -35,7 +35,7 @@ class LoadFailed(Exception):
 
 @frozen
 class Load:
-    """What came of one load: requests a second, and milliseconds that a request took."""
+    """The result of one load: requests a second, and the time of a request in milliseconds."""
 
     rate: float
     p50: float
@@ -43,7 +43,7 @@ class Load:
 
 
 def lineload() -> Path:
-    """The load generator, compiled if it is not yet."""
+    """Return the load generator, compiled if necessary."""
     program = BUILD / "lineload"
     if not program.exists() or program.stat().st_mtime < SOURCE.stat().st_mtime:
         compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -55,7 +55,7 @@ def lineload() -> Path:
 
 
 def closed_loop(port: int, connections: int, in_flight: int, seconds: float, line: str) -> Load:
-    """Each connection keeps so many requests in flight; `%d` in the line is a running number up to 999."""
+    """Keep so many requests in flight on each connection; `%d` in the line is a running number up to 999."""
     words = [str(lineload()), "127.0.0.1", str(port), str(connections), str(in_flight), str(seconds), line]
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=seconds + 30)
     found = _PRINTED.match(done.stdout)
@@ -67,7 +67,7 @@ def closed_loop(port: int, connections: int, in_flight: int, seconds: float, lin
 
 
 def pipelined(port: int, lines: Iterable[str], window: int) -> float:
-    """Requests a second of these lines over one connection, at most `window` of them unanswered."""
+    """Return requests a second of these lines over one connection, at most `window` of them unanswered."""
     done = 0
     with Netcat(port, timeout=60) as node:
         begun = time.monotonic()

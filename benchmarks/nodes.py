@@ -1,4 +1,4 @@
-"""What is measured, as processes: bare Twisted, storage nodes, and whole systems that execute chains."""
+"""The measured systems, as processes: bare Twisted, storage nodes, and whole systems that execute chains."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.support.nodes import ROOT, NodeProcess, environment, free_port, until
 
 OPERATORS = Path(__file__).with_name("operators")
 KEYS = 1000
-"""Records that the loads go to: key0 … key999."""
+"""Records that the loads read and write: key0 … key999."""
 RUN_DEADLINE = 60.0
-"""Seconds that a run of a chain may take."""
+"""Time-out for a run of a chain, in seconds."""
 
 
 def end_what_was_started() -> None:
-    """Have a SIGTERM or SIGHUP end this program as Ctrl-C does, so that it ends the processes that it has started."""
+    """Let SIGTERM and SIGHUP end this program as Ctrl-C does, so that it ends the processes that it has started."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
@@ -53,7 +53,7 @@ def bare(nodes: int = 1) -> Iterator[int]:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody takes connections there."""
+    """Return True if a process accepts connections there."""
     try:
         Netcat(port, timeout=1).close()
     except OSError:
@@ -83,7 +83,7 @@ def populate(port: int, value: str = "v") -> None:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process occupies."""
+    """Return the resident memory of a process, in bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -99,7 +99,7 @@ class Chains:
         return f"key{next(self._inputs) % KEYS}"
 
     def one_by_one(self, runs: int, *operators: str) -> Load:
-        """Each run is begun when the client has heard of the end of the one before."""
+        """Start each run when the client has received the outcome of the one before."""
         taken: list[float] = []
         with Netcat(self.port, timeout=RUN_DEADLINE) as node:
             for _ in range(runs):
@@ -117,7 +117,7 @@ class Chains:
             return runs / (_now() - begun)
 
     def _ended(self, node: Netcat, runs: int, chains: Sequence[Sequence[str]], window: int) -> Iterator[bytes]:
-        """The last answers of the runs, as they come."""
+        """The outcomes of the runs, as they come."""
         begun = ended = 0
         rest = b""
         out: list[str] = []

@@ -1,4 +1,4 @@
-"""What others do with the same work: Redis, etcd, Celery with Redis, Dask and Ray, as far as they are on this machine.
+"""Other systems with the same work: Redis, etcd, Celery with Redis, Dask and Ray, as far as they are installed.
 
 Redis and etcd are programs on the PATH, the others packages (`pip install dida[bench]`). One that is not there is
 `Missing`: a note, and the figure of the published list stands in its place. Those in Python run in a process of
@@ -36,7 +36,7 @@ TIMEOUT = 180.0
 
 
 class Missing(Exception):
-    """The peer is not on this machine, or does not work here."""
+    """The peer is not installed, or does not work here."""
 
 
 @frozen
@@ -56,7 +56,7 @@ def _program(name: str) -> str:
 
 @contextmanager
 def _process(*words: str, cwd: str) -> Iterator[None]:
-    """A program that runs until the end, in silence."""
+    """Run a program until the end, without its output."""
     process = subprocess.Popen(words, cwd=cwd, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
@@ -167,7 +167,7 @@ def etcd_writes(seconds: float, connections: int = 50) -> Load:
 
 
 def chains(name: str, at_once: int, python: str = sys.executable) -> ChainLoad:
-    """What celery, dask or ray does, measured by a process of its own."""
+    """Return what celery, dask or ray does, measured in a separate process."""
     with ExitStack() as stack:
         port = stack.enter_context(redis()) if name == "celery" else 0
         words = [python, "-m", "benchmarks.peers", name, str(at_once), str(port)]
@@ -247,7 +247,7 @@ def _step(found: str) -> str:
 
 
 def _timed(begin: Any, wait: Any, at_once: int) -> dict[str, float]:
-    """The same for all: some to get warm, some one by one, many at once."""
+    """Measure any peer: some chains to warm up, some one by one, many at once."""
     for number in range(10):
         wait(begin(number))
     taken = []
@@ -262,7 +262,7 @@ def _timed(begin: Any, wait: Any, at_once: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure one peer, as a process of its own."""
+    """Measure one peer, in a separate process."""
     name, at_once, port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     print(json.dumps({"celery": _celery, "dask": _dask, "ray": _ray}[name](at_once, port)))
 

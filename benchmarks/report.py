@@ -1,4 +1,4 @@
-"""What was measured: rows of a table for people, and the raw data with machine, versions and commit."""
+"""The results: rows of a table for people, and the raw data with machine, versions and commit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Figure:
 
 @frozen
 class Beside:
-    """Somebody else's figure; `measured` in this run, or else taken from the published list of targets."""
+    """The figure of another system; `measured` in this run, or else taken from the published list of targets."""
 
     who: str
     figure: Figure
@@ -46,7 +46,7 @@ class Beside:
 
 @frozen
 class Target:
-    """What is to be reached: a figure or a ratio to the first one beside, at least or at most."""
+    """A target: a figure, or a ratio to the first other system, at least or at most."""
 
     limit: float
     least: bool
@@ -59,7 +59,7 @@ class Target:
 
 @frozen(kw_only=True)
 class Row:
-    """One thing that was measured."""
+    """One measurement."""
 
     group: str
     what: str
@@ -67,17 +67,17 @@ class Row:
     beside: tuple[Beside, ...] = ()
     target: Target | None = None
     more: str = ""
-    """What is told in a line of its own."""
+    """Further text, on a separate line."""
     raw: dict[str, Any] = field(factory=dict)
 
     @property
     def ratio(self) -> float | None:
-        """DIDA's figure in terms of the first one beside."""
+        """DIDA's figure relative to the first other system."""
         return self.dida.value / self.beside[0].figure.value if self.beside else None
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target is reached; None when there is none."""
+        """True if the target is reached; None if there is none."""
         if self.target is None:
             return None
         value = self.ratio if self.target.ratio else self.dida.value
@@ -86,7 +86,7 @@ class Row:
         return value >= self.target.limit if self.target.least else value <= self.target.limit
 
     def lines(self) -> list[str]:
-        """The row, and a line for each further one beside."""
+        """Return the row, and a line for each further system."""
         first = self.beside[0] if self.beside else None
         verdict = "" if self.reached is None else f"{self.target}  {'yes' if self.reached else 'NO'}"
         lines = [_columns(self.what, str(self.dida), *_said(first, self.dida), verdict)]
@@ -120,7 +120,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on, and with what."""
+    """Return the machine, and the versions of what was used."""
     model = next((line for line in _text("/proc/cpuinfo").splitlines() if line.startswith("model name")), "")
     memory = next((line for line in _text("/proc/meminfo").splitlines() if line.startswith("MemTotal")), "")
     return {
@@ -144,7 +144,7 @@ def _text(path: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of this source tree; with a + when files were changed since."""
+    """Return the commit of this source tree, with a + if files were changed since."""
     try:
         words = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+"]
         return subprocess.run(words, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
@@ -153,7 +153,7 @@ def _commit() -> str:
 
 
 def raw(rows: Iterable[Row], notes: Sequence[str], begun: dict[str, Any]) -> dict[str, Any]:
-    """What goes into the JSON file; `begun` is the machine when it began."""
+    """Return the content of the JSON file; `begun` is the machine when it began."""
     said = [{**attrs.asdict(row), "ratio": row.ratio, "reached": row.reached} for row in rows]
     return {"machine": begun, "load_average_at_end": os.getloadavg(), "rows": said, "notes": list(notes)}
 

@@ -28,15 +28,15 @@ PUBLISHED = {
     "Ray p50": 2.9,
     "Ray rate": 518.0,
 }
-"""What stands beside where the peer is not on this machine: the figures of November 2026."""
+"""The figures of November 2026, used where a peer is not installed."""
 
 
 @define
 class Bench:
-    """How long is measured, and what is told on the way."""
+    """How long each row is measured, and where progress is printed."""
 
     seconds: float = 1.0
-    """Of each single measurement."""
+    """Length of one measurement."""
     turns: int = 3
     writes: int = 1_000_000
     """Of the memory row. By a fifth of fewer not all is there yet that is always there under such a load."""
@@ -46,7 +46,7 @@ class Bench:
     notes: list[str] = field(factory=list)
 
     def note(self, problem: object) -> None:
-        """Say it once."""
+        """Print a note once."""
         if str(problem) not in self.notes:
             self.notes.append(str(problem))
 
@@ -59,7 +59,7 @@ class Bench:
         return found
 
     def chain_peer(self, name: str, at_once: int) -> peers.ChainLoad | None:
-        """What a peer makes of chains, when it is here."""
+        """Return what a peer makes of chains, if it is installed."""
         if self.with_peers:
             try:
                 return peers.chains(name.lower(), at_once, *([self.peers_python] if self.peers_python else []))
@@ -312,7 +312,7 @@ def whole(bench: Bench) -> Iterator[Row]:
 
 
 def crash(bench: Bench) -> Iterator[Row]:
-    """The coordinator dies in mid-commit: as in the worst case's scripts, and at each step without a delay."""
+    """The coordinator dies during a commit: as in the scripts of the worst case, and at each step without a delay."""
     played: dict[str, list[float]] = {"worst_case_crash": [], "worst_case": []}
     for _ in range(bench.turns):
         for name, taken in played.items():
@@ -386,6 +386,6 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "sizes": sizes,
     "mixed": mixed,
 }
-"""What can be asked for by name."""
+"""The rows by the name of their group."""
 TARGETED = tuple(name for name in GROUPS if name not in ("sizes", "mixed"))
 """The rows that have a target; the others belong to the full form."""

@@ -35,7 +35,7 @@ SLICE = 0.05
 
 @frozen
 class Size:
-    """What one size of cluster does; times in (virtual) seconds, messages and bytes sent by one node."""
+    """The figures of one size of cluster; times in (virtual) seconds, messages and bytes sent by one node."""
 
     replicas: int
     group: int
@@ -87,7 +87,7 @@ class _Counted(Cluster):
         super()._reply(node, source, number, verb, reply, action)
 
     def until(self, condition: Callable[[], bool], step: float = SLICE) -> float:
-        """Let time pass until the condition holds; how long that was."""
+        """Let time pass until the condition holds; return how long that was."""
         begun = self.now
         while not condition():
             self.events = 0  # many nodes have many events: no sign of a storm
@@ -157,12 +157,12 @@ def simulate(replicas: int, group: int | None = None, seed: int = 1) -> Size:
 
 
 def _each(sent: Counter[str], nodes: Sequence[Node]) -> float:
-    """Messages that one of these nodes has sent."""
+    """Return how many messages one of these nodes has sent."""
     return sum(sent[node.url] for node in nodes) / len(nodes)
 
 
 def _together(nodes: Sequence[Node]) -> bool:
-    """Whether these nodes serve in a view of themselves and nobody else."""
+    """Return True if these nodes, and no others, serve in one view."""
     names = [node.name for node in nodes]
     for node in nodes:
         context = node.replica.context if node.replica is not None else None

@@ -1,4 +1,4 @@
-"""The scripts of `pmscripts/`, played by a puppetmaster of their own on free ports, and what their runs took."""
+"""The scripts of `pmscripts/`, run by a separate puppetmaster on free ports, and the times of their runs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.support.nodes import ROOT, TWISTD, environment, free_port
 SCRIPTS = ROOT / "pmscripts"
 NODE_COMMANDS = ("storage", "worker", "scheduler")
 START = 30.0
-"""Seconds for nodes to be ready."""
+"""Time-out for nodes to be ready, in seconds."""
 
 
 @frozen
 class Played:
-    """One run of a script's application. `at` is when its end was told, in seconds of the monotonic clock."""
+    """One run of a script's application. `at` is when its end was reported, in seconds of the monotonic clock."""
 
     run: str
     ms: float

@@ -626,7 +626,7 @@ def main() -> int:
     """The table of all bugs."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--jobs", type=int, default=os.cpu_count())
-    options.add_argument("--like", default="", help="only those with this in their names")
+    options.add_argument("--like", default="", help="part of the names of the bugs to run (default: all)")
     given = options.parse_args()
     chosen = [number for number, bug in enumerate(BUGS) if given.like in bug.name]
     out: Callable[[str], Any] = sys.stdout.write

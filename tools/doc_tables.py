@@ -57,7 +57,7 @@ TYPES: dict[str, Any] = {
     "timestamp": messages.Timestamp,
     "version": Version,
 }
-"""Types that have a name of their own in the document."""
+"""Types that have a separate name in the document."""
 VERSION = "string `NUMBER.REPLICA`, as in `4.1`"
 NODES: dict[str, Mapping[str, type[Request]]] = {
     "storage": StorageNode.vocabulary,

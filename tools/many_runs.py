@@ -47,7 +47,7 @@ class ManyRuns:
         return NodeProcess(command, *names, *extra, *options, folder=folder, port=port)
 
     def run(self, count: int) -> float:
-        """So many runs, from start to end; runs a second."""
+        """Execute so many runs to their ends; return runs a second."""
         begun = time.monotonic()
         with self.scheduler.connect(60) as scheduler:
             for start in range(0, count, WINDOW):
@@ -63,17 +63,17 @@ class ManyRuns:
         return count / (time.monotonic() - begun)
 
     def memory(self) -> dict[str, float]:
-        """Resident MiB of each process."""
+        """Return the resident memory of each process, in MiB."""
         nodes = {"scheduler": self.scheduler, **self.workers}
         nodes |= {f"s{number}": node for number, node in self.cluster.nodes.items()}
         return {id: _resident(node.pid) for id, node in nodes.items()}
 
     def remembered(self) -> int:
-        """Answers to update ids that a storage node still keeps."""
+        """Return how many replies to update ids a storage node keeps."""
         return max(int(node.status()["executed"]) for node in self.cluster.nodes.values())
 
     def loads(self) -> int:
-        """Operators that the scheduler counts as going on."""
+        """Return how many operators the scheduler counts as executing."""
         return sum(each["active"] for each in object_of(self.scheduler.ask("workers"))["workers"])
 
     def end(self) -> None:

@@ -47,7 +47,7 @@ DEADLINE = 60.0
 
 
 class Rolling:
-    """The system, its clients, and what they have been told."""
+    """The system, its clients, and the replies that they have received."""
 
     def __init__(self, folder: Path, nodes: int, workers: int, waits: bool) -> None:
         (folder / "operators").mkdir()
@@ -149,7 +149,7 @@ class Rolling:
     # --- the end --------------------------------------------------------------------------------
 
     def judge(self) -> None:
-        """Stop the clients, and compare what they were told with what is there."""
+        """Stop the clients, and compare the replies that they received with what is stored."""
         self._over.set()
         for thread in self._threads:
             thread.join(DEADLINE * 3)
@@ -181,8 +181,10 @@ def main() -> None:
     options.add_argument("--turns", type=int, default=1)
     options.add_argument("--nodes", type=int, default=3)
     options.add_argument("--workers", type=int, default=2)
-    options.add_argument("--at-once", action="store_true", help="without --wait: the next node is told at once")
-    options.add_argument("--folder", type=Path, help="where the nodes run, and leave their logs (default: nowhere)")
+    options.add_argument("--at-once", action="store_true", help="stop the next node at once, without --wait")
+    options.add_argument(
+        "--folder", type=Path, help="folder in which the nodes run and leave their logs (default: a temporary one)"
+    )
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder: Path = given.folder or Path(temporary)

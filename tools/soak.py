@@ -53,17 +53,17 @@ class Soak:
         self.cluster.wait_members(*self.living)
 
     def tables(self) -> dict[str, int]:
-        """The largest log and tables of any living node."""
+        """Return the size of the largest log and table of any living node."""
         found: list[dict[str, Any]] = [self.cluster.nodes[n].status() for n in self.living]
         names = ("log", "held", "waiting", "transactions", "locks", "executed")
         return {name: max(status[name] for status in found) for name in names}
 
     def wait_quiet(self) -> None:
-        """Within 10 s of the last write all logs and tables are small."""
+        """Check that within 10 s of the last write all logs and tables are small."""
         until("logs and tables are small", lambda: max(self.tables().values()) < MAX_LEFT, 10)
 
     def memory(self) -> float:
-        """Resident MiB of the largest living node."""
+        """Return the resident memory of the largest living node, in MiB."""
         pages = [int(Path(f"/proc/{self.cluster.nodes[n].pid}/statm").read_text().split()[1]) for n in self.living]
         return max(pages) * 4096 / 2**20
 

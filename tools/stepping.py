@@ -22,7 +22,7 @@ from tests.support.nodes import NodeProcess, free_port
 from tools.torture import Torture
 
 STEP_EVERY = 2.0
-"""Seconds between two steps of a clock."""
+"""Time between two steps of a clock, in seconds."""
 PATIENCE = 20.0
 """Seconds for a run, which takes some hundred milliseconds, on a busy machine."""
 LIMIT = 0.3
@@ -58,7 +58,7 @@ class CountOperator(Operator):
 
 
 class ApartOperator(Operator):
-    """The same in a process of its own."""
+    """Does the same in a separate process."""
 
     isolation = "process"
 
@@ -184,7 +184,7 @@ def main() -> int:
     options.add_argument("--nodes", type=int, default=3)
     options.add_argument("--clients", type=int, default=4)
     options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--python", action="store_true", help="do without libfaketime, though it is installed")
+    options.add_argument("--python", action="store_true", help="use no libfaketime even if it is installed")
     given = options.parse_args()
     found = None if given.python else library()
     out = sys.stdout.write

@@ -33,11 +33,11 @@ from tests.support.nodes import NodeProcess, until
 CAS_KEYS = ("cas0", "cas1", "cas2")
 MIXED_KEYS = ("mix0", "mix1", "mix2")
 DEADLINE = 10.0
-"""Seconds that an operation may take at one node."""
+"""Time-out for an operation at one node, in seconds."""
 LEAST_RATE = 20
-"""Answers a second without which nothing was tried."""
+"""Replies a second below which the test proves nothing."""
 SLACK = 1.5
-"""Seconds beyond the deadline for an answer to arrive on a busy machine."""
+"""Time beyond the deadline for a reply to arrive on a busy machine, in seconds."""
 
 
 @define(eq=False)
@@ -156,7 +156,7 @@ class Client:
 
 
 class Torture:
-    """The cluster, its clients, and what is done to it."""
+    """The cluster, its clients, and the faults."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class Torture:
         self.prepared: list[Event] = []
 
     def run(self) -> list[str]:
-        """What is wrong, in words."""
+        """Return what is wrong, as text."""
         with self.cluster.nodes[1].connect() as netcat:
             for key in CAS_KEYS + MIXED_KEYS:
                 netcat.ask(f"write {key} initial-{key}")
@@ -200,7 +200,7 @@ class Torture:
         return self.wrong
 
     def _disturb(self, end: float) -> None:
-        """Faults, until the time `end`."""
+        """Inject faults until the time `end`."""
         plan = [1.0, 5.0, 30.0] if self.seconds >= 60 else [1.0]
         while time.monotonic() < end:
             time.sleep(self.rng.uniform(0.5, 2.0))
@@ -227,7 +227,7 @@ class Torture:
         return found
 
     def _kill_home(self) -> None:
-        """SIGKILL the coordinator of a busy key, in the midst of its commits; restart it within 200 ms."""
+        """SIGKILL the coordinator of a busy key, in the middle of its commits; restart it within 200 ms."""
         living = self._living()
         if len(living) < 2:
             return
@@ -256,7 +256,7 @@ class Torture:
         self.cluster.start(max(self.cluster.nodes) + 1, ready=False)
 
     def _settle(self) -> None:
-        """No more faults: all nodes come back, and agree."""
+        """End the faults: all nodes come back, and agree."""
         for node in self.cluster.nodes.values():
             node.resume()
             if node.process.poll() is not None:
@@ -304,7 +304,7 @@ class Torture:
 
 
 def _listed(node: NodeProcess) -> dict[str, list[list[str]]]:
-    """All records of a node, page by page: one line can't hold the versions of many minutes."""
+    """Return all records of a node, page by page: one line cannot hold the versions of many minutes."""
     found: dict[str, list[list[str]]] = {}
     start: str | None = ""
     while start is not None:

@@ -292,7 +292,7 @@ def test_two_changes_at_once(size: int) -> None:
     hand.part((1, 2))
     hand.run(5.0)
     assert sum("view 2" in note and "without" in note for note in hand.notes) > size
-    removed = [note.partition("; ")[0] for note in hand.notes if "removed" in note]
+    removed = [note.partition("; discarded")[0] for note in hand.notes if "removed" in note]
     assert removed == ["removed from the view by 2:1 (view 2); joining again as 1:1~1"]
     assert isinstance(hand.answer(size, UpdateIf("key", "a", "c")), Ok)
     hand.part()
