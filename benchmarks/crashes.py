@@ -164,7 +164,7 @@ def _until(condition: Callable[[], bool]) -> Iterator[None]:
     end = time.monotonic() + WITHIN
     while not condition():
         if time.monotonic() > end:
-            raise LoadFailed("no survivor said that a node is gone")
+            raise LoadFailed("no survivor reported that a node is dead")
         yield
 
 

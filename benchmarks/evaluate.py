@@ -1,7 +1,7 @@
 """`make evaluate`: the report's three experiments, and what lies behind them; a table, plots, a page, the raw data.
 
 Scripts are played in turns (A B A B …), so that a busy minute of the machine hits all of them alike. Where a run's
-time goes is told by the operators of benchmarks/timed, which write down what each storage call took, and by the
+time goes is recorded by the operators of benchmarks/timed, which write down what each storage call took, and by the
 scheduler's record of the steps.
 """
 

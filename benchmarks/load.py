@@ -1,7 +1,7 @@
 """Load on a line server: by lineload, a C program that is compiled when it is needed, and from Python.
 
 Python is for what C can't do here (many different lines, chains), and for machines without a compiler; a client in
-Python takes about as much of the machine as a bare server does, so it is no measure of the last few percent.
+Python takes about as much of the machine as a bare server does, so it does not measure the last few percent.
 """
 
 from __future__ import annotations

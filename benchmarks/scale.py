@@ -3,7 +3,7 @@
 The replicas are the real ones, the network is that of `dida.simulate` (a mean delay of 2 ms each way); messages are
 counted, and encoded for their size. What is simulated is a second of quiet after the first view, then one write and
 its way to all replicas, then the death of one node, whose connections break, and then one that is only silent. The
-processor's time is no part of it: virtual time says how many round trips something takes, not how long they
+processor's time is not included: virtual time says how many round trips something takes, not how long they
 compute.
 """
 

@@ -509,7 +509,7 @@ SIDES = {"membership": "majority", "partitions": "yes", "turn": "1", "stop": "1"
 """Members change sides while a view is on its way, and nodes leave."""
 
 BUGS = (
-    Bug("one entry of value_ts taken for all", ((requests_module, "covers", _any_entry_covers),)),
+    Bug("one entry of value_ts decides for all", ((requests_module, "covers", _any_entry_covers),)),
     Bug("ts is replica_ts, not prev with one entry", ((ReplicaState, "next_record", _prev_is_all_that_was_logged),)),
     Bug("version number before the update is stable", ((Requests, "_try", _write_without_waiting),)),
     Bug("an update that is not kept: ts not merged", ((ReplicaState, "_apply", _apply_merges_only_what_is_kept),)),
@@ -523,7 +523,7 @@ BUGS = (
     Bug("unbounded waiting requests", ((Requests, "_park", _park_without_a_bound),)),
     Bug("a client's counter of 2^63 believed", ((replica_module, "operation", _numbers_from_a_client),)),
     Bug("no barrier: exposed before all have it", ((Commit, "_acknowledged", lambda self, txn, peer: True),)),
-    Bug("the client told at the decision", ((Commit, "_decide", _told_at_the_decision),)),
+    Bug("the client answered at the decision", ((Commit, "_decide", _told_at_the_decision),)),
     Bug(
         "decisions visible before they are exposed",
         ((ReplicaState, "_hidden", lambda self, place: False),),
@@ -576,7 +576,7 @@ BUGS = (
     Bug("held-back writes dropped when the view changes", ((ReplicaState, "settle", _held_back_writes_are_dropped),)),
     Bug("waiting requests dropped when the view changes", ((Commit, "give_back", lambda self: []),)),
     Bug("the dead stay in the timestamps", ((ReplicaState, "settle", _the_dead_stay),)),
-    Bug("nobody is told of lost updates", ((Requests, "_without_dead", _losses_are_not_told),)),
+    Bug("lost updates are not reported", ((Requests, "_without_dead", _losses_are_not_told),)),
     Bug("a joiner does not know what was cut", ((Joining, "on_load", _final_counts_are_not_given),)),
     Bug("a joiner does not know the expired sessions", ((ReplyCache, "load", _expired_names_are_not_given),)),
     Bug("an expired session's retry is executed", ((ReplyCache, "expired", lambda self, id: False),)),
@@ -604,7 +604,7 @@ BUGS = (
         "who leaves is not asked what it has",
         ((NextView, "leavers", lambda self, wanted, now: ()), (Leaving, "_push", lambda self: None)),
     ),
-    Bug("all are told, and one ends, though others stay", ((Leaving, "_end_with_all", _ends_when_all_have_heard),)),
+    Bug("all have heard, and one ends, though others stay", ((Leaving, "_end_with_all", _ends_when_all_have_heard),)),
 )
 
 

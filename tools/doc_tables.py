@@ -1,6 +1,6 @@
 """The tables of the documentation that are made from the code: verbs, options, states and others.
 
-`python -m tools.doc_tables` writes them anew; what people wrote in their last column stays.
+`python -m tools.doc_tables` writes them again; the last columns, which people wrote, stay.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ class Rolling:
 
     def _expect(self, what: str, told: int, found: int) -> None:
         if told != found:
-            self.problems.append(f"{what}: {told} were told, {found} are there")
+            self.problems.append(f"{what}: {told} were reported, {found} are there")
 
     def end(self) -> None:
         """Kill all nodes."""

@@ -2,7 +2,7 @@
 
 `python -m tools.stepping --seconds 300` is the long form (`make clocks`), the test suite runs a short one. The
 storage has the clients and the judge of the torture. A scheduler, and workers that a PCS has started, execute chains
-whose operators wait in the reactor, count in the storage, have a process of their own, or come to their time-out.
+whose operators wait in the reactor, count in the storage, have separate processes, or reach their time-out.
 Nobody may be removed, and no run may fail that does not have to. Exit status 1 when anything is wrong.
 """
 

@@ -260,7 +260,7 @@ class Torture:
         for node in self.cluster.nodes.values():
             node.resume()
             if node.process.poll() is not None:
-                self.wrong.append(f"a node ended by itself with {node.process.returncode}: {node.output[-500:]}")
+                self.wrong.append(f"a node ended unexpectedly with {node.process.returncode}: {node.output[-500:]}")
                 return
         self.cluster.wait_members(*sorted(self.cluster.nodes), seconds=40)
 
@@ -297,7 +297,7 @@ class Torture:
         self.slowest = max(client.slowest for client in self.clients)
         self.rate = sum(e.outcome in (OK, NO) for e in history) / self.seconds
         if self.rate < LEAST_RATE:
-            self.wrong.append(f"void: {self.rate:.0f} answers a second are no load")
+            self.wrong.append(f"void: {self.rate:.0f} replies a second are not a load")
 
     def end(self) -> None:
         self.cluster.end()

@@ -250,7 +250,7 @@ def sessions(
             if shown is None or shown.version < seen:
                 wrong.append(f"{event} after {seen} was seen")
             elif event.changes and event.outcome == OK and shown.version == seen:
-                wrong.append(f"{event} is no newer than what was seen")
+                wrong.append(f"{event} is not newer than what was seen")
         if shown is None:
             continue
         if shown in lost:

@@ -140,7 +140,7 @@ def test_a_number_may_ask_for_more_than_the_option_not_for_less() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"id": "s:1", "retry": False}])
 def test_more_members_than_there_are(options: dict[str, Any]) -> None:
-    """Nothing is written, and the client is told how many there are."""
+    """Nothing is written, and the reply says how many there are."""
     hand = Hand(2)
     assert hand.answer(1, Write("k", "v", concern=3, **options)) == Error(
         "unavailable", ("write concern 3 needs more members than the 2 alive",)

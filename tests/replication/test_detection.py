@@ -45,7 +45,7 @@ class Counted(Cluster):
 
 
 def serve_together(nodes: list[Node]) -> bool:
-    """Whether these nodes serve in a view of themselves and nobody else."""
+    """Return True if these nodes, and no others, serve in one view."""
     views = [n.replica.context.view for n in nodes if n.replica is not None and n.replica.context.serving]
     return len(views) == len(nodes) and all(
         view is not None and [m.id for m in view.members] == [n.name for n in nodes] for view in views
@@ -233,8 +233,8 @@ def silent(hand: Hand, number: int, suspect: int) -> float:
 
 
 def test_silence_counts_anew_when_the_hub_is_heard() -> None:
-    """The hub is slow, so that all listen to each other. When it is back, and may give its lease to one whom nobody
-    else hears, the silence of that one begins anew: should the hub die at once, that lease is over first."""
+    """The hub is slow, so that all listen to each other. When it is back, and may grant its lease to a member that
+    no other hears, the silence of that member counts from then on: if the hub dies at once, that lease ends first."""
     hand = Parted(5, **LARGE)
     unheard = [(2, 5), (3, 5), (4, 5)]
     hand.part(*unheard, (1, 2), (1, 3), (1, 4))

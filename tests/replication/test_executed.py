@@ -125,7 +125,7 @@ def test_never_more_than_what_may_be_asked_for(some: list[tuple[str, int, Any, f
 
 @given(steps)
 def test_a_joiner_takes_over_all_of_it(some: list[tuple[str, int, Any, float]]) -> None:
-    """After a transfer the joiner answers, refuses and expires as the one that gave it, on a clock of its own."""
+    """After a transfer the joiner answers, refuses and expires as the one that gave it, on its own clock."""
     table, now = ReplyCache(ttl=20.0), 1000.0
     for id, below, answer, later in some:
         now += later

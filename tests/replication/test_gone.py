@@ -18,7 +18,7 @@ def gone(hand: Hand, number: int, *tokens: str) -> None:
 
 
 def waiting(hand: Hand, number: int) -> int:
-    """How many requests a replica has in hand, of all kinds."""
+    """Return how many requests of all kinds a replica has not answered."""
     replica = hand.replicas[number]
     return (
         replica.requests.in_hand
@@ -28,7 +28,7 @@ def waiting(hand: Hand, number: int) -> int:
 
 
 def test_a_watch_is_given_up() -> None:
-    """A watch whose client is gone is no longer kept, and nothing is said to it."""
+    """A watch whose client is gone is no longer kept, and not answered."""
     hand, _ = cluster()
     view = hand.replicas[1].context.view_name
     tokens = [hand.ask(1, Watch(view, deadline=LONG)) for _ in range(100)]
@@ -70,7 +70,7 @@ def test_an_update_in_the_queue_of_its_key_is_not_begun(verb: str) -> None:
 
 
 def test_a_request_that_was_passed_on_is_given_up() -> None:
-    """A replica no longer has in hand what it has passed on to the key's home; the home's answer is dropped."""
+    """A replica forgets the request that it has forwarded to the key's home; the home's reply is dropped."""
     hand, key = cluster()
     token = hand.ask(1, update(key, "a", "b", deadline=LONG))
     gone(hand, 1, token)
@@ -81,7 +81,7 @@ def test_a_request_that_was_passed_on_is_given_up() -> None:
 
 
 def test_a_write_that_waits_for_its_concern_is_given_up() -> None:
-    """The write stays, as it may have told nobody that it has not happened; nothing waits for its confirmation."""
+    """The write stays, since no reply denied it; nothing waits for its confirmation."""
     hand, key = cluster(write_concern=2)
     token = hand.ask(1, Write(key, "b", deadline=LONG))
     hand.letters.clear()

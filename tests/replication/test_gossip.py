@@ -43,7 +43,7 @@ def state(number: int = 1, count: int = 3, **config: Any) -> ReplicaState:
 
 
 def update(stream: str, seq: int, prev: Timestamp | None = None, number: int = 0, **rest: Any) -> Record:
-    """A record of the key `k`, its number that in its stream where nothing else is said."""
+    """Return a record of the key `k`; by default its number is that in its stream."""
     replica = int(stream.partition(":")[0])
     return Record(stream, seq, prev or {}, rest.pop("key", "k"), number or seq, replica, f"{stream} {seq}", **rest)
 
@@ -509,7 +509,7 @@ def test_an_update_is_numbered_when_its_replica_has_what_the_client_has_seen() -
 
 
 def test_past_its_deadline_a_waiting_query_ends() -> None:
-    """What can't be had in time ends in an error with a name; nothing waits for ever."""
+    """A request that cannot be served in time ends in an error with a code; nothing waits for ever."""
     hand = Hand(2, gossip_delay=60.0)
     after = hand.answer(1, Write("k", "v")).object["after"]
     token = hand.ask(2, Read("k", after=after, deadline=0.2))

@@ -1,4 +1,4 @@
-"""A storage node that is told to stop leaves in order: it ends when somebody who stays has all that it has."""
+"""A graceful shutdown: a storage node ends when a member that stays has all that it has."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _members(hand: Hand, number: int) -> set[str]:
 @pytest.mark.parametrize("majority", [False, True])
 def test_what_only_the_leaver_has_reaches_the_others(number: int, majority: bool) -> None:
     """Whoever leaves, the one that leads or another: an acknowledged write and a commit that are still only there are
-    at the others when it ends, whatever the gossip delay, and that is a second after it was told to."""
+    at the others when it ends, whatever the gossip delay, and that is a second after the signal."""
     hand = Hand(3, gossip_delay=60.0, majority=majority)
     hand.answer(number, Write("key", "value"))
     told = hand.now
@@ -41,7 +41,7 @@ def test_what_only_the_leaver_has_reaches_the_others(number: int, majority: bool
 
 
 def test_clients_go_elsewhere() -> None:
-    """A node that leaves takes no new request, on the fast path neither; what it has in hand gets its true reply."""
+    """A node that leaves takes no new request, on the fast path neither; a request in progress gets its true reply."""
     hand = Hand(3, gossip_delay=0.5)
     key = hand.key_at(1)
     hand.answer(1, Write(key, "a"))
@@ -86,7 +86,7 @@ def test_a_commit_in_the_midst_of_it_is_told() -> None:
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("majority", [False, True])
 def test_all_at_once(count: int, majority: bool) -> None:
-    """When all members are told to stop none waits for another to take over, and each says what ends with it."""
+    """When all members shut down none waits for another to take over, and each reports what ends with it."""
     hand = Hand(count, majority=majority)
     hand.answer(1, Write("key", "value"))
     for number in range(1, count + 1):
@@ -162,7 +162,7 @@ def test_more_than_half_leave() -> None:
 
 
 def test_who_leaves_leads_nothing() -> None:
-    """The lowest is told to stop while it leads a change, and another has died: one that stays ends the change, without
+    """The lowest shuts down while it leads a change, and another has died: one that stays ends the change, without
     both, and without waiting for a time-out."""
     hand = Hand(4)
     hand.answer(1, Write("key", "value"))
@@ -180,7 +180,7 @@ def test_who_leaves_leads_nothing() -> None:
 
 
 def test_one_that_leaves_dies() -> None:
-    """Two leave, and one of them is killed before it has said what it has: the others, and the other leaver, do not
+    """Two leave, and one of them is killed before it has reported what it has: the others, and the other leaver, do not
     wait for it."""
     hand = Hand(4)
     hand.answer(1, Write("key", "value"))
@@ -323,7 +323,7 @@ def test_a_large_view_whose_hub_leaves() -> None:
 
 @pytest.mark.parametrize("majority", [False, True])
 def test_a_rolling_restart(majority: bool) -> None:
-    """All are restarted one after the other, each told to stop as soon as the one before it has been started, while it
+    """All are restarted one after the other, each stopped as soon as the one before it has been started, while it
     is still joining: nothing is lost, and nobody had to be waited for until the time is over."""
     config = Config(majority=majority, gossip_delay=30.0, start_deadline=3.0)
     cluster = Cluster(Random(1), 3, config, Network(mean_delay=0.001))
@@ -368,7 +368,7 @@ def test_who_joins_is_not_forgotten_with_a_new_view() -> None:
 
 
 def test_who_was_only_just_started_is_waited_for() -> None:
-    """The last that stays is told to stop when another has only just been started: that one has a second to ask."""
+    """The last one shuts down when another has only just been started: that one has a second to ask."""
     hand = Hand(2, majority=True)
     hand.answer(1, Write("key", "value"))
     hand.stop(2)

@@ -16,7 +16,7 @@ from tests.support.simnet import Hand
 
 
 class Sides(Cluster):
-    """A cluster whose test says who reaches whom."""
+    """A cluster whose test decides which nodes reach each other."""
 
     def __init__(self, replicas: int, *sides: str, majority: bool = True) -> None:
         config = Config(majority=majority, ping_interval=0.1, ping_timeout=0.5, start_deadline=3.0)
@@ -25,7 +25,7 @@ class Sides(Cluster):
         self.on_reply = lambda token, reply, node: self.replies.update({token: reply})
         self.asked = 0
         self.turns: dict[str, tuple[str, ...]] = {}
-        """Node to who reaches whom from the moment on that it sends a new view."""
+        """Node to which nodes reach each other from the moment that it sends a new view."""
         self.failpoint = self._turn
         if sides:
             self.part(*sides)
@@ -167,12 +167,14 @@ def test_sides_that_went_on_apart_compare_by_number_and_leader(size: int) -> Non
 
 
 def test_more_than_half_of_each_list() -> None:
-    """Who stays is counted by component; before the first view by replica number, whichever life it is."""
+    """Members that stay are counted by incarnation; before the first view by replica number, of any incarnation."""
     members = tuple(Member(f"{n}:1", n, f"s{n}", f"node:{n}") for n in range(1, 6))
     view = View(3, "1:1", members[:3], "2@1:1", (tuple(m.component for m in members), ("1", "2", "3", "4", "5")))
     for stay, complete, enough in (("12", True, True), ("12", False, False), ("123", False, True), ("1", True, False)):
         those = [m for m in members if str(m.replica) in stay]
         assert more_than_half(those, view.lists(complete)) is enough
     again = Member("3:2", 3, "s3", "node:3")
-    assert not more_than_half([*members[:1], again], view.lists(True)), "another life is no member of the view"
+    assert not more_than_half([*members[:1], again], view.lists(True)), (
+        "another incarnation is not a member of the view"
+    )
     assert more_than_half([*members[:2], again], [("1", "2", "3", "4", "5")])

@@ -40,8 +40,8 @@ def test_a_view_changes_at_once_whoever_has_more(writer: int) -> None:
 
 @pytest.mark.parametrize("alike", [False, True])
 def test_taken_in_with_a_state_that_was_replaced(alike: bool) -> None:
-    """A joiner to whom, on its way into a view, another side gave another state comes in as a new component, also when
-    both sides say the same of what they have."""
+    """A joiner that another side gave another state, on its way into a view, joins as a new incarnation, even if both
+    sides have the same timestamps."""
     hand = Hand(2)
     hand.answer(1, Write("key", "value"))
     hand.start(3)
@@ -157,7 +157,7 @@ def test_nothing_is_decided_while_the_view_changes() -> None:
 
 
 def test_a_pause_at_the_start_does_not_count() -> None:
-    """A node that was paused while it asked to be taken in begins no view of its own when it goes on."""
+    """A node that was paused while it asked to be taken in begins no separate view when it resumes."""
     hand = Hand(2, start_deadline=3.0)
     hand.crash(2)
     hand.run(1.0)
@@ -172,7 +172,7 @@ def test_a_pause_at_the_start_does_not_count() -> None:
 
 
 def test_no_view_of_its_own_while_others_are_in_one() -> None:
-    """A joiner to whom it takes long to get the state goes on to wait, beyond the deadline for a first view."""
+    """A joiner that waits long for the state goes on waiting, beyond the deadline for a first view."""
     hand = Hand(2, start_deadline=3.0)
     hand.crash(2)
     hand.run(1.0)
@@ -217,7 +217,7 @@ def _ask_to_join(hand: Hand, number: int, member: Member) -> Reply:
 
 
 def test_who_can_not_join() -> None:
-    """A node without an address is no member, nor is one with the id of another replica; nobody is disturbed."""
+    """A node without an address does not become a member, nor does one with the id of another replica."""
     hand = Hand(2)
     for member in (Member("3:x", 3, "s3", "nourl"), Member("3:x", 3, "s2", "node:5003")):
         reply = _ask_to_join(hand, 1, member)
@@ -251,7 +251,7 @@ def test_who_is_refused_begins_no_view_of_its_own(number: int, id: str) -> None:
 
 
 def test_a_join_that_is_read_late_is_no_evidence() -> None:
-    """A node that was restarted is a member; what its last life had sent to join says nothing about it."""
+    """A node that was restarted is a member; what its last incarnation had sent to join says nothing about it."""
     hand = Hand(3)
     hand.crash(3)
     hand.run(1.0)
@@ -274,7 +274,7 @@ def test_a_join_that_is_read_late_is_no_evidence() -> None:
 
 
 def test_a_restart_that_nobody_noticed() -> None:
-    """A node that is there anew asks to join: at once its former life is known to be over."""
+    """A restarted node asks to join: at once its former incarnation is known to be dead."""
     hand = Hand(3)
     hand.crash(3, refused=False)
     hand.start(3)
@@ -373,7 +373,7 @@ def test_a_plain_write_is_executed_with_authority_only() -> None:
 
 
 def test_a_write_is_not_acknowledged_by_who_was_away() -> None:
-    """What members have confirmed before a node was paused is told when it has asked whether it is a member still."""
+    """What members confirmed before a node was paused is reported when it has asked whether it is still a member."""
     hand = Hand(2, write_concern=2)
     token = hand.ask(1, Write("key", "a"))
     while not hand.under_way("gossip", target=2):
@@ -400,14 +400,14 @@ def test_a_plain_read_of_a_shard() -> None:
 
 
 def _discarded(hand: Hand, number: int) -> int:
-    """What a replica says that it has given up, when it finds out that the others went on without it."""
+    """Return what a replica reports as discarded when it finds out that the others went on without it."""
     replica = hand.replicas[number]
     replica.membership.fence(View(99, "9:1", ()), hand.now)
     return replica.membership.losses.discarded
 
 
 def test_what_is_discarded_counts_from_where_the_sides_parted() -> None:
-    """Updates of all views since somebody was removed for its silence are counted: it may live, without them."""
+    """Updates of all views since a member was removed for its silence are counted: it may be alive, without them."""
     hand = Hand(3)
     hand.crash(3, refused=False)
     assert hand.run(5.0, lambda: len(hand.replicas[1].context.others()) == 1)

@@ -117,7 +117,7 @@ def test_a_refusal_is_said_though_there_is_room_again() -> None:
 
 
 def test_without_a_limit_nothing_is_said() -> None:
-    """As the core is by itself."""
+    """So the core is unless options set a limit."""
     status = Hand(1).replicas[1].status(9.0)
     assert (status["nearly_full"], status["max_memory"]) == (False, 0)
 

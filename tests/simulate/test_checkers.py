@@ -136,7 +136,7 @@ def _explains(order: tuple[Event, ...], state: str | None) -> bool:
 
 @st.composite
 def some_history(draw: Any, unique: bool) -> History:
-    """Up to six operations; with `unique` each writes a value of its own."""
+    """Up to six operations; with `unique` each writes another value."""
     history = []
     for number in range(draw(st.integers(1, 6))):
         begin = draw(st.integers(0, 8))
@@ -234,7 +234,7 @@ def test_long_histories() -> None:
 
 
 def test_too_long_for_the_search_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More operations than can be searched, or a search that ran out of steps, is not taken for right."""
+    """More operations than can be searched, or a search that ran out of steps, does not count as right."""
     history = atomic(Random(22), 201)
     assert linearizable(history, START) == "201 operations are more than the 200 that can be searched"
     monkeypatch.setattr(checkers, "MAX_STEPS", 50)
@@ -256,7 +256,7 @@ def test_the_beginning_of_a_long_history() -> None:
 def did(
     session: str, verb: str, key: str, begin: float, value: str | None, version: Version | None, **rest: Any
 ) -> Event:
-    """An operation that took 0.5 s; `ok` where nothing else is said."""
+    """An operation that took 0.5 s; `ok` by default."""
     known = {"returned": begin + 0.5, "outcome": OK, **rest}
     return Event(session, verb, key, begin, value, version=version, **known)
 
@@ -276,7 +276,7 @@ REAL_TIME: dict[str, tuple[bool, History]] = {
     "a plain read may lag": (True, [did("a", W, "k", 0, "x", v(2)), did("b", R, "k", 1, "o", v(1))]),
     "a plain read sets nothing": (True, [did("a", R, "k", 0, "x", v(2)), did("b", R, "k", 1, "o", v(1), latest=True)]),
     "an updateif is newer": (True, [did("a", W, "k", 0, "x", v(2)), did("b", U, "k", 1, "y", v(3), old="x")]),
-    "an updateif is no newer": (
+    "an updateif is not newer": (
         False,
         [did("a", W, "k", 0, "x", v(2)), did("b", U, "k", 1, "y", v(2), old="o")],
     ),
@@ -376,7 +376,7 @@ SESSIONS: dict[str, tuple[bool, History]] = {
             did("c", R, "k", 4, "o", v(1)),
         ],
     ),
-    "a version that was asked for is no step back": (
+    "a version that was asked for is not a step back": (
         True,
         [did("a", R, "k", 0, "x", v(2)), did("a", R, "k", 1, "o", v(1), wanted=v(1))],
     ),
@@ -401,7 +401,7 @@ def test_a_loss_is_told_once() -> None:
 
 
 def test_a_loss_clears_no_more_than_it_must() -> None:
-    """What survived is still asked for after a loss was told; on the other side of a partition it is not."""
+    """What survived must still be seen after a loss was reported; on the other side of a partition not."""
     history = [
         did("a", R, "l", 0, "z", v(5)),
         did("a", R, "k", 1, None, None, outcome=LOST),
@@ -438,7 +438,7 @@ def test_who_goes_over_to_another_side_of_a_partition_begins_anew() -> None:
 
 
 def test_values_of_nobody() -> None:
-    """A value needs a writer, who began before it was read and was not told that nothing happened."""
+    """A value needs a writer that began before it was read and got no reply that nothing happened."""
     read = did("b", R, "k", 2, "x", v(2))
     assert nobody([did("a", W, "k", 0, "x", v(2)), read]) == []
     assert nobody([did("a", W, "k", 0, "x", None, outcome=UNKNOWN), read]) == []

@@ -16,7 +16,7 @@ from tools.bugs import BUGS, seeds_needed
 QUICK = (
     "ts is replica_ts, not prev with one entry",
     "no barrier: exposed before all have it",
-    "the client told at the decision",
+    "the client answered at the decision",
     "decisions dropped when the view changes",
     "the fast path forgets the lease",
 )
@@ -72,7 +72,7 @@ def test_plain_requests_take_the_fast_path() -> None:
 
 
 def test_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """The plan can be said otherwise; what can't be is one line; a trace is readable."""
+    """Options override the plan; an invalid one is refused in one line; a trace is readable."""
     assert main(["--seed", "1", "--replicas", "3", "--faults", "0.2"]) == 0
     assert main(["--seed", "1", "--replicas", "3", "--faults", "0.2", "--trace"]) == 0
     said = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Clocks of processes that a test steps, each by itself, without touching the machine's.
+"""Clocks of processes that a test steps, each separately, without touching the machine's.
 
 The processes find their files by the environment (`environment`), which their children inherit: a node's is named by
 its id, that of a PCS or puppetmaster without one by its command. See tests/support/stepped/sitecustomize.py.

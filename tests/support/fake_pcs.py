@@ -157,7 +157,7 @@ class FakeScheduler(NodeCommands):
             self.log.append(f"run {request.input}")
             self._ids[request.id or ""] = f"r{len(self.runs)}"
         elif not request.retry:
-            return Error(BAD_REQUEST, (f"{request.id} was said before",))
+            return Error(BAD_REQUEST, (f"{request.id} was already announced",))
         if self.lost:
             self.lost.pop(0)()
             return None

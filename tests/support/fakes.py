@@ -1,4 +1,4 @@
-"""In-process stand-ins: storage nodes that share one set of records, and any node on a port of its own."""
+"""In-process stand-ins: storage nodes that share one set of records, and any node on a separate port."""
 
 from __future__ import annotations
 

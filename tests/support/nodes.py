@@ -71,7 +71,7 @@ def _limited(descriptors: int) -> tuple[str, ...]:
 
 
 class NodeProcess:
-    """`twistd -n COMMAND OPTION…` as a process of its own, its output in a file."""
+    """`twistd -n COMMAND OPTION…` as a separate process, its output in a file."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class NodeProcess:
         return Netcat(self.port, timeout=timeout)
 
     def ask(self, line: str) -> str:
-        """The answer to one line, over a connection of its own."""
+        """Return the reply to one line, over a separate connection."""
         with self.connect() as netcat:
             return netcat.ask(line)
 
@@ -138,7 +138,7 @@ class NodeProcess:
         return self
 
     def wait_end(self, seconds: float = START_TIME) -> int:
-        """Its exit status, once it ends by itself."""
+        """Return its exit status, once it ends on its own."""
         return self.process.wait(seconds)
 
     def kill(self) -> None:

@@ -1,6 +1,6 @@
-"""Storage replicas for plain calls: a test delivers their messages itself, when and in which order it likes.
+"""Storage replicas for plain calls: the test delivers their messages, when and in which order it likes.
 
-For what takes time and chance there is `dida.simulate`; here nothing happens that the test does not say.
+For what takes time and chance there is `dida.simulate`; here nothing happens unless the test asks for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TICK = 0.02
 
 @define(eq=False)
 class Letter:
-    """A message under way, or the answer to one."""
+    """A message under way, or the reply to one."""
 
     source: int
     target: int
@@ -37,7 +37,7 @@ class Letter:
 
 
 class Hand:
-    """Replicas 1 to `count`, and the letters between them. Only what is delivered arrives."""
+    """Replicas 1 to `count`, and the letters between them. Only delivered letters arrive."""
 
     def __init__(self, count: int = 3, start: bool = True, **config: Any) -> None:
         self.now = 0.0
@@ -48,7 +48,7 @@ class Hand:
         self.replies: dict[str, Reply] = {}
         self.notes: list[str] = []
         self.left: dict[int, Left] = {}
-        """What those said that have ended as they were told to."""
+        """The last output of those that have shut down."""
         self.gathering = False
         """While it is true nobody sends what is gathered: `flush` does."""
         self._asked: dict[tuple[str, int], Letter] = {}
@@ -61,13 +61,13 @@ class Hand:
             self.run(0.3)
 
     def start(self, number: int) -> None:
-        """A process starts: a new life of this replica."""
+        """Start a process: a new incarnation of this replica."""
         self._lives[number] = self._lives.get(number, 0) + 1
         member = Member(f"{number}:{self._lives[number]}", number, f"s{number}", self.url(number))
         self.replicas[number] = Replica(self.config, member, self.named, self.now)
 
     def crash(self, number: int, refused: bool = True) -> None:
-        """A process ends; with `refused` the others find out at once that nobody listens at its port."""
+        """End a process; with `refused` the others find out at once that nobody listens at its port."""
         del self.replicas[number]
         lost = [x for x in self.letters if number in (x.source, x.target)]
         self.letters = [x for x in self.letters if x not in lost]
@@ -84,7 +84,7 @@ class Hand:
             self.act(other, replica.on_refused(self.url(number), self.now, self.now))
 
     def stop(self, number: int, drain: float = 30.0) -> None:
-        """A process is told to end."""
+        """Shut a process down."""
         self.act(number, self.replicas[number].on_stop(drain, self.now))
 
     @staticmethod
@@ -94,14 +94,14 @@ class Hand:
     # --- clients --------------------------------------------------------------------------------
 
     def ask(self, number: int, request: Request) -> str:
-        """Ask a replica; the name under which `replies` will have the reply."""
+        """Send a request to a replica; return the name under which `replies` will have the reply."""
         self._tokens += 1
         token = f"client {self._tokens}"
         self.act(number, self.replicas[number].on_request(token, request, self.now))
         return token
 
     def answer(self, number: int, request: Request, seconds: float = 5.0) -> Reply:
-        """Ask a replica, and let all go on until it has answered."""
+        """Send a request to a replica, let all go on until it has answered, and return the reply."""
         token = self.ask(number, request)
         assert self.run(seconds, lambda: token in self.replies), f"no answer to {request}"
         return self.replies[token]
@@ -109,13 +109,13 @@ class Hand:
     # --- letters --------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """All replicas send what they have gathered; from now on again at once."""
+        """Let all replicas send what they have gathered; from now on they send at once."""
         self.gathering = False
         for number, replica in self.replicas.items():
             self.act(number, replica.flush(self.now))
 
     def act(self, number: int, outputs: Iterable[Output]) -> None:
-        """What a replica's turn comes to: letters and replies."""
+        """Act on the outputs of a replica's turn: letters and replies."""
         for output in outputs:
             match output:
                 case Send():
@@ -145,7 +145,7 @@ class Hand:
             self.act(number, replica.on_answer(send.url, send.peer, send.message, reply, self.now))
 
     def under_way(self, verb: str = "", source: int = 0, target: int = 0, answers: bool | None = None) -> list[Letter]:
-        """The letters of that description, the oldest first."""
+        """Return the letters of that description, the oldest first."""
         return [
             letter
             for letter in self.letters
@@ -156,7 +156,7 @@ class Hand:
         ]
 
     def deliver(self, *letters: Letter) -> None:
-        """These arrive, in this order."""
+        """Deliver these letters, in this order."""
         for letter in letters:
             self.letters.remove(letter)
             if letter.target not in self.replicas:
@@ -172,7 +172,7 @@ class Hand:
             self.act(letter.target, self.replicas[letter.target].on_peer(token, message, self.now))
 
     def pass_on(self, *verbs: str, source: int = 0, target: int = 0) -> None:
-        """Deliver all letters of these verbs (none said: all), and what comes of them, until none is left."""
+        """Deliver all letters of these verbs (none: of all), and what comes of them, until none is left."""
         for _ in range(10_000):
             found = [x for x in self.under_way(source=source, target=target) if not verbs or x.verb in verbs]
             if not found:
@@ -181,7 +181,7 @@ class Hand:
         raise AssertionError("the replicas never come to rest")
 
     def lose(self, *letters: Letter) -> None:
-        """These never arrive; who waits for their answers hears so."""
+        """Lose these letters; their senders are notified."""
         for letter in letters:
             self.letters.remove(letter)
             asker = letter.target if letter.is_answer else letter.source
@@ -190,14 +190,14 @@ class Hand:
     # --- time -----------------------------------------------------------------------------------
 
     def tick(self, *numbers: int, seconds: float = TICK) -> None:
-        """Time passes for these replicas (none said: for all), and nothing is delivered."""
+        """Let time pass for these replicas (none: for all); nothing is delivered."""
         self.now += seconds
         for number in numbers or tuple(self.replicas):
             if number in self.replicas:
                 self.act(number, self.replicas[number].tick(self.now))
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-        """Ticks, and all letters delivered in their order, for so long, or until something is true."""
+        """Tick and deliver all letters in their order, for so long or until something is true; return True if it is."""
         end = self.now + seconds
         while True:
             self.pass_on()
@@ -208,28 +208,28 @@ class Hand:
             self.tick()
 
     def quiet(self) -> bool:
-        """Nothing is under way, held back or locked."""
+        """Return True if nothing is under way, held back or locked."""
         return not self.letters and all(
             not (r.state.held or r.state.log.size or r.locks.keys or r.commit.open or r.requests.in_hand)
             for r in self.replicas.values()
         )
 
     def home(self, key: str) -> int:
-        """The replica that coordinates the key's commits, as the first one sees it."""
+        """Return the replica that coordinates the key's commits, as the first one sees it."""
         return next(iter(self.replicas.values())).context.home(key).replica
 
     def key_at(self, number: int) -> str:
-        """A key whose home is that replica."""
+        """Return a key whose home is that replica."""
         return next(key for key in map(str, range(1000)) if self.home(key) == number)
 
     def stored(self, number: int, key: str) -> list[str]:
-        """The values of a key that a replica shows, newest first."""
+        """Return the values of a key that a replica shows, newest first."""
         return [entry.value for entry in self.replicas[number].state.store.versions(key)]
 
 
 class Parted(Hand):
-    """Replicas of which some can't reach others. What is sent to them arrives when they can be reached again in time;
-    otherwise the sender hears that it did not."""
+    """Replicas of which some cannot reach others. Letters to them arrive if they can be reached again in time; if not,
+    their senders are notified."""
 
     def __init__(self, count: int, **config: Any) -> None:
         self.cut: set[tuple[int, int]] = set()
@@ -238,7 +238,7 @@ class Parted(Hand):
         self.run(self.config.ping_timeout)
 
     def part(self, *pairs: tuple[int, int], one_way: bool = False) -> None:
-        """Nothing passes between these from now on; one way: not from the first to the second."""
+        """Cut the links between these; one way: from the first to the second only."""
         self.cut = {*pairs} if one_way else {*pairs, *((b, a) for a, b in pairs)}
         self.letters += [x for _, x in self._stuck if (x.source, x.target) not in self.cut]
         self._stuck = [(at, x) for at, x in self._stuck if (x.source, x.target) in self.cut]
@@ -263,5 +263,5 @@ class Parted(Hand):
 
 
 def plain(reply: Reply) -> Reply:
-    """The reply as it comes off the wire."""
+    """Return the reply as it comes off the wire."""
     return grammar.decode_reply(grammar.encode_reply(reply))[1]

@@ -70,7 +70,7 @@ def _instances(kind: type[Any], **given: Strategy) -> Strategy:
 
 
 def _of_type(hint: Any, limits: msgspec.Meta | None = None) -> Strategy:
-    """Any value of a type, within the limits that msgspec is told."""
+    """Any value of a type, within the limits that msgspec has."""
     limits = limits or msgspec.Meta()
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:

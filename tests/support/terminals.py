@@ -21,7 +21,7 @@ _COLOURS = re.compile(r"\x1b\[\d*m")
 
 
 class Terminal:
-    """A process in a terminal of its own; a script may be its standard input instead."""
+    """A process in a separate terminal; a script may be its standard input instead."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Terminal:
             self.seen += _COLOURS.sub("", data.decode(errors="replace"))
 
     def end(self, seconds: float = 20.0) -> int:
-        """Its exit status, once it ends by itself."""
+        """Return its exit status, once it ends on its own."""
         until("it ends", lambda: self._looks(lambda: self.process.poll() is not None), seconds)
         self._look()
         return self.process.wait()
