@@ -1,4 +1,4 @@
-"""The form of an application file: `operator CLASSNAME SEQ`, a line for each operator of the chain."""
+"""The parser of application files: `operator CLASSNAME SEQ`, one line per operator of the chain."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dida.interfaces import MAX_OPERATORS, is_class_name
 
 @frozen
 class Application:
-    """The class names of the operators, in the order in which they run."""
+    """A chain: the class names of its operators, in order."""
 
     operators: tuple[str, ...]
 
     @classmethod
     def parse(cls, content: bytes, file: str) -> Application:
-        """An application file: `operator CLASSNAME SEQ` lines; UserError names `file` and line."""
+        """Parse an application file; UserError names `file` and line."""
         found: list[tuple[int, int, str]] = []
         for number, line_text, problem in decoded_lines(content):
             if problem:
@@ -42,7 +42,7 @@ class Application:
 
 
 def _operator(words: list[str], where: str, number: int) -> tuple[int, int, str]:
-    """(sequence number, line number, class name) of one line."""
+    """Return (sequence number, line number, class name) of one line."""
     if words[0] != "operator":
         raise UserError(f"{where}: unknown word {words[0]!r}: write operator CLASSNAME SEQ")
     if len(words) != 3:

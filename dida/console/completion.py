@@ -1,6 +1,6 @@
-"""What Tab makes of a line: the command, node id or file that its last word may become.
+"""Completion of a line by Tab: the commands, node ids or files that its last word may become.
 
-What may stand at a place is read off the command's usage line, so that a new command completes by itself.
+The usage line of a command says what may stand at a place, so a new command needs no code here.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ class Completion:
     """The words that the last word of a line may become."""
 
     start: int
-    """Where the last word begins."""
+    """Place of the last word in the line."""
     words: tuple[str, ...]
 
     def common(self) -> str:
-        """What all of them begin with."""
+        """Return the longest common beginning of the words."""
         first, last = min(self.words, default=""), max(self.words, default="")
         same = [one == other for one, other in zip(first, last, strict=False)]
         return first[: same.index(False) if False in same else len(same)]
 
 
 def expected(before: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """What is to stand behind these words, as the usage line names it (nothing: ""), and which flags may."""
+    """Return what comes after these words, as the usage line names it ("": nothing), and the possible flags."""
     if not before:
         return COMMAND, ()
     for name, kind in zip(_NAMES, COMMANDS, strict=True):
@@ -48,9 +48,9 @@ def expected(before: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def complete(text: str, known: Callable[[str, str, str], Iterable[str]]) -> Completion:
-    """What the last word of `text` may become.
+    """Return the words that the last word of `text` may become.
 
-    `known` gives the words for a command, what is expected at that place, and what is there of it.
+    `known` returns the words for a command, a place of its usage line, and the beginning of the word.
     """
     words = words_of(text)
     ended = not words or (text[-1:].isspace() and not words[-1].problem)

@@ -1,4 +1,4 @@
-"""The forms of data files, of files of inputs, and of the lines of any file that a command names."""
+"""Parsers of data files, of files of inputs, and of the lines of any file that a command names."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import NamedTuple
 from dida.errors import UserError, shown
 
 MAX_SIZE = 2**24
-"""Bytes of a script, or of a file that a command names."""
+"""Maximum size of a script, or of a file that a command names, in bytes."""
 
 
 def decoded_lines(data: bytes) -> Iterator[tuple[int, str, str]]:
-    """(number, text, what is wrong with its bytes) of each line, however it ends.
+    """Yield (number, text, problem of its bytes) of each line, with any line ending.
 
-    UTF-16 is known by its byte-order mark.
+    A byte-order mark indicates UTF-16.
     """
     if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         with suppress(UnicodeDecodeError):
@@ -29,7 +29,7 @@ def decoded_lines(data: bytes) -> Iterator[tuple[int, str, str]]:
 
 
 class Row(NamedTuple):
-    """A line of a data file: its number, from 1, and the record that it names."""
+    """A line of a data file: its number, from 1, and its record."""
 
     line: int
     key: str
@@ -37,9 +37,9 @@ class Row(NamedTuple):
 
 
 def parse_data(data: bytes, name: str) -> tuple[Row, ...]:
-    """The rows of a data file: `key,value` a line, split at the first comma.
+    """Return the rows of a data file: lines `key,value`, split at the first comma.
 
-    Blanks around the line are dropped, blank lines skipped. UserError names file and line.
+    Skip blanks around a line, and blank lines. UserError names file and line.
     """
     rows: list[Row] = []
     for number, text, problem in decoded_lines(data):
@@ -55,9 +55,9 @@ def parse_data(data: bytes, name: str) -> tuple[Row, ...]:
 
 
 def parse_inputs(data: bytes, name: str) -> tuple[tuple[int, str], ...]:
-    """The (line number, input) pairs of a file of inputs, one a line.
+    """Return the (line number, input) pairs of a file of inputs, one per line.
 
-    Blanks around the line are dropped, blank lines skipped. UserError names file and line.
+    Skip blanks around a line, and blank lines. UserError names file and line.
     """
     inputs: list[tuple[int, str]] = []
     for number, text, problem in decoded_lines(data):

@@ -1,4 +1,4 @@
-"""The story of a run, as text for people: what `result RUN` tells to programs. Pure text."""
+"""The report of a run as text for people: what `result RUN` returns to programs. Pure text."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dida.console.tables import WIDTH, printable, table
 from dida.interfaces import Access
 
 MAX_KEY = 40
-"""Characters of a key that are shown."""
+"""Longest part of a key that is shown, in characters."""
 MAX_TEXT = 2000
-"""Characters that are shown of a text, over several lines."""
+"""Longest part of a text that is shown, in characters, over several lines."""
 INDENT = "      "
 
 
 @frozen(kw_only=True)
 class Outcome:
-    """The object of a `result` reply, as far as people are shown it."""
+    """The object of a `result` reply, as far as the report shows it."""
 
     run: str = ""
     input: str = ""
@@ -29,11 +29,11 @@ class Outcome:
     ms: float = 0.0
     rounds: int = 0
     printed: str = ""
-    """By the step that failed."""
+    """Output of the step that failed."""
 
 
 def run_report(state: str, text: str, outcome: Outcome, width: int | None = WIDTH) -> list[str]:
-    """Of a run that has ended as `state` with the output, or for the reason, `text`: step by step how it came to it."""
+    """Return the report of a run that has ended as `state`; `text` is its output, or the reason of the failure."""
     lines = [f"run      {short_id(outcome.run)}  {state}, {outcome.ms:.1f} ms"]
     lines += _paragraph("input", outcome.input, width)
     lines += _paragraph("output" if state == "done" else "reason", text, width)
@@ -69,13 +69,13 @@ def _record(touch: Access) -> str:
 
 
 def _right(rows: list[list[str]], *columns: int) -> Iterable[list[str]]:
-    """The rows with these columns aligned at their right."""
+    """Return the rows with these columns aligned at the right."""
     widths = {column: max(len(row[column]) for row in rows) for column in columns}
     return [[cell.rjust(widths.get(column, 0)) for column, cell in enumerate(row)] for row in rows]
 
 
 def _paragraph(name: str, text: str, width: int | None, indent: str = "  ") -> list[str]:
-    """The text behind its name, over as many lines as it needs."""
+    """Return the text after its name, over as many lines as it needs."""
     start = f"{indent}{name:<9} "
     text = cut(printable(text) or '""', MAX_TEXT)
     if width is None:

@@ -21,17 +21,17 @@ class Word:
     """A word of a line."""
 
     start: int
-    """Where it begins."""
+    """Its place in the line."""
     written: str
-    """As it stands there."""
+    """The word as written."""
     text: str
-    """What it says: of a JSON string its content."""
+    """Its value; the content of a JSON string."""
     problem: str = ""
     """What is wrong with it."""
 
 
 def words_of(line: str) -> list[Word]:
-    """The words of a line, up to a comment. None but the last one can have a problem."""
+    """Return the words of a line, up to a comment. Only the last one can have a problem."""
     words: list[Word] = []
     for found in _WORD.finditer(line):
         written = found[0]
@@ -58,10 +58,10 @@ def _string(start: int, written: str) -> Word:
 
 
 def quoted(word: str) -> str:
-    """The word as it is written on a line: bare where it can be, else as a JSON string."""
+    """Return the word as written on a line: bare if possible, else as a JSON string."""
     return as_string(word) if _NEEDS_QUOTES.match(word) else word
 
 
 def as_string(word: str) -> str:
-    """The word as a JSON string."""
+    """Return the word as a JSON string."""
     return msgspec.json.encode(word).decode()

@@ -1,4 +1,4 @@
-"""The files that commands name: where they are looked for, how they are read, which of them fit a command."""
+"""The files that commands name: where they are sought, how they are read, which of them fit a command."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from dida.console.data_files import MAX_SIZE, parse_data, parse_inputs
 from dida.errors import UserError, shown
 
 MAX_FILES = 500
-"""Files of a folder that are looked into."""
+"""Maximum number of files of a folder that completion reads."""
 MAX_BYTES = 65_536
 _FORMS: dict[str, Callable[[bytes, str], object]] = {
     "APP_FILE": Application.parse,
     "DATA_FILE": parse_data,
     "FILE_OF_INPUTS": parse_inputs,
 }
-"""What the files are that commands name."""
+"""The parser of each form of file that commands name."""
 
 
 def find_file(name: str, folders: Sequence[str]) -> str:
-    """The path of a file that a command names: in the current folder, else in `folders` and below them.
+    """Return the path of a file that a command names: in the current folder, else in `folders` and below them.
 
-    UserError names the places, and a file of nearly that name.
+    UserError names the folders, and a file with a similar name.
     """
     if os.path.isfile(name):
         return name
@@ -52,7 +52,7 @@ def find_file(name: str, folders: Sequence[str]) -> str:
 
 
 def _files_beside(path: str) -> list[str]:
-    """The names of the files in that path's folder."""
+    """Return the names of the files in that path's folder."""
     try:
         with os.scandir(os.path.dirname(path) or ".") as entries:
             return sorted(entry.name for entry in entries if entry.is_file())
@@ -61,7 +61,7 @@ def _files_beside(path: str) -> list[str]:
 
 
 def read_file(name: str, folders: Sequence[str]) -> tuple[str, bytes]:
-    """Path and content of a file that a command names."""
+    """Return path and content of a file that a command names."""
     path = find_file(name, folders)
     try:
         with open(path, "rb") as file:
@@ -74,9 +74,9 @@ def read_file(name: str, folders: Sequence[str]) -> tuple[str, bytes]:
 
 
 def usable_files(place: str, last: str, folders: Sequence[str]) -> list[str]:
-    """The files of that form which a command would find under a name that begins with `last`.
+    """Return the files of that form that a command would find by a name that begins with `last`.
 
-    When there is none in the current folder: its folders.
+    If there is none, return the subfolders of the current folder.
     """
     if place not in _FORMS:
         return []

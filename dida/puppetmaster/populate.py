@@ -1,4 +1,4 @@
-"""`populate`: the records of a data file into the storage, many at a time, each at all living replicas of its group."""
+"""The records of a data file, written into the storage, many at a time, each to all living replicas of its group."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dida.errors import LOST_UPDATE, TIMED_OUT, UNAVAILABLE, UNKNOWN_OUTCOME, Di
 from dida.puppetmaster.refusals import plain
 
 AT_ONCE = 256
-"""Records that are written at a time."""
+"""Records written at a time."""
 TOLD = 20
-"""Lines of the file of which it is said what is wrong with each; the others are named."""
+"""Lines of the file whose problem is shown; the others are only named."""
 NAMED = 500
-"""Characters of the names of those."""
+"""Length of those names, in characters."""
 OUT_OF_REACH = (UNAVAILABLE, UNKNOWN_OUTCOME, TIMED_OUT)
-"""What ends the write of one record after all its time, and would end the others' alike."""
+"""Errors of a write that has timed out, as further writes would, too."""
 
 
 async def populate(storage_client: StorageClient, path: str, rows: Sequence[Row]) -> None:
@@ -46,11 +46,11 @@ class _Populate:
     rest: Iterator[list[Row]]
     written: set[int] = Factory(set)
     problems: dict[int, str] = Factory(dict)
-    """Line to why its record is not there."""
+    """The problem of each line whose record is not written."""
     given_up: bool = False
 
     async def lane(self) -> None:
-        """Write the rows of one key, then those of the next that nobody has taken."""
+        """Write the rows of one key, then those of the next key that is left."""
         for rows in self.rest:
             for row in rows:
                 if self.given_up:
@@ -80,7 +80,7 @@ def _by_key(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 
 def _told(path: str, rows: Sequence[Row], missing: Sequence[Row], problems: dict[int, str]) -> str:
-    """Which lines did not get there, and why."""
+    """Return which lines are not written, and why."""
     text = [f"{len(missing)} of {len(rows)} records are not known to be at every living replica of their group"]
     told = [row for row in missing if row.line in problems][:TOLD]
     text += [f"{path} line {row.line}: key {printable(row.key)}: {problems[row.line]}" for row in told]

@@ -1,4 +1,4 @@
-"""What the console needs of the terminal it runs on: its modes, its width, its colours; and the history's file."""
+"""The terminal of a console: its modes, width and colours; and the file of typed lines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dida.console.editing import MAX_HISTORY, MAX_TYPED
 from dida.console.style import PLAIN, Page, Style
 
 KNOWN_WIDTHS = range(20, 10_000)
-"""Columns that are believed."""
+"""Plausible widths of a terminal, in columns."""
 
 
 def page_of(output: int, environment: Mapping[str, str]) -> Page:
-    """How to print on standard output: a width and colours on a terminal alone, and no colours with NO_COLOR."""
+    """Return width and colours of an output: none but on a terminal, and no colours with NO_COLOR."""
     if not os.isatty(output):
         return Page()
     colours = not environment.get("NO_COLOR") and not is_dumb(environment)
@@ -26,12 +26,12 @@ def page_of(output: int, environment: Mapping[str, str]) -> Page:
 
 
 def is_dumb(environment: Mapping[str, str]) -> bool:
-    """Whether the terminal can't move its cursor."""
+    """Return True if the terminal cannot move its cursor."""
     return environment.get("TERM", "dumb") == "dumb"
 
 
 def width_of(output: int) -> int:
-    """The columns of a terminal; 80 when it does not say."""
+    """Return the width of a terminal in columns; 80 if it is unknown."""
     try:
         width = os.get_terminal_size(output).columns
     except OSError:
@@ -40,7 +40,7 @@ def width_of(output: int) -> int:
 
 
 class TerminalMode:
-    """The modes of a terminal: raw while a line is edited, and at any end as they were found."""
+    """The modes of a terminal: raw while a line is edited, restored at the end of the process."""
 
     def __init__(self, terminal: int) -> None:
         self._terminal = terminal
@@ -48,7 +48,7 @@ class TerminalMode:
         self._raw = False
 
     def raw(self) -> None:
-        """Every key comes at once and unseen, Ctrl-C and the like too. Lines are still put out as lines."""
+        """Receive each key at once and without echo, also Ctrl-C. Output stays as it is."""
         if not self._raw:
             mode = termios.tcgetattr(self._terminal)
             mode[0] &= ~(termios.BRKINT | termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON)
@@ -59,7 +59,7 @@ class TerminalMode:
             atexit.register(self.restore)
 
     def restore(self) -> None:
-        """As it was found."""
+        """Restore the modes."""
         if self._raw:
             self._raw = False
             atexit.unregister(self.restore)
@@ -67,7 +67,7 @@ class TerminalMode:
                 termios.tcsetattr(self._terminal, termios.TCSANOW, self._found)
 
     def suspend(self) -> None:
-        """Stop the job, as Ctrl-Z does; returns when it goes on."""
+        """Stop the job, as Ctrl-Z does; return when it is continued."""
         blocking = os.get_blocking(self._terminal)
         self.restore()
         os.set_blocking(self._terminal, True)
@@ -77,9 +77,9 @@ class TerminalMode:
 
 
 class HistoryFile:
-    """The typed lines of this run and those before it, one a line, oldest first.
+    """The typed lines of this session and earlier ones, one per line, oldest first.
 
-    A file that can't be read or written is said once, and then left alone.
+    If the file cannot be read or written, a message says so once, and the file is not used any more.
     """
 
     def __init__(self, path: str, say: Callable[[str], None]) -> None:
@@ -88,7 +88,7 @@ class HistoryFile:
         self._usable = True
 
     def lines(self) -> list[str]:
-        """The newest lines. A file that has become long is cut to them."""
+        """Return the newest lines; cut a long file to them."""
         try:
             return self._lines()
         except FileNotFoundError:
@@ -109,7 +109,7 @@ class HistoryFile:
         return lines
 
     def append(self, line: str) -> None:
-        """Keep a line, unless it is blank."""
+        """Append a line, unless it is blank."""
         if self._usable and line.strip():
             try:
                 with self._open(self.path, os.O_APPEND) as file:
