@@ -31,7 +31,7 @@ compile = @$(BIN)/python -m compileall -q dida
 help:
 	$(say) "make" "what it does"
 	$(say) "demo" "play pmscripts/demo: two runs of a chain, and the crash of a storage node between them"
-	$(say) "test" "check, then all tests; TESTS='tests/wire -k words' runs some, SIDES=2 two at once"
+	$(say) "test" "check, then all tests, two processes of them; TESTS='tests/wire -k words' runs some, SIDES=1 has one"
 	$(say) "simulate" "1,000 seeds of the storage's simulation, all faults; SEEDS=0-19999 for a soak"
 	$(say) "bugs" "how many seeds the simulator needs to find each deliberate bug"
 	$(say) "torture" "real storage nodes under crashes, pauses and joins for a minute, then the checkers"
@@ -61,9 +61,10 @@ demo: $(READY)
 	    "less pmscripts/demo" "what was played" \
 	    "less docs/tutorial/first-run.md" "the same, explained"
 
+SIDES ?= 2
 test: check
 	$(say) "tests" "running"
-	@$(BIN)/python -m $(if $(SIDES),tools.sides,pytest) -m "not long" $(TESTS)
+	@$(BIN)/python -m $(if $(TESTS)$(filter 1,$(SIDES)),pytest,tools.sides) -m "not long" $(TESTS)
 
 long: $(READY)
 	@$(BIN)/pytest -m long

@@ -1,4 +1,4 @@
-"""Run the tests on two sides at once, in two processes of pytest: `make test SIDES=2`.
+"""Run the tests on two sides at once, in two processes of pytest: `make test`.
 
 One side computes, the other one mostly waits for processes of nodes, so that two cores are used. A test that is marked
 `alone` has no other one beside it (`tests.support.turns`). The first side is shown as it goes, the second one when both
