@@ -11,7 +11,7 @@ class AddOperator:
     """Adds one to the integer at key `input`, after a look at the key that is one further.
 
     Reads `input` and `input + 1`; its output is the value of `input` plus one, or `int_conversion_failed`
-    when that value (or the input) is no integer. Writes its output at key `input` in both cases.
+    when that value (or the input) is not an integer. Writes its output at key `input` in both cases.
     """
 
     def configure_storage(self, storage: IStorage) -> None:

@@ -50,7 +50,7 @@ class WaitOperator:
 
 @implementer(IOperator)
 class LoginOperator:
-    """Logs the user `input` in, once: `in` when the record said `out`, else `refused`."""
+    """Logs the user `input` in, once: `in` when the record was `out`, else `refused`."""
 
     def configure_storage(self, storage: IStorage) -> None:
         self.storage = storage

@@ -1,5 +1,4 @@
-"""The operators of each worker, as far as the workers have reported them. Pure: the caller decides whom to ask, and
-when.
+"""The operators of each worker, as far as the workers have reported them. Pure: the caller decides which to ask.
 
 A worker that has not reported may have any operator. No worker gets an operator that it lacks, and a chain with an
 operator that every worker lacks is not started.

@@ -35,7 +35,7 @@ def first_reads(records: Iterable[Access]) -> dict[str, Version]:
 def of_applied(records: Iterable[Access]) -> tuple[Access, ...]:
     """Return those accesses of a failed attempt whose keys it has changed: the next attempt reads these versions again.
 
-    All else is read anew, because it may have caused the failure.
+    All else is read again, because it may have caused the failure.
     """
     records = tuple(records)
     changed = {touch.key for touch in records if touch.how in ("written", "updated")}

@@ -70,7 +70,7 @@ class RunRecord:
     progress: float = 0.0
     """The time at which the current step became the current one, as far as it is known here."""
     resent: float = 0.0
-    """The time at which the worker was lost that had to hand on the current step, which the scheduler then has sent."""
+    """The time at which the worker was lost that had to forward the current step; the scheduler has sent it since."""
     unsent: str = ""
     """The reason why no worker has taken the current step so far, if the scheduler must send it."""
     why: dict[int, str] = field(factory=dict)

@@ -46,7 +46,7 @@ def output_of(returned: object) -> str:
 
 
 def bounded(text: str, limit: int) -> str:
-    """Return at most so many characters of a text, with its end, and without what can't be encoded as UTF-8."""
+    """Return at most so many characters of a text, with its end, without those that UTF-8 cannot encode."""
     if len(text) > limit:
         gap = f" … {len(text) - limit:,} characters more … "
         end = limit // 4

@@ -1,8 +1,8 @@
 """The storage nodes as a client knows them: which are alive or dead, which group has which keys, and the order of
 asking.
 
-The reply of a storage node to `watch` is authoritative. The meta record of a run is hearsay: until a storage node has
-sent a view, the newest hearsay counts; after that it only tells which nodes to ask last, and which to watch when no
+The reply of a storage node to `watch` is authoritative. The meta record of a run is a hint: until a storage node has
+sent a view, the newest hint counts; after that it only tells which nodes to ask last, and which to watch when no
 other node replies.
 """
 
@@ -32,9 +32,9 @@ class ReplicaDirectory:
         self._members: dict[int, StorageAddress] = {}
         self._suspected: dict[int, float] = {}
         self.hearsay: tuple[StorageAddress, ...] = ()
-        """The living nodes by the newest hearsay."""
+        """The living nodes by the newest hint."""
         self._unsure: set[StorageAddress] = set()
-        """Members that are known by hearsay only; empty once a view is known."""
+        """Members that are known by a hint only; empty once a view is known."""
         self._ring = Ring(())
         for member in members:
             self._put(member)

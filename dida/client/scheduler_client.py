@@ -52,7 +52,7 @@ class SchedulerClient:
     """A client of one scheduler. `deadline`: time-out for starting a run, in seconds.
 
     `find` returns the scheduler's address before each request: a scheduler may move. It raises Unreachable when there
-    is no scheduler.
+    is not a scheduler.
     """
 
     def __init__(self, reactor: Any, find: Callable[[], Address], deadline: float = DEFAULT_DEADLINE) -> None:
@@ -120,7 +120,7 @@ class SchedulerClient:
     # --- the connection -------------------------------------------------------------------------
 
     def ask(self, request: Request) -> Deferred[Ok]:
-        """Return the scheduler's `ok`; Unreachable when there is no scheduler."""
+        """Return the scheduler's `ok`; Unreachable when there is not a scheduler."""
         address = self._find()
         if self._link is None or self._link.address != f"{address.host}:{address.port}":
             self.stop()

@@ -50,7 +50,7 @@ from dida.wire.messages import DEFAULT_DEADLINE, Concern, Error, Member, View, W
 from dida.wire.texts import plain, plain_version
 
 WATCH_SECONDS = 5.0
-"""Time-out for one `watch`, in seconds; a node that does not answer it costs no more than that."""
+"""Time-out for one `watch`, in seconds; a node that does not answer it costs only that."""
 
 _log = Logger()
 _T = TypeVar("_T")
@@ -254,7 +254,7 @@ class StorageClient:
 
     async def _watch(self, group: int) -> None:
         """Ask one of the group's living nodes for the view, then for the next one. When it does not reply, ask
-        another one, at last those that are known by hearsay."""
+        another one, at last those that are known by a hint."""
         failed: set[StorageAddress] = set()
         while True:
             order = self.replicas.order(self.ids.session, self.reactor.seconds())

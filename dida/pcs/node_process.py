@@ -47,7 +47,7 @@ class NodeListener(Protocol):
 class NodeProcess:
     """One node, with its row of the table. `words` is its command line, `drain` its `--drain` in seconds.
 
-    A node that was told to end is killed `grace` seconds after its `--drain`.
+    A node that is shutting down is killed `grace` seconds after its `--drain`.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ LONGEST_DELAY = 30.0
 STEADY = 60.0
 """Uptime after which a failure counts as the first one again, in seconds."""
 IN_ORDER = ("exit status 0", "signal SIGTERM", "signal SIGINT")
-"""Ends that are not failures: the node was told to end."""
+"""Ends that are not failures: the node was shut down."""
 SHOWN_LAST = 1.0
 """Time-out for the console to show the last lines, in seconds."""
 
@@ -49,7 +49,7 @@ class Timing:
     """How long a PCS waits, in seconds."""
 
     grace: float = 3.0
-    """After a node's `--drain`, until a node that was told to end is killed."""
+    """After a node's `--drain`, until a node that is shutting down is killed."""
     orphaned: float = 5.0
     """After the end of an owner's last `own`, until its nodes are ended."""
     hurried: float = 1.0

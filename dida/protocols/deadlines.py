@@ -1,6 +1,6 @@
 """Many deadlines with one timer of the reactor. Most are cancelled before they pass.
 
-`dida.protocols.links.LineClient` has a heap of its own and says why.
+`dida.protocols.links.LineClient` has a separate heap, and its docstring states why.
 """
 
 from __future__ import annotations

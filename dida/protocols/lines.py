@@ -92,8 +92,9 @@ class Node(Protocol):
         """Start to work: the port is open."""
 
     def leave(self) -> Deferred[Any] | None:
-        """Finish what is in hand and notify the other nodes, within the node's `--drain` seconds; None: nothing to wait
-        for.
+        """Finish the open requests and notify the other nodes, within the node's `--drain` seconds.
+
+        Return None if there is nothing to wait for.
 
         The port is still open meanwhile.
         """

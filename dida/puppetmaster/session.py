@@ -247,7 +247,7 @@ class Session(ConsoleListener):
             os.kill(os.getpid(), signal.SIGINT)
         else:
             self._interrupted = True
-            self.console.say("Ctrl-C once more, Ctrl-D or quit: the end, of the nodes too")
+            self.console.say("press Ctrl-C again or Ctrl-D, or type quit, to end, with all nodes")
 
     def suspended(self) -> None:
         self.console.suspend()

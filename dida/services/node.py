@@ -115,7 +115,7 @@ class Options(usage.Options):
     required: tuple[str, ...] = ()
 
     def __init_subclass__(cls) -> None:
-        """What is wrong with an option's value is told with the option's name."""
+        """Name the option in errors about its value."""
         super().__init_subclass__()
         for name, method in list(vars(cls).items()):
             if name.startswith("opt_"):

@@ -59,7 +59,7 @@ class OwnProcess:
         self._waiter: int | None = None
 
     def on_begun(self) -> bool:
-        """The node listens. Whether somebody wants to be told that it is ready, too."""
+        """Note that the node listens; return True if a command also waits for it to be ready."""
         if self.wait is None:
             self.say_ready()
         return self._waiter is not None

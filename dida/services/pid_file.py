@@ -1,8 +1,8 @@
-"""A node's pid file: who holds it lives, whatever number it has.
+"""A node's pid file: the process that holds it locked is alive, whatever number the file names.
 
-The node keeps the file open and locked (flock) as long as it lives, so that an empty file, one of nonsense and one
-that names a process which is another one by now are told from that of a living node by the kernel. A node that is
-leaving shares its lock: its successor waits for its end.
+The node keeps the file open and locked (flock) as long as it is alive. So an empty file, a file of nonsense and one
+that names another process differ from the file of a living node. A node that shuts down shares its lock: its successor
+waits for its end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dida.pcs.processes import start_time
 from dida.protocols.clock import monotonic, sleep
 
 NOTICE = 1.0
-"""Seconds in which a node that was just told to end has surely begun to."""
+"""Time-out for a node that was sent a signal to begin its shutdown, in seconds."""
 INTERVAL = 0.05
 """Seconds between two looks at whether the lock is free."""
 
@@ -41,7 +41,7 @@ class PidFile:
     def claim(self, patience: float, say: Callable[[str], None]) -> None:
         """Make sure that no other process is this node; one that is leaving may take so many seconds for it.
 
-        `say` is told what is waited for. UserError when the node lives, or the file can't be written.
+        `say` receives the reason for waiting. Raises UserError if the node is alive, or the file cannot be written.
         """
         self._check()
         ends = monotonic() + self._notice
@@ -93,7 +93,7 @@ class PidFile:
                 _log.warn("can't remove {path}: {problem}", path=self.path, problem=problem.strerror)
 
     def _check(self) -> None:
-        """Find out now, while somebody is there who can be told, whether it can be written."""
+        """Check now, while a command waits for the result, whether the file can be written."""
         if os.path.isdir(self.path):
             raise UserError(f"cannot write the pid file {self.path}: it is a folder")
         new = f"{self.path}.{os.getpid()}.new"

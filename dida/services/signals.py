@@ -1,4 +1,4 @@
-"""What signals do to a node's process: TERM and INT end it in order, HUP begins its log anew, USR1 never kills."""
+"""What signals do to a node's process: TERM and INT end it in order, HUP begins a new log, USR1 never kills."""
 
 from __future__ import annotations
 

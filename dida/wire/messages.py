@@ -26,7 +26,7 @@ DEFAULT_DEADLINE = 10.0
 """Default deadline of a request, in seconds."""
 
 DRAIN = 30.0
-"""Default time in which a node that ends finishes what it has in hand (`--drain`), in seconds."""
+"""Default time in which a node that shuts down finishes its open requests (`--drain`), in seconds."""
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]

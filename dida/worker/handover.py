@@ -2,7 +2,7 @@
 
 A worker that refuses, can't be reached or does not reply in time is replaced: the scheduler names another one
 (`reassign`). Without a scheduler the request goes to another worker of its route, at last to this one itself. If the
-scheduler may assume that the step is elsewhere, it is told who has it (`adopt`).
+scheduler may assume that the step is elsewhere, it is notified who has it (`adopt`).
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ def name_of(folder: str, module: Parts = ()) -> str:
 
 
 def forget_stale(folder: str) -> None:
-    """Forget the modules of the folder that have changed, and those that use one: the next import loads them anew. Code
-    that has the old ones goes on with them.
+    """Forget the modules of the folder that have changed, and those that use one: the next import loads them again.
+
+    Code that has the old ones continues with them.
 
     A module that another thread is importing stays until the next call: Python's import fails when its module goes
     away.

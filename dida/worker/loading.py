@@ -2,7 +2,7 @@
 
 The files are read to learn which classes they define. Only a file whose class is wanted is executed, so a broken file
 affects nobody who does not need it. It is imported under `dida.worker.loaded`, where it finds its neighbours. A file
-that was changed or added is loaded anew, together with those that import it. Files outside the folder, also through a
+that was changed or added is loaded again, together with those that import it. Files outside the folder, also through a
 link, are never loaded.
 
 `known` is cheap (a few calls of stat); `find` may read and execute files. Both may be called from threads, `find` from
@@ -210,7 +210,7 @@ def load(folder: str, module: Parts, name: str) -> tuple[type[Any], Loader]:
     path = os.path.join(folder, *module)
     try:
         found = import_module(loaded.name_of(folder, module))
-    except BaseException as problem:
+    except BaseException as problem:  # it is the author's code: SystemExit, too
         if isinstance(problem, OSError) and problem.errno in OF_THE_PROCESS:
             raise
         raise BrokenFile(_where(problem, folder, path)) from None

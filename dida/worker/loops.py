@@ -89,7 +89,7 @@ class Loop:
         def done(task: asyncio.Task[Any]) -> None:
             for each in list(mine):
                 each.cancel()
-            problem = asyncio.CancelledError("cancelled by itself") if task.cancelled() else task.exception()
+            problem = asyncio.CancelledError("it cancelled its own task") if task.cancelled() else task.exception()
             self._reactor.callFromThread(deliver, Failure(problem) if problem is not None else task.result())
 
         def deliver(result: Any) -> None:

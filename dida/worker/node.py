@@ -200,7 +200,7 @@ class WorkerNode(NodeCommands):
         return answer
 
     def leave(self) -> Deferred[Any]:
-        """Notify the schedulers and finish what is in hand."""
+        """Notify the schedulers and finish the open steps."""
         return self._leave(Drain(within=self._drain, deadline=self._drain), ends=True)
 
     def cmd_operators(self, request: ListOperators) -> Answer:

@@ -68,7 +68,7 @@ def test_typing(start: Start, tmp_path: Path) -> None:
     again.type(UP + UP)
     again.until_last("dida> help client")
     again.type("\x03\x03")
-    again.until("Ctrl-C once more")
+    again.until("press Ctrl-C again")
     assert "\x1b[1m" not in again.raw
     again.type("\x03")
     assert again.end() == -signal.SIGINT

@@ -62,7 +62,7 @@ async def test_what_may_go_wrong_on_a_loop(stage: Stage) -> None:
     for name, reason in {
         "Raises": "raised ValueError: no good",
         "Leaves": "raised SystemExit: 3",
-        "Cancels": "raised CancelledError: cancelled by itself",
+        "Cancels": "raised CancelledError: it cancelled its own task",
         "Missing": "failed: no-such-record: nowhere",
         "Number": "returned int, not a string",
     }.items():

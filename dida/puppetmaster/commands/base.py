@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 from dida.console.commands import Command
@@ -13,7 +14,7 @@ from dida.puppetmaster.script_state import ScriptState
 _Command = TypeVar("_Command", bound=Command)
 
 
-class Action(Generic[_Command]):
+class Action(ABC, Generic[_Command]):
     """What the command of one line does. All methods raise UserError, or DidaError, when it cannot."""
 
     def __init__(self, line: Line, command: _Command) -> None:
@@ -33,9 +34,9 @@ class Action(Generic[_Command]):
     def prepare(self, context: Context) -> None:
         """Do what does not wait for the command's turn: read the files that it names."""
 
+    @abstractmethod
     async def run(self, context: Context) -> None:
         """Execute the command; return when the next one may be executed."""
-        raise NotImplementedError
 
 
 class Invalid(Action[Command]):
