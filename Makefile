@@ -21,7 +21,7 @@ READY := $(ENV)/.ready
 SOURCES := $(wildcard dida operators examples tests tools benchmarks twisted docs setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check docs format lock clean simulate bugs torture soak clocks endurance chains hosts rolling runs makespan bench evaluate wheel
+.PHONY: help demo test long check docs format lock clean simulate bugs torture soak clocks endurance chains hosts rolling runs makespan bench compare evaluate wheel
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -48,6 +48,7 @@ help:
 	$(say) "makespan" "both policies with operators of 10 ms and 1 s on four workers, against the ideal"
 	$(say) "runs" "10,000 runs: the memory of scheduler, workers and storage stays flat"
 	$(say) "bench" "speed beside bare Twisted and the peers that are there; ROWS=chains for some, FULL=1 for all and longer"
+	$(say) "compare" "speed and CPU seconds beside another clone, WITH=FOLDER, in seven alternating turns (4 minutes)"
 	$(say) "evaluate" "the report's three experiments, and what lies behind them, as a page with plots (7 minutes)"
 	$(say) "wheel" "build dist/*.whl, and play the baseline with what it installs into an empty environment"
 	$(say) "format" "let ruff put the code in order"
@@ -125,6 +126,11 @@ runs: $(READY)
 bench: $(READY)
 	$(compile)
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ROWS),--rows "$(ROWS)") $(BENCH) || test $$? = 1
+
+# WITH is a clone of the old code whose environment is ready.
+compare: $(READY)
+	$(compile)
+	@$(BIN)/python -m benchmarks.compare --with "$(WITH)" $(BENCH)
 
 evaluate: $(READY)
 	$(compile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import load, nodes, report, scale, scripts
+from benchmarks import compare, load, nodes, report, scale, scripts
 from benchmarks.evaluate import PARTS, where
 from benchmarks.load import Load, LoadFailed, pipelined
 from benchmarks.nodes import KEYS, bare, chains, populate, storage
@@ -189,3 +190,17 @@ def test_all_of_a_run_is_accounted_for() -> None:
     assert [round(split[0][part]) for part in PARTS] == [30, 100, 100, 20, 0]
     assert load.timed([0.25, 0.5, 0.75]) == Load(2, 500, 750)
     assert nodes.resident(1) > 0
+
+
+def test_two_clones_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both sides are measured by their own processes; the table has rates and CPU seconds, and the limit is checked."""
+    words = ["--with", str(processes.ROOT), "--python", sys.executable, "--turns", "1", "--seconds", "0.1"]
+    assert compare.main([*words, "--rows", "read", "chain-async", "--most", "0"]) == 1
+    assert re.search(r"^read( +[\d,]+){2}( +\d+\.\d\d){4}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_clone_without_an_environment_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message says what is expected."""
+    with pytest.raises(SystemExit):
+        compare.main(["--with", str(tmp_path)])
+    assert f"missing environment in {tmp_path}: expected --with FOLDER" in capsys.readouterr().err
