@@ -1,4 +1,4 @@
-"""The nodes of one machine: started, watched, restarted, stopped, killed; kept on disk for the next PCS."""
+"""The nodes of one machine: started, watched, stopped, killed; kept on disk for the next PCS."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dida.pcs.messages import Elsewhere, NodeEntry, Start
 from dida.pcs.node_process import NodeProcess
 from dida.pcs.owners import Owners
 from dida.pcs.processes import LineWriter
+from dida.pcs.restarts import FIRST_DELAY, Restarts
 from dida.protocols.links import ReconnectingClient
 from dida.wire.messages import DRAIN, Reply, Request
 
@@ -32,12 +33,6 @@ NO_LIMIT = 2**50
 """Memory of all storage nodes together when no limit is set, in bytes."""
 READ_INTERVAL = 0.05
 """Time between two reads of the nodes' output, in seconds."""
-LONGEST_DELAY = 30.0
-"""Longest such time, in seconds."""
-STEADY = 60.0
-"""Uptime after which a failure counts as the first one again, in seconds."""
-IN_ORDER = ("exit status 0", "signal SIGTERM", "signal SIGINT")
-"""Ends that are not failures: the node was shut down."""
 SHOWN_LAST = 1.0
 """Time-out for the console to show the last lines, in seconds."""
 
@@ -54,8 +49,8 @@ class Timing:
     """After the end of an owner's last `own`, until its nodes are ended."""
     hurried: float = 1.0
     """For a worker to finish its current work when its owner is gone."""
-    restart_delay: float = 0.5
-    """Until a node that has failed is started again; it doubles with each failure in a row."""
+    restart_delay: float = FIRST_DELAY
+    """Until a node that has failed is started again (`dida.pcs.restarts`)."""
 
 
 class Processes:
@@ -101,6 +96,7 @@ class Processes:
         self._watchers: list[Deferred[int]] = []
         self._reading = LoopingCall(self._read)
         self._reading.clock = reactor
+        self._restarts = Restarts(reactor, self._restart, self.show, timing.restart_delay)
         self._owners = Owners(reactor, self._owner_gone, timing.orphaned)
 
     def begin(self) -> None:
@@ -281,36 +277,16 @@ class Processes:
     # --- nodes that fail ------------------------------------------------------------------------
 
     def node_ended(self, node: NodeProcess) -> None:
-        if self._nodes.get(node.entry.id) is node:
-            self._restart_later(node)
-
-    def _restart_later(self, node: NodeProcess) -> None:
-        """Plan the restart of a node that has failed, if it is to be restarted."""
-        entry = node.entry
-        wanted = self.restart and self.running and node.words and not entry.asked and not entry.owner
-        if not wanted or entry.ended in IN_ORDER:
-            return
-        if self.reactor.seconds() - node.since > STEADY:
-            node.failures = 0
-        delay = min(LONGEST_DELAY, self.timing.restart_delay * 2**node.failures)
-        node.again = self.reactor.callLater(delay, self._restart, node)
-        text = f"{entry.id} has ended ({entry.ended}): it restarts in {delay:g} s"
-        _log.info("{text}", text=text)
-        self.show(entry.id, f"({text})".encode())
+        if self._nodes.get(node.entry.id) is node and self.restart and self.running:
+            self._restarts.ended(node)
 
     def _restart(self, failed: NodeProcess) -> None:
-        failed.again = None
+        """Start a node that has failed again, as an entry with the same id; raise OSError if that fails."""
         restarts = failed.entry.restarts + 1
         entry = evolve(failed.entry, state="starting", ended="", line="", paused=False, pid=0, restarts=restarts)
         node = self._process(entry, failed.words)
         node.failures = failed.failures + 1
-        try:
-            node.start(self.command_line(*node.words, output=entry.log))
-        except OSError as problem:
-            _log.error("cannot restart {id}: {problem}", id=entry.id, problem=problem.strerror)
-            failed.failures += 1
-            self._restart_later(failed)
-            return
+        node.start(self.command_line(*node.words, output=entry.log))
         self._nodes.pop(entry.id, None)
         self._enter(node)
         self._changed()
@@ -361,8 +337,8 @@ class Processes:
             self._enter(node)
             if node.alive:
                 self.show(each.entry.id, f"(taken over: it still runs, as process {each.entry.pid})".encode())
-            else:
-                self._restart_later(node)
+            elif self.restart:
+                self._restarts.ended(node)
         self._changed()
 
     # --- output ---------------------------------------------------------------------------------
