@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("dida/**/*.py"), *ROOT.glob("operators/*.py"), *ROOT.glob("twisted/plugins/*.py")])
 
+MAX_LINES = 400
+
 CORE_MAY_USE = {"attrs", "mmh3", "msgspec", "sortedcontainers", "zope"}
 CONSOLE_MAY_USE = {"rich"}
 CORE_MAY_NOT_USE = {"asyncio", "datetime", "logging", "secrets", "select", "socket", "subprocess", "threading", "uuid"}
@@ -94,6 +96,13 @@ def test_the_core_is_pure(path: Path) -> None:
         assert (module, name) == ("random", "Random") or package != "random", "a random.Random comes in as an argument"
     for node in ast.walk(ast.parse(path.read_text())):
         assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open"), "a file"
+
+
+@each_module
+def test_a_long_module_gives_its_reason(path: Path) -> None:
+    """A module of more than 400 lines says in its docstring why it is long."""
+    source = path.read_text()
+    assert source.count("\n") <= MAX_LINES or "long because" in (ast.get_docstring(ast.parse(source)) or "")
 
 
 @each_module

@@ -2,7 +2,8 @@
 
 `python -m tools.bugs` runs each against seed after seed, in two processes, and prints how many seeds it took.
 A bug is a patch of behaviour; the product knows nothing of it. The first thirteen are the mistakes that
-implementers make (lazy replication), the others break commit, views, leases and joins.
+implementers make (lazy replication), the others break commit, views, leases and joins. The module is long because it
+is one list.
 """
 
 from __future__ import annotations

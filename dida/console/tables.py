@@ -17,29 +17,29 @@ from dida.console.style import BAD, FAINT, ODD, PLAIN, STRONG, Style, bar, colum
 from dida.versions import Version
 
 WIDTH = 80
-"""Columns of a terminal whose width is not known."""
+"""Width of a terminal that does not report one."""
 UNBOUNDED = 10**6
-"""Columns of what is no terminal."""
+"""Width of an output that is not a terminal."""
 MAX_CELL = 30
-"""Columns of a cell that is not its row's last."""
+"""Maximum width of a cell, but for the last one of a row."""
 NARROW = 24
-"""Columns that are too few for a status row's last cell, which then gets lines of its own."""
+"""Width below which the last cell of a status row moves to separate lines."""
 SHORT_NAME = 6
-"""Columns of an application's name that are shown at least."""
+"""Minimum width of an application's name."""
 NEWEST = " *"
-"""Behind a record's newest version."""
+"""The mark behind the newest version of a record."""
 
 Records = Mapping[str, Sequence[tuple[Version, str]]]
 """Key to its versions with their values, newest first."""
 
 
 def printable(text: str) -> str:
-    """The text on one line: what would move the cursor is written as an escape."""
+    """Return the text on one line, with escapes for characters that would move the cursor."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _aligned(rows: Iterable[Sequence[str]], right: Collection[int], width: int | None) -> tuple[list[str], list[str]]:
-    """For each row all its columns but the last, aligned; and the last ones. The first row is the head."""
+    """Return the aligned columns of each row but the last one, and the last columns. The first row is the head."""
     cells = [[printable(cell) for cell in row] for row in rows]
     most = None if width is None else MAX_CELL
     cells = [[*(cut(cell, most) for cell in row[:-1]), row[-1]] for row in cells]
@@ -209,7 +209,7 @@ def progress_bar(name: str, done: int, failed: int, size: int, width: int) -> st
 
 @frozen
 class NodeState:
-    """What is known of a node: where, and what it says of itself (nothing when it is not there)."""
+    """What is known of a node: its address, and its status (empty if it does not reply)."""
 
     id: str
     role: str
@@ -217,7 +217,7 @@ class NodeState:
     state: str
     members: Mapping[str, Any] = field(factory=dict)
     problem: str = ""
-    """Why it is not there, or says nothing."""
+    """Why the node is missing or does not reply."""
 
 
 def status_lines(
@@ -225,8 +225,8 @@ def status_lines(
 ) -> list[str]:
     """A row per node: state, view, how many nodes it sees alive of those it knows, lag, and what it did.
 
-    Below: who presumes whom dead. What a node did is wrapped, and gets lines of its own where there is no room for
-    it in the row.
+    Below: which nodes consider others dead. The counters of a node are wrapped, and move to separate lines if the row
+    has no room for them.
     """
     hosts = {node.address.rpartition(":")[0] for node in nodes}
     host = hosts.pop() if len(hosts) == 1 else ""
@@ -301,7 +301,7 @@ def _did(name: str, value: object) -> str:
 
 
 def _presumed_dead(nodes: Sequence[NodeState]) -> list[str]:
-    """Who is presumed dead, and by whom."""
+    """Return a line for each node that others presume dead."""
     by: dict[str, list[str]] = {}
     for node in nodes:
         for dead in node.members.get("dead", ()):

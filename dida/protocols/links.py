@@ -6,6 +6,8 @@ a LineClient connected to one node. Every request ends, with the reply or with a
 LineClient has its own heap of deadlines, not a `dida.protocols.deadlines.Deadlines`: its table of requests in flight
 already tells which deadlines count, so a reply cancels nothing and never touches the timer. With Deadlines a request
 and its reply cost 8.2 µs in memory instead of 6.3 µs, and one timer of the reactor more.
+
+The module is a little long because both classes decide together when a request is sent again and when it fails.
 """
 
 from __future__ import annotations

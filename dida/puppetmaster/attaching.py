@@ -1,7 +1,7 @@
-"""A running system, found from the URL of one of its nodes, or of a PCS: who is there, and which PCS has started whom.
+"""Discovery of a running system from the URL of one of its nodes, or of a PCS.
 
-Each node is asked what it knows of the others, those that it names are asked in turn, and the answers are joined. On a
-node's machine its PCS is sought, too, at the usual port: it counts when it has started that very process.
+`RunningSystem` asks each node which others it knows, then asks those, and joins the replies. It also looks for a PCS at
+the usual port of each node's machine. That PCS belongs to the system if it has started the very process of the node.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from dida.wire.messages import Member, Ok, Request, Status, System
 _T = TypeVar("_T")
 
 ASK_TIME = 3.0
-"""Seconds for a node to say who it is, and whom it knows."""
+"""Time-out for the questions to one node, in seconds."""
 LOOK_TIME = 1.0
-"""Seconds to see whether anybody listens at an address."""
+"""Time-out for the question which node listens at an address, in seconds."""
 MAX_NODES = 1000
-"""Nodes that are asked."""
+"""Maximum number of nodes that are asked."""
 PCS_PORT = 10_000
 
 
@@ -39,19 +39,19 @@ class FoundNode:
     role: str
     address: Address
     replica: int = 0
-    """A storage node's number; 0 as long as it is not known."""
+    """Number of a storage node; 0 while it is unknown."""
     pid: int = 0
     gossip_delay: int = 0
     pcs: Address | None = None
-    """The PCS that has started it, as far as that is known."""
+    """The PCS that has started the node; None while it is unknown."""
     owner: str = ""
-    """With whom it ends, as its PCS knows."""
+    """The owner with which the node ends, as its PCS reports it."""
     answers: bool = False
 
 
 @frozen
 class _Tables:
-    """What `nodes` answers."""
+    """The reply to `nodes`."""
 
     nodes: list[NodeEntry] = field(factory=list)
     elsewhere: list[Elsewhere] = field(factory=list)
@@ -65,7 +65,7 @@ class _Other:
 
 @frozen
 class _Known:
-    """What `system` answers."""
+    """The reply to `system`."""
 
     storage: list[Member] = field(factory=list)
     schedulers: list[_Other] = field(factory=list)
@@ -74,8 +74,8 @@ class _Known:
 
 
 @frozen
-class _Said:
-    """What came from an address: nothing, who is there, and whom he knows."""
+class _Replies:
+    """The replies from one address: its status, and the nodes it knows. Empty if nothing replied."""
 
     address: Address
     status: Mapping[str, Any] = field(factory=dict)
@@ -83,7 +83,10 @@ class _Said:
 
 
 class RunningSystem:
-    """What was found. `named`: the URLs to begin with, which must answer; `pcs`: PCSs that may have started nodes."""
+    """The nodes and PCSs found so far.
+
+    `named`: the URLs to begin with, which must reply. `pcs`: PCSs that may have started nodes.
+    """
 
     def __init__(
         self, reactor: Any, named: Iterable[Address], pcs: Iterable[Address] = (), ask_time: float = ASK_TIME
@@ -92,23 +95,23 @@ class RunningSystem:
         self.ask_time = ask_time
         self.nodes: dict[str, FoundNode] = {}
         self.pcs: dict[Address, Mapping[str, Any]] = {}
-        """The PCSs, and what each says of itself."""
+        """The PCSs by address, each with its status."""
         self.notes: list[str] = []
-        """What is odd about it."""
+        """Oddities of the system, for the user."""
         self._named = list(named)
         self._candidates = set(pcs)
         self._tables: dict[Address, _Tables] = {}
         self._mentioned: set[str] = set()
-        """Ids of the nodes that those that were asked take for alive."""
+        """Ids of the nodes that another node considers alive."""
 
     async def find(self) -> None:
-        """Find it; UserError when one of those that are named is no node or PCS."""
+        """Find the system; raise UserError if a named address is neither a node nor a PCS."""
         asked: set[Address] = set()
         wave = list(dict.fromkeys(self._named))
         while wave and len(asked) < MAX_NODES:
             asked.update(wave)
-            said = await self._all([self._meet(address) for address in wave])
-            known = [found for each in said for found in self._take(each)]
+            replies = await self._all([self._meet(address) for address in wave])
+            known = [found for each in replies for found in self._take(each)]
             candidates = self._candidates - self._tables.keys() - asked
             await self._all([self._ask_candidate(address) for address in candidates])
             known += self._beside()
@@ -126,31 +129,31 @@ class RunningSystem:
 
     # --- one node after the other ---------------------------------------------------------------
 
-    async def _meet(self, address: Address) -> _Said:
-        """Ask who is there, and whom he knows."""
+    async def _meet(self, address: Address) -> _Replies:
+        """Ask the node at an address for its status and for the nodes it knows."""
         link = ReconnectingClient(self.reactor, address.host, address.port)
         try:
             status = (await _ask(link, Status(deadline=self.ask_time))).object
             node_id(str(status.get("id", "")))
             request = Nodes(deadline=self.ask_time) if status.get("role") == "pcs" else System(deadline=self.ask_time)
             try:
-                return _Said(address, status, (await _ask(link, request)).object)
+                return _Replies(address, status, (await _ask(link, request)).object)
             except DidaError:
-                return _Said(address, status)
+                return _Replies(address, status)
         except DidaError as problem:
             if address in self._named:
                 raise _nobody(address, problem) from None
-            return _Said(address)
+            return _Replies(address)
         finally:
             await link.stop()
 
-    def _take(self, said: _Said) -> list[Address]:
-        """What a node, or a PCS, has said; the addresses of those whom it knows. UserError when it is neither."""
-        address, status = said.address, said.status
+    def _take(self, replies: _Replies) -> list[Address]:
+        """Enter the replies of a node or a PCS; return the addresses of the nodes it knows, or raise UserError."""
+        address, status = replies.address, replies.status
         role = status.get("role")
         if role == "pcs":
             self.pcs[address] = status
-            return self._take_tables(address, _shaped(said.known, _Tables))
+            return self._take_tables(address, _shaped(replies.known, _Tables))
         if role in ROLES:
             self._enter(str(status["id"]), str(role), address, status)
             self._candidates.add(Address(address.host, PCS_PORT))
@@ -158,7 +161,7 @@ class RunningSystem:
             if status and address in self._named:
                 raise UserError(f"unexpected role {role} at {address}: neither a node nor a PCS, check the URL")
             return []
-        known = _shaped(said.known, _Known)
+        known = _shaped(replies.known, _Known)
         self._candidates.update(_addresses(known.pcs))
         return [*self._storage(known.storage), *_addresses([*known.schedulers, *known.workers])]
 
@@ -173,7 +176,7 @@ class RunningSystem:
         node.replica = _number(status, "replica") or node.replica
 
     def _node(self, id: str, role: str, address: Address) -> FoundNode | None:
-        """The node of that id; None when another one has it."""
+        """Return the node with that id, or None if a node at another address has it."""
         node = self.nodes.setdefault(id, FoundNode(id, role, address))
         if (node.address.machine, node.address.port) == (address.machine, address.port):
             return node
@@ -193,7 +196,7 @@ class RunningSystem:
         ]
 
     def _started(self, entry: NodeEntry) -> list[Address]:
-        """A PCS has started that node; its address, unless another node has its id."""
+        """Enter a node of a PCS; return its address, unless another node has its id."""
         for address in _addresses([entry] if entry.role in ROLES else []):
             node = self._node(entry.id, entry.role, address)
             if node is not None:
@@ -214,7 +217,7 @@ class RunningSystem:
     # --- the PCSs -------------------------------------------------------------------------------
 
     async def _ask_candidate(self, address: Address) -> None:
-        """A PCS that nobody has named: its nodes are not taken up for that."""
+        """Ask a PCS that was not named; its nodes do not yet belong to the system."""
         link = ReconnectingClient(self.reactor, address.host, address.port)
         try:
             status = (await _ask(link, Status(deadline=self.ask_time))).object
@@ -231,8 +234,10 @@ class RunningSystem:
             await link.stop()
 
     def _beside(self) -> list[Address]:
-        """Nodes that a PCS has started that has started one of those that were found, and that belong to them: it
-        serves one puppetmaster alone, or they are mentioned."""
+        """Return the addresses of further nodes that belong to the system, from the tables of its PCSs.
+
+        A node belongs to it if its PCS serves one puppetmaster alone, or if a node of the system considers it alive.
+        """
         self._match_processes()
         known = []
         for address in {node.pcs for node in self.nodes.values() if node.pcs is not None}:
@@ -243,7 +248,7 @@ class RunningSystem:
         return known
 
     def _match_processes(self) -> None:
-        """Which PCS has started which node."""
+        """Find out which PCS has started which node."""
         for address, tables in self._tables.items():
             for entry in tables.nodes:
                 node = self.nodes.get(entry.id)
@@ -251,7 +256,7 @@ class RunningSystem:
                     node.pcs, node.owner = address, entry.owner
 
     def _match(self) -> None:
-        """Leave out the PCSs that have started none and were not named, and nodes of which nobody is certain."""
+        """Drop PCSs that were not named and have started no node, and nodes that neither reply nor belong to a PCS."""
         self._match_processes()
         used = {node.pcs for node in self.nodes.values()}
         self.pcs = {
@@ -259,13 +264,13 @@ class RunningSystem:
         }
         for node in list(self.nodes.values()):
             if not node.answers and node.pcs is None:
-                del self.nodes[node.id]  # who named it may know it from before
+                del self.nodes[node.id]  # the node that named it may know it from before
             elif not node.answers:
                 self.notes.append(f"{node.id} at {node.address} runs, but does not answer")
 
 
 async def who_listens(reactor: Any, address: Address) -> str:
-    """Which node listens there, in words; empty: none, as far as that is known within a second."""
+    """Return the node that listens there, in words; empty if none replies within a second."""
     link = ReconnectingClient(reactor, address.host, address.port)
     try:
         status = (await _ask(link, Status(deadline=LOOK_TIME))).object
@@ -279,12 +284,12 @@ async def who_listens(reactor: Any, address: Address) -> str:
 async def _ask(link: ReconnectingClient, request: Request) -> Ok:
     reply = await link.ask(request, request.deadline)
     if not isinstance(reply, Ok):
-        raise UserError("no answer to that")
+        raise UserError("unexpected error reply")
     return reply
 
 
 def _shaped(members: Mapping[str, Any], shape: type[_T]) -> _T:
-    """What a node knows; what it can't be understood of it is nothing."""
+    """Return the decoded reply, or an empty one if it cannot be decoded."""
     try:
         return grammar.structure(members, shape)
     except DidaError:
@@ -292,7 +297,7 @@ def _shaped(members: Mapping[str, Any], shape: type[_T]) -> _T:
 
 
 def _addresses(others: Iterable[Any]) -> list[Address]:
-    """The addresses in their URLs; what is none is left out."""
+    """Return the addresses in their URLs; skip invalid ones."""
     found = []
     for other in others:
         with suppress(UserError):

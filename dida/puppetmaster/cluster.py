@@ -257,7 +257,7 @@ class Cluster:
         for node in self.nodes:
             entry = pcs.table.get(node.id)
             if node.pcs is pcs and node.pid and node.there and (entry is None or entry.pid != node.pid):
-                self._lose(node, "its PCS was started anew and does not find it")
+                self._lose(node, "its PCS was restarted and does not find it")
 
     def trouble(self, text: str) -> None:
         """Pass on what users should know of a PCS."""

@@ -158,7 +158,7 @@ class PcsProcess(ProcessProtocol):
         """Folder of its nodes' logs, known once it is ready."""
         self.log = log
         self._begins = 0
-        """Offset of its own part of the log."""
+        """Offset at which this PCS's part of the log begins."""
         self.running = False
         self._gone: Deferred[None] = Deferred()
         self._on_end = on_end

@@ -1,14 +1,14 @@
 """updateIf, and what else needs all members at once: two-phase commit with a visibility barrier.
 
-Theory of operation. The updates of a key queue at one member, its home. The home locks the key at all
-members (they queue plain writes of it meanwhile, and say their newest version), tests the newest of all
-values, and appends the update to its commit stream. The members log it, invisible, and confirm. When all
-have, it is exposed: the client is told, and every member makes it visible and runs the queued writes. So
-what a client was told, or could read, never vanishes with a crash; and any survivor has the decision.
-Linearizable reads and updates that may be a retry go through the same queue.
+Theory of operation. The updates of a key queue at one member, its home. The home locks the key at all members, which
+queue plain writes of the key from then on and return their newest version. The home compares the newest of all values
+and appends the update to its commit stream. The members log the commit, invisible, and confirm. When all have
+confirmed, the home exposes the commit: it replies to the client, and every member makes the commit visible and runs
+the queued writes. So a value that a client received or could read survives any crash, and every survivor has the
+decision. Linearizable reads, and updates that may be a retry, go through the same queue.
 
-What one turn has for a member is gathered, and `flush` sends it: transactions that go on at the same time share
-their messages, so that the price of a message is divided among them.
+`flush` sends what one turn of the reactor has gathered for each member, so that concurrent transactions share messages.
+The module is long because a transaction is read as one piece, from its lock to its release.
 
 Source: two-phase commit (Gray, 1978), with one coordinator per key and the barrier of replication.md.
 Views, and what becomes of transactions when they change, are decided by `dida.replication.membership`.
@@ -38,9 +38,9 @@ from dida.versions import Version
 from dida.wire.messages import Error, No, Ok, Reply
 
 SHORT = 1000
-"""Characters of a value that a release tells; longer ones are not sent once more."""
+"""Maximum length of a value that a release repeats, in characters."""
 NOT_REACHED = -1
-"""What a member was told whom the last EXPOSE did not reach."""
+"""The last exposed count of a member that the last EXPOSE did not reach."""
 
 QUEUED, LOCKING, COMPARING, HOLDING, DECIDING, ENDED = "queued", "locking", "comparing", "holding", "deciding", "ended"
 
@@ -108,7 +108,7 @@ class Commit:
     """Members whose answer to a DECIDE is awaited: one at a time, and the next has all that was decided meanwhile."""
     _blocked: dict[int, _Transaction] = Factory(dict)
     _releases: dict[int, tuple[Ended, set[str], set[str]]] = Factory(dict)
-    """What is to be released, the members who have not confirmed that, and of those whom was asked."""
+    """Per transaction to release: its end, the members that have not confirmed it, those of them that were asked."""
     _gathered: list[_Transaction] = Factory(list)
     """Transactions that wait for the flush to ask for their locks."""
     wants_flush: bool = False
@@ -448,9 +448,9 @@ class Commit:
                 self._advance(txn, now)
 
     def _announce(self, again: bool) -> None:
-        """Tell the members of exposed commits, those who did not hear it with another message.
+        """Send EXPOSE to the members that did not learn of exposed commits by another message.
 
-        Who was not reached is told `again` with the next tick, not at once: it may be gone.
+        A member that was not reached gets it `again` with the next tick, not at once: it may be gone.
         """
         for member in self.context.others():
             told = self.context.told.get(member.component, 0)
@@ -506,7 +506,7 @@ class Commit:
                 self.context.answer(waiting.token, too_late(waiting))
 
     def settle(self) -> None:
-        """The new view is settled: what was decided is applied on all members; its clients are told."""
+        """The new view is settled: all members have applied the decided commits, so reply to their clients."""
         for queue in self._queues.values():
             for txn in queue:
                 if txn.record is not None:

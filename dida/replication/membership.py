@@ -16,6 +16,8 @@ For the same reason a node gives way to a view of higher rank that it cannot ent
 A node that was paused, or cut off, asks before it answers, learns that it was removed, and comes back as a new
 incarnation with fresh state.
 
+The module is a little long because all of a member's messages about views read and change the same promises.
+
 Sources: virtual synchrony (Birman and Joseph, 1987); ballots as in Paxos (Lamport, 1998).
 """
 

@@ -2,6 +2,8 @@
 
 A ping every second detects a worker that is connected but silent. A worker that is leaving (`drain`) finishes its
 operators and gets no new ones. The choice among the workers is `dida.chains.scheduling`.
+
+The module is a little long because the state of a link and what the scheduler may do with the worker change together.
 """
 
 from __future__ import annotations

@@ -1000,7 +1000,7 @@ async def test_status(scene: Scene) -> None:
 async def test_debug(scene: Scene) -> None:
     """debug tells the workers where to report, as their machine can reach it; those that come later, too."""
     await scene.play(NODES + "debug\nwait 0\nworker w2 localhost:4002 0\n")
-    assert "debug    1 worker told to report outputs to 127.0.0.1:10001" in scene.said
+    assert "debug    1 worker reporting outputs to 127.0.0.1:10001" in scene.said
     asked = [(id, request) for id, request in scene.table.told if isinstance(request, WorkerDebug)]
     assert asked == [(id, WorkerDebug("on", to="127.0.0.1:10001")) for id in ("w1", "w2")]
 

@@ -67,7 +67,7 @@ def test_at_the_same_moment(two: list[Console]) -> None:
     (other,) = [console for console in two if pcs_of(console) != two[0].pcs]
     told = said(other, f"localhost:{two[0].pcs} ")
     assert told.endswith(("is taken", "serves another puppetmaster"))
-    debug = [said(console, "told to report outputs to").rpartition(":")[2] for console in two]
+    debug = [said(console, "reporting outputs to").rpartition(":")[2] for console in two]
     assert str(two[0].debug) in debug
     assert len(set(debug)) == 2
     workers = [status(console.ports["4001"]) for console in two]

@@ -80,7 +80,7 @@ class ExpectRun(Action[ExpectRunCommand]):
 
 
 def difference(problem: str, expected: str, found: str) -> str:
-    """Return the problem with both texts on lines of their own, and a mark where they begin to differ."""
+    """Return the problem with each text on a separate line, and a mark where they begin to differ."""
     same = next((at for at, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), None)
     at = min(len(expected), len(found)) if same is None else same
     mark = "" if at < 8 else "\n         " + " " * at + "^"

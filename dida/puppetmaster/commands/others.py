@@ -30,7 +30,7 @@ class Debug(Action[DebugCommand]):
             context.say("debug on: workers started from now on report, too")
             return
         urls = await context.cluster.debug(workers)
-        context.say(f"debug    {counted(len(urls), 'worker')} told to report outputs to {', '.join(sorted(set(urls)))}")
+        context.say(f"debug    {counted(len(urls), 'worker')} reporting outputs to {', '.join(sorted(set(urls)))}")
 
 
 class Wait(Action[WaitCommand]):

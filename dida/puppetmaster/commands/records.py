@@ -75,7 +75,7 @@ class Write(Action[WriteCommand]):
 
 
 class UpdateIf(Action[UpdateIfCommand]):
-    """`updateif`: write a record if it has the old value; otherwise show its value, which is no failure."""
+    """`updateif`: write a record if it has the old value; otherwise show its value, which does not count as failure."""
 
     def check(self, state: ScriptState) -> None:
         state.need("storage")
