@@ -507,6 +507,7 @@ def _same_incarnation(node: Any) -> str:
 
 
 SIDES = {"membership": "majority", "partitions": "yes", "turn": "1", "stop": "1"}
+TURNS = SIDES | {"replicas": "5", "turn": "0.6", "faults": "12"}
 """Members change sides while a view is on its way, and nodes leave."""
 
 BUGS = (
@@ -586,15 +587,15 @@ BUGS = (
     Bug("want of memory stops replication", ((ReplicaState, "accept", _replication_is_refused),)),
     Bug("a write for all: who was sent it counts", ((ReplicaState, "holders", _who_was_sent_it_counts),)),
     Bug("a write for all: as if one were removed", ((ReplicaContext, "holders_wanted", _all_but_one_are_all),)),
-    Bug("more than half of the view alone changes it", ((View, "lists", _half_of_the_view_alone),)),
+    Bug("more than half of the view alone changes it", ((View, "lists", _half_of_the_view_alone),), TURNS),
     Bug("complete when all have installed it", ((PeerReplies, "take", _complete_when_installed),), SIDES),
-    Bug("promised to change a view, and gone to another", ((Membership, "on_flush", _nobody_is_bound),), SIDES),
+    Bug("promised to change a view, and gone to another", ((Membership, "on_flush", _nobody_is_bound),), TURNS),
     Bug(
         "promised to change a view, and left",
         ((Membership, "_give_way", _its_vote_goes_with_it),),
         SIDES | {"replicas": "3"},
     ),
-    Bug("views compare by their size", ((View, "rank", property(_by_size)),), SIDES),
+    Bug("views compare by their size", ((View, "rank", property(_by_size)),), TURNS),
     Bug("who leaves leads a change", ((Detection, "leads", _the_lowest_leads),)),
     Bug("who leaves counts for the change", ((NextView, "may_change", _who_leaves_counts),)),
     Bug(
