@@ -463,10 +463,6 @@ def _its_vote_goes_with_it(self: Membership, *rest: Any) -> None:
 GIVE_WAY = Membership._give_way
 
 
-def _by_size(self: View) -> Any:
-    return self.number, len(self.members), self.leader
-
-
 def _the_lowest_leads(self: Detection, now: float) -> bool:
     stops, self.context.stops = self.context.stops, {}
     try:
@@ -595,7 +591,6 @@ BUGS = (
         ((Membership, "_give_way", _its_vote_goes_with_it),),
         SIDES | {"replicas": "3"},
     ),
-    Bug("views compare by their size", ((View, "rank", property(_by_size)),), TURNS),
     Bug("who leaves leads a change", ((Detection, "leads", _the_lowest_leads),)),
     Bug("who leaves counts for the change", ((NextView, "may_change", _who_leaves_counts),)),
     Bug(
