@@ -1014,7 +1014,7 @@ ON = "debug on: workers started from now on report, too"
         ("debug\n" + NODES, [ON]),
         ("debug\ndebug\n" + NODES, [ON, ON]),
         ("storage s1 {s1}\nstorage s2 {s2}\ndebug\nworker w1 localhost:4001\nscheduler sc {sc}\n", [ON]),
-        (NODES.replace("scheduler", "debug\nworker w2 localhost:4002 0\nscheduler"), ["debug    1 worker told"]),
+        (NODES.replace("scheduler", "debug\nworker w2 localhost:4002 0\nscheduler"), ["debug    1 worker reporting"]),
         (NODES + "crash w1\ndebug\n" + "worker w3 localhost:4003\n", [ON]),
     ],
 )
@@ -1025,7 +1025,7 @@ async def test_debug_anywhere(scene: Scene, script: str, said: list[str]) -> Non
     assert check(scene.lines(script), scene.player.folders, []) == []
     await scene.play(script)
     told = [line for line in scene.said if line.startswith("debug")]
-    assert [line.partition(" to report")[0] for line in told] == said
+    assert [line.partition(" outputs")[0] for line in told] == said
     assert scene.failed == []
     asked = [id for id, request in scene.table.told if isinstance(request, WorkerDebug)]
     living = {id for id in scene.table.rows if id[0] == "w"} - {*scene.table.crashed}
