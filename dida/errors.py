@@ -29,6 +29,7 @@ LOST_UPDATE = "lost-update"
 SESSION_EXPIRED = "session-expired"
 TIMED_OUT = "timed-out"
 SUPERSEDED = "superseded"
+NOT_DETERMINISTIC = "not-deterministic"
 STORAGE_FULL = "storage-full"
 INTERNAL = "internal"
 

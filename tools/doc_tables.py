@@ -75,8 +75,8 @@ COMMANDS: dict[str, type[usage.Options]] = {
 }
 """The options of each command; all nodes have those of NodeOptions, too."""
 SHAPES: dict[str, tuple[type[Any], ...]] = {
-    "chains": (records.Meta, records.Assignment, interfaces.Access, records.Step),
-    "storage": (messages.Member,),
+    "chains": (records.Meta, records.Assignment, records.Mark, interfaces.Access, records.Step),
+    "storage": (messages.Member, messages.Epoch, messages.Journal, messages.KnownUpdate),
     "PCS": (control_messages.NodeEntry, control_messages.Elsewhere),
     "peers": (
         peer_messages.Wanted,

@@ -7,6 +7,8 @@ client keeps from one operation to the next is in `dida.client.sessions`.
 `dida.client.replicas` knows the replicas. When one does not reply, or can't serve, the operation asks the next one on
 the ring with the same update id. An attempt gets only a part of the remaining time, so that a paused replica does not
 use it up.
+
+The module is a little long because it has one class for each operation.
 """
 
 from __future__ import annotations
@@ -20,11 +22,29 @@ from attrs import define, field, frozen
 from dida import errors
 from dida.addresses import StorageAddress
 from dida.client.replicas import SUSPICION, ReplicaDirectory
-from dida.client.sessions import CausalContext, RequestIds, StepRequestIds
+from dida.client.sessions import CausalContext, RequestIds, RunUpdate
 from dida.errors import DidaError, Unavailable
 from dida.interfaces import Record
 from dida.versions import Version
-from dida.wire.messages import Concern, Error, ListRecords, No, Ok, Read, Reply, Request, UpdateIf, Versions, Write
+from dida.wire.grammar import structure
+from dida.wire.messages import (
+    FIRST,
+    Concern,
+    Epoch,
+    Error,
+    Fence,
+    Fenced,
+    ListRecords,
+    No,
+    Note,
+    Ok,
+    Read,
+    Reply,
+    Request,
+    UpdateIf,
+    Versions,
+    Write,
+)
 
 _T = TypeVar("_T")
 
@@ -158,16 +178,12 @@ class ReadOperation(ClientOperation[Record]):
 
     version: Version | None = None
     pinned: bool = field(default=False, init=False)
-    _soft: bool = field(default=False, init=False)
     _lacking: dict[StorageAddress, DidaError] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         if self.version is None:
             self.version = self.seen.wanted(self.key)
             self.pinned = self.version is not None
-            if not self.pinned:
-                self.version = self.seen.pins.get(self.key)
-                self._soft = self.version is not None
 
     def _request(self, deadline: float) -> Request:
         return Read(self.key, self.version, after=self.seen.after, deadline=deadline)
@@ -182,8 +198,7 @@ class ReadOperation(ClientOperation[Record]):
         self._uncertain = False  # a read has no effect to be uncertain of
 
     def _on_error(self, member: StorageAddress, problem: DidaError) -> Done[Record] | None:
-        hoped_for = self.pinned or self._soft
-        missing = problem.code == errors.NO_SUCH_VERSION or (hoped_for and problem.code == errors.NO_SUCH_RECORD)
+        missing = problem.code == errors.NO_SUCH_VERSION or (self.pinned and problem.code == errors.NO_SUCH_RECORD)
         if self.version is None or not missing:
             raise problem
         self._lacking[member] = problem
@@ -192,11 +207,6 @@ class ReadOperation(ClientOperation[Record]):
 
     def _on_round(self) -> None:
         if not self._lacking or any(each not in self._lacking for each in self.replicas.living):
-            return
-        if self._soft:  # what the earlier execution read was discarded, and so were its effects
-            self.version, self._soft = None, False
-            self._plan.clear()
-            self._lacking.clear()
             return
         if self.pinned:
             why = "this run has seen that version, but it was discarded everywhere: only the newest ones are kept"
@@ -241,7 +251,7 @@ class SecureOperation(ClientOperation[None]):
 class _Update(ClientOperation[_T]):
     """An operation with an update id."""
 
-    ids: RequestIds | StepRequestIds = field(kw_only=True)
+    ids: RequestIds | RunUpdate = field(kw_only=True)
     _session: str = field(default="", init=False)
     _number: int = field(default=0, init=False)
     _renewed: bool = field(default=False, init=False)
@@ -252,11 +262,12 @@ class _Update(ClientOperation[_T]):
     def _take_id(self) -> None:
         self._session = self.ids.session
         self._number = self.ids.take()
-        self._arrived = isinstance(self.ids, StepRequestIds) and self.ids.again
+        self._arrived = False
 
     def _id(self) -> dict[str, Any]:
         lowest = self.ids.lowest if self._session == self.ids.session else 0
-        return {"id": f"{self._session}:{self._number}", "retry": self._arrived, "lowest": lowest}
+        journal = self.ids.journal if isinstance(self.ids, RunUpdate) else None
+        return {"id": f"{self._session}:{self._number}", "retry": self._arrived, "lowest": lowest, "journal": journal}
 
     def _on_error(self, member: StorageAddress, problem: DidaError) -> Done[_T] | None:
         if problem.code == errors.STORAGE_FULL and self._uncertain:
@@ -310,8 +321,6 @@ class UpdateIfOperation(_Update["Version | None"]):
         return UpdateIf(self.key, self.old, self.new, after=self.seen.after, deadline=deadline, **self._id())
 
     def _result(self, reply: Ok | No) -> Version | None:
-        if isinstance(reply, No) and isinstance(self.ids, StepRequestIds):
-            self.ids.refused(self._number)
         if isinstance(reply, No) and not reply.words:
             return None
         version = Version.parse(reply.words[0])
@@ -320,6 +329,36 @@ class UpdateIfOperation(_Update["Version | None"]):
             return None
         self.seen.on_version("updated", self.key, version)
         return version
+
+
+@define(eq=False)
+class NoteOperation(_Update[None]):
+    """`note KEY`. It is sent with a new id each time: a part of a journal may be there twice."""
+
+    def _request(self, deadline: float) -> Request:
+        assert isinstance(self.ids, RunUpdate)
+        if self._arrived:
+            self._number = self.ids.take()
+            self._arrived = False
+        id = f"{self._session}:{self._number}"
+        return Note(self.key, id=id, journal=self.ids.journal, after=self.seen.after, deadline=deadline)
+
+    def _result(self, reply: Ok | No) -> None:
+        return None
+
+
+@define(eq=False)
+class FenceOperation(ClientOperation[Fenced]):
+    """`fence RUN`: one part of the reply. `key` only chooses the node that is asked first."""
+
+    epoch: Epoch
+    first: int = 0
+
+    def _request(self, deadline: float) -> Request:
+        return Fence(self.key, epoch=self.epoch, from_=self.first, deadline=deadline)
+
+    def _result(self, reply: Ok | No) -> Fenced:
+        return structure(reply.object, Fenced)
 
 
 @frozen
@@ -369,3 +408,15 @@ class VersionsOperation(ClientOperation["list[tuple[Version, str]]"]):
 
 def _versions(pairs: Iterable[Sequence[str]]) -> list[tuple[Version, str]]:
     return [(Version.parse(version), value) for version, value in pairs]
+
+
+@frozen
+class _Named:
+    """The members of a `superseded` error."""
+
+    epoch: Epoch = FIRST
+
+
+def epoch_of(problem: DidaError) -> Epoch:
+    """Return the epoch that a `superseded` error names."""
+    return structure(problem.object, _Named).epoch

@@ -1,6 +1,6 @@
 """What one client of the storage keeps: the ids of its updates, and what it has seen.
 
-- `RequestIds`: ids with which an update can be retried and is executed once; `StepRequestIds`: those of a run's step.
+- `RequestIds`: ids with which an update can be retried and is executed once; `RunUpdate`: that of an update of a run.
 - `CausalContext`: what one client (a run, a script) has seen, which it must go on seeing.
 """
 
@@ -12,13 +12,12 @@ from typing import Any
 from attrs import define, field
 
 from dida import errors
-from dida.errors import BadRequest, DidaError
+from dida.errors import DidaError
 from dida.interfaces import Access, Record
 from dida.timestamps import Timestamp, merge_into
 from dida.versions import Version
+from dida.wire.messages import Journal
 
-MAX_UPDATES = 1_000_000
-"""The most updates of one step of a run."""
 MAX_GONE = 1000
 """The most lost streams that a client remembers."""
 MAX_RECORDS = 2000
@@ -56,43 +55,20 @@ class RequestIds:
         self._open.clear()
 
 
-class StepRequestIds:
-    """The numbers of the updates of one step of a run: the same ones each time the step is executed.
-
-    The id of an update is `RUN:N`; N is made of the step's position and the number of the update within the step. So a
-    step that is executed again gets the first replies and does not write twice. `again`: some of the ids may have been
-    sent before.
-    """
+class RunUpdate:
+    """The id and the journal of one update of a run. Each execution of the run takes new numbers."""
 
     lowest = 0
-    """While the run goes on, each number may be retried."""
+    """While the run goes on, each of its updates may be asked for."""
 
-    def __init__(self, run: str, position: int, again: bool = False) -> None:
+    def __init__(self, run: str, next_number: Callable[[], int], journal: Journal) -> None:
+        """`next_number` returns a number that the run has never used before."""
         self.session = run
-        self.again = again
-        self._first = self._last = position * MAX_UPDATES
-        self._refused: set[int] = set()
-
-    def take(self) -> int:
-        """Return the number of the step's next update."""
-        self._last += 1
-        while self._last in self._refused:
-            self._last += 1
-        if self._last >= self._first + MAX_UPDATES:
-            raise BadRequest(f"too many updates in one step (limit {MAX_UPDATES}): split the operator")
-        return self._last
-
-    def restart(self) -> None:
-        """Begin the step again: what was applied is not applied twice, what was refused gets a new id."""
-        self._last = self._first
-        self.again = True
-
-    def refused(self, number: int) -> None:
-        """Note that an update was not applied because the value was not the expected one."""
-        self._refused.add(number)
+        self.journal = journal
+        self.take = next_number
 
     def close(self, number: int) -> None:
-        """Do nothing: a step can be lost after its reply, so its updates may be retried."""
+        """Do nothing: the run's updates are forgotten when it has ended."""
 
     def renew(self) -> None:
         """Raise: the replicas have forgotten the run, so nobody knows which of its updates were applied."""
@@ -107,8 +83,6 @@ class CausalContext:
     versions: dict[str, Version] | None = None
     found: dict[str, Record] = field(factory=dict)
     """Key to the record that a failed updateif has returned; with `versions` only."""
-    pins: dict[str, Version] = field(factory=dict)
-    """Key to the version that an earlier execution of the step has read; it is read again if it still exists."""
     records: dict[Access, None] = field(factory=dict)
     """What was read and written, in order; with `versions` only, and at most MAX_RECORDS."""
     lost: Timestamp = field(factory=dict)

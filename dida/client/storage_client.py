@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -25,8 +26,10 @@ from dida import errors
 from dida.addresses import Address, StorageAddress
 from dida.client.operations import (
     ClientOperation,
+    FenceOperation,
     ListOperation,
     NoOther,
+    NoteOperation,
     Page,
     Pause,
     ReadOperation,
@@ -37,7 +40,7 @@ from dida.client.operations import (
     joined,
 )
 from dida.client.replicas import ReplicaDirectory
-from dida.client.sessions import CausalContext, RequestIds, StepRequestIds
+from dida.client.sessions import CausalContext, RequestIds, RunUpdate
 from dida.errors import BadRequest, DidaError, UserError
 from dida.interfaces import IStorage, Record
 from dida.protocols.clock import steady
@@ -46,7 +49,7 @@ from dida.protocols.shortage import Lacking, lack_of_descriptors
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire import grammar
-from dida.wire.messages import DEFAULT_DEADLINE, Concern, Error, Member, View, Watch
+from dida.wire.messages import DEFAULT_DEADLINE, Concern, Epoch, Error, Fenced, Member, View, Watch
 from dida.wire.texts import plain, plain_version
 
 WATCH_SECONDS = 5.0
@@ -153,7 +156,7 @@ class StorageClient:
         key: str,
         value: str,
         seconds: float,
-        ids: StepRequestIds | None = None,
+        ids: RunUpdate | None = None,
         concern: Concern = 1,
     ) -> Version:
         """Do `write` for a client that has seen `seen`."""
@@ -163,12 +166,32 @@ class StorageClient:
         return await self._carry_out(operation)
 
     async def update_if_as(
-        self, seen: CausalContext, key: str, old: str, new: str, seconds: float, ids: StepRequestIds | None = None
+        self, seen: CausalContext, key: str, old: str, new: str, seconds: float, ids: RunUpdate | None = None
     ) -> Version | None:
         """Do `update_if_value_is` for a client that has seen `seen`."""
         key, old, new = self._plain(key, old, new)
         operation = UpdateIfOperation(self.replicas, seen, key, self._ends(seconds), old, new, ids=ids or self.ids)
         return await self._carry_out(operation)
+
+    async def note_as(self, seen: CausalContext, key: str, seconds: float, ids: RunUpdate) -> None:
+        """Send a part of a run's journal to the shard that holds `key`."""
+        await self._carry_out(NoteOperation(self.replicas, seen, key, self._ends(seconds), ids=ids))
+
+    async def fence(self, run: str, epoch: Epoch, seconds: float) -> list[Fenced]:
+        """Let all storage nodes refuse updates of the run in lower epochs. Return what each shard knows of the run.
+
+        Raises superseded if the run is fenced to a higher epoch, session-expired if its updates are forgotten.
+        """
+        ends = self._ends(seconds)
+        return [await self._fence(each, run, epoch, ends) for each in self.replicas.apart()]
+
+    async def _fence(self, replicas: ReplicaDirectory, run: str, epoch: Epoch, ends: float) -> Fenced:
+        seen = CausalContext()
+        found = await self._carry_out(FenceOperation(replicas, seen, run, ends, epoch))
+        while found.next is not None:
+            more = await self._carry_out(FenceOperation(replicas, seen, run, ends, epoch, found.next))
+            found = evolve(more, updates=(*found.updates, *more.updates))
+        return found
 
     async def secure(self, seen: CausalContext, key: str, by: int, seconds: float) -> None:
         """Copy what was seen at the replica `by`, which wrote `key`, to a second replica, if there is one."""

@@ -25,17 +25,24 @@ from dida import errors
 from dida.errors import BadRequest
 from dida.replication.batches import batches
 from dida.replication.context import ReplicaContext
-from dida.replication.executed import TOO_MANY_ANSWERS, after_of, answered, not_applied
+from dida.replication.executed import TOO_MANY_ANSWERS, after_of, answered, not_applied, split
 from dida.replication.gossip import ReplicaState, write_answer
 from dida.replication.messages import Decide, Ended, Expose, Grant, Granted, Lock, Member, Record, Release, Wanted
-from dida.replication.operations import PendingRequest, ReplicaRequest, refused, too_late, unknown_outcome
+from dida.replication.operations import (
+    PendingRequest,
+    ReplicaRequest,
+    refused,
+    superseded,
+    too_late,
+    unknown_outcome,
+)
 from dida.replication.participant import MAX_QUEUE, Locks
 from dida.replication.room import refusal
 from dida.replication.store import Entry
 from dida.replication.streams import incarnation_of
 from dida.timestamps import Timestamp, covers, merge_into, merged
 from dida.versions import Version
-from dida.wire.messages import Error, No, Ok, Reply
+from dida.wire.messages import Epoch, Error, No, Ok, Reply
 
 SHORT = 1000
 """Maximum length of a value that a release repeats, in characters."""
@@ -174,7 +181,7 @@ class Commit:
         for txn in locking:
             if txn.state == LOCKING and peer not in txn.asked and peer not in txn.grants:
                 txn.asked.add(peer)
-                wanted.append(Wanted(txn.number, txn.op.key, txn.op.id))
+                wanted.append(Wanted(txn.number, txn.op.key, txn.op.id, txn.op.epoch))
         for some in batches(wanted, _bytes):
             self.context.send(member, Lock(**self.context.stamp(), keys=tuple(some)))
 
@@ -212,6 +219,9 @@ class Commit:
         txn.asked.discard(peer)
         if grant.expired:
             self._finish(txn, self._session_expired(txn), now)
+            return
+        if grant.superseded is not None:
+            self._finish(txn, superseded(grant.superseded), now)
             return
         if grant.known is not None:
             known = (answered if grant.ok else not_applied)(grant.known, grant.after)
@@ -256,6 +266,9 @@ class Commit:
     def _compare(self, txn: _Transaction, now: float) -> None:
         """All writes of the key are held back everywhere: get the newest value, and test it."""
         state, op = self.state, txn.op
+        if by := state.executed.superseded(op.id, op.epoch):
+            self._finish(txn, superseded(by), now)
+            return
         known = state.executed.answer(op.id) if op.id is not None else None
         if known is not None:
             self._finish_known(txn, known, now)
@@ -323,6 +336,7 @@ class Commit:
             value=op.value,
             id=op.id,
             lowest=op.lowest,
+            journal=op.journal,
         )
         txn.ts = txn.record.ts
         state.append_commit(txn.record)
@@ -418,6 +432,16 @@ class Commit:
                 peers.discard(peer)
                 if not peers:
                     del self._releases[ended.txn]
+
+    def supersede(self, run: str, epoch: Epoch, now: float) -> None:
+        """End the open transactions of a run with lower epochs, but for those that are decided (see `open_below`)."""
+        for queue in list(self._queues.values()):
+            for txn in [txn for txn in queue if txn.record is None and _is_below(txn, run, epoch)]:
+                self._finish(txn, superseded(epoch), now)
+
+    def open_below(self, run: str, epoch: Epoch) -> bool:
+        """Return True if a transaction of the run with a lower epoch is open here."""
+        return any(_is_below(txn, run, epoch) for txn in self._deciding)
 
     # --- the participant's side -----------------------------------------------------------------
 
@@ -536,6 +560,10 @@ class Commit:
     def open(self) -> int:
         """Transactions that wait or run here."""
         return sum(map(len, self._queues.values()))
+
+
+def _is_below(txn: _Transaction, run: str, epoch: Epoch) -> bool:
+    return txn.op.id is not None and split(txn.op.id)[0] == run and txn.op.epoch < epoch
 
 
 def _bytes(item: Wanted | Ended) -> int:

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Any
 
+import msgspec
 from attrs import define, field
 
 from dida.replication.batches import batches
-from dida.timestamps import Timestamp
-from dida.wire.messages import No, Ok, Reply
+from dida.timestamps import Timestamp, merge_into
+from dida.versions import Version
+from dida.wire.messages import FIRST, Epoch, Journal, KnownUpdate, No, Ok, Reply
 
 SINGLE = "\0"
 """Begins the session of an id that belongs to no session: no other id has the same."""
@@ -50,6 +52,10 @@ class _Session:
     answers: dict[int, Reply] = field(factory=dict)
     numbers: list[int] = field(factory=list)
     """The numbers of the replies, as a heap."""
+    promised: Epoch = FIRST
+    """Nothing of the run is executed in a lower epoch."""
+    journals: dict[int, tuple[str, Journal]] = field(factory=dict)
+    """Number to the key and the journal of an update of a run."""
 
 
 def split(id: str) -> tuple[str, int]:
@@ -86,6 +92,10 @@ class ReplyCache:
         known = self._sessions.get(session)
         return session in self._expired or (known is not None and number < known.lowest)
 
+    def has_expired(self, session: str) -> bool:
+        """Return True if the session has expired here."""
+        return session in self._expired
+
     def knows(self, session: str) -> bool:
         """Return True if the session is alive here, or has expired here."""
         return session in self._sessions or session in self._expired
@@ -99,18 +109,27 @@ class ReplyCache:
     def full(self) -> bool:
         return self.size >= MAX_IDS or self.bytes >= MAX_BYTES
 
-    def _keep(self, session: _Session, number: int, answer: Reply) -> None:
+    def _keep(
+        self, session: _Session, number: int, answer: Reply, key: str = "", journal: Journal | None = None
+    ) -> None:
         session.answers[number] = answer
         heappush(session.numbers, number)
         self.size += 1
         self.bytes += _bytes(answer)
+        if journal is not None:
+            session.journals[number] = key, journal
+            self.bytes += bytes_of_journal(journal)
 
-    def _lose(self, answer: Reply) -> None:
+    def _lose(self, session: _Session, number: int) -> None:
         self.size -= 1
-        self.bytes -= _bytes(answer)
+        self.bytes -= _bytes(session.answers.pop(number))
+        if number in session.journals:
+            self.bytes -= bytes_of_journal(session.journals.pop(number)[1])
 
-    def note(self, id: str, lowest: int, answer: Reply, now: float) -> None:
-        """Remember the reply; forget those of the session below `lowest`."""
+    def note(
+        self, id: str, lowest: int, answer: Reply, now: float, key: str = "", journal: Journal | None = None
+    ) -> None:
+        """Remember the reply, and the journal of an update of a run; forget those of the session below `lowest`."""
         name, number = split(id)
         if self._expired.get(name):
             return
@@ -118,11 +137,11 @@ class ReplyCache:
         self._sessions[name] = session  # the most recently used one is the last
         session.used = now
         if number not in session.answers and number >= session.lowest:
-            self._keep(session, number, answer)
+            self._keep(session, number, answer, key, journal)
         if lowest > session.lowest and not name.startswith(SINGLE):
             session.lowest = lowest
             while session.numbers and session.numbers[0] < lowest:
-                self._lose(session.answers.pop(heappop(session.numbers)))
+                self._lose(session, heappop(session.numbers))
 
     def tick(self, now: float) -> None:
         """Expire idle sessions."""
@@ -142,23 +161,71 @@ class ReplyCache:
     def _drop(self, name: str, ended: bool) -> None:
         session = self._sessions.pop(name, None)
         if session is not None:
-            for answer in session.answers.values():
-                self._lose(answer)
+            for number in list(session.answers):
+                self._lose(session, number)
         self._expired.pop(name, None)
         self._expired[name] = ended
         if len(self._expired) > REMEMBERED:
             del self._expired[next(iter(self._expired))]
+
+    # --- runs -----------------------------------------------------------------------------------
+
+    def superseded(self, id: str | None, epoch: Epoch) -> Epoch | None:
+        """Return the epoch to which the run of an update is fenced, if that is higher than the update's."""
+        known = self._sessions.get(split(id)[0]) if id is not None else None
+        if known is None or known.promised is FIRST:  # as for nearly all
+            return None
+        return known.promised if known.promised > epoch else None
+
+    def promise(self, run: str, epoch: Epoch, now: float) -> Epoch | None:
+        """Execute nothing more of the run in a lower epoch. Return the epoch of its fence if that is higher."""
+        session = self._sessions.pop(run, None) or _Session(now)
+        self._sessions[run] = session
+        session.used = now
+        if session.promised > epoch:
+            return session.promised
+        session.promised = epoch
+        return None
+
+    def known_of(self, run: str) -> tuple[Timestamp, int]:
+        """Return the timestamp of a run's executed updates, and their highest number, refused ones included."""
+        session = self._sessions.get(run)
+        after: Timestamp = {}
+        if session is None:
+            return after, 0
+        for number in session.journals:
+            merge_into(after, after_of(session.answers[number]))
+        return after, max(session.answers, default=0)
+
+    def updates_of(self, run: str, first: int) -> Iterator[KnownUpdate]:
+        """Return the executed updates of a run from a number on, in their order."""
+        session = self._sessions.get(run)
+        for number in sorted(session.journals) if session is not None else ():
+            if number >= first:
+                assert session is not None
+                key, journal = session.journals[number]
+                words = session.answers[number].words
+                yield KnownUpdate(number, Version.parse(words[0]) if words else None, key, journal)
 
     def dump(self, now: float) -> Iterator[list[Any]]:
         """Return everything as it is now, for a node that joins, a session in as many pieces as its replies need.
 
         Times are given as ages. Replies that are noted meanwhile are not in it.
         """
-        sessions = [(name, now - s.used, s.lowest, list(s.answers.items())) for name, s in self._sessions.items()]
+        sessions = [
+            (
+                [name, now - s.used, s.lowest, s.promised],
+                [
+                    [n, isinstance(a, Ok), list(a.words), after_of(a), *s.journals.get(n, ())]
+                    for n, a in s.answers.items()
+                ],
+            )
+            for name, s in self._sessions.items()
+        ]
         return (
-            [name, age, lowest, [[n, isinstance(a, Ok), list(a.words), after_of(a)] for n, a in some]]
-            for name, age, lowest, answers in sessions
-            for some in (batches(answers, lambda answer: _bytes(answer[1])) if answers else [[]])
+            [*session, some]
+            for session, answers in sessions
+            for some in (batches(answers, bytes_of_dumped) if answers else [[]])
         )
 
     @property
@@ -169,14 +236,27 @@ class ReplyCache:
     def load(self, dumped: list[Any], expired: list[str], now: float) -> None:
         """Add a part of a dump."""
         self._expired.update(dict.fromkeys(expired, False))
-        for name, age, lowest, answers in dumped:
+        for name, age, lowest, promised, answers in dumped:
+            epoch = msgspec.convert(promised, Epoch)
             session = self._sessions.setdefault(name, _Session(now - age, lowest))
-            for number, is_ok, words, after in answers:
-                self._keep(session, number, (answered if is_ok else not_applied)(tuple(words), after))
+            session.promised = max(session.promised, epoch)
+            for number, is_ok, words, after, *more in answers:
+                key, journal = (more[0], msgspec.convert(more[1], Journal)) if more else ("", None)
+                self._keep(session, number, (answered if is_ok else not_applied)(tuple(words), after), key, journal)
 
 
 def _bytes(answer: Reply) -> int:
     return 100 + sum(map(len, answer.words))
+
+
+def bytes_of_journal(journal: Journal) -> int:
+    """Return about the memory that a journal takes, in bytes."""
+    return 200 + len(journal.entries)
+
+
+def bytes_of_dumped(answer: list[Any]) -> int:
+    """Return about the length of one reply of a dump, in bytes."""
+    return 100 + sum(map(len, answer[2])) + (len(answer[4]) + bytes_of_journal(answer[5]) if len(answer) > 4 else 0)
 
 
 def answered(words: tuple[str, ...] | list[str], after: Timestamp) -> Ok:

@@ -49,6 +49,7 @@ class Forwards:
             retry=op.retry or waiting.passed_on,
             concern=op.concern,
             after=op.after,
+            journal=op.journal,
             deadline=max(0.0, waiting.deadline - now),
         )
         waiting.passed_on = waiting.passed_on or op.verb != "read"

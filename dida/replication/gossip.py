@@ -88,11 +88,13 @@ class ReplicaState:
 
     def _apply(self, record: Record, now: float) -> None:
         ts = record.ts
-        entry = Entry(record.number, record.replica, record.value, record.id, ts)
-        if self.store.put(record.key, entry):
-            self.unsettled[(record.stream, record.seq)] = entry
+        if not record.note:
+            entry = Entry(record.number, record.replica, record.value, record.id, ts)
+            if self.store.put(record.key, entry):
+                self.unsettled[(record.stream, record.seq)] = entry
         if record.id is not None:
-            self.executed.note(record.id, record.lowest, answered((str(record.version),), ts), now)
+            answer = answered((str(record.version),), ts)
+            self.executed.note(record.id, record.lowest, answer, now, record.key, record.journal)
         self.value_ts = merged(self.value_ts, ts)
         self.changed = True
 
@@ -114,7 +116,7 @@ class ReplicaState:
         entry = self.store.find(key, version)
         if entry is not None:
             return entry.value
-        found = (r for r in self.held.values() if r.key == key and r.version == version)
+        found = (r for r in self.held.values() if r.key == key and r.version == version and not r.note)
         return next((record.value for record in found), None)
 
     def expose(self, incarnation: str, upto: int, now: float) -> None:

@@ -19,10 +19,12 @@ from dida.replication.gossip import ReplicaState
 from dida.replication.messages import Heartbeat, Join, Load, Member, Record
 from dida.replication.outputs import Send
 from dida.replication.snapshot import Snapshot, parts_of
-from dida.wire.messages import Error, Ok, Reply
+from dida.wire.messages import Epoch, Error, Ok, Reply
 
 JOIN_AGAIN = 0.1
 PROBE_AGAIN = 1.0
+MAX_PROMISES = 2000
+"""The most promises that are kept for a node that joins, until it is given another snapshot."""
 
 
 @define(eq=False)
@@ -42,6 +44,8 @@ class Joiner:
     following: dict[str, Any] | None = None
     """The part after that; None: it is the last one."""
     asked: float = -FOREVER
+    promises: dict[str, Epoch] = Factory(dict)
+    """The epochs to which runs were fenced since the snapshot was taken."""
 
 
 @define
@@ -191,10 +195,22 @@ class Joining:
                     self._copies += 1
                     joiner.copy = self._copies
                     joiner.parts = parts_of(self.state, now)
+                    joiner.promises.clear()
                     self.state.table[joiner.member.component] = dict(self.state.log.have)
                     joiner.part, joiner.following = next(joiner.parts), next(joiner.parts, None)
                     joiner.number = 0
                 self._send_part(joiner, now)
+
+    def note_promise(self, run: str, epoch: Epoch) -> None:
+        """Keep a promise for the nodes that join, whose snapshots may lack it."""
+        for joiner in self.joiners.values():
+            joiner.promises[run] = epoch
+            if len(joiner.promises) > MAX_PROMISES:
+                joiner.parts, joiner.loaded = None, ""  # it begins again with another snapshot
+
+    def promises(self) -> dict[str, dict[str, Epoch]]:
+        """Return what `note_promise` has kept, by the incarnation that joins."""
+        return {joiner.member.component: joiner.promises for joiner in self.joiners.values()}
 
     def _send_part(self, joiner: Joiner, now: float) -> None:
         joiner.asked = now

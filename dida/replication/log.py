@@ -12,6 +12,7 @@ from itertools import islice
 from attrs import define, field
 
 from dida.replication.batches import BATCH
+from dida.replication.executed import bytes_of_journal
 from dida.replication.messages import Range, Record
 
 Place = tuple[str, int]
@@ -100,4 +101,5 @@ class Log:
 
 
 def bytes_of(record: Record) -> int:
-    return 100 + len(record.key) + len(record.value)
+    carried = bytes_of_journal(record.journal) if record.journal is not None else 0
+    return 100 + len(record.key) + len(record.value) + carried

@@ -153,7 +153,9 @@ class Membership:
         if outdated or (ballot is not None and now - ballot.begun > 3 * self.context.config.call_timeout):
             known = self.context.view.number if self.context.view is not None else 0
             number = max(self.promised[0], known) + 1
-            ballot = self._ballot = ViewChange(self.context, self.state, number, wanted, leaving, now)
+            ballot = self._ballot = ViewChange(
+                self.context, self.state, number, wanted, leaving, now, self.joining.promises()
+            )
             self.promised = (number, self.context.incarnation)
             self._stop(now)
         assert ballot is not None
@@ -238,6 +240,8 @@ class Membership:
             self._bound.add(message.sender)
         if self.context.view is not None and not any(m.component == self.context.incarnation for m in message.members):
             self.leaving.stops_for(f"{message.number}@{message.sender}", message.members)
+        for run, epoch in message.promises.items():
+            self.state.executed.promise(run, epoch, now)
         self._stop(now)
         return Ok((), {"have": self.state.log.have, **self.context.completeness()})
 

@@ -2,7 +2,7 @@
 
 Each carries the cluster's name, the sender's incarnation (on the wire: its component) and its view;
 `dida.replication.replica` refuses messages of another view. `dida.replication.streams` explains incarnations and
-streams.
+streams. The module is a little long because it is one list.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from attrs import field, frozen
 from msgspec import Meta, Struct
 
 from dida.versions import MAX_REPLICA, Version
-from dida.wire.messages import Concern, Counter, Name, Request, Timestamp, UpdateId
+from dida.wire.messages import FIRST, Concern, Counter, Epoch, Journal, Name, Request, Timestamp, UpdateId
 
 
-class Record(Struct, frozen=True, array_like=True):
+class Record(Struct, frozen=True, array_like=True, gc=False):
     """One update in the log: the `seq`-th of its stream, depending on what `prev` covers."""
 
     stream: str
@@ -29,6 +29,12 @@ class Record(Struct, frozen=True, array_like=True):
     value: str
     id: str | None = None
     lowest: Counter = 0
+    journal: Journal | None = None
+
+    @property
+    def note(self) -> bool:
+        """True if the record changes nothing: it carries a part of a run's journal."""
+        return self.journal is not None and self.journal.verb == "n"
 
     @property
     def version(self) -> Version:
@@ -123,6 +129,7 @@ class Wanted(Struct, frozen=True, array_like=True):
     txn: Counter
     key: str
     id: UpdateId | None = None
+    epoch: Epoch = FIRST
 
 
 class Ended(Struct, frozen=True, array_like=True):
@@ -208,6 +215,15 @@ class Forward(PeerMessage):
     retry: bool = False
     concern: Concern = 1
     after: Timestamp = field(factory=dict)
+    journal: Journal | None = None
+
+
+@frozen
+class FenceRun(PeerMessage):
+    usage: ClassVar[str] = "fencing"
+    about: ClassVar[str] = "storage nodes: execute nothing more of a run in lower epochs; say what you know of it"
+    run: UpdateId
+    epoch: Epoch
 
 
 @frozen
@@ -271,6 +287,8 @@ class Flush(PeerMessage):
     members: tuple[Member, ...]
     leaving: tuple[Member, ...] = ()
     """Members of the old view that leave in order: they report what they have, and go."""
+    promises: dict[UpdateId, Epoch] = field(factory=dict)
+    """To a node that joins: the epochs to which runs were fenced since its snapshot."""
 
 
 @frozen
@@ -333,6 +351,8 @@ class Grant:
     after: Timestamp = field(factory=dict)
     expired: bool = False
     """True if the update was executed before, and its reply is forgotten."""
+    superseded: Epoch | None = None
+    """The epoch to which the run is fenced here, if that is higher."""
 
 
 @frozen
@@ -341,6 +361,14 @@ class Granted:
 
     grants: tuple[Grant, ...]
     seen: Timestamp = field(factory=dict)
+
+
+@frozen
+class RunFenced:
+    """Reply: the promise is made. The timestamp of the run's updates that are known here, and their highest number."""
+
+    after: Timestamp = field(factory=dict)
+    highest: Counter = 0
 
 
 @frozen
@@ -379,7 +407,7 @@ class Promised:
 
 INTRODUCTIONS = (Peer, Vouch)
 PEER = (
-    *(Gossip, Fetch, Lock, Decide, Expose, Release, Forward),
+    *(Gossip, Fetch, Lock, Decide, Expose, Release, Forward, FenceRun),
     *(Heartbeat, Suspect, Stop, Join, Load, Flush, Level, Install),
 )
 """The verbs between storage nodes."""

@@ -12,9 +12,25 @@ from dida.errors import BadRequest
 from dida.replication.messages import Forward
 from dida.timestamps import Timestamp
 from dida.versions import Version
-from dida.wire.messages import Concern, Error, Home, ListRecords, Read, Request, UpdateIf, Versions, Write, form_of
+from dida.wire.messages import (
+    FIRST,
+    Concern,
+    Epoch,
+    Error,
+    Fence,
+    Home,
+    Journal,
+    ListRecords,
+    Note,
+    Read,
+    Request,
+    UpdateIf,
+    Versions,
+    Write,
+    form_of,
+)
 
-Question = ListRecords | Versions | Home
+Question = ListRecords | Versions | Home | Fence
 
 
 @frozen(kw_only=True)
@@ -33,8 +49,14 @@ class ReplicaRequest:
     concern: Concern = 1
     after: Timestamp = Factory(dict)
     forwarded: bool = False
+    journal: Journal | None = None
     question: Question | None = None
     """A question about the records that is not a read; then `verb` and `key` describe it."""
+
+    @property
+    def epoch(self) -> Epoch:
+        """The execution that an update of a run belongs to."""
+        return self.journal.epoch if self.journal is not None else FIRST
 
 
 class Obstacle(Enum):
@@ -82,6 +104,11 @@ def operation(request: Request) -> ReplicaRequest | None:
             return _update(request, "write", request.value, concern=request.concern)
         case UpdateIf():
             return _update(request, "updateif", request.new, request.old)
+        case Note():
+            note = request.journal
+            return ReplicaRequest(verb="write", key=request.key, id=request.id, journal=note, after=request.after)
+        case Fence():
+            return ReplicaRequest(verb="fence", key=request.run, question=request)
         case ListRecords():
             return ReplicaRequest(verb="list", key=request.from_, question=request, after=request.after)
         case Versions() | Home():
@@ -100,6 +127,7 @@ def _update(request: Write | UpdateIf, verb: str, value: str, old: str = "", con
         retry=request.retry,
         concern=concern,
         after=request.after,
+        journal=request.journal,
     )
 
 
@@ -121,6 +149,7 @@ def forwarded(message: Forward) -> ReplicaRequest:
         retry=message.retry or message.verb == "write",
         concern=message.concern,
         after=message.after,
+        journal=message.journal,
         forwarded=True,
     )
 
@@ -138,6 +167,11 @@ def refused(waiting: PendingRequest, why: str) -> Error:
     if waiting.passed_on or (waiting.op.id is not None and waiting.op.retry):
         return unknown_outcome()
     return Error(errors.UNAVAILABLE, (why,))
+
+
+def superseded(by: Epoch) -> Error:
+    """Return the error of an update of a run that goes on in a higher epoch."""
+    return Error(errors.SUPERSEDED, (str(by), "another execution of the run goes on"), {"epoch": by})
 
 
 def unknown_outcome() -> Error:

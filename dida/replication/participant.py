@@ -60,6 +60,8 @@ class Locks:
 
     def _grant(self, home: str, wanted: Wanted) -> dict[str, Any]:
         executed = self.state.executed
+        if by := executed.superseded(wanted.id, wanted.epoch):
+            return {"superseded": by}
         if wanted.id is not None:
             known = executed.answer(wanted.id)
             if isinstance(known, Ok | No):

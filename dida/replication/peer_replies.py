@@ -7,12 +7,14 @@ from attrs import frozen
 from dida import errors
 from dida.replication.context import ReplicaContext
 from dida.replication.coordinator import NOT_REACHED, Commit
+from dida.replication.fences import Fences
 from dida.replication.gossip import ReplicaState
 from dida.replication.membership import Membership
 from dida.replication.messages import (
     Alive,
     Decide,
     Expose,
+    FenceRun,
     Fetch,
     Fetched,
     Flush,
@@ -49,6 +51,7 @@ class PeerReplies:
     state: ReplicaState
     locks: Locks
     commit: Commit
+    fences: Fences
 
     def take(self, url: str, peer: str, message: PeerMessage, reply: Reply | None, now: float) -> None:
         """Process the reply to a message sent to `peer` at `url`; None: the message did not get through in time.
@@ -108,6 +111,8 @@ class PeerReplies:
                 self.state.on_gossiped(peer, have, now)
             case Expose() if ok is None:
                 self.context.told[peer] = NOT_REACHED
+            case FenceRun():
+                self.fences.on_fenced(peer, message, reply if in_force else None, now)
             case Release():
                 self.commit.on_released(peer, message, ok is not None)
 

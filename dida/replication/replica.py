@@ -26,6 +26,7 @@ from dida.replication.membership import Membership
 from dida.replication.messages import (
     Decide,
     Expose,
+    FenceRun,
     Fetch,
     Flush,
     Forward,
@@ -53,9 +54,11 @@ from dida.replication.store import Entry, Store
 from dida.wire import grammar
 from dida.wire.messages import (
     Error,
+    Fence,
     Forget,
     Home,
     ListRecords,
+    Note,
     Ok,
     Read,
     Reply,
@@ -107,7 +110,8 @@ class Replica:
         self.locks = Locks(self.context, self.state)
         self.commit = Commit(self.context, self.state, self.locks)
         self.requests.begin_with(self.state, self.locks, self.commit)
-        self._replies = PeerReplies(self.context, self.membership, self.state, self.locks, self.commit)
+        fences = self.requests.fences
+        self._replies = PeerReplies(self.context, self.membership, self.state, self.locks, self.commit, fences)
 
     # --- requests of clients --------------------------------------------------------------------
 
@@ -189,6 +193,8 @@ class Replica:
                 return self.commit.on_decide(message, now)
             case Gossip():
                 return self.state.on_gossip(message, now)
+            case FenceRun():
+                return self.requests.fences.on_fence_run(token, message, now)
             case Release():
                 return self.locks.on_release(message, now)
             case Heartbeat():
@@ -248,6 +254,7 @@ class Replica:
                 self.detection.wait_for(sorted(self.locks.homes() | self.state.unexposed()), now)
             self.state.tick(now)
             self.commit.tick(now)
+            self.requests.fences.tick(now)
         else:
             self.commit.tick_stopped(now)
         self._check_concerns(now)
@@ -293,10 +300,11 @@ class Replica:
                 entered, self.membership.entered = True, False
                 self.requests.lease_until = 0.0
                 self.commit.settle()
-                for waiting in (*self.commit.give_back(), *self.requests.forwards.take_back()):
+                for waiting in (*self.requests.give_back(), *self.requests.forwards.take_back()):
                     self.requests.attempt(waiting, now)
             else:
                 self.commit.observe(now)
+                self.requests.fences.observe(now)
                 if self.locks.resumed:
                     self.requests.run_resumed(now)
                 if not self.state.changed:
@@ -376,4 +384,7 @@ class Replica:
         without_half = self.config.majority and now >= self.detection.lease_until()
         return self.context.serving and not without_half and not self.context.leaves
 
-    VERBS: ClassVar[tuple[type[Request], ...]] = (Read, Write, UpdateIf, ListRecords, Versions, Home, Forget, Watch)
+    VERBS: ClassVar[tuple[type[Request], ...]] = (
+        *(Read, Write, UpdateIf, ListRecords, Versions, Home, Forget, Watch),
+        *(Note, Fence),
+    )

@@ -2,6 +2,8 @@
 
 A request that cannot be answered yet waits, bounded, with its deadline. One that lacks updates is tried again when they
 have come, any other whenever something has changed.
+
+The module is a little long because what each request waits for is decided in one place, for both paths.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dida.replication.context import ReplicaContext
 from dida.replication.coordinator import Commit
 from dida.replication.detection import FOREVER
 from dida.replication.executed import TOO_MANY_ANSWERS, after_of, answered
+from dida.replication.fences import Fences
 from dida.replication.forwarding import Forwards
 from dida.replication.gossip import FETCH_AGAIN, ReplicaState
 from dida.replication.membership import Membership
@@ -28,6 +31,7 @@ from dida.replication.operations import (
     Question,
     ReplicaRequest,
     refused,
+    superseded,
     too_late,
     unknown_outcome,
 )
@@ -38,7 +42,7 @@ from dida.replication.room import refusal
 from dida.replication.store import Entry, shown
 from dida.replication.streams import incarnation_of, is_commit, replica_of
 from dida.timestamps import Timestamp, covers, lacking
-from dida.wire.messages import Concern, Error, ListRecords, No, Ok, Reply, Versions
+from dida.wire.messages import Concern, Error, Home, Journal, ListRecords, No, Ok, Reply, Versions
 
 MAX_LISTED = 1000
 """Records that one reply lists."""
@@ -53,6 +57,7 @@ class Requests:
     locks: Locks
     commit: Commit
     concerns: Concerns
+    fences: Fences
 
     def __init__(
         self, context: ReplicaContext, shards: Shards, shard: int, membership: Membership, secret: str
@@ -76,6 +81,7 @@ class Requests:
         """Use this state from now on."""
         self.state, self.locks, self.commit = state, locks, commit
         self.concerns = Concerns(self.context, state)
+        self.fences = Fences(self.context, state, commit, self.membership.joining.note_promise)
 
     # --- what may be answered at once -----------------------------------------------------------
 
@@ -154,11 +160,14 @@ class Requests:
     def _try(self, waiting: PendingRequest, now: float) -> Reply | None:
         """Return the reply; None if the request waits now, here or at its home."""
         op = waiting.op
-        obstacle = self.obstacle(op.key if op.verb != "list" else None, now)
+        obstacle = self.obstacle(op.key if op.verb not in ("list", "fence") else None, now)
         if obstacle is not None:
             return self._wait_or_refuse(waiting, obstacle, now)
         if now > waiting.deadline:
             return too_late(waiting)
+        if op.verb == "fence":
+            self.fences.begin(waiting, now)
+            return None
         if op.after:
             lost, after = self._without_dead(op.after)
             if lost:
@@ -167,6 +176,8 @@ class Requests:
             if after is not op.after:
                 op = waiting.op = evolve(op, after=after)
         if op.id is not None:
+            if by := self.state.executed.superseded(op.id, op.epoch):
+                return superseded(by)
             known = self.state.executed.answer(op.id)
             if known is not None:
                 if op.verb == "write" and self.context.holders_wanted(op.concern) > 1:
@@ -246,7 +257,7 @@ class Requests:
             return Ok((), {"records": page, **({"next": following} if following is not None else {})})
         if isinstance(question, Versions):
             return Ok((), {"versions": shown(store.versions(question.key))})
-        assert self.context.view is not None
+        assert self.context.view is not None and isinstance(question, Home)
         home = self.context.home(question.key)
         return Ok((str(home.replica), home.id), {"members": [m.id for m in self.context.view.members]})
 
@@ -271,7 +282,7 @@ class Requests:
         if obstacle is not None:
             return self._wait_or_refuse(waiting, obstacle, now)
         self.counts["writes"] += 1
-        record = self._next_record(op.key, op.value, op.after, op.id, op.lowest)
+        record = self._next_record(op.key, op.value, op.after, op.id, op.lowest, op.journal)
         reply = self.state.execute(record, now)
         if self.context.holders_wanted(op.concern) > 1:
             self.concerns.wait(record, op.concern, waiting.token, waiting.deadline)
@@ -279,7 +290,13 @@ class Requests:
         return reply
 
     def _next_record(
-        self, key: str, value: str, after: Timestamp | None = None, id: str | None = None, lowest: int = 0
+        self,
+        key: str,
+        value: str,
+        after: Timestamp | None = None,
+        id: str | None = None,
+        lowest: int = 0,
+        journal: Journal | None = None,
     ) -> Record:
         newest = self.state.store.newest(key)
         return self.state.next_record(
@@ -291,6 +308,7 @@ class Requests:
             value=value,
             id=id,
             lowest=lowest,
+            journal=journal,
         )
 
     def _at_home(self, waiting: PendingRequest, now: float) -> Reply | None:
@@ -337,7 +355,7 @@ class Requests:
             self._minority_since = now
         if now - self._minority_since < NO_QUORUM_AFTER:
             return
-        for waiting in (*self.commit.waiting(), *self.locks.waiting()):
+        for waiting in (*self.commit.waiting(), *self.locks.waiting(), *self.fences.waiting()):
             waiting.deadline = min(now, waiting.deadline)
         self.concerns.expire(now)
         for waiting in self.forwards.take_all():
@@ -351,7 +369,8 @@ class Requests:
 
     def give_up(self, tokens: Set[Any], now: float) -> None:
         """End the requests under these tokens, whose clients are gone: what was not begun by now is not begun."""
-        for waiting in (*self.parked.requests.values(), *self.commit.waiting(), *self.locks.waiting()):
+        held = (*self.commit.waiting(), *self.locks.waiting(), *self.fences.waiting())
+        for waiting in (*self.parked.requests.values(), *held):
             if waiting.token in tokens:
                 waiting.deadline = min(now, waiting.deadline)
         for waiting in self.forwards.take_of(tokens):
@@ -374,6 +393,10 @@ class Requests:
             self.attempt(waiting, now)
         self.parked.forget_others(again)
 
+    def give_back(self) -> list[PendingRequest]:
+        """Stop what all members take part in: another view begins. The requests are given back."""
+        return [*self.commit.give_back(), *self.fences.give_back()]
+
     def run_resumed(self, now: float) -> None:
         """Try the writes again whose keys were unlocked."""
         while self.locks.resumed:
@@ -383,7 +406,7 @@ class Requests:
 
     def refuse_all(self, refusal: Error) -> None:
         """Refuse everything that waits."""
-        for one in (*self.parked.requests.values(), *self.commit.give_back(), *self.forwards.take_all()):
+        for one in (*self.parked.requests.values(), *self.give_back(), *self.forwards.take_all()):
             self.context.answer(one.token, unknown_outcome() if one.passed_on else refusal)
         for token in self.concerns.tokens():
             self.context.answer(token, unknown_outcome())
@@ -392,5 +415,5 @@ class Requests:
 
     @property
     def in_hand(self) -> int:
-        """The number of requests that are parked here, or forwarded."""
-        return len(self.parked) + len(self.forwards)
+        """The number of requests that are parked here, or forwarded, or that fence a run."""
+        return len(self.parked) + len(self.forwards) + len(self.fences)

@@ -9,7 +9,7 @@ from typing import Any
 from attrs import define, field
 
 from dida.replication.batches import batches
-from dida.replication.executed import ReplyCache
+from dida.replication.executed import ReplyCache, bytes_of_dumped
 from dida.replication.gossip import ReplicaState
 from dida.replication.log import Place, bytes_of
 from dida.replication.messages import Record
@@ -70,4 +70,4 @@ def _bytes_of_versions(item: list[Any]) -> int:
 
 
 def _bytes_of_answers(item: list[Any]) -> int:
-    return len(item[0]) + sum(100 + sum(map(len, words)) for _, _, words, _ in item[3])
+    return len(item[0]) + sum(map(bytes_of_dumped, item[4]))

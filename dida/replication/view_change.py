@@ -7,15 +7,16 @@ itself. The streams of dead incarnations are cut there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from dida.replication.context import ReplicaContext
 from dida.replication.detection import FOREVER
 from dida.replication.gossip import ReplicaState
 from dida.replication.messages import Fetch, Flush, Level, Member
 from dida.timestamps import Timestamp, covers, merge_into
+from dida.wire.messages import Epoch
 
 
 @define(eq=False)
@@ -30,6 +31,8 @@ class ViewChange:
     leaving: tuple[Member, ...]
     """Members of the old view that leave in order: what they have is in the new one."""
     begun: float
+    promises: Mapping[str, Mapping[str, Epoch]] = Factory(dict)
+    """Of nodes that join, by incarnation: the epochs to which runs were fenced since their snapshots."""
     have: dict[str, Timestamp] = Factory(dict)
     """Incarnation to what it has, once it has stopped the old view."""
     base: Timestamp | None = None
@@ -77,6 +80,8 @@ class ViewChange:
                 self.asked[peer] = now
                 stamp = self.context.stamp()
                 message = Flush(**stamp, number=self.number, members=self.members, leaving=self.leaving)
+                if peer in self.promises:
+                    message = evolve(message, promises=dict(self.promises[peer]))
                 self.context.send(member, message)
 
     def _ask(self, heirs: Sequence[Member], again: float, now: float) -> None:

@@ -304,6 +304,7 @@ class StorageNode(NodeCommands):
         return self._ask(request)
 
     cmd_write = cmd_updateif = cmd_list = cmd_versions = cmd_home = cmd_forget = cmd_watch = cmd_read
+    cmd_note = cmd_fence = cmd_read
 
     def peer_request(self, request: Any, connection: LineServer) -> LineAnswer:
         """Handle `peer`, or a message of another storage node: its connection has proved which node it is."""

@@ -3,7 +3,7 @@
 A request's `usage` is its whole form on the line: the words in capitals are fields of the same name in lower case
 (brackets: optional; an ellipsis: all the rest). Every other field is a member of the line's object (without a trailing
 underscore, as in `from_`). `help` prints the usage, and `dida.wire.grammar` decodes and encodes by it, so a verb is
-described in one place. Field types are checked while decoding (msgspec).
+described in one place. Field types are checked while decoding (msgspec). The module is long because it is one list.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast, get_type_hints
 import attrs
 import msgspec
 from attrs import field, frozen
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from dida.addresses import Address, NodeAddress, node_id
 from dida.errors import BadRequest, UserError
@@ -37,6 +37,44 @@ UpdateId = Annotated[str, Meta(min_length=1, max_length=200)]
 Timestamp = dict[StreamName, Counter]
 Concern = Annotated[int, Meta(ge=1, le=1000)] | Literal["all"]
 """The number of members that must have a write before it is answered; "all": all living ones."""
+
+
+class Epoch(Struct, frozen=True, order=True, array_like=True, gc=False):
+    """The number of an execution of a run, and who began it. The storage refuses updates of all but the highest one."""
+
+    number: Counter = 0
+    """0: the execution that nobody can have begun before."""
+    by: Annotated[str, Meta(max_length=300)] = ""
+
+    def __str__(self) -> str:
+        return f"{self.number}.{self.by}" if self.by else str(self.number)
+
+
+FIRST = Epoch()
+"""The epoch of what is executed once."""
+
+
+class Journal(Struct, frozen=True, array_like=True, gc=False):
+    """What the storage keeps of a run with one of its updates: the execution, the call, and what was delivered before.
+
+    The storage reads the epoch only; `dida.chains.journal` writes and reads the rest.
+    """
+
+    number: Counter
+    by: Annotated[str, Meta(max_length=300)]
+    """These two are the epoch."""
+    call: Counter
+    """The position of the step and the number of the call within the step."""
+    digest: int
+    """64 bits: a hash chain over the input, the calls so far and the outputs."""
+    verb: str
+    """`w`: write, `c`: compare and swap, `n`: a note, which changes no record."""
+    entries: str = ""
+    """What the run got since its last update of the same shard: JSON, or empty."""
+
+    @property
+    def epoch(self) -> Epoch:
+        return Epoch(self.number, self.by)
 
 
 @frozen
@@ -230,6 +268,8 @@ class Write(Dependent):
     """The lowest N of the session that the client may still retry."""
     concern: Concern = field(default=1, kw_only=True)
     """The number of members that must have it before the reply; at least `--write-concern`."""
+    journal: Journal | None = field(default=None, kw_only=True)
+    """Of an update of a run."""
 
 
 @frozen
@@ -242,6 +282,52 @@ class UpdateIf(Dependent):
     id: UpdateId | None = field(default=None, kw_only=True)
     retry: bool = field(default=True, kw_only=True)
     lowest: Counter = field(default=0, kw_only=True)
+    journal: Journal | None = field(default=None, kw_only=True)
+
+
+@frozen
+class Note(Dependent):
+    usage: ClassVar[str] = "note KEY"
+    about: ClassVar[str] = "from a worker: a part of a run's journal, where KEY is held; changes no record"
+    between_nodes: ClassVar[bool] = True
+    key: str
+    id: UpdateId = field(kw_only=True)
+    """A new one each time that it is sent."""
+    journal: Journal = field(kw_only=True)
+
+
+@frozen
+class Fence(Request):
+    """All members promise to execute nothing more of the run in a lower epoch; then the reply has what they know."""
+
+    usage: ClassVar[str] = "fence RUN"
+    about: ClassVar[str] = "what the run has changed, and from now on only {epoch: [NUMBER, BY]} may change more"
+    run: UpdateId
+    epoch: Epoch = field(kw_only=True)
+    from_: Counter = field(default=0, kw_only=True)
+    """The lowest number of an update in the reply."""
+
+
+class KnownUpdate(Struct, frozen=True, array_like=True, gc=False):
+    """An update of a run, as a reply to `fence` has it."""
+
+    number: Counter
+    version: Version | None
+    key: str
+    journal: Journal
+
+
+@frozen
+class Fenced:
+    """The reply to `fence`."""
+
+    updates: tuple[KnownUpdate, ...] = ()
+    next: Counter | None = None
+    """The number from which the next reply goes on; None: this one is the last."""
+    highest: Counter = 0
+    """The highest number of an update that a member knows, refused ones included."""
+    after: Timestamp = field(factory=dict)
+    """The timestamp that all of them make."""
 
 
 @frozen

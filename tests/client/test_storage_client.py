@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.threads import deferToThread
 
 from dida.addresses import StorageAddress
+from dida.chains.journal import History
 from dida.chains.records import Meta
 from dida.client import connect
 from dida.client.blocking import BlockingStorage
@@ -18,6 +19,7 @@ from dida.versions import Version
 from dida.wire.messages import Error, Read, Write
 from dida.worker.run_storage import RunStorage
 from tests.support.fakes import FakeCluster, refused, the_reactor, until
+from tests.support.runs import step_request
 
 reactor = the_reactor()
 
@@ -39,7 +41,8 @@ def storage_client(cluster: FakeCluster) -> Iterator[StorageClient]:
 
 
 def run_storage(storage_client: StorageClient, meta: Meta | None = None) -> RunStorage:
-    return RunStorage(storage_client, meta or Meta(run="r1-x", scheduler="localhost:2000"), 10.0)
+    meta = meta or Meta(run="r1-x", scheduler="localhost:2000")
+    return RunStorage(storage_client, meta, 10.0, History(step_request(meta)))
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,231 @@
+"""Fences of runs: what all members promise, and what they say of the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dida.replication.messages import Load
+from dida.wire import grammar
+from dida.wire.messages import FIRST, Epoch, Error, Fence, Fenced, Forget, Journal, No, Note, Ok, Reply, UpdateIf, Write
+from tests.support.simnet import Hand
+
+RUN = "r1-x"
+SECOND, THIRD = Epoch(1, "w2"), Epoch(2, "w3")
+
+
+def cluster(count: int = 3, **config: Any) -> tuple[Hand, str]:
+    """A cluster, and a key at home on replica 2 with the value `a`, everywhere."""
+    hand = Hand(count, **config)
+    key = hand.key_at(2)
+    hand.answer(1, Write(key, "a"))
+    assert hand.run(2.0 + 2 * hand.config.gossip_delay, hand.quiet)
+    return hand, key
+
+
+def journal(call: int, epoch: Epoch = FIRST, verb: str = "w", *entries: Any) -> Journal:
+    carried = msgspec.json.encode(entries).decode() if entries else ""
+    return Journal(epoch.number, epoch.by, call, 100 + call, verb, carried)
+
+
+def write(key: str, value: str, number: int, epoch: Epoch = FIRST, **rest: Any) -> Write:
+    return Write(key, value, id=f"{RUN}:{number}", retry=False, journal=journal(number, epoch), **rest)
+
+
+def swap(key: str, old: str, new: str, number: int, epoch: Epoch = FIRST) -> UpdateIf:
+    return UpdateIf(key, old, new, id=f"{RUN}:{number}", retry=False, journal=journal(number, epoch, "c"))
+
+
+def fence(epoch: Epoch = SECOND, **rest: Any) -> Fence:
+    return Fence(RUN, epoch=epoch, **rest)
+
+
+def fenced(reply: Reply) -> Fenced:
+    assert isinstance(reply, Ok), reply
+    return grammar.structure(reply.object, Fenced)
+
+
+def code(reply: Reply) -> str:
+    assert isinstance(reply, Error), reply
+    return reply.code
+
+
+def test_what_is_known_of_a_run() -> None:
+    """The updates at any member, with their journals; the highest number, refused ones included; the timestamp."""
+    hand, key = cluster(gossip_delay=5.0)
+    hand.answer(1, write("k", "v", 1))
+    hand.answer(3, write("l", "w", 2))
+    assert isinstance(hand.answer(2, swap(key, "z", "b", 3), 10.0), No)
+    known = fenced(hand.answer(2, fence()))
+    assert [(each.number, str(each.version), each.key) for each in known.updates] == [(1, "1.1", "k"), (2, "1.3", "l")]
+    assert known.updates[0].journal == journal(1)
+    assert (known.highest, known.next) == (3, None)
+    assert known.after == {"1:1": hand.replicas[1].state.log.have["1:1"], "3:1": 1}
+
+
+def test_older_executions_are_refused_everywhere() -> None:
+    """From the fence on all replicas refuse plain writes and compare-and-swaps of lower epochs, and name the higher."""
+    hand, key = cluster()
+    hand.answer(1, fence())
+    for number in (1, 2, 3):
+        refused = hand.answer(number, write("k", "v", number))
+        assert (code(refused), refused.object["epoch"]) == ("superseded", SECOND)
+        assert code(hand.answer(number, swap(key, "a", "b", 10 + number))) == "superseded"
+    assert isinstance(hand.answer(3, write("k", "v", 30, SECOND)), Ok)
+    assert isinstance(hand.answer(3, swap(key, "a", "b", 31, SECOND)), Ok)
+    assert isinstance(hand.answer(3, Write("k", "other")), Ok), "other clients are not concerned"
+
+
+def test_an_id_that_is_known_is_not_answered_to_an_older_execution() -> None:
+    """The numbers of a new execution may be those that an older one would use next."""
+    hand, _ = cluster()
+    hand.answer(1, fence())
+    hand.answer(1, write("k", "v", 1, SECOND))
+    assert code(hand.answer(1, write("k", "late", 1))) == "superseded"
+
+
+def test_a_lower_fence_is_refused() -> None:
+    """A promise never falls; the same epoch may ask again, at another node too."""
+    hand, _ = cluster()
+    hand.answer(1, fence(THIRD))
+    refused = hand.answer(2, fence(SECOND))
+    assert (code(refused), refused.object["epoch"]) == ("superseded", THIRD)
+    assert fenced(hand.answer(3, fence(THIRD))).updates == ()
+
+
+def test_all_members_are_asked() -> None:
+    """The reply waits for every member; a silent one delays it until it is removed."""
+    hand, _ = cluster()
+    token = hand.ask(1, fence())
+    assert sorted((x.source, x.target) for x in hand.under_way("fencing")) == [(1, 2), (1, 3)]
+    hand.pass_on("fencing", target=2)
+    hand.pass_on("fencing", source=2)
+    assert token not in hand.replies
+    hand.crash(3)
+    assert hand.run(3.0, lambda: token in hand.replies)
+    assert fenced(hand.replies[token]).updates == ()
+    assert hand.replicas[1].context.view is not None
+    assert len(hand.replicas[1].context.view.members) == 2
+
+
+def test_an_undecided_transaction_ends() -> None:
+    """A home that promises gives up what it has not decided: its client hears that it is superseded."""
+    hand, key = cluster()
+    token = hand.ask(2, swap(key, "a", "b", 1))
+    assert len(hand.under_way("lock")) == 2
+    known = hand.ask(1, fence())
+    hand.pass_on("fencing")
+    assert code(hand.replies[token]) == "superseded"
+    assert fenced(hand.replies[known]).updates == ()
+    assert hand.run(2.0, hand.quiet)
+    assert hand.stored(1, key) == ["a"]
+
+
+def test_a_lock_is_refused() -> None:
+    """A participant that has promised refuses the lock of an older execution's update."""
+    hand, key = cluster()
+    token = hand.ask(2, swap(key, "a", "b", 1))
+    hand.replicas[3].state.executed.promise(RUN, SECOND, hand.now)
+    hand.pass_on()
+    assert code(hand.replies[token]) == "superseded"
+    assert hand.run(2.0, hand.quiet)
+
+
+def test_a_decided_transaction_is_waited_for() -> None:
+    """The home answers when its decided transactions of the run have ended: their updates are in the reply."""
+    hand, key = cluster()
+    hand.ask(2, swap(key, "a", "b", 1))
+    hand.pass_on("lock")
+    assert len(hand.under_way("decide")) == 2
+    token = hand.ask(1, fence())
+    hand.pass_on("fencing")
+    assert token not in hand.replies
+    hand.pass_on()
+    assert hand.run(1.0, lambda: token in hand.replies)
+    assert [each.key for each in fenced(hand.replies[token]).updates] == [key]
+
+
+def test_a_new_view_asks_again() -> None:
+    """What members have promised in a view that has ended does not count: the new one begins the fence again."""
+    hand, _ = cluster(4)
+    token = hand.ask(1, fence())
+    hand.pass_on("fencing", target=2)
+    hand.pass_on("fencing", source=2)
+    hand.crash(4)
+    seen: list[tuple[int, int]] = []
+    while token not in hand.replies:
+        seen += [(x.source, x.target) for x in hand.under_way("fencing", answers=False)]
+        hand.run(0.02)
+        assert hand.now < 10
+    assert fenced(hand.replies[token]).updates == ()
+    assert all(r.state.executed.superseded(f"{RUN}:1", Epoch()) == SECOND for r in hand.replicas.values())
+
+
+def test_a_run_that_is_forgotten() -> None:
+    """When its session has ended nobody knows what the run has changed."""
+    hand, _ = cluster()
+    hand.answer(1, write("k", "v", 1))
+    hand.answer(1, Forget((RUN,)))
+    assert code(hand.answer(1, fence())) == "session-expired"
+
+
+def test_a_joiner_keeps_the_promises() -> None:
+    """A node that joins knows the promises, those made after its snapshot was taken too, and the journals."""
+    hand, _ = cluster()
+    hand.answer(1, write("k", "v", 1))
+    hand.answer(1, Fence("r2-x", epoch=SECOND))
+    hand.crash(3)
+    hand.run(2.0)
+    hand.start(3)
+    for _ in range(200):
+        hand.tick()
+        if loads := [x for x in hand.under_way("load") if isinstance(x.send.message, Load)]:
+            break
+        hand.pass_on()
+    assert loads, "the joiner is being given a snapshot"
+    token = hand.ask(1, fence(THIRD))
+    hand.pass_on("fencing")
+    assert fenced(hand.replies[token]).highest == 1
+    assert hand.run(5.0, lambda: all(len(r.context.others()) == 2 for r in hand.replicas.values()))
+    joined = hand.replicas[3].state.executed
+    assert joined.superseded("r2-x:1", Epoch()) == SECOND, "it was in the snapshot"
+    assert joined.superseded(f"{RUN}:1", SECOND) == THIRD, "it was promised later"
+    assert [each.journal for each in joined.updates_of(RUN, 0)] == [journal(1)]
+    assert code(hand.answer(3, write("k", "late", 2))) == "superseded"
+
+
+def test_many_updates_are_read_in_parts() -> None:
+    """A reply has as many updates as fit; the next one goes on."""
+    hand, _ = cluster(2)
+    for number in range(1, 9):
+        entries = (["r", number, "key", "1.1", "x" * 100_000],)
+        request = Write("k", "v", id=f"{RUN}:{number}", retry=False, journal=journal(number, FIRST, "w", *entries))
+        hand.answer(1, request)
+    first = fenced(hand.answer(2, fence()))
+    assert first.next is not None
+    numbers = [each.number for each in first.updates]
+    while first.next is not None:
+        first = fenced(hand.answer(2, fence(from_=first.next)))
+        numbers += [each.number for each in first.updates]
+    assert numbers == list(range(1, 9))
+
+
+def test_a_note_changes_no_record() -> None:
+    """It is kept with the updates of the run, at all members, and no version of its key is made."""
+    hand, key = cluster()
+    noted = journal(5, Epoch(), "n", ["r", 5, "other", "1.1", "v"])
+    assert isinstance(hand.answer(1, Note(key, id=f"{RUN}:1", journal=noted)), Ok)
+    assert hand.run(2.0, hand.quiet)
+    assert hand.stored(3, key) == ["a"]
+    assert [each.journal for each in fenced(hand.answer(3, fence())).updates] == [noted]
+    assert hand.answer(2, Write(key, "b")).words == ("2.2",)
+
+
+def test_journals_survive_their_home() -> None:
+    """The journal is part of the record: members that have the update have it, whoever dies."""
+    hand, key = cluster()
+    hand.answer(2, swap(key, "a", "b", 1))
+    hand.crash(2)
+    hand.run(3.0)
+    assert [each.journal for each in fenced(hand.answer(3, fence())).updates] == [journal(1, Epoch(), "c")]
