@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar
 import attrs
 import msgspec
 from attrs import field, frozen
+from msgspec.structs import replace
 
 from dida import errors
-from dida.chains.records import Assignment, Meta, Position
+from dida.chains.records import NO_MARK, Assignment, Mark, Meta, Position
 from dida.wire import messages
-from dida.wire.messages import Counter, Error, Name, Request, SchedulerAt, Seconds, Timestamp
+from dida.wire.messages import FIRST, Counter, Epoch, Error, Name, Request, SchedulerAt, Seconds, Timestamp
 from dida.wire.runs import Cancel, ClientId, ListRuns, ListWorkers, Result, Run
 
 HOP_TIMEOUT = 5.0
@@ -48,8 +49,16 @@ class Execute(Request):
     """What the client had seen before the run."""
     round: Round = 0
     """How often the run went back to a step because updates were lost."""
-    again: bool = False
-    """True if this step, or one after it, may have been executed before, here or elsewhere."""
+    epoch: Epoch = FIRST
+    """The execution; one that may repeat anything has a higher epoch than those before it."""
+    ask: bool = False
+    """True if the worker must first fence older executions, and ask for the run's journal."""
+    number: Counter = 0
+    """The highest number in the ids of the run's updates so far."""
+    bytes: Counter = 0
+    """About the length of the run's journal."""
+    kept: tuple[Any, ...] = ()
+    """Entries of the journal that some shard lacks, each with the shards that have it (`dida.chains.journal`)."""
     apart: bool = False
     """True if this step may have killed a worker: a plain operator is then executed in a separate process."""
     life: LifeName = ""
@@ -86,8 +95,12 @@ class Execute(Request):
 
     def with_step(self, **changes: Any) -> Execute:
         """Return the request with changes to its next step."""
-        changed = attrs.evolve(self.assignment, **changes)
-        return attrs.evolve(self, chain=(*self.chain[: self.next], changed, *self.chain[self.next + 1 :]))
+        return attrs.evolve(self, chain=self.chain_with(**changes))
+
+    def chain_with(self, **changes: Any) -> tuple[Assignment, ...]:
+        """Return the chain with changes to the next step."""
+        changed = replace(self.assignment, **changes)
+        return (*self.chain[: self.next], changed, *self.chain[self.next + 1 :])
 
 
 # --- scheduler, from whoever starts nodes -------------------------------------------------------
@@ -141,6 +154,11 @@ class Completed(Request):
     round: Round = 0
     step: Assignment | None = None
     """The whole outcome, with which the chain can go on elsewhere."""
+    epoch: Epoch = FIRST
+    number: Counter = 0
+    bytes: Counter = 0
+    kept: tuple[Any, ...] = ()
+    """These three as in the request of the next step."""
     choose: bool = False
     """True if the sender waits for the reply, which may name another worker for the next step than was planned."""
     printed: str = ""
@@ -158,6 +176,20 @@ class Returned(Request):
     position: Position
     round: Round
     reason: Reason
+    epoch: Epoch = FIRST
+
+
+@frozen(kw_only=True)
+class Superseded(Request):
+    """An execution of a run was refused by the storage, because another one goes on; it has stopped."""
+
+    usage: ClassVar[str] = "superseded"
+    about: ClassVar[str] = "from a worker: {run, position, epoch, by}"
+    between_nodes: ClassVar[bool] = True
+    run: Name
+    position: Position
+    epoch: Epoch
+    by: Epoch
 
 
 @frozen(kw_only=True)
@@ -165,12 +197,15 @@ class Reassign(Request):
     """Another worker is wanted for a step: its worker refuses or can't be reached."""
 
     usage: ClassVar[str] = "reassign"
-    about: ClassVar[str] = "from a worker: ok WORKER {host, port} for {run, position, round, avoid}"
+    about: ClassVar[str] = "from a worker: ok WORKER HOST PORT ATTEMPT {epoch} for {run, position, round, avoid, epoch}"
     between_nodes: ClassVar[bool] = True
     run: Name
     position: Position
     round: Round = 0
     avoid: tuple[Name, ...] = ()
+    epoch: Epoch = FIRST
+    sure: bool = False
+    """True if no worker has begun the step in this epoch."""
 
 
 @frozen(kw_only=True)
@@ -182,6 +217,7 @@ class Ended(Request):
     between_nodes: ClassVar[bool] = True
     run: Name
     chain: tuple[Assignment, ...]
+    epoch: Epoch = FIRST
     after: Timestamp = field(factory=dict)
     ago: Seconds = 0.0
     """Age of the report in seconds: it may be sent much later, to another scheduler."""
@@ -206,6 +242,9 @@ class Failed(Request):
     lost: Timestamp = field(factory=dict)
     """What the run depended on from its beginning and what is lost: without it the run might be started again."""
     round: Round = 0
+    epoch: Epoch = FIRST
+    mark: Mark = NO_MARK
+    """What the run had done when it failed."""
     attempt: Counter = 0
     """The number of the step's execution; 0: any."""
     ago: Seconds = 0.0
@@ -247,6 +286,7 @@ SCHEDULER = (
     AddStorage,
     Completed,
     Returned,
+    Superseded,
     Reassign,
     Ended,
     Failed,

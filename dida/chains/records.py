@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 from attrs import define, field, frozen
+from msgspec import Struct
 
 from dida.interfaces import MAX_OPERATORS, Access
 from dida.versions import Version
@@ -55,8 +56,21 @@ class StepMeta(Meta):
     """The operator's place in the chain, from 0."""
 
 
-@frozen
-class Assignment:
+class Mark(Struct, frozen=True, array_like=True, gc=False):
+    """What a run has done by a moment: equal marks are of equal executions (`dida.chains.journal`)."""
+
+    digest: int = 0
+    """64 bits: a hash chain over the input, the calls so far and the outputs."""
+    updates: int = 0
+    """The number of updates."""
+    last: int = 0
+    """The digest at the last one."""
+
+
+NO_MARK = Mark()
+
+
+class Assignment(Struct, frozen=True, omit_defaults=True, gc=False):
     """One operator of a chain and its worker; after the execution, also the outcome."""
 
     operator: Name
@@ -72,8 +86,10 @@ class Assignment:
     """The start of the execution, in seconds since 1970 on the worker's clock."""
     records: tuple[Access, ...] = ()
     """The accesses to records, in order. Before an execution: those of an earlier one."""
-    after: Timestamp = field(factory=dict)
+    after: Timestamp = {}
     """The run's timestamp at the end of the step."""
+    mark: Mark = NO_MARK
+    """What the run had done by the end of the step."""
 
 
 @frozen
@@ -117,3 +133,13 @@ def short_id(run: str) -> str:
     """Return a run's id as people see it; the scheduler accepts it, too."""
     head, hyphen, rest = run.partition("-")
     return head + hyphen + rest[:SHORT]
+
+
+def versions_after(steps: Iterable[Assignment]) -> dict[str, Version]:
+    """Return the versions that these steps, executed in this order, have left a run with."""
+    versions: dict[str, Version] = {}
+    for step in steps:
+        for touch in step.records:
+            if touch.how != "read" or touch.key not in versions:
+                versions[touch.key] = touch.version
+    return versions

@@ -3,8 +3,8 @@
 A storage node that crashes before it has gossiped loses acknowledged writes. The request that travels along the chain
 has, for each step, what it has read and written and the run's timestamp after it. So the chain is its own redo log. It
 goes back to the first step by which a lost stream has entered the run's timestamp, with what the run knew before that
-step, and executes from there. The ids of the updates are the same as before: surviving updates return their first
-replies, lost ones are executed again.
+step, and executes from there, as a new execution: what has survived is answered from the run's journal, what was lost
+is executed again.
 """
 
 from __future__ import annotations
@@ -14,50 +14,21 @@ from itertools import pairwise
 
 from attrs import evolve
 
+from dida.chains.journal import MAX_CALLS
 from dida.chains.messages import Execute
-from dida.chains.records import Assignment
-from dida.interfaces import Access
+from dida.chains.records import Assignment, versions_after
 from dida.timestamps import Timestamp
-from dida.versions import Version
 
 MAX_ROUNDS = 10
 """The most times that one run goes back."""
-
-
-def first_reads(records: Iterable[Access]) -> dict[str, Version]:
-    """Return the version of each key that a step has read before it wrote it."""
-    first: dict[str, Access] = {}
-    for touch in records:
-        first.setdefault(touch.key, touch)
-    return {key: touch.version for key, touch in first.items() if touch.how == "read"}
-
-
-def of_applied(records: Iterable[Access]) -> tuple[Access, ...]:
-    """Return those accesses of a failed attempt whose keys it has changed: the next attempt reads these versions again.
-
-    All else is read again, because it may have caused the failure.
-    """
-    records = tuple(records)
-    changed = {touch.key for touch in records if touch.how in ("written", "updated")}
-    refused = {touch.key for touch in records if touch.how == "refused"}
-    return tuple(touch for touch in records if touch.key in changed - refused)
-
-
-def versions_after(steps: Iterable[Assignment]) -> dict[str, Version]:
-    """Return the versions that these steps, executed in this order, have left a run with."""
-    versions: dict[str, Version] = {}
-    for step in steps:
-        for touch in step.records:
-            if touch.how != "read" or touch.key not in versions:
-                versions[touch.key] = touch.version
-    return versions
 
 
 def rewound(request: Execute, position: int, lost: Iterable[str] = ()) -> Execute:
     """Return the request as it was before the step at `position`, without the entries of `lost` streams."""
     after = dict(request.chain[position - 1].after if position else request.since)
     meta = evolve(request.meta, versions=versions_after(request.chain[:position]), after=after)
-    return without(evolve(request, meta=meta, next=position, again=True), lost)
+    kept = tuple(each for each in request.kept if each[0][1] <= position * MAX_CALLS)
+    return without(evolve(request, meta=meta, next=position, kept=kept), lost)
 
 
 def without(request: Execute, lost: Iterable[str]) -> Execute:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import attrs
 from attrs import define, field
 
 from dida.chains.records import Assignment, Step
 from dida.timestamps import Timestamp
+from dida.wire.messages import FIRST, Epoch
 from dida.wire.runs import DONE, FAILED, GOING_ON
 
 SLACK = 0.2
@@ -65,8 +67,15 @@ class RunRecord:
     """True if another incarnation of the scheduler has started it."""
     apart: int | None = None
     """The position of the step that may have killed a worker."""
-    again: bool = False
-    """True if steps may have been executed more than once."""
+    epoch: Epoch = FIRST
+    """The newest execution that is known here; only its reports count."""
+    sealed: bool = False
+    """True if no execution can supersede the newest one that is known here."""
+    follows: dict[Epoch, int] = field(factory=dict)
+    """The epochs that it continues, each to the position: reports of the steps before may come late."""
+    kept: dict[int, tuple[int, int, tuple[Any, ...]]] = field(factory=dict)
+    """Position to the highest update number, the length of the journal and what of it some shard lacks, after the
+    step."""
     progress: float = 0.0
     """The time at which the current step became the current one, as far as it is known here."""
     resent: float = 0.0
@@ -97,7 +106,11 @@ class RunRecord:
     @property
     def updated(self) -> bool:
         """True if it may have updated a record: the accesses of a failed run are not all known."""
-        return self.state != DONE or any(touch.how != "read" for step in self.steps for touch in step.records)
+        return (
+            self.state != DONE
+            or self.epoch > FIRST
+            or any(touch.how != "read" for step in self.steps for touch in step.records)
+        )
 
     @property
     def output(self) -> str:

@@ -12,23 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import dropwhile
+from typing import Any
 
-import attrs
+from msgspec.structs import replace
 
 from dida.chains.catalog import Catalog, Places
 from dida.chains.messages import Execute
-from dida.chains.records import Assignment, Meta, steps
-from dida.chains.redo import versions_after
+from dida.chains.records import Assignment, Meta, steps, versions_after
 from dida.chains.run_ids import RunIds, computed
 from dida.chains.run_record import DOUBT, GRACE, RunRecord
 from dida.chains.scheduling import LeastActive
 from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
+from dida.wire.messages import FIRST, Epoch
 from dida.wire.runs import DONE, FAILED, GOING_ON
 
 MAX_BYTES = 2**28
 """Memory limit for the outcomes of ended runs, in bytes, however few they are."""
 MAX_LOOKED = 10_000
 """The most runs that are looked at for one page of a list."""
+SEAL = 1_000_000
+"""How far above the known ones the epoch is that no other scheduler's can exceed."""
 SUSPECTS = 10
 """The most steps lost with a worker for which each of them is suspected the first time."""
 MAX_ATTEMPTS = 5
@@ -143,11 +146,13 @@ class Runs:
             since=dict(after),
             after=dict(after),
             why=why,
-            again=again,
             client_id=client_id,
             application=application,
             life=self.life,
         )
+        if again:
+            self.anew(run)
+        run.sealed = not again
         self._keep(run)
         return run
 
@@ -179,12 +184,13 @@ class Runs:
             since=dict(request.since),
             after=dict(request.meta.after),
             round=request.round,
-            again=True,
+            epoch=request.epoch,
             client_id=named,
             application=request.application,
             life=request.life,
             adopted=True,
             confirmed=dict.fromkeys(range(request.next), request.round),
+            kept={request.next - 1: (request.number, request.bytes, request.kept)},
         )
         for step in run.chain[request.next :]:
             self.policy.on_worker(step.worker)
@@ -195,19 +201,19 @@ class Runs:
     def _follow(self, run: RunRecord, request: Execute, now: float) -> None:
         """Note that a step is with another worker than was planned here, chosen without this scheduler."""
         step = request.assignment
-        if run.state != GOING_ON or request.round != run.round or step.position in run.confirmed:
+        if run.state != GOING_ON or request.epoch < run.epoch or step.position >= len(run.chain):
             return
-        if step.position >= len(run.chain):
+        run.epoch = request.epoch
+        if request.round != run.round or step.position in run.confirmed:
             return
         old = run.chain[step.position]
         if step.attempt > old.attempt or (step.attempt == old.attempt and step.worker != old.worker):
             self.policy.on_worker(step.worker)
             self.policy.on_confirm(old.worker)
             self.policy.on_move(step.worker)
-            run.chain[step.position] = attrs.evolve(step, output="", records=())
+            run.chain[step.position] = replace(step, output="", records=())
             self._turn(run)
             run.why[step.position] = "by the route: the scheduler could not be reached"
-            run.again = True
             run.unsent = ""
             run.progress = now
 
@@ -231,6 +237,7 @@ class Runs:
         chain = tuple(run.chain)
         before = chain[: step.position]
         after = before[-1].after if before else run.since
+        number, length, kept = run.kept.get(step.position - 1, (0, 0, ()))
         return Execute(
             meta=Meta(run.id, scheduler, storage, view, versions_after(before), dict(after)),
             input=run.input,
@@ -241,7 +248,11 @@ class Runs:
             limit=run.ends - run.started,
             since=run.since,
             round=run.round,
-            again=run.again,
+            epoch=run.epoch,
+            ask=run.epoch > FIRST,
+            number=number,
+            bytes=length,
+            kept=kept,
             apart=run.apart == step.position,
             life=run.life,
             id=run.client_id,
@@ -257,21 +268,28 @@ class Runs:
         step: Assignment | None = None,
         round: int = 0,
         workers: Places | None = None,
+        epoch: Epoch = FIRST,
+        kept: tuple[int, int, tuple[Any, ...]] = (0, 0, ()),
     ) -> Assignment | None:
         """Note that a worker has executed the operator at `position`. A late or repeated report changes nothing.
+
+        `kept`: the highest update number, the length of the run's journal, and what of it some shard lacks.
 
         With `workers`, return the next step if another one of them than planned is to execute it.
         """
         run = self[id]
-        if run.state != GOING_ON or position >= len(run.chain) or round < run.round:
+        late = epoch < run.epoch and position >= run.follows.get(epoch, -1)
+        if run.state != GOING_ON or position >= len(run.chain) or round < run.round or late:
             return None
+        run.epoch = max(run.epoch, epoch)
+        run.kept[position] = kept
         if round > run.round:
             self._go_back(run, position, round)
         if position in run.confirmed:
             return None
-        done = step if step is not None else attrs.evolve(run.chain[position], ms=ms)
+        done = step if step is not None else replace(run.chain[position], ms=ms)
         self._confirm(run, position)
-        run.chain[position] = done if done.position == position else attrs.evolve(done, position=position)
+        run.chain[position] = done if done.position == position else replace(done, position=position)
         run.resent = 0.0
         run.unsent = ""
         self.policy.on_turn(run.turn, "")
@@ -291,27 +309,77 @@ class Runs:
         if worker == step.worker:
             return None
         host, port = workers[worker]
-        new = run.chain[step.position] = attrs.evolve(step, worker=worker, host=host, port=port)
+        new = run.chain[step.position] = replace(step, worker=worker, host=host, port=port)
         run.why[step.position] = f"{self.policy.counts(able)}; {step.worker} was planned"
         return new
 
-    def on_returned(self, id: str, position: int, round: int, now: float) -> None:
+    def anew(self, run: RunRecord, above: Epoch = FIRST, position: int | None = None) -> None:
+        """Let the run go on as a new execution from that position, or the current one.
+
+        It supersedes all executions that are known here, and that of the epoch `above`. What those have done behind the
+        position does not count.
+        """
+        if position is None:
+            position = run.current.position if run.current is not None else len(run.chain)
+        for each in run.chain[position:]:
+            if run.confirmed.pop(each.position, None) is not None:
+                self.policy.on_move(each.worker)
+        run.epoch = Epoch(max(run.epoch, above).number + 1, self.life)
+        run.follows = {}
+
+    def seal(self, run: RunRecord) -> Epoch:
+        """Return an epoch above all that any scheduler or worker has given the run, to fence the storage to it."""
+        return Epoch(run.epoch.number + SEAL, self.life)
+
+    def on_sealed(self, run: RunRecord, epoch: Epoch, now: float, borne_out: bool) -> None:
+        """Note that the storage is fenced to that epoch; let the run go on unless its outcome is `borne_out`."""
+        run.epoch, run.sealed = epoch, True
+        if not borne_out and run.state == GOING_ON:
+            self.anew(run)
+            run.progress = now
+            run.unsent = "its outcome was that of an execution that was superseded"
+
+    def on_superseded(self, id: str, epoch: Epoch, by: Epoch, now: float) -> None:
+        """Note that an execution was refused because of the epoch `by`; begin another if it was the newest one here."""
+        run = self[id]
+        if run.state == GOING_ON and run.epoch == epoch < by:
+            self.anew(run, by)
+            run.sealed = False
+            run.progress = now
+            run.unsent = "its execution was superseded by one that is not known here"
+
+    def on_returned(self, id: str, position: int, round: int, now: float, epoch: Epoch = FIRST) -> None:
         """Go back to the step at `position`: updates were lost."""
         run = self[id]
-        if run.state == GOING_ON and position < len(run.chain) and round >= run.round:
+        if run.state == GOING_ON and position < len(run.chain) and round >= run.round and epoch >= run.epoch:
+            run.epoch = epoch
             self._go_back(run, position, round)
             run.progress = now
 
     def on_reassign(
-        self, id: str, position: int, avoid: Collection[str], workers: Places, now: float, round: int = 0
+        self,
+        id: str,
+        position: int,
+        avoid: Collection[str],
+        workers: Places,
+        now: float,
+        round: int = 0,
+        epoch: Epoch | None = None,
+        sure: bool = False,
     ) -> Assignment:
         """Give a step to another worker, if possible none of `avoid`; Unavailable if there is none.
+
+        `epoch` is that of the worker that asks. Unless it is `sure` that nobody has begun the step, the run goes on as
+        a new execution.
 
         If all reachable workers lack its operator, the step stays where it is: its worker may come back.
         """
         run = self[id]
         done = position >= len(run.chain) or position in run.confirmed
-        if run.state != GOING_ON or round < run.round or (round == run.round and done):
+        if epoch is not None and run.follows.get(epoch) == position and position not in run.confirmed:
+            epoch, sure = run.epoch, True  # the reply to the same question before did not arrive
+        old_epoch = epoch is not None and epoch < run.epoch
+        if run.state != GOING_ON or round < run.round or (round == run.round and done) or old_epoch:
             raise DidaError(SUPERSEDED, f"run {id} has ended, or goes on elsewhere")
         if round > run.round:
             self._go_back(run, position, round)
@@ -324,10 +392,14 @@ class Runs:
         worker = self.policy.on_assign(candidates)
         self.policy.on_confirm(old.worker)
         host, port = candidates[worker]
-        new = attrs.evolve(old, worker=worker, host=host, port=port, attempt=old.attempt + 1)
+        new = replace(old, worker=worker, host=host, port=port, attempt=old.attempt + 1)
         run.chain[position] = new
         run.why[position] = f"{counts}; not {', '.join(sorted(set(avoid)))[:200]}" if avoid else counts
-        run.again = True
+        run.epoch = max(run.epoch, epoch or FIRST)
+        if not sure:
+            continued = run.follows | {run.epoch: position} if epoch is not None else {}
+            self.anew(run, position=position)
+            run.follows = continued
         run.progress = now
         self.reassigned += 1
         self._turn(run)
@@ -348,7 +420,7 @@ class Runs:
             when = run.doubtful_since(lost_at)
             if when is not None and now >= when + GRACE:
                 run.resent = when
-                run.again = True
+                self.anew(run)
                 run.unsent = "its worker, or the one before it, was lost"
                 found.append(run)
         return found
@@ -368,7 +440,8 @@ class Runs:
             run.apart = step.position
         if workers:
             self.on_reassign(run.id, step.position, (step.worker,), workers, now, run.round)
-        run.again = True
+        else:
+            self.anew(run)
         run.progress = now
         run.unsent = "its worker was lost"
         return None
@@ -389,11 +462,20 @@ class Runs:
             run.printed[position] = text if len(text) <= room else f"{text[: max(0, room)]}… more than a run may print"
 
     def on_ended(
-        self, id: str, chain: Collection[Assignment], after: Mapping[str, int], now: float, ago: float = 0.0
+        self,
+        id: str,
+        chain: Collection[Assignment],
+        after: Mapping[str, int],
+        now: float,
+        ago: float = 0.0,
+        epoch: Epoch = FIRST,
     ) -> RunRecord | None:
-        """End a run: the last operator was executed so many seconds ago. Return None if it had ended before."""
+        """End a run: the last operator was executed so many seconds ago.
+
+        Return None if it had ended before, or goes on in a higher epoch.
+        """
         run = self[id]
-        if run.state != GOING_ON:
+        if run.state != GOING_ON or epoch < run.epoch:
             return None
         for each in chain:
             if each.position < len(run.chain):
@@ -415,10 +497,11 @@ class Runs:
         attempt: int = 0,
         ago: float = 0.0,
         lost: Mapping[str, int] | None = None,
+        epoch: Epoch | None = None,
     ) -> RunRecord | None:
-        """Fail a run. Return None if it had ended before, or goes on elsewhere."""
+        """Fail a run. Return None if it had ended before, or goes on elsewhere. `epoch`: of the worker that reports."""
         run = self[id]
-        if run.state != GOING_ON:
+        if run.state != GOING_ON or (epoch is not None and epoch < run.epoch):
             return None
         if attempt and position is not None and position < len(run.chain):
             newer = position in run.confirmed or attempt < run.chain[position].attempt
@@ -452,7 +535,6 @@ class Runs:
     def _go_back(self, run: RunRecord, position: int, round: int) -> None:
         """Execute again, from `position` on, what was confirmed in an earlier round."""
         run.round = round
-        run.again = True
         for each in run.chain[position:]:
             if run.confirmed.get(each.position, round) < round:
                 del run.confirmed[each.position]
@@ -478,6 +560,7 @@ class Runs:
             if each.position not in run.confirmed:
                 self.policy.on_confirm(each.worker)
         run.state = state
+        run.kept.clear()
         self._turn(run)
         run.ms = round((now - run.started) * 1000, 3)
         del self._going_on[run.id]

@@ -1,8 +1,7 @@
 """The steps that a worker has or had, so that a request that comes twice is executed once.
 
-A request is recognised by its run and position. It is new if it comes from a later round (the run went back because
-updates were lost), or if it is a later attempt and the earlier one has ended; also if a client has had the run started
-again by another incarnation of the scheduler, which did not know it.
+A request is recognised by its run and position. It is new if it has a higher epoch; also if a client has had the run
+started again by another incarnation of the scheduler, which did not know the run and its epochs.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from attrs import define, field
 
 from dida.chains.messages import Execute
+from dida.wire.messages import Epoch
 
 MAX_KNOWN = 50_000
 """The most ended steps, and cancelled runs, that are remembered."""
@@ -21,8 +21,7 @@ MAX_KNOWN = 50_000
 class _Known:
     scheduler: str
     life: str
-    round: int
-    attempt: int
+    epoch: Epoch
     request: Execute | None
     """True until the step has ended."""
     at: float
@@ -31,10 +30,8 @@ class _Known:
     def covers(self, request: Execute) -> bool:
         """Return True if that request needs no further execution."""
         if request.life != self.life:
-            return self.request is not None and request.meta.scheduler == self.scheduler
-        if request.round != self.round:
-            return request.round < self.round
-        return self.request is not None or request.assignment.attempt <= self.attempt
+            return request.epoch == self.epoch
+        return request.epoch <= self.epoch
 
 
 @define
@@ -61,8 +58,7 @@ class Steps:
             self._known[key] = known
             self.duplicates += 1
             return False
-        scheduler, attempt = request.meta.scheduler, request.assignment.attempt
-        self._known[key] = _Known(scheduler, request.life, request.round, attempt, request, now)
+        self._known[key] = _Known(request.meta.scheduler, request.life, request.epoch, request, now)
         self.in_hand += 1
         if len(self._known) > MAX_KNOWN:
             oldest = next(iter(self._known))

@@ -15,6 +15,7 @@ from dida.chains.records import Assignment
 from dida.chains.run_record import RunRecord
 from dida.chains.runs import Runs
 from dida.errors import DidaError, Unavailable
+from dida.protocols.links import Unreachable
 from dida.scheduler.workers import Workers
 from dida.wire.messages import Error, Reply
 from dida.wire.runs import GOING_ON
@@ -54,14 +55,18 @@ class Dispatch:
             self._refused(run, step, errors.UNAVAILABLE, "its worker is gone")
             return
         self._sending.add(run.id)
+        epoch = run.epoch
 
         def answered(result: Reply | Failure) -> None:
             self._sending.discard(run.id)
+            if run.epoch != epoch:
+                return  # it goes on as another execution, which is sent with the next tick
             if isinstance(result, Failure):
                 if result.check(DidaError) is None:
                     _log.failure("a run could not be sent", result)
                 problem = result.value if isinstance(result.value, DidaError) else Unavailable("a bug")
-                self._refused(run, step, errors.UNAVAILABLE, " ".join(problem.words))
+                sure = isinstance(problem, Unreachable)
+                self._refused(run, step, errors.UNAVAILABLE, " ".join(problem.words), sure)
             elif isinstance(result, Error):
                 self._refused(run, step, result.code, why_not(result))
             elif run.current is not None and run.current.attempt == step.attempt:
@@ -70,15 +75,20 @@ class Dispatch:
 
         worker.link.ask(self._request(run), HOP_TIMEOUT).addBoth(answered)
 
-    def _refused(self, run: RunRecord, step: Assignment, code: str, why: str) -> None:
-        """Choose another worker for a step that its worker did not take, or fail the run."""
+    def _refused(self, run: RunRecord, step: Assignment, code: str, why: str, sure: bool = True) -> None:
+        """Choose another worker for a step that its worker did not take, or fail the run.
+
+        `sure`: the worker has not begun it.
+        """
         if run.state != GOING_ON or run.current is not step:
             return
-        run.again = True
         run.unsent = f"{step.worker} did not accept it: {why}"
         now = self._reactor.seconds()
         if code not in TRANSIENT:
             text = f"{step.operator} at position {step.position} was not begun by {step.worker}: {why}"
             self._on_failed(self._runs.on_failed(run.id, text, now, step.position))
         elif self._workers.reachable:
-            self._runs.on_reassign(run.id, step.position, (step.worker,), self._workers.reachable, now, run.round)
+            where = self._workers.reachable
+            self._runs.on_reassign(run.id, step.position, (step.worker,), where, now, run.round, sure=sure)
+        elif not sure:
+            self._runs.anew(run)

@@ -37,7 +37,9 @@ from dida.chains.messages import (
     Register,
     ReportTo,
     Returned,
+    Superseded,
 )
+from dida.chains.records import NO_MARK
 from dida.chains.run_record import RunRecord, summary
 from dida.chains.runs import Runs
 from dida.client.storage_client import StorageClient
@@ -49,9 +51,10 @@ from dida.scheduler.admission import Admission
 from dida.scheduler.dispatch import Dispatch
 from dida.scheduler.presence import Presence
 from dida.scheduler.results import Results
+from dida.scheduler.verification import Verification
 from dida.scheduler.workers import Timing, Workers
 from dida.wire import grammar
-from dida.wire.messages import NODE, Debug, Forget, Ok, Reply, Request, Status, System, vocabulary
+from dida.wire.messages import NODE, Debug, Epoch, Forget, Ok, Reply, Request, Status, System, vocabulary
 from dida.wire.runs import GOING_ON, Cancel, ListRuns, ListWorkers, Result, Run
 from dida.wire.whole import whole
 
@@ -101,6 +104,7 @@ class SchedulerNode(NodeCommands):
         self._dispatch = Dispatch(reactor, runs, self.workers, self._request, self._tell)
         self._warned = False
         self._presence = Presence(me, self._links)
+        self._verification = Verification(reactor, runs, self.storage_client)
         self._forgettable: list[str] = []
         """Runs that have ended since the last `forget`."""
         self._ticking = LoopingCall(self._tick)
@@ -116,6 +120,7 @@ class SchedulerNode(NodeCommands):
         """Close the connections and fail the requests that wait."""
         if self._ticking.running:
             self._ticking.stop()
+        self._verification.stop()
         self.storage_client.stop()
         self.workers.stop()
         stopped = Unavailable("the scheduler is shutting down")
@@ -249,18 +254,27 @@ class SchedulerNode(NodeCommands):
         places = self.workers.reachable if request.choose else None
         run, position, ms = request.run, request.position, request.ms
         self.runs.on_printed(run, position, request.printed)
-        other = self.runs.on_completed(run, position, self._now(), ms, request.step, request.round, places)
+        kept = (request.number, request.bytes, request.kept)
+        other = self.runs.on_completed(
+            run, position, self._now(), ms, request.step, request.round, places, request.epoch, kept
+        )
         return ok(other.worker, other.host, other.port) if other is not None else Ok()
 
     def cmd_returned(self, request: Returned) -> Answer:
-        self.runs.on_returned(request.run, request.position, request.round, self._now())
+        self.runs.on_returned(request.run, request.position, request.round, self._now(), request.epoch)
+        return Ok()
+
+    def cmd_superseded(self, request: Superseded) -> Answer:
+        self.runs.on_superseded(request.run, request.epoch, request.by, self._now())
         return Ok()
 
     def cmd_reassign(self, request: Reassign) -> Answer:
+        run, position, now = request.run, request.position, self._now()
+        where = self.workers.reachable
         step = self.runs.on_reassign(
-            request.run, request.position, request.avoid, self.workers.reachable, self._now(), request.round
+            run, position, request.avoid, where, now, request.round, request.epoch, request.sure
         )
-        return ok(step.worker, step.host, step.port, step.attempt)
+        return ok(step.worker, step.host, step.port, step.attempt, epoch=self.runs[run].epoch)
 
     def cmd_leaving(self, request: Leaving) -> Answer:
         self.workers.leave(request.worker)
@@ -273,25 +287,33 @@ class SchedulerNode(NodeCommands):
         return Ok()
 
     def cmd_ended(self, request: Ended) -> Answer:
-        self.runs.on_printed(request.run, len(request.chain) - 1, request.printed)
-        run = self.runs.on_ended(request.run, request.chain, request.after, self._now(), request.ago)
-        return self._told(run)
+        def take(epoch: Epoch) -> Reply:
+            self.runs.on_printed(request.run, len(request.chain) - 1, request.printed)
+            run = self.runs.on_ended(request.run, request.chain, request.after, self._now(), request.ago, epoch)
+            return self._told(run)
+
+        mark = request.chain[-1].mark if request.chain else NO_MARK
+        return self._verification.take(self.runs[request.run], request.epoch, mark, take)
 
     def cmd_failed(self, request: Failed) -> Answer:
-        self.runs.on_printed(request.run, request.position, request.printed)
-        run = self.runs.on_failed(
-            request.run,
-            request.reason,
-            self._now(),
-            request.position,
-            request.chain,
-            request.after,
-            request.round,
-            request.attempt,
-            request.ago,
-            request.lost,
-        )
-        return self._told(run)
+        def take(epoch: Epoch) -> Reply:
+            self.runs.on_printed(request.run, request.position, request.printed)
+            run = self.runs.on_failed(
+                request.run,
+                request.reason,
+                self._now(),
+                request.position,
+                request.chain,
+                request.after,
+                request.round,
+                request.attempt,
+                request.ago,
+                request.lost,
+                epoch,
+            )
+            return self._told(run)
+
+        return self._verification.take(self.runs[request.run], request.epoch, request.mark, take)
 
     def _told(self, run: RunRecord | None) -> Ok:
         """Reply to the report of an outcome: `superseded` if it does not count."""

@@ -4,7 +4,7 @@ moment.
     from dida.testing import every_crash, run_chain
 """
 
-from dida.testing.chains import Crash, Execution, every_crash, execute_chain, run_chain
+from dida.testing.chains import Crash, Execution, NotDeterministic, every_crash, execute_chain, run_chain
 from dida.testing.memory import MemoryStorage
 
-__all__ = ["Crash", "Execution", "MemoryStorage", "every_crash", "execute_chain", "run_chain"]
+__all__ = ["Crash", "Execution", "MemoryStorage", "NotDeterministic", "every_crash", "execute_chain", "run_chain"]

@@ -6,14 +6,16 @@ replicas do: lag, crashes, lost updates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dida.addresses import Address, StorageAddress
+from dida.chains.journal import History
 from dida.chains.records import Meta
-from dida.chains.redo import first_reads
 from dida.client.operations import (
     ClientOperation,
     ListOperation,
@@ -24,14 +26,17 @@ from dida.client.operations import (
     WriteOperation,
 )
 from dida.client.replicas import ReplicaDirectory
-from dida.client.sessions import CausalContext, RequestIds, StepRequestIds
-from dida.interfaces import Access, IStorage, Record
+from dida.client.sessions import CausalContext, RequestIds
+from dida.client.storage_client import StorageClient
+from dida.interfaces import IStorage, Record
 from dida.replication.config import Config
 from dida.replication.messages import Member
 from dida.replication.outputs import Answer, Output
 from dida.replication.replica import Replica
 from dida.versions import Version
+from dida.wire import grammar
 from dida.wire.texts import plain, plain_version
+from dida.worker.run_storage import RunStorage
 
 ADDRESS = StorageAddress(1, "memory", Address("memory", 1))
 TICK = 0.001
@@ -46,7 +51,7 @@ class View:
 
     deadline = 10.0
 
-    def __init__(self, node: _Node, seen: CausalContext, ids: RequestIds | StepRequestIds) -> None:
+    def __init__(self, node: _Node, seen: CausalContext, ids: RequestIds) -> None:
         self._node = node
         self._seen = seen
         self._ids = ids
@@ -112,16 +117,68 @@ class MemoryStorage(View):
         return Meta(run=f"r{self._runs}-memory", scheduler="memory:1", storage=(str(ADDRESS),))
 
 
-class StepView(View):
-    """The storage as one step of a run sees it; its accesses are noted in the run's meta record."""
+@implementer(IStorage)
+class StepView:
+    """The storage as one attempt of a step sees it: what workers give to operators, with calls that return at once."""
 
-    def __init__(self, storage: MemoryStorage, meta: Meta, ids: StepRequestIds, before: Iterable[Access] = ()) -> None:
-        super().__init__(storage._node, CausalContext(meta.after, meta.versions, pins=first_reads(before)), ids)
+    def __init__(self, storage: MemoryStorage, meta: Meta, history: History) -> None:
+        self._client = MemoryClient(storage)
+        self.deadline = storage.deadline
+        self.run = RunStorage(self._client, meta, storage.deadline, history)
 
-    @property
-    def records(self) -> tuple[Access, ...]:
-        """The accesses of the step so far."""
-        return tuple(self._seen.records)
+    def read(self, key: str, version: Version | None = None) -> Record:
+        """Return the record: that version, or the one that the run has seen, or the newest."""
+        return self._client.result(self.run.read(key, version))
+
+    def write(self, key: str, value: str) -> Version:
+        """Write a new version."""
+        return self._client.result(self.run.write(key, value))
+
+    def update_if_value_is(self, key: str, old: str, new: str) -> Version | None:
+        """Compare and swap; return None if the value is not `old`."""
+        return self._client.result(self.run.update_if_value_is(key, old, new))
+
+
+class MemoryClient(StorageClient):
+    """The client of a worker, without connections: its operations end before they return."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        self._node = storage._node
+        self.reactor = _Later(self._node)
+        self.deadline = storage.deadline
+        self.max_line = grammar.MAX_LINE
+        self.replicas = self._node.replicas
+
+    async def _carry_out(self, operation: ClientOperation[_T]) -> _T:
+        return self._node.carry_out(operation)
+
+    def result(self, answer: Deferred[_T]) -> _T:
+        """Return the result of a call, or raise its error."""
+        self.reactor.run()
+        found: list[Any] = []
+        answer.addBoth(found.append)
+        if isinstance(found[0], Failure):
+            found[0].raiseException()
+        result: _T = found[0]
+        return result
+
+
+class _Later:
+    """What a client needs of a reactor."""
+
+    def __init__(self, node: _Node) -> None:
+        self._node = node
+        self._calls: list[Callable[[], None]] = []
+
+    def seconds(self) -> float:
+        return self._node.now
+
+    def callLater(self, seconds: float, call: Callable[[], None]) -> None:
+        self._calls.append(call)
+
+    def run(self) -> None:
+        while self._calls:
+            self._calls.pop(0)()
 
 
 class _Node:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from dida.chains import redo
+from dida import errors
+from dida.chains.journal import History, Hole, Kept, resume
 from dida.chains.messages import Execute
-from dida.client.sessions import CausalContext, StepRequestIds
+from dida.client.operations import epoch_of
+from dida.client.sessions import CausalContext
 from dida.client.storage_client import StorageClient
 from dida.errors import DidaError
-from dida.worker.execution import Operators, Outcome, StepFailed, StepLost
+from dida.wire.messages import Epoch
+from dida.worker.execution import NotDeterministic, Operators, Outcome, StepFailed, StepLost, StepSuperseded
 from dida.worker.printing import Printed
 
 SECURE_SECONDS = 15.0
 """Time-out for copying what a run has written to a second storage node, in seconds."""
 
 _log = Logger()
+
+
+class StepMoved(Exception):
+    """The run goes on at another step."""
+
+    def __init__(self, request: Execute) -> None:
+        super().__init__(f"goes on at position {request.next}")
+        self.request = request
 
 
 class Attempts:
@@ -33,50 +45,83 @@ class Attempts:
         storage_client: StorageClient,
         given_up: Callable[[str], bool],
         counts: dict[str, int],
+        name: str,
     ) -> None:
-        """`counts`: the worker's counters; `retried` is counted here."""
+        """`counts`: the worker's counters; `retried` is counted here. `name`: the worker in epochs, never reused."""
+        self._name = name
         self._counts = counts
         self._reactor = reactor
         self._operators = operators
         self._storage_client = storage_client
         self._given_up = given_up
 
-    async def execute(self, request: Execute, printed: Printed) -> tuple[Execute, Outcome]:
+    async def ask(self, request: Execute) -> tuple[Execute, Mapping[int, Kept]]:
+        """Fence older executions of the run; return the request as it goes on, and the known entries of its journal.
+
+        Raises StepFailed and StepSuperseded.
+        """
+        if self._storage_client.replicas.unknown:
+            return attrs.evolve(request, ask=False), {}
+        try:
+            shards = await self._storage_client.fence(request.meta.run, request.epoch, request.left)
+            return resume(request, shards)
+        except DidaError as problem:
+            if problem.code == errors.SUPERSEDED:
+                raise StepSuperseded(epoch_of(problem)) from None
+            raise StepFailed(f"was not executed again: its run's journal cannot be read: {problem}") from None
+        except Hole as problem:
+            raise StepFailed(f"cannot be executed again: {problem}") from None
+
+    def anew(self, request: Execute) -> Execute:
+        """Return the request as a new execution, which fences the older ones first."""
+        return attrs.evolve(request, epoch=Epoch(request.epoch.number + 1, self._name), ask=True)
+
+    async def execute(
+        self, request: Execute, known: Mapping[int, Kept], printed: Printed
+    ) -> tuple[Execute, Outcome, History]:
         """Execute the operator until it succeeds or its retries are used up; return the request of the last attempt.
 
-        Raises StepFailed and StepLost.
+        Raises StepFailed, StepLost, StepSuperseded and StepMoved.
         """
-        ids = StepRequestIds(request.meta.run, request.next, request.again)
         ends = self._reactor.seconds() + request.left
+        history = History(request, known)
         tries = 0
         while True:
+            versions = dict(request.meta.versions)
             try:
                 left = max(0.0, ends - self._reactor.seconds())
-                outcome = await self._operators.execute(request, self._storage_client, left, ids, printed)
-            except (StepFailed, StepLost) as problem:
+                outcome = await self._operators.execute(request, self._storage_client, left, history, printed)
+            except (StepFailed, StepLost, StepSuperseded) as problem:
                 if self._given_up(request.meta.run):
                     raise CancelledError from None
-                if isinstance(problem, StepLost):
+                if not isinstance(problem, StepFailed):
                     raise
                 if problem.trace and not problem.lack:
                     _log_trace(problem, request)
                 policy = self._operators.policy(request.assignment.operator)
                 pause = policy.pause(tries)
-                if problem.lack:
+                if problem.lack or isinstance(problem, NotDeterministic):
                     raise
                 if tries >= policy.retries or self._reactor.seconds() + pause >= ends:
                     if tries:
-                        raise StepFailed(f"{problem} (tried {tries + 1} times)") from None
+                        raise _after(tries, problem) from None
                     raise
-                kept = redo.of_applied(problem.records)
+                unsure = problem.unsure
             else:
-                return request, outcome
+                return request, outcome, history
             tries += 1
             self._counts["retried"] += 1
             await deferLater(self._reactor, pause)
-            ids.restart()
-            attempt = request.assignment.attempt + 1
-            request = redo.rewound(request, request.next).with_step(records=kept, attempt=attempt)
+            meta = attrs.evolve(request.meta, versions=versions)
+            request = attrs.evolve(request, meta=meta).with_step(attempt=request.assignment.attempt + 1)
+            if unsure:
+                left = max(0.0, ends - self._reactor.seconds())
+                again, known = await self.ask(attrs.evolve(self.anew(request), left=left, number=history.number))
+                if again.next != request.next:
+                    raise StepMoved(again)
+                request, history = again, History(again, known)
+            else:
+                history.begin()
 
     async def secure(self, request: Execute, left: float) -> None:
         """Copy what the run has written to a second storage node. Raises StepFailed and StepLost."""
@@ -95,6 +140,12 @@ class Attempts:
                     raise StepLost(seen.lost, request.assignment.records) from None
                 text = f"was executed, but what the run has written may be on one storage node only: {problem}"
                 raise StepFailed(text) from None
+
+
+def _after(tries: int, problem: StepFailed) -> StepFailed:
+    failed = StepFailed(f"{problem} (tried {tries + 1} times)")
+    failed.mark = problem.mark
+    return failed
 
 
 def _log_trace(problem: StepFailed, request: Execute) -> None:

@@ -2,6 +2,8 @@
 
 Whatever an operator does ends in its output or in a `StepFailed`. The text of that is the reason, to be read after the
 words "AddOperator at position 0 on w1".
+
+The module is a little long because the ways to execute an operator, which end alike, stand side by side.
 """
 
 from __future__ import annotations
@@ -19,16 +21,18 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from dida.chains.journal import History
 from dida.chains.messages import Execute
+from dida.chains.records import NO_MARK, Mark
 from dida.chains.texts import NotAnOutput, Raised, output_of, raised, shown
 from dida.client.blocking import BlockingStorage
-from dida.client.sessions import StepRequestIds
 from dida.client.storage_client import StorageClient
 from dida.errors import DidaError
 from dida.interfaces import Access
 from dida.protocols.shortage import Lacking, lack_of, lack_of_descriptors
 from dida.timestamps import Timestamp
 from dida.wire import grammar
+from dida.wire.messages import Epoch
 from dida.worker.isolation import OperatorProcess
 from dida.worker.loading import OperatorFolder
 from dida.worker.loops import AsyncioStorage, Loop, Loops
@@ -53,6 +57,22 @@ class StepFailed(Exception):
     """What this worker lacked for it: another one may be able to do it."""
     trace: str = ""
     """The traceback of the operator's exception, for the log."""
+    unsure: bool = False
+    """True if a call had no reply: another try is a new execution."""
+    mark: Mark = NO_MARK
+    """What the run had done."""
+
+
+class NotDeterministic(StepFailed):
+    """The operator, executed again, makes other calls when it sees the same: no further try can succeed."""
+
+
+class StepSuperseded(Exception):
+    """Another execution of the run goes on, in the epoch `by`: this one has stopped."""
+
+    def __init__(self, by: Epoch) -> None:
+        super().__init__(f"superseded {by}")
+        self.by = by
 
 
 class StepLost(Exception):
@@ -70,6 +90,8 @@ class Outcome:
 
     output: str
     records: tuple[Access, ...]
+    mark: Mark
+    """What the run has done by the end of the step."""
 
 
 @frozen
@@ -151,31 +173,42 @@ class Operators:
         return operators, others
 
     async def execute(
-        self, request: Execute, storage_client: StorageClient, left: float, ids: StepRequestIds, printed: Printed
+        self, request: Execute, storage_client: StorageClient, left: float, history: History, printed: Printed
     ) -> Outcome:
-        """Execute the request's next operator, for at most `left` seconds. Raises StepFailed and StepLost."""
+        """Execute the request's next operator, for at most `left` seconds.
+
+        Raises StepFailed, StepLost and StepSuperseded.
+        """
         began = self._reactor.seconds()
         kind = await self.find(request.assignment.operator, left)
         left -= self._reactor.seconds() - began
         policy = policy_of(kind, self.timeout)
-        if request.apart and not inspect.iscoroutinefunction(kind.process_record):
+        asynchronous = inspect.iscoroutinefunction(kind.process_record)
+        if request.apart and not asynchronous:
             policy = evolve(policy, isolation="process")
         limit = min(policy.timeout, left)
         if limit <= 0:
             raise StepFailed("was not executed: the run is past its deadline")
         deadline = min(storage_client.deadline, limit)
-        storage = RunStorage(storage_client, request.meta, deadline, ids, request.assignment.records)
+        loop = self._loop(policy, asynchronous) if policy.loop else None
+        apart = loop.after_effects if loop is not None else None
+        storage = RunStorage(storage_client, request.meta, deadline, history, apart)
         try:
-            output = await self._output(kind, policy, request, storage, limit, left, printed)
+            output = await self._output(kind, policy, request, storage, loop, limit, left, printed, asynchronous)
+            _check(storage)
+            mark = history.end(output)
+            if history.long:
+                await storage.relieve()
         except StepFailed as problem:
-            if storage.lost:
-                raise StepLost(storage.lost, storage.records) from None
+            _check(storage)
             problem.records = storage.records
             problem.lack = problem.lack or self.lack()
+            problem.unsure = bool(storage.unanswered) or history.unsure
+            problem.mark = history.mark
             raise
-        if storage.lost:
-            raise StepLost(storage.lost, storage.records)
-        return Outcome(output, storage.records)
+        except DidaError as problem:
+            raise NotDeterministic(problem.words[0]) from None
+        return Outcome(output, storage.records, mark)
 
     async def _output(
         self,
@@ -183,13 +216,13 @@ class Operators:
         policy: ExecutionPolicy,
         request: Execute,
         storage: RunStorage,
+        loop: Loop | None,
         limit: float,
         left: float,
         printed: Printed,
+        asynchronous: bool,
     ) -> str:
-        asynchronous = inspect.iscoroutinefunction(kind.process_record)
         shown: Any = storage if asynchronous else BlockingStorage(self._reactor, storage)
-        loop = self._loop(policy, asynchronous)
         if loop is not None:
             shown = AsyncioStorage(self._reactor, storage, loop)
 
@@ -324,6 +357,16 @@ class Operators:
         why = own if limit == policy.timeout else "the run's deadline"
         rest = "" if not thread else "; its thread can't be stopped and goes on"
         return f"did not return within {limit:.1f} s, {why}{rest}"
+
+
+def _check(storage: RunStorage) -> None:
+    """Raise what ends the execution, whatever the operator has made of it."""
+    if storage.superseded is not None:
+        raise StepSuperseded(storage.superseded)
+    if storage.lost:
+        raise StepLost(storage.lost, storage.records)
+    if storage.differs:
+        raise NotDeterministic(storage.differs)
 
 
 def _lacking(what: str) -> StepFailed:

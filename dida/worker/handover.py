@@ -11,21 +11,30 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+from attrs import frozen
 from twisted.internet.task import deferLater
 
 from dida import errors
 from dida.addresses import Address
 from dida.chains.messages import HOP_TIMEOUT, TRANSIENT, Adopt, Execute, Reassign, why_not
-from dida.errors import DidaError
+from dida.errors import BadRequest, DidaError
 from dida.protocols.link_pool import ConnectionPool
 from dida.protocols.links import Unreachable
-from dida.wire.messages import Error, Ok
+from dida.wire import grammar
+from dida.wire.messages import FIRST, Epoch, Error, Ok
 from dida.worker.reports import ReportQueue
 
 ASK_TIMEOUT = 2.0
 """Time-out for a scheduler to name another worker, in seconds."""
 PAUSE = 0.2
 """Pause before the workers that refused are asked again, in seconds."""
+
+
+@frozen
+class _Named:
+    """The members of the scheduler's reply."""
+
+    epoch: Epoch = FIRST
 
 
 class NotHandedOn(Exception):
@@ -36,7 +45,12 @@ class Handoff:
     """The handoff of one worker, `me`. `begin` executes a request here, or raises."""
 
     def __init__(
-        self, reactor: Any, me: str, pool: ConnectionPool, reports: ReportQueue, begin: Callable[[Execute], None]
+        self,
+        reactor: Any,
+        me: str,
+        pool: ConnectionPool,
+        reports: ReportQueue,
+        begin: Callable[[Execute], None],
     ) -> None:
         self.leaving = False
         """True if this worker ends as soon as it has finished its steps."""
@@ -59,11 +73,13 @@ class Handoff:
         """
         ends = self._reactor.seconds() + request.left
         avoid: list[str] = [self._me] if elsewhere else []
+        sure = True  # no worker has begun the step in this epoch
+        strange = False  # the scheduler did not choose the worker
         if elsewhere:
-            other = await self._another(scheduler, request, avoid)
+            other = await self._another(scheduler, request, avoid, sure)
             if other is None:
                 return
-            request = other
+            request, strange = other, not self._scheduler_answers
         while True:
             to = request.assignment
             try:
@@ -73,13 +89,12 @@ class Handoff:
                 else:
                     reply = await self._pool.ask(to.host, to.port, request, HOP_TIMEOUT)
             except DidaError as problem:
-                if not isinstance(problem, Unreachable):
-                    request = attrs.evolve(request, again=True)  # it may have arrived
+                sure = sure and isinstance(problem, Unreachable)  # else it may have arrived
                 refusal, why = problem.code, " ".join(problem.words)
             else:
                 if isinstance(reply, Ok):
                     self.elsewhere += bool(avoid)
-                    if request.again:
+                    if strange:
                         self._reports.tell(scheduler, Adopt(request=request), request)
                     return
                 refusal, why = (reply.code, why_not(reply)) if isinstance(reply, Error) else ("", "refused")
@@ -94,14 +109,17 @@ class Handoff:
                 await deferLater(self._reactor, PAUSE)
             avoid.append(to.worker)
             left = max(0.0, ends - self._reactor.seconds())
-            other = await self._another(scheduler, attrs.evolve(request, left=left), avoid)
+            other = await self._another(scheduler, attrs.evolve(request, left=left), avoid, sure)
             if other is None:
                 return
-            request = other
+            sure = sure or other.epoch != request.epoch
+            request, strange = other, not self._scheduler_answers
 
-    async def _another(self, scheduler: Address, request: Execute, avoid: list[str]) -> Execute | None:
+    async def _another(self, scheduler: Address, request: Execute, avoid: list[str], sure: bool) -> Execute | None:
         """Return the request with another worker for its next step; None if the run goes on without it."""
-        ask = Reassign(run=request.meta.run, position=request.next, round=request.round, avoid=tuple(avoid[-100:]))
+        run, position, epoch = request.meta.run, request.next, request.epoch
+        most = tuple(avoid[-100:])
+        ask = Reassign(run=run, position=position, round=request.round, avoid=most, epoch=epoch, sure=sure)
         try:
             reply = await self._pool.ask(scheduler.host, scheduler.port, ask, ASK_TIMEOUT)
             if isinstance(reply, Error) and reply.code == errors.NO_SUCH_RUN:
@@ -109,19 +127,26 @@ class Handoff:
                 reply = await self._pool.ask(scheduler.host, scheduler.port, ask, ASK_TIMEOUT)
         except DidaError:
             self._scheduler_answers = False
-            return self._by_the_route(request, avoid)
+            return self._by_the_route(request, avoid, sure)
         self._scheduler_answers = True
         if isinstance(reply, Error):
-            return None if reply.code == errors.SUPERSEDED else self._by_the_route(request, avoid)
+            return None if reply.code == errors.SUPERSEDED else self._by_the_route(request, avoid, sure)
         try:
             worker, host, port, attempt = reply.words
+            named = grammar.structure(reply.object, _Named).epoch
+            request = attrs.evolve(request, epoch=named, ask=request.ask or named != request.epoch)
             return request.with_step(worker=worker, host=host, port=int(port), attempt=int(attempt))
-        except ValueError:
-            return self._by_the_route(request, avoid)
+        except (ValueError, BadRequest):
+            return self._by_the_route(request, avoid, sure)
 
-    def _by_the_route(self, request: Execute, avoid: list[str]) -> Execute:
-        """Return the request with another worker of the route, or with this one."""
-        request = attrs.evolve(request, again=True)  # the scheduler may have named another one
+    def _by_the_route(self, request: Execute, avoid: list[str], sure: bool) -> Execute:
+        """Return the request with another worker of the route, or with this one.
+
+        Only if no worker can have begun the step: two executions of one epoch could both count, and an epoch that the
+        scheduler does not know would let it take the outcome of the older one. Else the same worker is asked again.
+        """
+        if not sure:
+            return request
         attempt = request.assignment.attempt + 1
         wanted = request.assignment.operator
         for step in sorted(

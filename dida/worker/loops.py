@@ -31,6 +31,9 @@ BLOCKED_AFTER = 1.0
 MAX_BLOCKED = 8
 """The most abandoned loops at a time."""
 
+SETTLING = 8
+"""Rounds of a loop in which the tasks of an operator that wait for each other do all that a result leads to."""
+
 _T = TypeVar("_T")
 _log = Logger()
 _tasks: ContextVar[WeakSet[asyncio.Task[Any]] | None] = ContextVar("tasks", default=None)
@@ -53,6 +56,13 @@ class Loop:
         """Call something in the loop, if it is still there."""
         with suppress(RuntimeError):
             self.asyncio.call_soon_threadsafe(call, *arguments)
+
+    def after_effects(self, then: Callable[[], None], rounds: int = SETTLING) -> None:
+        """Call `then` on the reactor when what was delivered to the loop has had its effect on the tasks that wait."""
+        if rounds:
+            self.tell(self.after_effects, then, rounds - 1)
+        else:
+            self._reactor.callFromThread(then)
 
     def stop(self) -> None:
         """Let the loop end."""

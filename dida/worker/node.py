@@ -13,10 +13,12 @@ The module is a little long because it has all verbs of a worker, and the way of
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import attrs
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -25,6 +27,7 @@ from twisted.python.failure import Failure
 from dida import errors
 from dida.addresses import Address, NodeAddress
 from dida.chains import redo
+from dida.chains.journal import Kept
 from dida.chains.messages import (
     WORKER,
     Adopt,
@@ -34,9 +37,10 @@ from dida.chains.messages import (
     ListOperators,
     ReportTo,
     Returned,
+    Superseded,
     WorkerDebug,
 )
-from dida.chains.records import Assignment
+from dida.chains.records import NO_MARK, Assignment, Mark
 from dida.chains.steps import Steps
 from dida.client.storage_client import StorageClient
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
@@ -45,12 +49,12 @@ from dida.protocols.lines import Answer, NodeCommands, ok
 from dida.protocols.link_pool import ConnectionPool
 from dida.timestamps import Timestamp
 from dida.wire import grammar
-from dida.wire.messages import DRAIN, NODE, Ok, Reply, Request, SchedulerAt, Slow, Status, System, vocabulary
+from dida.wire.messages import DRAIN, NODE, Epoch, Ok, Reply, Request, SchedulerAt, Slow, Status, System, vocabulary
 from dida.wire.whole import Schedulers, whole
-from dida.worker.attempts import Attempts
+from dida.worker.attempts import Attempts, StepMoved
 from dida.worker.collector import DebugReporter
 from dida.worker.departure import Draining
-from dida.worker.execution import Operators, StepFailed, StepLost
+from dida.worker.execution import NotDeterministic, Operators, StepFailed, StepLost, StepSuperseded
 from dida.worker.handover import Handoff, NotHandedOn
 from dida.worker.outcomes import LineTooLong, Outcomes
 from dida.worker.printing import Streams
@@ -98,7 +102,8 @@ class WorkerNode(NodeCommands):
         self.max_steps = max_steps
         self.storage_client = StorageClient(reactor, max_line=max_line)
         self.counts = {"executed": 0, "failed": 0, "retried": 0, "went_back": 0, "passed_on": 0}
-        self._attempts = Attempts(reactor, operators, self.storage_client, self._given_up, self.counts)
+        name = f"{me.id}.{uuid.uuid4().hex[:6]}"
+        self._attempts = Attempts(reactor, operators, self.storage_client, self._given_up, self.counts, name)
         self.shortage = Shortage(reactor, timing.lacking_time)
         self.steps = Steps()
         self._reactor = reactor
@@ -281,25 +286,38 @@ class WorkerNode(NodeCommands):
         step = request.assignment
         printed = self.operators.log.of(request.meta.run, step.operator, step.position)
         try:
-            tried, outcome = await self._attempts.execute(request, printed)
+            known: Mapping[int, Kept] = {}
+            if request.ask:
+                asked, known = await self._attempts.ask(request)
+                if asked.next != request.next:
+                    raise StepMoved(asked)
+                request = asked.later(self._reactor.seconds() - began)
+            tried, outcome, history = await self._attempts.execute(request, known, printed)
             took = self._reactor.seconds() - began
-            done = tried.with_step(
+            chain = tried.chain_with(
                 worker=self.me.id,
                 output=outcome.output,
                 ms=round(took * 1000, 3),
                 start=round(start, 3),
                 records=outcome.records,
                 after=dict(tried.meta.after),
+                mark=outcome.mark,
             )
             self.counts["executed"] += 1
             if self.debug:
                 self.debug_reporter.show(request, outcome.output)
-            if done.next + 1 == done.size:
+            if tried.next + 1 == tried.size:
+                done = attrs.evolve(tried, chain=chain)
                 await self._attempts.secure(done, request.left - took)
                 self._end_run(scheduler, done.later(self._reactor.seconds() - began), printed.end())
                 return None
         except StepLost as lost:
             return self._go_back(request, scheduler, lost, self._reactor.seconds() - began)
+        except StepMoved as moved:
+            return attrs.evolve(moved.request.later(self._reactor.seconds() - began), ask=True)
+        except StepSuperseded as stopped:
+            self._superseded(request, scheduler, stopped.by)
+            return None
         except StepFailed as problem:
             if problem.lack and request.assignment.attempt <= MAX_PASSES and not self._stopped:
                 lacked = self._lack(request.later(self._reactor.seconds() - began), problem)
@@ -307,20 +325,31 @@ class WorkerNode(NodeCommands):
                 return None
             if not self._given_up(request.meta.run):
                 late = request.later(self._reactor.seconds() - began)
-                why = f"on {self.me.id} {problem}"
-                self._failed(scheduler, late, request.assignment, why, printed=printed.end())
+                comma = "," if isinstance(problem, NotDeterministic) else ""
+                why = f"on {self.me.id}{comma} {problem}"
+                self._failed(scheduler, late, request.assignment, why, printed=printed.end(), mark=problem.mark)
             return None
-        following = attrs.evolve(done.later(took), next=done.next + 1, apart=False)
-        completed = self._outcomes.completed(done, printed.end())
-        if took < self._timing.choose_after:
+        following = attrs.evolve(
+            tried,
+            chain=chain,
+            left=max(0.0, tried.left - took),
+            next=tried.next + 1,
+            apart=False,
+            ask=history.more,
+            number=history.number,
+            bytes=history.bytes,
+            kept=history.travelling(),
+        )
+        choose = took >= self._timing.choose_after
+        completed = self._outcomes.completed(following, printed.end(), choose)
+        if not choose:
             self.reports.tell(scheduler, completed, following, soon=False)
         else:
             following = await self.reports.choose(scheduler, completed, following)
         if self.gossip_delay:
             await deferLater(self._reactor, self.gossip_delay)
-        if took >= self._timing.choose_after or self.gossip_delay:
-            left = request.later(self._reactor.seconds() - began).left
-            following = attrs.evolve(following, left=left)
+        if choose or self.gossip_delay:
+            following = attrs.evolve(following, left=max(0.0, request.left - (self._reactor.seconds() - began)))
         try:
             self._outcomes.check(following, following.chain)
         except LineTooLong as problem:
@@ -338,8 +367,16 @@ class WorkerNode(NodeCommands):
         """Return the step for another worker, because this one lacks something."""
         self.counts["passed_on"] += 1
         self.shortage.note(problem.lack)
-        again = redo.rewound(request, request.next).with_step(records=redo.of_applied(problem.records))
-        return attrs.evolve(again, again=True)
+        return self._attempts.anew(redo.rewound(request, request.next))
+
+    def _superseded(self, request: Execute, scheduler: Address, by: Epoch) -> None:
+        """Report that this execution was refused: the scheduler knows whether another one goes on."""
+        run, position = request.meta.run, request.next
+        _log.info(
+            "run {run}: position {position} is executed elsewhere, in epoch {by}", run=run, position=position, by=by
+        )
+        report = Superseded(run=run, position=position, epoch=request.epoch, by=by)
+        self.reports.tell(scheduler, report, request)
 
     def _go_back(self, request: Execute, scheduler: Address, lost: StepLost, took: float) -> Execute | None:
         """Return the request from the step on by which the lost updates have entered the run."""
@@ -359,12 +396,12 @@ class WorkerNode(NodeCommands):
         self.counts["went_back"] += 1
         back = redo.rewound(request, position, lost.lost)
         chain = tuple(
-            attrs.evolve(step, attempt=step.attempt + 1) if position <= step.position <= request.next else step
+            replace(step, attempt=step.attempt + 1) if position <= step.position <= request.next else step
             for step in back.chain
         )
-        back = attrs.evolve(back, chain=chain, round=request.round + 1)
+        back = self._attempts.anew(attrs.evolve(back, chain=chain, round=request.round + 1))
         reason = f"{request.assignment.operator} at position {request.next} met lost updates"
-        returned = Returned(run=back.meta.run, position=position, round=back.round, reason=reason)
+        returned = Returned(run=back.meta.run, position=position, round=back.round, reason=reason, epoch=back.epoch)
         self.reports.tell(scheduler, returned, back)
         _log.info(
             "run {run}: {reason}: back to position {position}", run=back.meta.run, reason=reason, position=position
@@ -380,10 +417,11 @@ class WorkerNode(NodeCommands):
         bare: bool = False,
         lost: Timestamp | None = None,
         printed: str = "",
+        mark: Mark = NO_MARK,
     ) -> None:
         """Report that the run can't go on (see `Outcomes.failed`)."""
         self.counts["failed"] += 1
-        self._outcomes.failed(scheduler, request, at, why, bare, lost, printed)
+        self._outcomes.failed(scheduler, request, at, why, bare, lost, printed, mark)
 
     def _spawn(self, work: Coroutine[Any, Any, None], request: Execute | None = None) -> None:
         """Own a task, which works on that request if there is one, until it has ended."""

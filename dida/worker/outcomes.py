@@ -6,8 +6,9 @@ import attrs
 from twisted.logger import Logger
 
 from dida.addresses import Address
+from dida.chains.journal import mark_before
 from dida.chains.messages import Completed, Ended, Execute, Failed
-from dida.chains.records import Assignment
+from dida.chains.records import NO_MARK, Assignment, Mark
 from dida.chains.texts import MAX_REASON, bounded
 from dida.timestamps import Timestamp
 from dida.wire import grammar
@@ -30,24 +31,33 @@ class Outcomes:
         self._reports = reports
         self._max_line = max_line
 
-    def completed(self, request: Execute, printed: str) -> Completed:
-        """Return the report that the current step of `request` was executed."""
-        step = request.assignment
+    def completed(self, following: Execute, printed: str, choose: bool) -> Completed:
+        """Return the report that a step was executed; `following` is the request of the next one.
+
+        `choose`: ask the scheduler for the worker of that.
+        """
+        step = following.chain[following.next - 1]
         return Completed(
-            run=request.meta.run,
+            run=following.meta.run,
             position=step.position,
             operator=step.operator,
             worker=step.worker,
             ms=step.ms,
-            round=request.round,
+            round=following.round,
             step=step,
+            epoch=following.epoch,
+            number=following.number,
+            bytes=following.bytes,
+            kept=following.kept,
+            choose=choose,
             printed=self._fitting(printed, (step,)),
         )
 
     def ended(self, scheduler: Address, request: Execute, printed: str) -> None:
         """Report the end of the run; raise LineTooLong if no line can carry its outputs."""
         kept = self._fitting(printed, request.chain)
-        ended = Ended(run=request.meta.run, chain=request.chain, after=request.meta.after, printed=kept)
+        run, after = request.meta.run, request.meta.after
+        ended = Ended(run=run, chain=request.chain, epoch=request.epoch, after=after, printed=kept)
         self.check(ended, request.chain)
         self._reports.tell(scheduler, ended, request)
 
@@ -60,6 +70,7 @@ class Outcomes:
         bare: bool = False,
         lost: Timestamp | None = None,
         printed: str = "",
+        mark: Mark = NO_MARK,
     ) -> None:
         """Report that the run can't go on. `bare`: without the steps before, which the scheduler knows."""
         reason = bounded(f"{at.operator} at position {at.position} {why}", MAX_REASON)
@@ -73,6 +84,8 @@ class Outcomes:
             after={} if bare else request.meta.after,
             lost=lost or {},
             round=request.round,
+            epoch=request.epoch,
+            mark=mark if mark != NO_MARK else mark_before(request),
             attempt=at.attempt,
             printed=self._fitting(printed, request.chain[: request.next]),
         )
@@ -85,7 +98,8 @@ class Outcomes:
 
     def check(self, request: Request, chain: tuple[Assignment, ...]) -> None:
         """Raise LineTooLong if `request`, which carries `chain`, does not fit on a line."""
-        if _most_bytes(chain) < self._max_line:
+        kept = request.kept if isinstance(request, Execute) else ()
+        if _most_bytes(chain) + (8 * len(str(kept)) if kept else 0) < self._max_line:
             return
         size = len(grammar.encode(request)) + 32
         if size > self._max_line:

@@ -186,14 +186,15 @@ class ReportQueue:
         """Report a step, and ask who executes the next one; if nobody replies, it is the one that is planned in
         `following`."""
         try:
-            asked = attrs.evolve(done, choose=True)
-            reply = await self._pool.ask(scheduler.host, scheduler.port, asked, self.choose_timeout)
+            reply = await self._pool.ask(scheduler.host, scheduler.port, done, self.choose_timeout)
         except DidaError as problem:
+            done = attrs.evolve(done, choose=False)
             self.tell(scheduler, done, following)
-            # It may have chosen another one, and send it the request, too.
-            return following if isinstance(problem, Unreachable) else attrs.evolve(following, again=True)
+            if not isinstance(problem, Unreachable):  # it may have chosen another one
+                self.tell(scheduler, Adopt(request=following), following)
+            return following
         if not isinstance(reply, Ok):
-            self.tell(scheduler, done, following)
+            self.tell(scheduler, attrs.evolve(done, choose=False), following)
         elif len(reply.words) >= 3 and reply.words[2].isdigit():
             worker, host, port = reply.words[:3]
             return following.with_step(worker=worker, host=host, port=int(port))

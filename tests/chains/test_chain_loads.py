@@ -16,6 +16,7 @@ from dida.chains.runs import Runs
 from dida.chains.scheduling import POLICIES
 from dida.chains.steps import Steps
 from dida.errors import DidaError
+from dida.wire.messages import FIRST, Epoch
 from dida.wire.runs import GOING_ON
 
 
@@ -43,7 +44,7 @@ class World:
         self.words: list[tuple[Worker | None, Callable[[], object]]] = []
         """Who says it, and what happens when it arrives."""
         self.deaths = 0
-        self.first_tries: set[tuple[str, int]] = set()
+        self.begun: set[tuple[str, int, Epoch]] = set()
         """Steps that were begun as ones that nobody has begun before: their updates say so to the storage."""
         for number in range(3):
             self.join(f"w{number}")
@@ -76,10 +77,9 @@ class World:
             return False
         if worker.steps.begin(request):
             worker.hand.append(request)
-            step = (request.meta.run, request.next)
-            assert request.again or step not in self.first_tries, f"{step}: twice a first try"
-            if not request.again:
-                self.first_tries.add(step)
+            step = (request.meta.run, request.next, request.epoch)
+            assert step not in self.begun, f"{step}: begun twice in one epoch"
+            self.begun.add(step)
         return True
 
     def finish(self, worker: Worker, request: Execute) -> None:
@@ -87,14 +87,14 @@ class World:
         worker.hand.remove(request)
         worker.steps.end(request)
         done = request.with_step(worker=worker.id, output="o")
-        run, position, round = done.meta.run, done.next, done.round
+        run, position, round, epoch = done.meta.run, done.next, done.round, done.epoch
         if position + 1 == done.size:
-            self.say(worker, lambda: self.runs.on_ended(run, done.chain, {}, self.now))
+            self.say(worker, lambda: self.runs.on_ended(run, done.chain, {}, self.now, epoch=epoch))
         else:
             told = done.assignment
             following = attrs.evolve(done, next=position + 1)
             if self.dice.random() < 0.5:
-                self.say(worker, lambda: self.runs.on_completed(run, position, self.now, 1.0, told, round))
+                self.say(worker, lambda: self.runs.on_completed(run, position, self.now, 1.0, told, round, epoch=epoch))
                 self.say(worker, lambda: self.hand_on(worker, following))
             else:
                 self.say(worker, lambda: self.choose(worker, following, told))
@@ -102,9 +102,10 @@ class World:
     def choose(self, worker: Worker, following: Execute, told: Assignment) -> None:
         """The worker has asked who is to execute the next step; it may not get the answer, and keeps to its plan."""
         id, position, round = following.meta.run, told.position, following.round
-        new = self.runs.on_completed(id, position, self.now, 1.0, told, round, self.places)
+        new = self.runs.on_completed(id, position, self.now, 1.0, told, round, self.places, following.epoch)
         if self.dice.random() < 0.3:
-            following = attrs.evolve(following, again=True)
+            planned = following
+            self.say(worker, lambda: self.runs.on_adopt(planned, self.now))
         elif new is not None:
             following = following.with_step(worker=new.worker, host=new.host, port=new.port)
         self.say(worker, lambda: self.hand_on(worker, following))
@@ -114,20 +115,22 @@ class World:
 
     def hand_on(self, worker: Worker, request: Execute) -> None:
         if self.receive(request):
-            if request.again:
-                self.say(worker, lambda: self.runs.on_adopt(request, self.now))
             return
         if not worker.alive:
             return
         try:
             avoid = (request.assignment.worker,)
-            new = self.runs.on_reassign(request.meta.run, request.next, avoid, self.places, self.now, request.round)
+            run, epoch, sure = request.meta.run, request.epoch, self.dice.random() < 0.5
+            new = self.runs.on_reassign(
+                run, request.next, avoid, self.places, self.now, request.round, epoch, sure=sure
+            )
         except DidaError as problem:
             if problem.code == "unavailable":
                 self.say(worker, lambda: self.hand_on(worker, request))
             return
         changes = {"worker": new.worker, "host": new.host, "port": new.port, "attempt": new.attempt}
-        self.say(worker, lambda: self.hand_on(worker, request.with_step(**changes)))
+        again = attrs.evolve(request.with_step(**changes), epoch=self.runs[run].epoch)
+        self.say(worker, lambda: self.hand_on(worker, again))
 
     # --- the scheduler --------------------------------------------------------------------------
 
@@ -173,7 +176,7 @@ class World:
         busy = [worker for worker in alive if worker.hand]
         if what < 0.15 and self.places:
             run = self.runs.on_run("i", ["A"] * self.dice.randint(1, 4), {}, self.places, self.now)
-            self.say(None, lambda: self.send(run))
+            self.say(None, lambda: self.send(run) if run.epoch == FIRST and not run.unsent else None)
         elif what < 0.45 and self.words:
             self.words.pop(self.dice.randrange(len(self.words)))[1]()
         elif what < 0.65 and busy:

@@ -4,12 +4,14 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dida.chains.run_record import RunRecord, outcome, summary
 from dida.chains.runs import MAX_PRINTED, SUSPECTS, Runs
 from dida.chains.scheduling import LeastActive
 from dida.chains.steps import Steps
 from dida.errors import DidaError, Unavailable
+from dida.wire.messages import FIRST, Epoch
 from dida.wire.runs import DONE, FAILED
 
 WORKERS = {"w1": ("localhost", 4001), "w2": ("localhost", 4002)}
@@ -40,7 +42,7 @@ def test_a_run_from_start_to_end() -> None:
     runs.on_completed(run.id, 0, 1.0, 5.0)
     runs.on_completed(run.id, 0, 1.0, 5.0)
     assert active(runs) == 2
-    chain = [attrs.evolve(each, output=each.operator.lower(), ms=2.0) for each in run.chain]
+    chain = [replace(each, output=each.operator.lower(), ms=2.0) for each in run.chain]
     assert runs.on_ended(run.id, chain, {"s": 4}, 2.0) is run
     assert (run.state, run.output, run.ms, active(runs)) == (DONE, "c", 2000.0, 0)
     told = outcome(run)
@@ -116,10 +118,10 @@ def test_a_lost_worker_is_replaced() -> None:
     assert runs.lost({"w1": 2.0}, others, 3.0) == [executing]
     assert runs.on_lost(executing, others, 3.0) is None
     step = executing.chain[0]
-    assert (step.worker, step.port, step.attempt, executing.again) == ("w2", 4002, 2, True)
+    assert (step.worker, step.port, step.attempt, executing.epoch) == ("w2", 4002, 2, Epoch(1, "x"))
     assert runs.unsent == [executing]
     request = runs.request(executing, "localhost:2000", (), 0, 3.0)
-    assert (request.next, request.again, request.left) == (0, True, 7.0)
+    assert (request.next, request.epoch, request.ask, request.left) == (0, Epoch(1, "x"), True, 7.0)
     assert runs.lost({"w1": 2.0}, WORKERS, 9.0) == []
     assert active(runs) == 9
 
@@ -148,7 +150,7 @@ def test_a_worker_dies_before_it_has_handed_on() -> None:
     run.unsent = ""
     assert runs.doubtful({"w1": 1.1}, 3.0) == []
     assert runs.doubtful({"w1": 2.0}, 2.5) == []
-    runs.on_completed(run.id, 1, 10.0)
+    runs.on_completed(run.id, 1, 10.0, epoch=run.epoch)
     assert runs.doubtful({"w1": 0.5, "w2": 4.9}, 30.0) == []
     assert runs.doubtful({"w1": 5.1}, 30.0) == [run], "its own worker was lost, and what came before was told late"
 
@@ -273,7 +275,7 @@ def test_what_a_worker_may_have_died_of_is_executed_apart() -> None:
     assert not apart()
     runs.on_lost(run, WORKERS, 4.0, others=SUSPECTS)
     assert apart()
-    runs.on_completed(run.id, 0, 5.0)
+    runs.on_completed(run.id, 0, 5.0, epoch=run.epoch)
     assert not apart(), "the next step is not suspected"
     runs.on_lost(run, WORKERS, 6.0, others=SUSPECTS - 1)
     assert apart()
@@ -287,7 +289,7 @@ def test_a_plan_that_was_kept() -> None:
     assert runs.on_completed(run.id, 0, 1.0, workers=WORKERS) is not None
     runs.on_adopt(planned, 2.0)
     assert run.current is not None
-    assert (run.current.worker, run.again) == ("w2", True)
+    assert (run.current.worker, run.epoch) == ("w2", FIRST)
     assert {id: (load.active, load.executing) for id, load in runs.policy.loads.items()} == {"w1": (2, 0), "w2": (3, 2)}
 
 
@@ -307,7 +309,7 @@ def test_large_outcomes_are_kept_for_less_long() -> None:
     runs = table(max_bytes=50_000)
     for _ in range(20):
         run = start(runs, length=1)
-        runs.on_ended(run.id, [attrs.evolve(run.chain[0], output="o" * 10_000)], {}, 1.0)
+        runs.on_ended(run.id, [replace(run.chain[0], output="o" * 10_000)], {}, 1.0)
     assert 3 <= len(list(runs.newest_first())) <= 5
     assert len(list(runs.newest_first())) + runs.dropped == 20
 
@@ -318,11 +320,12 @@ def test_a_step_that_went_elsewhere_unasked() -> None:
     run = start(runs)
     request = runs.request(run, "localhost:2000", (), 0, 1.0)
     moved = request.with_step(worker="w2", host="localhost", port=4002, attempt=2)
+    moved = attrs.evolve(moved, epoch=Epoch(1, "w1"))
     for _ in range(2):
         assert runs.on_adopt(moved, 2.0) is run
         assert {id: load.active for id, load in runs.policy.loads.items()} == {"w1": 1, "w2": 2}
     assert run.current is not None
-    assert (run.current.worker, run.again) == ("w2", True)
+    assert (run.current.worker, run.epoch) == ("w2", Epoch(1, "w1"))
 
 
 def test_only_the_newest_are_kept() -> None:
@@ -391,7 +394,7 @@ def test_the_id_of_a_client_travels() -> None:
     runs, other = table(), Runs(LeastActive(), "y")
     run = runs.on_run("13", ["A", "B"], {}, WORKERS, 0.0, client_id="me:1", application="shop", again=True)
     request = runs.request(run, "localhost:2000", (), 0, 1.0)
-    assert (request.again, request.began_in("x"), request.began_in("y")) == (True, True, False)
+    assert (request.epoch, request.began_in("x"), request.began_in("y")) == (Epoch(1, "x"), True, False)
     adopted = other.on_adopt(request, 1.0)
     assert adopted is not None
     assert other.ids.known("me:1", "13", ["A", "B"], "shop") == run.id == adopted.id
@@ -414,16 +417,16 @@ def test_a_dropped_run_stays_dropped() -> None:
 
 
 def test_a_step_of_another_life() -> None:
-    """A worker executes a step that it had for another life of the scheduler, unless it has it in hand."""
+    """A worker executes a step that another life of the scheduler begins anew, even one that it has in hand."""
     runs, steps = table(), Steps()
     run = runs.on_run("13", ["A"], {}, WORKERS, 0.0, client_id="me:1")
     first = runs.request(run, "localhost:2000", (), 0, 1.0)
-    second = attrs.evolve(first, life="next")
+    second = attrs.evolve(first, life="next", epoch=Epoch(1, "next"))
     assert steps.begin(first, 5.0)
     assert list(steps.requests("localhost:2000")) == [(first, 5.0)]
-    assert not steps.begin(second), "who has it in hand tells the scheduler at that address"
-    steps.end(first)
     assert not steps.begin(first)
-    assert steps.begin(second)
+    assert steps.begin(second), "the older execution is fenced"
+    steps.end(first)
     steps.end(second)
+    assert not steps.begin(second)
     assert (steps.in_hand, steps.duplicates) == (0, 2)

@@ -11,7 +11,7 @@ from attrs import Factory, define
 
 from dida.client.operations import ClientOperation, Done, Pause, ReadOperation, UpdateIfOperation, WriteOperation
 from dida.client.replicas import ReplicaDirectory
-from dida.client.sessions import CausalContext, StepRequestIds
+from dida.client.sessions import CausalContext, RunUpdate
 from dida.errors import NO_SUCH_VERSION, DidaError
 from dida.interfaces import Access
 from dida.replication.config import Config
@@ -21,7 +21,7 @@ from dida.simulate.node import Node
 from dida.timestamps import Timestamp
 from dida.versions import Version
 from dida.wire import grammar
-from dida.wire.messages import Read, Reply, UpdateIf, Write, vocabulary
+from dida.wire.messages import Journal, Read, Reply, UpdateIf, Write, vocabulary
 
 KEYS = ("a", "b", "c")
 STEPS, CALLS = 5, 3
@@ -43,7 +43,7 @@ class Run:
     ended: bool = False
     calls: int = 0
     seen: CausalContext = Factory(CausalContext)
-    ids: StepRequestIds = Factory(lambda: StepRequestIds("", 0))
+    number: int = 0
 
     def next(self) -> None:
         """The next call of the step, or the next step."""
@@ -53,7 +53,6 @@ class Run:
                 self.ended = True
                 return
             self.seen = CausalContext(self.after, self.versions)
-            self.ids = StepRequestIds(self.name, self.calls // CALLS)
             self.chains.choose_worker(self)
         self.calls += 1
         rng, now = self.chains.rng, self.chains.cluster.now
@@ -61,14 +60,21 @@ class Run:
         roll, ends, replicas = rng.random(), now + DEADLINE, self.chains.replicas
         operation: ClientOperation[Any] = ReadOperation(replicas, self.seen, key, ends)
         if roll < 0.3:
-            operation = WriteOperation(replicas, self.seen, key, ends, value, ids=self.ids)
+            operation = WriteOperation(replicas, self.seen, key, ends, value, ids=self._update())
         elif roll < 0.6 and key in self.values:
-            operation = UpdateIfOperation(replicas, self.seen, key, ends, self.values[key], value, ids=self.ids)
+            operation = UpdateIfOperation(replicas, self.seen, key, ends, self.values[key], value, ids=self._update())
         elif (known := self.seen.known(key, None)) is not None:
             self.values[key] = known.value
             self.next()
             return
         self.go_on(operation)
+
+    def _update(self) -> RunUpdate:
+        return RunUpdate(self.name, self._next_number, Journal(0, "", self.calls, 0, "w"))
+
+    def _next_number(self) -> int:
+        self.number += 1
+        return self.number
 
     def go_on(self, operation: ClientOperation[Any]) -> None:
         try:

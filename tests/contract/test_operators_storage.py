@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
-from attrs import define
-from twisted.internet.threads import deferToThread
+from attrs import define, evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import blockingCallFromThread, deferToThread
 
 from dida.addresses import StorageAddress
+from dida.chains.journal import History, Kept, resume
 from dida.chains.messages import Ended
 from dida.chains.records import Meta
 from dida.chains.texts import raised
 from dida.client.blocking import BlockingStorage
-from dida.client.sessions import StepRequestIds
 from dida.client.storage_client import StorageClient
 from dida.errors import DidaError
 from dida.interfaces import Record
 from dida.testing import run_chain
-from dida.testing.memory import MemoryStorage, StepView
+from dida.testing.chains import _driven
+from dida.testing.memory import MemoryClient, MemoryStorage, StepView
 from dida.versions import Version
+from dida.wire.messages import Epoch
 from dida.worker.run_storage import RunStorage
 from tests.support.clusters import StorageCluster
 from tests.support.fakes import the_reactor, until
+from tests.support.runs import step_request
 from tests.worker.test_node import Stage, no_pipes
 
 KEPT = 5
@@ -165,11 +169,21 @@ def updates_of_a_step_happen_once(place: Place) -> None:
     written = [first.write(place.key, "a"), first.write(other, "b"), first.update_if_value_is(other, "b", "c")]
     place.put(place.key, "theirs")
     again = place.step(Meta(run=meta.run, scheduler=meta.scheduler), again=True)
-    answers = [again.write(place.key, "x"), again.write(other, "y"), again.update_if_value_is(other, "b", "c")]
+    answers = [again.write(place.key, "a"), again.write(other, "b"), again.update_if_value_is(other, "b", "c")]
     assert answers == written
     assert (place.client.read(place.key).value, place.client.read(other).value) == ("theirs", "c")
     fresh = again.write(other, "more")
     assert fresh.number == 3, "what the first execution has not done is done"
+    fails("superseded", first.write, other, "late")
+
+
+def another_value_is_not_deterministic(place: Place) -> None:
+    """A step that is executed again and writes another value is refused, and has changed nothing."""
+    meta = place.run()
+    place.step(meta).write(place.key, "a")
+    again = place.step(Meta(run=meta.run, scheduler=meta.scheduler), again=True)
+    fails("not-deterministic", again.write, place.key, "b")
+    assert place.client.read(place.key).value == "a"
 
 
 PROMISES = [
@@ -184,6 +198,7 @@ PROMISES = [
     what_was_refused_counts_as_read,
     a_version_that_was_discarded,
     updates_of_a_step_happen_once,
+    another_value_is_not_deterministic,
 ]
 each_promise = pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
 
@@ -200,7 +215,12 @@ def test_in_memory(promise: Callable[[Place], None], key: str) -> None:
     storage = MemoryStorage(max_versions=KEPT)
 
     def step(meta: Meta, position: int = 0, again: bool = False) -> StepView:
-        return StepView(storage, meta, StepRequestIds(meta.run, position, again))
+        request = step_request(meta, position)
+        known: Mapping[int, Kept] = {}
+        if again:
+            request, known = resume(request, _driven(MemoryClient(storage).fence(meta.run, Epoch(1, "test"), 10.0)))
+            request = evolve(request, epoch=Epoch(1, "test"))
+        return StepView(storage, request.meta, History(request, known))
 
     promise(Place(storage, step, key))
 
@@ -223,9 +243,13 @@ async def test_on_storage_nodes(promise: Callable[[Place], None], key: str, clus
 
     def step(meta: Meta, position: int = 0, again: bool = False) -> BlockingStorage:
         meta.after.update(storage_client.after)  # a run begins from what its client has seen
-        return BlockingStorage(
-            reactor, RunStorage(storage_client, meta, 10.0, StepRequestIds(meta.run, position, again))
-        )
+        request = step_request(meta, position)
+        known: Mapping[int, Kept] = {}
+        if again:
+            fence = Deferred.fromCoroutine(storage_client.fence(meta.run, Epoch(1, "test"), 10.0))
+            request, known = resume(request, blockingCallFromThread(reactor, lambda: cast(Any, fence)))
+            request = evolve(request, epoch=Epoch(1, "test"))
+        return BlockingStorage(reactor, RunStorage(storage_client, request.meta, 10.0, History(request, known)))
 
     try:
         await deferToThread(promise, Place(BlockingStorage(reactor, storage_client), step, key))

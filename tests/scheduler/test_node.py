@@ -19,7 +19,7 @@ from dida.protocols import lines
 from dida.protocols.lines import Answer, NodeCommands
 from dida.scheduler.node import SchedulerNode
 from dida.wire import grammar
-from dida.wire.messages import NODE, Error, Ok, Reply, Request, vocabulary
+from dida.wire.messages import FIRST, NODE, Error, Ok, Reply, Request, UpdateIf, vocabulary
 from dida.worker.node import WorkerNode
 from tests.support.fakes import Port, refused, the_reactor, until
 from tests.support.schedulers import TIMING, VERBS, Silent, System
@@ -528,3 +528,19 @@ async def test_who_is_gone_is_not_waited_for(system: System, monkeypatch: pytest
     link.stop()
     asked.addErrback(lambda failure: failure.trap(DidaError))
     await until(lambda: not scheduler.results.waiting(run))
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_executed_once_sends_nothing_more(system: System) -> None:
+    """A chain without trouble asks the storage for what its operators do, and once for the second copy of its writes.
+
+    There is no fence and no note, and its updates are first tries, about which a replica asks no other.
+    """
+    system.start(1)
+    system.storage.group.put("14", "2")
+    assert (await system.run("14 CounterOperator CounterOperator")).words[0] == "done"
+    asked = system.storage.requests()
+    kinds = [type(each).__name__ for each in asked]
+    assert kinds == ["Read", "UpdateIf", "Read", "UpdateIf"]
+    updates = [each for each in asked if isinstance(each, UpdateIf)]
+    assert [(each.retry, each.journal.epoch if each.journal else None) for each in updates] == [(False, FIRST)] * 2

@@ -7,12 +7,15 @@ import pytest_twisted
 from attrs import evolve
 from twisted.internet.defer import Deferred
 
-from dida.chains.messages import ReportTo
+from dida.addresses import NodeAddress
+from dida.chains.messages import Adopt, Ended, Execute, ReportTo
+from dida.chains.records import Assignment, Mark, Meta
 from dida.chains.run_ids import computed
+from dida.chains.runs import SEAL
 from dida.errors import DidaError
 from dida.protocols.lines import Answer
-from dida.wire.messages import Error, Ok, Reply
-from tests.support.fakes import the_reactor, until
+from dida.wire.messages import Error, Journal, Ok, Reply
+from tests.support.fakes import refused, the_reactor, until
 from tests.support.schedulers import TIMING, Silent, System
 
 reactor = the_reactor()
@@ -268,3 +271,30 @@ def test_the_id_is_computed() -> None:
     assert len({one, *others}) == 6
     with pytest.raises((UnicodeEncodeError, DidaError)):
         computed("\ud800", "", (), "")
+
+
+def outcome_of(run: str, mark: Mark, output: str = "out") -> Ended:
+    """What the last worker of an execution reports."""
+    chain = (Assignment("ReaderOperator", 0, "w1", "localhost", 1, output=output, mark=mark),)
+    return Ended(run=run, chain=chain)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_outcome_of_an_adopted_run_is_verified(system: System) -> None:
+    """It counts if the storage has as many updates of the run, the last with its digest; the run is fenced for good."""
+    scheduler = system.start(0, (NodeAddress("w1", refused()),))
+    group = system.storage.group
+    for run, mark, taken in (("r1-old", Mark(9, 1, 77), True), ("r2-old", Mark(9, 0, 0), False)):
+        group.results[f"{run}:1"] = Ok(("1.1",))
+        group.journals[f"{run}:1"] = "key", Journal(0, "", 1, 77, "w")
+        meta = Meta(run, str(scheduler.me.address))
+        request = Execute(
+            meta=meta, input="in", next=0, size=1, chain=outcome_of(run, mark).chain, left=10.0, life="old"
+        )
+        await system.link.ask(Adopt(request=request), 5.0)
+        reply = await system.link.ask(outcome_of(run, mark), 5.0)
+        assert reply == (Ok() if taken else Ok(("superseded",)))
+        assert group.fenced[run].number > SEAL - 1
+        record = scheduler.runs[run]
+        assert record.state == ("done" if taken else "going on")
+        assert taken or record.epoch > group.fenced[run], "it is begun again"

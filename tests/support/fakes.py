@@ -11,15 +11,22 @@ from twisted.internet.task import deferLater
 
 from dida.addresses import Address, StorageAddress
 from dida.protocols.lines import Answer, LineServerFactory, Node, NodeCommands, ok
+from dida.replication.operations import superseded
 from dida.versions import Version
 from dida.wire import grammar
 from dida.wire.messages import (
+    FIRST,
     NODE,
+    Epoch,
     Error,
+    Fence,
     Forget,
+    Journal,
+    KnownUpdate,
     ListRecords,
     Member,
     No,
+    Note,
     Ok,
     Read,
     Reply,
@@ -81,6 +88,9 @@ class FakeGroup:
 
     records: dict[str, list[tuple[Version, str]]] = field(factory=dict)
     results: dict[str, Reply] = field(factory=dict)
+    journals: dict[str, tuple[str, Journal]] = field(factory=dict)
+    """Of applied updates of runs, by update id: key and journal."""
+    fenced: dict[str, Epoch] = field(factory=dict)
     number: int = 1
     members: list[StorageAddress] = field(factory=list)
     dead: list[str] = field(factory=list)
@@ -133,7 +143,7 @@ class FakeStorage(NodeCommands):
     """One replica of a group. `answer`, when set, is given instead of the real one; None there: silence."""
 
     vocabulary: Mapping[str, type[Request]] = vocabulary(
-        *NODE, Read, Write, UpdateIf, ListRecords, Versions, Forget, Watch
+        *NODE, Read, Write, UpdateIf, ListRecords, Versions, Forget, Watch, Fence, Note
     )
 
     def __init__(self, reactor: Any, group: FakeGroup, replica: int, watched: bool = True) -> None:
@@ -171,6 +181,26 @@ class FakeStorage(NodeCommands):
         self.group.forgotten.update(request.session)
         return Ok()
 
+    def cmd_fence(self, request: Fence) -> Answer:
+        """What the group knows of a run, which is fenced from now on."""
+        group = self.group
+        if group.fenced.get(request.run, FIRST) > request.epoch:
+            return superseded(group.fenced[request.run])
+        group.fenced[request.run] = request.epoch
+        numbers = [int(id.rpartition(":")[2]) for id in group.results if id.startswith(f"{request.run}:")]
+        known = [
+            KnownUpdate(int(id.rpartition(":")[2]), Version.parse(group.results[id].words[0]), *found)
+            for id, found in group.journals.items()
+            if id.startswith(f"{request.run}:")
+        ]
+        return ok(updates=known, highest=max(numbers, default=0), after=self._after() if known else {})
+
+    def cmd_note(self, request: Note) -> Answer:
+        self.requests.append(request)
+        self.group.results[request.id] = ok("1.1", after=self._after())
+        self.group.journals[request.id] = request.key, request.journal
+        return self.group.results[request.id]
+
     def cmd_list(self, request: ListRecords) -> Answer:
         return self._lost(request) or self.listing(request)
 
@@ -189,9 +219,15 @@ class FakeStorage(NodeCommands):
         return ok(versions=_pairs(self.group.records[request.key]))
 
     def _once(self, request: Any) -> Reply:
-        result = self.group.results.get(request.id)
+        group, run = self.group, (request.id or "").rpartition(":")[0]
+        epoch = request.journal.epoch if request.journal is not None else FIRST
+        if group.fenced.get(run, FIRST) > epoch:
+            return superseded(group.fenced[run])
+        result = group.results.get(request.id)
         if result is None:
-            result = self.group.results[request.id] = self._update(request)
+            result = group.results[request.id] = self._update(request)
+            if request.journal is not None and isinstance(result, Ok):
+                group.journals[request.id] = request.key, request.journal
         return result
 
     def _update(self, request: Any) -> Reply:

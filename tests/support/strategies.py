@@ -60,7 +60,7 @@ def _requests(kind: Any) -> st.SearchStrategy[Request]:
 
 
 def _chain(steps: list[Assignment]) -> tuple[Assignment, ...]:
-    return tuple(attrs.evolve(step, position=number) for number, step in enumerate(steps))
+    return tuple(msgspec.structs.replace(step, position=number) for number, step in enumerate(steps))
 
 
 def _instances(kind: type[Any], **given: Strategy) -> Strategy:
@@ -95,4 +95,4 @@ def _of_type(hint: Any, limits: msgspec.Meta | None = None) -> Strategy:
         return st.integers(int(limits.ge or 0), int(highest))
     if hint is float:
         return st.floats(limits.ge, limits.le, allow_nan=False, allow_infinity=False)
-    return {Version: versions, bool: st.booleans(), type(None): st.none()}[hint]
+    return {Version: versions, bool: st.booleans(), type(None): st.none(), Any: texts}[hint]

@@ -92,12 +92,12 @@ class MixOperator:
 class System:
     """Two storage nodes, a scheduler, and workers that are killed and replaced at the same port."""
 
-    def __init__(self, folder: Path, workers: int, *storage_options: str) -> None:
+    def __init__(self, folder: Path, workers: int, *storage_options: str, replicas: int = 2) -> None:
         self.folder = folder
         self.operators = folder / "operators"
         self.operators.mkdir()
         (self.operators / "counting.py").write_text(COUNTING)
-        self.cluster = StorageCluster(folder, 2, *storage_options)
+        self.cluster = StorageCluster(folder, replicas, *storage_options)
         self.ports = {f"w{number + 1}": free_port() for number in range(workers)}
         self.workers = {id: self._worker(id) for id in self.ports}
         self.scheduler_port = free_port()

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.process import ProcessReader, ProcessWriter
 from twisted.internet.task import deferLater
@@ -40,7 +41,7 @@ from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.link_pool import ConnectionPool
 from dida.protocols.links import ReconnectingClient
 from dida.versions import Version
-from dida.wire.messages import NODE, Error, Ok, Read, Request, Status, Write, vocabulary
+from dida.wire.messages import NODE, Epoch, Error, Ok, Read, Request, Status, Write, vocabulary
 from dida.worker.attempts import Attempts
 from dida.worker.execution import Operators
 from dida.worker.handover import Handoff
@@ -117,9 +118,9 @@ class Listener(NodeCommands):
 class Stage:
     """Two workers with one folder of operators, their scheduler, and one storage node."""
 
-    def __init__(self, folder: Path, storage: int = 1) -> None:
+    def __init__(self, folder: Path, storage: int = 1, told: Listener | None = None) -> None:
         self.folder = folder
-        self.told = Listener()
+        self.told = told or Listener()
         self.storage = FakeCluster(reactor, storage)
         self._scheduler = Port(reactor, self.told)
         self.scheduler = self._scheduler.address
@@ -546,7 +547,7 @@ async def test_the_next_worker_is_none(stage: Stage) -> None:
     request = stage.request("Op@w1", "Op@w2")
     storage = stage.storage.addresses[0].address
     first, second = request.chain
-    ended = await stage.outcome(attrs.evolve(request, chain=(first, attrs.evolve(second, port=storage.port))))
+    ended = await stage.outcome(attrs.evolve(request, chain=(first, replace(second, port=storage.port))))
     assert isinstance(ended, Ended)
     assert [each.worker for each in ended.chain] == ["w1", "w1"]
 
@@ -662,14 +663,14 @@ class Reader:
 
 @pytest_twisted.ensureDeferred
 async def test_a_request_that_comes_twice(stage: Stage) -> None:
-    """The same step is executed once by a worker; a later attempt, after the first has ended, is executed."""
+    """The same step is executed once by a worker; in a higher epoch it is executed again."""
     stage.operator("time.sleep(0.1); return 'out'")
     request = stage.request("Op@w1")
     for _ in range(3):
         await stage.send(request)
     await until(lambda: stage.told.ended)
     await stage.send(request)
-    await stage.send(request.with_step(attempt=2))
+    await stage.send(attrs.evolve(request, epoch=Epoch(1, "x"), ask=True))
     await until(lambda: len(stage.told.ended) == 2)
     status = (await stage.ask("w1", Status())).object
     assert (status["executed"], status["duplicates"], status["active"]) == (2, 3, 0)
@@ -677,16 +678,18 @@ async def test_a_request_that_comes_twice(stage: Stage) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_step_that_is_executed_again_has_its_effects_once(stage: Stage) -> None:
-    """A step executed by two workers asks for its updates with the same ids: the second gets the first answers."""
+    """A new execution of a step makes no update that is there: the journal answers it; the older one is refused."""
     stage.put(HEAD + WRITE_READ)
     request = stage.request("Writer@w1")
     first = await stage.outcome(request)
-    again = await stage.outcome(rewound(request, 0).with_step(worker="w2", attempt=2))
+    second = attrs.evolve(rewound(request, 0), epoch=Epoch(1, "x"), ask=True)
+    again = await stage.outcome(second.with_step(worker="w2", attempt=2))
     assert isinstance(first, Ended)
     assert isinstance(again, Ended)
     assert first.chain[0].records == again.chain[0].records == (Access("written", "13", Version(1, 1)),)
     writes = [each for each in stage.storage.requests() if isinstance(each, Write)]
-    assert [(each.id, each.retry) for each in writes] == [("r1-x:1", False), ("r1-x:1", True)]
+    assert [(each.id, each.retry) for each in writes] == [("r1-x:1", False)]
+    assert stage.storage.group.fenced == {"r1-x": Epoch(1, "x")}
     assert len(stage.storage.group.records["13"]) == 1
 
 
@@ -703,6 +706,7 @@ async def test_lost_writes_are_made_good(stage: Stage) -> None:
         node.answer = None
         node.group.records.clear()
         node.group.results.clear()
+        node.group.journals.clear()
         return Error("lost-update", ("lost",), {"lost": {stream: 1}})
 
     node.answer = crashed
@@ -731,7 +735,7 @@ async def test_updates_lost_before_the_run(stage: Stage) -> None:
     request = attrs.evolve(stage.request("Writer@w2", "Reader@w1", after={"9:9": 3}), next=1, since={"9:9": 3})
     for how, others in (("read", ()), ("written", (Access("read", "other", Version(2, 9)),))):
         records = (*others, Access(how, "13", Version(4, 9)), Access("read", "14", Version(1, 2)))
-        chain = (attrs.evolve(request.chain[0], records=records), request.chain[1])
+        chain = (replace(request.chain[0], records=records), request.chain[1])
         reason = (await stage.outcome(attrs.evolve(request, chain=chain))).reason  # type: ignore[union-attr]
         assert reason.endswith("that were lost with a storage node (13 4.9)"), reason
         request = attrs.evolve(request, meta=attrs.evolve(request.meta, run="r9-x"))
