@@ -20,6 +20,9 @@ from unittest import mock
 
 from attrs import evolve, frozen
 
+from dida.chains import journal
+from dida.chains.journal import History
+from dida.chains.runs import Runs
 from dida.errors import UNAVAILABLE
 from dida.replication import replica as replica_module
 from dida.replication import requests as requests_module
@@ -29,12 +32,13 @@ from dida.replication.context import ReplicaContext
 from dida.replication.coordinator import Commit
 from dida.replication.detection import Detection
 from dida.replication.executed import ReplyCache, answered
+from dida.replication.fences import Fences
 from dida.replication.gossip import ReplicaState
 from dida.replication.joining import Joining
 from dida.replication.leaving import Leaving
 from dida.replication.log import Log
 from dida.replication.membership import Membership
-from dida.replication.messages import Install, View
+from dida.replication.messages import Forward, Install, View, Wanted
 from dida.replication.next_view import NextView
 from dida.replication.operations import operation
 from dida.replication.outputs import Left
@@ -45,10 +49,12 @@ from dida.replication.requests import Requests
 from dida.replication.store import Store
 from dida.replication.streams import incarnation_of, is_commit
 from dida.replication.view_change import ViewChange
+from dida.simulate import execution as execution_module
 from dida.simulate import network
+from dida.simulate.execution import Execution
 from dida.simulate.scenario import Simulation, plan_of
 from dida.timestamps import merged
-from dida.wire.messages import Error, Ok
+from dida.wire.messages import Epoch, Error, Journal, Ok
 
 MOST = 2000
 """Seeds within which each must be found."""
@@ -502,6 +508,120 @@ def _same_incarnation(node: Any) -> str:
     return f"{node.number}:1"
 
 
+RUNS = {
+    "runs": "8",
+    "partitions": "no",
+    "session_ttl": "3600",
+    "max_versions": "100000",
+    "crash": "1",
+    "faults": "8",
+    "max_memory": "0",
+    "clients": "1",
+}
+"""Chains under crashes: of storage nodes, workers and the scheduler."""
+
+
+def _nothing_is_superseded(self: ReplyCache, id: str | None, epoch: Any) -> None:
+    return None
+
+
+def _only_own_journal(self: Fences, waiting: Any, now: float) -> None:
+    BEGIN_FENCE(self, waiting, now)
+    for fencing in self._open:
+        if fencing.waiting is waiting:
+            fencing.missing.clear()
+            self._advance(fencing, now)
+
+
+BEGIN_FENCE = Fences.begin
+
+
+def _what_is_visible(self: Fences, run: str) -> Any:
+    after, highest = self.state.executed.known_of(run)
+    return {s: n for s, n in after.items() if self._is_alive(incarnation_of(s))}, highest
+
+
+def _promises_of_the_view_before(self: Fences) -> list[Any]:
+    for fencing in self._open:
+        fencing.missing = {c for c in fencing.missing if self.context.member(c) is not None}
+    self._awaited.clear()
+    return []
+
+
+def _locked_without_a_look(self: Locks, home: str, wanted: Any) -> Any:
+    return GRANT_LOCK(self, home, Wanted(wanted.txn, wanted.key, wanted.id, Epoch(10**12)))
+
+
+GRANT_LOCK = Locks._grant
+
+
+def _compared_without_a_look(self: Commit, txn: Any, now: float) -> None:
+    with mock.patch.object(ReplyCache, "superseded", _nothing_is_superseded):
+        COMPARE(self, txn, now)
+
+
+COMPARE = Commit._compare
+
+
+def _the_same_numbers(request: Any, shards: Any) -> Any:
+    again, known = RESUME(request, shards)
+    return evolve(again, number=0), known
+
+
+RESUME = journal.resume
+
+
+def _outputs_do_not_travel(request: Any) -> list[Any]:
+    return []
+
+
+def _the_first_outcome_counts(self: Runs, id: str, chain: Any, after: Any, now: float, epoch: Any = None) -> Any:
+    return ON_ENDED(self, id, chain, after, now, epoch=self[id].epoch)
+
+
+ON_ENDED = Runs.on_ended
+
+
+def _without_journals(self: ReplyCache, dumped: Any, expired: Any, now: float) -> None:
+    LOAD_ANSWERS(self, [[*head, [each[:4] for each in answers]] for *head, answers in dumped], expired, now)
+
+
+def _without_promises(self: ReplyCache, dumped: Any, expired: Any, now: float) -> None:
+    LOAD_ANSWERS(self, [[a, b, c, (0, ""), answers] for a, b, c, _, answers in dumped], expired, now)
+
+
+LOAD_ANSWERS = ReplyCache.load
+
+
+def _forwarded_without_epoch(self: ReplicaContext, to: Any, message: Any, token: Any, timeout: float) -> None:
+    if isinstance(message, Forward) and message.journal is not None:
+        message = evolve(message, journal=Journal(10**12, "", *_rest_of(message.journal)))
+    FORWARD(self, to, message, token, timeout)
+
+
+def _rest_of(of: Journal) -> tuple[Any, ...]:
+    return of.call, of.digest, of.verb, of.entries
+
+
+FORWARD = ReplicaContext.forward
+
+
+def _all_is_read_again(self: History) -> None:
+    memory, known = dict(self._memory), dict(self._known)
+    BEGIN_TRY(self)
+    self._known = {**known, **memory}
+
+
+BEGIN_TRY = History.begin
+
+
+def _in_the_same_execution(self: Execution, what: str) -> None:
+    self.history.unsure = False
+    RAISED(self, what)
+
+
+RAISED = Execution._raised
+
 SIDES = {"membership": "majority", "partitions": "yes", "turn": "1", "stop": "1"}
 TURNS = SIDES | {"replicas": "5", "turn": "0.6", "faults": "12"}
 """Members change sides while a view is on its way, and nodes leave."""
@@ -602,6 +722,36 @@ BUGS = (
         ((NextView, "leavers", lambda self, wanted, now: ()), (Leaving, "_push", lambda self: None)),
     ),
     Bug("all have heard, and one ends, though others stay", ((Leaving, "_end_with_all", _ends_when_all_have_heard),)),
+    Bug("older executions of a run are not refused", ((ReplyCache, "superseded", _nothing_is_superseded),), RUNS),
+    Bug("a run's journal is that of one member", ((Fences, "begin", _only_own_journal),), RUNS),
+    Bug(
+        "a home promises before its transactions end",
+        (
+            *((Commit, "open_below", lambda *rest: False), (Commit, "supersede", lambda *rest: None)),
+            (Fences, "_known", _what_is_visible),
+        ),
+        RUNS,
+    ),
+    Bug("what was promised in the view before counts", ((Fences, "give_back", _promises_of_the_view_before),), RUNS),
+    Bug(
+        "a compare-and-swap is tested on arrival only",
+        ((Locks, "_grant", _locked_without_a_look), (Commit, "_compare", _compared_without_a_look)),
+        RUNS,
+    ),
+    Bug("each execution takes the same numbers", ((execution_module, "resume", _the_same_numbers),), RUNS),
+    Bug("refusals are not in the journal", ((History, "refused", lambda *rest: None),), RUNS),
+    Bug("errors are not in the journal", ((History, "failed", lambda *rest: None),), RUNS),
+    Bug("reads are not in the journal", ((History, "read", lambda *rest: None),), RUNS),
+    Bug("what earlier steps left is not in the journal", ((journal, "_kept_by", _outputs_do_not_travel),), RUNS),
+    Bug("the outcome that comes first counts", ((Runs, "on_ended", _the_first_outcome_counts),), RUNS),
+    Bug("updates of a run do not depend on each other", ((execution_module, "merged", lambda one, other: {}),), RUNS),
+    Bug("a joiner does not know the journals", ((ReplyCache, "load", _without_journals),), RUNS),
+    Bug("a joiner does not know the promises", ((ReplyCache, "load", _without_promises),), RUNS),
+    Bug("promises since its snapshot are not given", ((Joining, "promises", lambda self: {}),), RUNS),
+    Bug("calls are not compared", ((History, "_compare", lambda *rest: None),), RUNS),
+    Bug("an update is forwarded without its epoch", ((ReplicaContext, "forward", _forwarded_without_epoch),), RUNS),
+    Bug("a try with a call in flight keeps its epoch", ((Execution, "_raised", _in_the_same_execution),), RUNS),
+    Bug("a try gets again what was read last", ((History, "begin", _all_is_read_again),), RUNS),
 )
 
 

@@ -62,6 +62,7 @@ ABOUT = {
     "max_memory": "memory limit of a replica in bytes, beyond which writes are refused (0: no limit)",
     "all_to_all": "members of a view beyond which all exchange heartbeats with the lowest only",
     "stop": "mean time between graceful shutdowns, in seconds (100: none)",
+    "runs": "number of chains of operators, whose workers and scheduler die and pause",
     "turn": "mean time between partitions whose members change sides during view changes, in seconds (100: none)",
 }
 

@@ -86,7 +86,6 @@ class Clients:
         """The sessions, as in their update ids, of which a change was acknowledged."""
         self._expected: dict[Any, _Expected] = {}
         self.keys = [f"cas{i}" for i in range(plan.keys)] + [f"mix{i}" for i in range(plan.keys)]
-        cluster.on_reply = self._replied
         cluster.on_crash = self._crashed
 
     # --- the course of it -----------------------------------------------------------------------
@@ -265,7 +264,7 @@ class Clients:
 
     # --- answers --------------------------------------------------------------------------------
 
-    def _replied(self, token: Any, reply: Reply, node: Node) -> None:
+    def on_reply(self, token: Any, reply: Reply, node: Node) -> None:
         expected = self._expected.pop(token, None)
         if token[0] == "lie":
             if not isinstance(reply, Error):

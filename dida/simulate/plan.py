@@ -84,6 +84,8 @@ class Plan:
     """Graceful shutdowns: of one node, of some at once, of all one after the other."""
     max_memory: int
     """Bytes that a replica may take before writes that need more are refused; 0: no limit."""
+    runs: int
+    """Chains of operators over the storage, whose workers and scheduler die and pause."""
     turn: float
     """Partitions into two sides, with members that change sides while a new view is on its way."""
 
@@ -136,11 +138,15 @@ class Plan:
             all_to_all=rng.choice([16, 16, 2]),
             stop=rng.choice([1.0, 2.5, NEVER]),
             max_memory=0,
+            runs=0,
             turn=rng.choice([1.0, 2.5, NEVER]) if partitions else NEVER,
         )
         if plan.all_to_all == 2 and rng.random() < 0.05:
             plan = evolve(plan, replicas=20)
-        return evolve(plan, max_memory=FULL) if not plan.forks and rng.random() < 0.1 else plan
+        if not plan.forks and rng.random() < 0.1:
+            plan = evolve(plan, max_memory=FULL)
+        # what a fork discards, and what is forgotten while a run goes on, no execution explains
+        return evolve(plan, runs=rng.choice([0, 5])) if not plan.forks and plan.session_ttl > 100 else plan
 
     def config(self) -> Config:
         return Config(
@@ -197,6 +203,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "keys": (1, 100),
     "all_to_all": (1, 100),
     "max_memory": (0, 1e12),
+    "runs": (0, 1000),
     "faults": (0, 3600),
     "mean_delay": (1e-6, 1),
     **dict.fromkeys(("late", "reset", "stale", "stray", "plain", "odd"), (0, 1)),

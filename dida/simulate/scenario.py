@@ -12,6 +12,7 @@ import gc
 import traceback
 from collections.abc import Callable, Mapping
 from random import Random
+from typing import Any
 
 from dida.simulate.clients import Clients
 from dida.simulate.events import Storm
@@ -19,11 +20,14 @@ from dida.simulate.faults import Faults
 from dida.simulate.network import Cluster, Network
 from dida.simulate.node import Node
 from dida.simulate.plan import Plan
+from dida.simulate.runs import SimulatedRuns
 from dida.simulate.verdict import Verdict, invariants, quiet
+from dida.wire.messages import Reply
 
 START_WITHIN = 10.0
 ANSWER_WITHIN = 30.0
 QUIET_WITHIN = 20.0
+END_WITHIN = 90.0
 """Time limits without faults, in seconds of virtual time."""
 
 
@@ -42,6 +46,8 @@ class Simulation:
         dice, fast = Random(f"{seed} clients"), Random(f"{seed} fast path")
         self.clients = Clients(self.cluster, self.plan, dice, fast, self.wrong)
         self.faults = Faults(self.cluster, self.plan, Random(f"{seed} faults"))
+        self.runs = SimulatedRuns(self.cluster, self.plan, Random(f"{seed} runs"), self.wrong)
+        self.cluster.on_reply = self._replied
         self.cluster.trace = trace
         self.cluster.check = self._look
         self.cluster.on_removed = self._removed
@@ -51,6 +57,9 @@ class Simulation:
         """Check after every other tick of a node: checks cost as much as what they check."""
         if self.cluster.events % 2:
             invariants(self.cluster, node)
+
+    def _replied(self, token: Any, reply: Reply, node: Node) -> None:
+        (self.runs.on_reply if token[0] == "run" else self.clients.on_reply)(token, reply, node)
 
     def _removed(self, node: Node) -> None:
         if self.plan.steady:
@@ -86,14 +95,19 @@ class Simulation:
             self.wrong.append("the cluster did not start")
             return
         clients.prepare()
-        if not cluster.run(cluster.now + START_WITHIN, lambda: clients.prepared and self._quiet()):
+        self.runs.prepare()
+        if not cluster.run(
+            cluster.now + START_WITHIN, lambda: clients.prepared and self.runs.prepared and self._quiet()
+        ):
             self.wrong.append("the cluster did not come to rest at the start")
             return
         clients.begin()
+        self.runs.begin()
         faults.begin()
         cluster.run(cluster.now + self.plan.faults)
         clients.stop()
         faults.end()
+        self.runs.settle()
         cluster.network = Network(mean_delay=0.001, wire=self.plan.wire)
         if not cluster.run(cluster.now + ANSWER_WITHIN, lambda: clients.answered and self._all_serve()):
             self.wrong += [f"not answered: {event}" for event in clients.unanswered]
@@ -104,9 +118,14 @@ class Simulation:
         clients.settle()
         cluster.run(cluster.now + ANSWER_WITHIN, lambda: clients.answered)
         self.wrong += [f"not answered at last: {event}" for event in clients.unanswered]
+        if not cluster.run(cluster.now + END_WITHIN, lambda: self.runs.answered):
+            self.wrong += [
+                f"has not ended: {run.id}" for run in self.runs.table.newest_first() if run.id not in self.runs.told
+            ]
         clients.stop()
         cluster.run(cluster.now + QUIET_WITHIN, self._quiet)
         self.wrong += Verdict(cluster, self.plan, clients).judge()
+        self.wrong += self.runs.judge()
 
     def _all_serve(self) -> bool:
         replicas = [n.replica for n in self.cluster.nodes.values()]

@@ -137,6 +137,7 @@ class Verdict:
         stored = {
             key: [(Version.parse(version), value) for version, value in versions]
             for key, versions in msgspec.json.decode(digests[0]).items()
+            if key in self.clients.keys
         }
         self._judge_history(stored)
         return self.wrong
@@ -150,8 +151,8 @@ class Verdict:
         """
         first, *others = [replica.state.executed for replica in replicas]
         for one, another in [*((first, other) for other in others), *((other, first) for other in others)]:
-            for session, _, _, answers in one.dump(0.0):
-                for number, is_ok, words, _ in answers:
+            for session, _, _, _, answers in one.dump(0.0):
+                for number, is_ok, words, *_ in answers:
                     id = whole(session, number)
                     known = another.answer(id)
                     if is_ok and not another.expired(id) and (known is None or list(known.words) != words):

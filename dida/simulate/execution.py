@@ -1,0 +1,426 @@
+"""The execution of a step by a worker of a simulation, and the handoff of its request.
+
+The module is a little long because a step may end in many ways, and all of them are played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from attrs import define
+
+from dida import errors
+from dida.chains.journal import MAX_CALLS, Call, History, Hole, Kept, resume
+from dida.chains.messages import Execute
+from dida.chains.records import Assignment, Mark
+from dida.chains.redo import MAX_ROUNDS, rewound, step_to_redo
+from dida.chains.run_record import RunRecord
+from dida.errors import DidaError
+from dida.simulate.operators import PROGRAMS, RETRIES, Raised
+from dida.timestamps import Timestamp, merged
+from dida.versions import Version
+from dida.wire import grammar
+from dida.wire.messages import Epoch, Error, Fence, Fenced, No, Ok, Read, Reply, Request, UpdateIf, Write
+
+if TYPE_CHECKING:
+    from dida.simulate.runs import Process, SimulatedRuns
+
+AGAIN = 0.1
+"""Pause before a message is sent again, in seconds."""
+
+
+@define
+class Done:
+    """A call of an execution, with its result."""
+
+    number: int
+    verb: str
+    key: str
+    version: Version | None
+    value: str | None
+    """What it has read or found; None of an update."""
+    free: bool = False
+    """True if it may have been executed at any time: a read of a version that the run had seen before."""
+
+
+def result_of(done: Done) -> str:
+    return f"{done.version} {done.value}"
+
+
+def epoch_of(reply: Error) -> Epoch:
+    number, by = reply.object["epoch"] if not isinstance(reply.object["epoch"], Epoch) else (0, "")
+    epoch: Epoch = reply.object["epoch"] if isinstance(reply.object["epoch"], Epoch) else Epoch(number, by)
+    return epoch
+
+
+class Execution:
+    """The execution of a step by a worker, and handing on."""
+
+    def __init__(self, runs: SimulatedRuns, worker: Process, request: Execute, log: list[Done] | None = None) -> None:
+        self.runs = runs
+        self.worker = worker
+        self.life = worker.life
+        self.received = request
+        self.request = attrs.evolve(request, meta=_copied(request))
+        self.known: Mapping[int, Kept] = {}
+        self.tries = 0
+        self.log = list(log if log is not None else runs._logs.get((request.meta.run, request.epoch), []))
+        self.log = [done for done in self.log if done.number < request.next * MAX_CALLS]
+
+    def _alive(self) -> bool:
+        return self.worker.alive and self.worker.life == self.life
+
+    def _do(self, work: Callable[[], None]) -> None:
+        self.worker.do(self.life, work)
+
+    def _later(self, seconds: float, work: Callable[[], None]) -> None:
+        self.runs.cluster.at(seconds, lambda: self._do(work))
+
+    def _ask(self, request: Callable[[], Request], then: Callable[[Reply], None], *codes: str, avoid: int = 0) -> None:
+        self.runs._storage(
+            request,
+            lambda reply: self._do(lambda: then(reply)),
+            (errors.SUPERSEDED, errors.SESSION_EXPIRED, errors.LOST_UPDATE, errors.STORAGE_FULL, *codes),
+            alive=self._alive,
+            avoid=avoid,
+        )
+
+    # --- beginning ------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        if self.request.ask:
+            self._fence()
+        else:
+            self._attempt(History(self.request))
+
+    def _fence(self) -> None:
+        run, epoch = self.request.meta.run, self.request.epoch
+        self._ask(lambda: Fence(run, epoch=epoch), self._fenced)
+
+    def _fenced(self, reply: Reply) -> None:
+        if isinstance(reply, Error):
+            self._refused(reply)
+            return
+        try:
+            self.request, self.known = resume(self.request, [grammar.structure(reply.object, Fenced)])
+        except Hole as problem:
+            self._fail(str(problem))
+            return
+        self.log = self._log_of_journal()
+        self._attempt(History(self.request, self.known))
+
+    def _log_of_journal(self) -> list[Done]:
+        """Return the calls of the steps before, as the journal has them."""
+        found: dict[int, Done] = {}
+        for _, log in sorted(self.runs._finished.get(self.request.meta.run, []), key=lambda each: each[0]):
+            found.update((done.number, done) for done in log if done.number < self.request.next * MAX_CALLS)
+        return [found[number] for number in sorted(found)]
+
+    # --- one attempt ----------------------------------------------------------------------------
+
+    def _attempt(self, history: History) -> None:
+        self.history = history
+        step = self.request.assignment
+        self.versions: dict[str, Version] = dict(self.request.meta.versions)
+        self.after: Timestamp = dict(self.request.meta.after)
+        self.mine: list[Done] = []
+        self.generator = PROGRAMS[step.operator](self.request.meta.run, self.request.previous_output)
+        self._send(None)
+
+    def _send(self, result: Any) -> None:
+        try:
+            call = self.generator.send(result)
+        except StopIteration as end:
+            self._ended(str(end.value))
+            return
+        except Raised as problem:
+            self._raised(str(problem))
+            return
+        verb, key, *rest = call
+        try:
+            made = self.history.call(verb, key, *rest)
+        except DidaError as problem:
+            self._fail(f"not deterministic: {problem}")
+            return
+        if made.entry is not None and not made.entry.lost:
+            self._later(0.0005, lambda: self._from_journal(made))
+        else:
+            self._really(made, verb, key, rest)
+
+    def _from_journal(self, call: Call) -> None:
+        assert call.entry is not None
+        entry = call.entry.entry
+        self.history.replayed(call)
+        kind = entry[0]
+        if kind == "r":
+            version = Version.parse(entry[3])
+            self.versions.setdefault(call.key, version)
+            self._deliver(call, version, entry[4], entry[4])
+        elif kind == "n":
+            if entry[3] is None:
+                self._deliver(call, None, "none", "no record")
+                return
+            version = Version.parse(entry[3])
+            self.versions[call.key] = version
+            self._deliver(call, version, f"no {entry[4]}", f"no {entry[4]}")
+        elif kind == "u":
+            version = Version.parse(entry[4])
+            self.versions[call.key] = version
+            self._deliver(call, version, None, True)
+        else:
+            self._deliver(call, None, entry[4], None)
+
+    def _deliver(self, call: Call, version: Version | None, value: str | None, result: Any, free: bool = False) -> None:
+        self.mine.append(Done(call.number, call.verb, call.key, version, value, free))
+        self._send(result)
+
+    def _really(self, call: Call, verb: str, key: str, rest: list[str]) -> None:
+        run, self.asked = self.request.meta.run, self.runs.cluster.now
+        if verb == "r":
+            wanted = self.versions.get(key)
+            self._ask(
+                lambda: Read(key, wanted, after=self.after),
+                lambda reply: self._has_read(call, wanted, reply),
+                errors.NO_SUCH_RECORD,
+                errors.NO_SUCH_VERSION,
+            )
+            return
+        id = f"{run}:{self.history.next_number()}"
+        journal = self.history.journal(call, 0)
+        if verb == "w":
+            self._ask(
+                lambda: Write(key, rest[0], id=id, retry=False, journal=journal, after=self.after),
+                lambda reply: self._has_updated(call, reply),
+            )
+        else:
+            self._ask(
+                lambda: UpdateIf(key, rest[0], rest[1], id=id, retry=False, journal=journal, after=self.after),
+                lambda reply: self._has_updated(call, reply),
+            )
+
+    def _executed(self, call: Call, version: Version | None, value: str | None) -> None:
+        key = (self.request.meta.run, call.number, f"{version} {value}")
+        self.runs.executed.setdefault(key, []).append((self.asked, self.runs.cluster.now))
+
+    def _has_read(self, call: Call, wanted: Version | None, reply: Reply) -> None:
+        if isinstance(reply, Error):
+            if reply.code == errors.NO_SUCH_RECORD:
+                self.history.failed(call, DidaError(reply.code))
+                self._executed(call, None, reply.code)
+                self._deliver(call, None, reply.code, None)
+            elif reply.code == errors.NO_SUCH_VERSION:
+                self._fail("discarded")
+            else:
+                self._refused(reply)
+            return
+        value, version = reply.words[0], Version.parse(reply.words[1])
+        self.after = merged(self.after, reply.object["after"])
+        if wanted is None:
+            self.history.read(call, value, version)
+        self.versions.setdefault(call.key, version)
+        self._executed(call, version, value)
+        self._deliver(call, version, value, value, free=wanted is not None)
+
+    def _has_updated(self, call: Call, reply: Reply) -> None:
+        if isinstance(reply, Error):
+            if reply.code == errors.UNKNOWN_OUTCOME:
+                self.history.unsure = True
+                self._raised("unknown outcome")
+            else:
+                self._refused(reply)
+            return
+        self.after = merged(self.after, reply.object.get("after", {}))
+        if isinstance(reply, Ok):
+            version = Version.parse(reply.words[0])
+            self.history.updated(call, version, 0, 1)
+            self.versions[call.key] = version
+            self._executed(call, version, None)
+            self._deliver(call, version, None, True)
+        elif isinstance(reply, No):
+            if not reply.words:
+                self.history.refused(call, None)
+                self._executed(call, None, "none")
+                self._deliver(call, None, "none", "no record")
+                return
+            version, value = Version.parse(reply.words[0]), reply.words[1]
+            self.history.refused(call, (version, value))
+            self.versions[call.key] = version
+            self._executed(call, version, f"no {value}")
+            self._deliver(call, version, f"no {value}", f"no {value}")
+
+    # --- ends -----------------------------------------------------------------------------------
+
+    def _refused(self, error: Error) -> None:
+        if error.code == errors.SUPERSEDED:
+            by, request = epoch_of(error), self.request
+            self._over()
+            self._tell(
+                lambda: self.runs.table.on_superseded(request.meta.run, request.epoch, by, self.runs.cluster.now)
+            )
+        elif error.code == errors.LOST_UPDATE:
+            self._go_back(dict(error.object.get("lost", {})))
+        elif error.code == errors.UNAVAILABLE:
+            self._raised(error.code)
+        else:
+            self._fail(error.code)
+
+    def _raised(self, what: str) -> None:
+        step = self.request.assignment
+        if self.tries >= RETRIES.get(step.operator, 0):
+            self._fail(f"raised {what}")
+            return
+        self.tries += 1
+        if self.history.unsure:
+            number = self.history.number
+            self.request = self._anew(attrs.evolve(self.request, number=number))
+            self._fence()
+            return
+        meta = attrs.evolve(self.request.meta, after=self.after)
+        self.request = attrs.evolve(self.request, meta=meta)
+        self.history.begin()
+        self._attempt(self.history)
+
+    def _anew(self, request: Execute) -> Execute:
+        return attrs.evolve(request, epoch=Epoch(request.epoch.number + 1, self.worker.incarnation), ask=True)
+
+    def _go_back(self, lost: Timestamp) -> None:
+        request = self.request
+        position = step_to_redo(request, lost)
+        if position is None or request.round >= MAX_ROUNDS:
+            self._fail("lost")
+            return
+        self._over()
+        back = self._anew(
+            attrs.evolve(rewound(request, position, lost), round=request.round + 1, number=self.history.number)
+        )
+        self._tell(
+            lambda: self.runs.table.on_returned(back.meta.run, position, back.round, self.runs.cluster.now, back.epoch)
+        )
+        self._hand_on(back)
+
+    def _over(self) -> None:
+        self.worker.steps.end(self.received)
+
+    def _tell(self, take: Callable[[], object]) -> None:
+        self.runs._report(self.worker, self.request, take)
+
+    def _fail(self, why: str) -> None:
+        request, mark, runs = self.request, self.history.mark if hasattr(self, "history") else Mark(), self.runs
+        step = request.assignment
+        self._over()
+
+        def take(epoch: Epoch) -> RunRecord | None:
+            now = runs.cluster.now
+            return runs.table.on_failed(request.meta.run, why, now, step.position, epoch=epoch)
+
+        self._tell(lambda: runs._outcome(request, mark, [], take))
+
+    def _ended(self, output: str) -> None:
+        try:
+            mark = self.history.end(output)
+        except DidaError as problem:
+            self._fail(f"not deterministic: {problem}")
+            return
+        request, runs = self.request, self.runs
+        log = [*self.log, *self.mine]
+        meta = attrs.evolve(request.meta, versions=self.versions, after=self.after)
+        done = attrs.evolve(request, meta=meta).with_step(
+            output=output, mark=mark, after=dict(self.after), worker=self.worker.name
+        )
+        run, position = done.meta.run, done.next
+        runs._finished.setdefault(run, []).append((done.epoch, log))
+        if position + 1 == done.size:
+            self._secure(
+                done, log, {d.version.replica: d.key for d in log if d.version is not None and d.value is None}
+            )
+            return
+        self._over()
+        kept = (self.history.number, self.history.bytes, self.history.travelling())
+        following = attrs.evolve(
+            done, next=position + 1, number=kept[0], bytes=kept[1], kept=kept[2], ask=self.history.more
+        )
+        runs._logs[(run, done.epoch)] = log
+        step = done.assignment
+        now = runs.cluster
+        self._tell(
+            lambda: runs.table.on_completed(run, position, now.now, 1.0, step, done.round, None, done.epoch, kept)
+        )
+        self._hand_on(following)
+
+    def _secure(self, done: Execute, log: list[Done], written: dict[int, str]) -> None:
+        """Copy what the run has written to a second storage node, then report its end."""
+        if written and len(self.runs.cluster.nodes) > 1:
+            replica, key = written.popitem()
+
+            def read(reply: Reply) -> None:
+                if isinstance(reply, Error) and reply.code == errors.LOST_UPDATE:
+                    self._refused(reply)
+                else:
+                    self._secure(done, log, written)
+
+            self._ask(lambda: Read(key, latest=False, after=self.after), read, errors.NO_SUCH_RECORD, avoid=replica)
+            return
+        runs, chain = self.runs, done.chain
+        self._over()
+
+        def take(epoch: Epoch) -> RunRecord | None:
+            return runs.table.on_ended(done.meta.run, chain, self.after, runs.cluster.now, epoch=epoch)
+
+        self._tell(lambda: runs._outcome(done, chain[-1].mark, log, take))
+
+    def _hand_on(self, request: Execute, sure: bool = True) -> None:
+        """Send the request to the worker of its next step; ask for another one if that does not take it."""
+        runs, target = self.runs, self.runs.workers[request.assignment.worker]
+
+        def failed(certain: bool) -> None:
+            self._reassign(request, sure and certain)
+
+        runs._send(self.worker, self.life, target, lambda: runs._receive(target, request), lambda: None, failed)
+
+    def _reassign(self, request: Execute, sure: bool) -> None:
+        runs = self.runs
+        answer: list[Assignment] = []
+        epochs: list[Epoch] = []
+
+        def ask() -> None:
+            run, avoid = request.meta.run, (request.assignment.worker,)
+            try:
+                try:
+                    runs.table[run]
+                except DidaError:
+                    runs.table.on_adopt(request, runs.cluster.now)
+                answer.append(
+                    runs.table.on_reassign(
+                        run, request.next, avoid, runs._places(), runs.cluster.now, request.round, request.epoch, sure
+                    )
+                )
+                epochs.append(runs.table[run].epoch)
+            except DidaError as problem:
+                if problem.code != errors.UNAVAILABLE:
+                    answer.clear()
+                    epochs.append(Epoch())
+
+        def answered() -> None:
+            if answer:
+                step, epoch = answer[-1], epochs[-1]
+                again = request.with_step(worker=step.worker, host=step.host, port=step.port, attempt=step.attempt)
+                fresh = epoch != request.epoch
+                self._hand_on(attrs.evolve(again, epoch=epoch, ask=request.ask or fresh), sure or fresh)
+            elif not epochs:
+                self._later(AGAIN, lambda: self._reassign(request, sure))
+
+        runs._send(
+            self.worker,
+            self.life,
+            runs.scheduler,
+            ask,
+            answered,
+            lambda certain: self._later(AGAIN, lambda: self._hand_on(request, sure)),
+        )
+
+
+def _copied(request: Execute) -> Any:
+    meta = request.meta
+    return attrs.evolve(meta, versions=dict(meta.versions), after=dict(meta.after))
