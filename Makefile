@@ -21,7 +21,7 @@ READY := $(ENV)/.ready
 SOURCES := $(wildcard dida operators examples tests tools benchmarks twisted docs setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long check docs format lock clean simulate bugs torture soak clocks endurance chains hosts rolling runs makespan bench compare evaluate wheel
+.PHONY: help demo test long check docs format lock clean simulate bugs torture soak clocks endurance chains hosts orders rolling runs makespan bench compare evaluate wheel
 MAKEFLAGS += --no-print-directory
 
 say = @printf '%-10s %s\n'
@@ -44,6 +44,7 @@ help:
 	$(say) "docs" "the documentation as a site, build/site/index.html"
 	$(say) "chains" "the long form of the tests that kill workers, schedulers and storage under chains (some minutes)"
 	$(say) "hosts" "one system on three hosts (network namespaces; root): cut off, PCS killed, puppetmaster killed"
+	$(say) "orders" "200 orders for 50 items at once, workers and storage killed and paused; ROUNDS=50 of them"
 	$(say) "rolling" "five storage nodes and three workers restarted one after the other, ten times, under load (5 minutes)"
 	$(say) "makespan" "both policies with operators of 10 ms and 1 s on four workers, against the ideal"
 	$(say) "runs" "10,000 runs: the memory of scheduler, workers and storage stays flat"
@@ -112,6 +113,10 @@ chains: $(READY)
 
 hosts: $(READY)
 	@$(BIN)/pytest tests/system/test_hosts.py -rs
+
+ROUNDS ?= 50
+orders: $(READY)
+	@DIDA_ROUNDS=$(ROUNDS) $(BIN)/pytest -s tests/system/test_orders.py
 
 rolling: $(READY)
 	@$(BIN)/python -m tools.rolling --nodes 5 --workers 3 --turns 10
