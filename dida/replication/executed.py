@@ -52,6 +52,7 @@ class _Session:
     answers: dict[int, Reply] = field(factory=dict)
     numbers: list[int] = field(factory=list)
     """The numbers of the replies, as a heap."""
+    bytes: int = 0
     promised: Epoch = FIRST
     """Nothing of the run is executed in a lower epoch."""
     journals: dict[int, tuple[str, Journal]] = field(factory=dict)
@@ -114,17 +115,21 @@ class ReplyCache:
     ) -> None:
         session.answers[number] = answer
         heappush(session.numbers, number)
-        self.size += 1
-        self.bytes += _bytes(answer)
+        size = _bytes(answer)
         if journal is not None:
             session.journals[number] = key, journal
-            self.bytes += bytes_of_journal(journal)
+            size += bytes_of_journal(journal)
+        self.size += 1
+        self.bytes += size
+        session.bytes += size
 
     def _lose(self, session: _Session, number: int) -> None:
-        self.size -= 1
-        self.bytes -= _bytes(session.answers.pop(number))
+        size = _bytes(session.answers.pop(number))
         if number in session.journals:
-            self.bytes -= bytes_of_journal(session.journals.pop(number)[1])
+            size += bytes_of_journal(session.journals.pop(number)[1])
+        self.size -= 1
+        self.bytes -= size
+        session.bytes -= size
 
     def note(
         self, id: str, lowest: int, answer: Reply, now: float, key: str = "", journal: Journal | None = None
@@ -161,8 +166,8 @@ class ReplyCache:
     def _drop(self, name: str, ended: bool) -> None:
         session = self._sessions.pop(name, None)
         if session is not None:
-            for number in list(session.answers):
-                self._lose(session, number)
+            self.size -= len(session.answers)
+            self.bytes -= session.bytes
         self._expired.pop(name, None)
         self._expired[name] = ended
         if len(self._expired) > REMEMBERED:
