@@ -55,6 +55,8 @@ CALLS = {"r": "read", "w": "write", "c": "update_if_value_is"}
 """The storage call of each verb."""
 
 Entry = Sequence[Any]
+PARTS = {"r": 5, "n": 5, "x": 6, "u": 6, "e": 4, "!": 2}
+"""The least number of parts of each kind of entry."""
 _ENTRIES = msgspec.json.Decoder(list[tuple[Any, ...]])
 
 
@@ -87,9 +89,17 @@ def encoded(some: Iterable[Kept]) -> str:
 def decoded(entries: str) -> list[tuple[Any, ...]]:
     """Return the entries that an update has carried. Raises Hole."""
     try:
-        return _ENTRIES.decode(entries) if entries else []
+        found = _ENTRIES.decode(entries) if entries else []
     except (ValueError, RecursionError):
-        raise Hole("its journal can't be read") from None
+        found = [()]
+    if not all(map(_is_entry, found)):
+        raise Hole("its journal can't be read: somebody else has written updates under its id")
+    return found
+
+
+def _is_entry(entry: Entry) -> bool:
+    of_kind = bool(entry) and isinstance(entry[0], str) and entry[0] in PARTS
+    return of_kind and len(entry) >= PARTS[entry[0]] and type(entry[1]) is int
 
 
 def start_of(input: str) -> Mark:

@@ -336,3 +336,13 @@ def test_kept_entries_are_those_of_the_request() -> None:
     storage.write(History(second), "b", "x")
     assert second.kept == ((("r", 1, "a", "1.1", "1"), []),)
     assert isinstance(Kept(("e", MAX_CALLS, "", 1)).carried, set)
+
+
+@pytest.mark.parametrize(
+    "entries", ["no JSON", "5", "[5]", "[[]]", '[["r"]]', '[["r", "1", "k", "1.1", "v"]]', '[["z", 1]]', "[[[], 1]]"]
+)
+def test_entries_that_no_worker_has_written(entries: str) -> None:
+    """A run whose journal somebody else has written to ends with a reason."""
+    update = KnownUpdate(1, Version(1, 1), "k", Journal(0, "", 1, 5, "w", entries))
+    with pytest.raises(Hole, match="can't be read"):
+        resume(request(), [Fenced((update,), highest=1)])
