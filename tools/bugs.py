@@ -519,6 +519,8 @@ RUNS = {
     "clients": "1",
 }
 """Chains under crashes: of storage nodes, workers and the scheduler."""
+LOSSES = RUNS | {"stray": "0.1", "clog": "2"}
+"""Chains whose requests and replies get lost, too: what is forwarded is on its way while a run is fenced."""
 
 
 def _nothing_is_superseded(self: ReplyCache, id: str | None, epoch: Any) -> None:
@@ -730,7 +732,7 @@ BUGS = (
             *((Commit, "open_below", lambda *rest: False), (Commit, "supersede", lambda *rest: None)),
             (Fences, "_known", _what_is_visible),
         ),
-        RUNS,
+        LOSSES,
     ),
     Bug("what was promised in the view before counts", ((Fences, "give_back", _promises_of_the_view_before),), RUNS),
     Bug(
@@ -749,7 +751,7 @@ BUGS = (
     Bug("a joiner does not know the promises", ((ReplyCache, "load", _without_promises),), RUNS),
     Bug("promises since its snapshot are not given", ((Joining, "promises", lambda self: {}),), RUNS),
     Bug("calls are not compared", ((History, "_compare", lambda *rest: None),), RUNS),
-    Bug("an update is forwarded without its epoch", ((ReplicaContext, "forward", _forwarded_without_epoch),), RUNS),
+    Bug("an update is forwarded without its epoch", ((ReplicaContext, "forward", _forwarded_without_epoch),), LOSSES),
     Bug("a try with a call in flight keeps its epoch", ((Execution, "_raised", _in_the_same_execution),), RUNS),
     Bug("a try gets again what was read last", ((History, "begin", _all_is_read_again),), RUNS),
 )

@@ -18,7 +18,7 @@ from dida.chains.records import Assignment, Mark
 from dida.chains.redo import MAX_ROUNDS, rewound, step_to_redo
 from dida.chains.run_record import RunRecord
 from dida.errors import DidaError
-from dida.simulate.operators import PROGRAMS, RETRIES, Raised
+from dida.simulate.operators import CHANCE, PROGRAMS, RETRIES, Raised
 from dida.timestamps import Timestamp, merged
 from dida.versions import Version
 from dida.wire import grammar
@@ -43,6 +43,8 @@ class Done:
     """What it has read or found; None of an update."""
     free: bool = False
     """True if it may have been executed at any time: a read of a version that the run had seen before."""
+    asked: str = ""
+    """The new value, of an update."""
 
 
 def result_of(done: Done) -> str:
@@ -66,6 +68,8 @@ class Execution:
         self.request = attrs.evolve(request, meta=_copied(request))
         self.known: Mapping[int, Kept] = {}
         self.tries = 0
+        self.until = -1
+        """Number of the last update that is known: what was delivered after it must be asked for again."""
         self.log = list(log if log is not None else runs._logs.get((request.meta.run, request.epoch), []))
         self.log = [done for done in self.log if done.number < request.next * MAX_CALLS]
 
@@ -109,6 +113,7 @@ class Execution:
             self._fail(str(problem))
             return
         self.log = self._log_of_journal()
+        self.until = max((number for number, kept in self.known.items() if kept.entry[0] == "u"), default=-1)
         self._attempt(History(self.request, self.known))
 
     def _log_of_journal(self) -> list[Done]:
@@ -138,7 +143,11 @@ class Execution:
         except Raised as problem:
             self._raised(str(problem))
             return
+        if call[0] == CHANCE:
+            self._send(str(self.runs.rng.randrange(1000)))
+            return
         verb, key, *rest = call
+        self.value = rest[-1] if rest else ""
         try:
             made = self.history.call(verb, key, *rest)
         except DidaError as problem:
@@ -152,6 +161,10 @@ class Execution:
     def _from_journal(self, call: Call) -> None:
         assert call.entry is not None
         entry = call.entry.entry
+        if call.number > self.until:
+            self.runs.wrong.append(
+                f"{self.request.meta.run} call {call.number} got what was read after the last update"
+            )
         self.history.replayed(call)
         kind = entry[0]
         if kind == "r":
@@ -173,7 +186,7 @@ class Execution:
             self._deliver(call, None, entry[4], None)
 
     def _deliver(self, call: Call, version: Version | None, value: str | None, result: Any, free: bool = False) -> None:
-        self.mine.append(Done(call.number, call.verb, call.key, version, value, free))
+        self.mine.append(Done(call.number, call.verb, call.key, version, value, free, self.value))
         self._send(result)
 
     def _really(self, call: Call, verb: str, key: str, rest: list[str]) -> None:
@@ -279,6 +292,8 @@ class Execution:
             return
         meta = attrs.evolve(self.request.meta, after=self.after)
         self.request = attrs.evolve(self.request, meta=meta)
+        updates = [done.number for done in self.mine if done.verb != "r" and done.value is None]
+        self.until = max([self.until, *updates])
         self.history.begin()
         self._attempt(self.history)
 

@@ -1,7 +1,8 @@
 """The operators of a simulation's runs: generators that yield their storage calls, and return their outputs.
 
 A call is `r` key, `w` key value, or `c` key old new. Its result is the value, None without a record; of `w` and `c`
-True, or what was found. They are the programs of the model of the rules, and some more: each is deterministic.
+True, or what was found. They are the programs of the model of the rules, and some more: each is deterministic, but for
+`chance`, which asks for a number that is another one each time.
 """
 
 from __future__ import annotations
@@ -117,8 +118,19 @@ def flaky(run: str, previous: str) -> Generator[tuple[str, ...], Any, str]:
     return f"{b}{a}"
 
 
+def chance(run: str, previous: str) -> Generator[tuple[str, ...], Any, str]:
+    """Executed again it asks for something else: then the run must fail."""
+    n = yield (CHANCE,)
+    yield "w", "c", f"{run}.n{n}"
+    a = yield "r", "a"
+    yield "w", "d" if odd(n) else "b", f"{run}.m{crc(a, n):x}"
+    return str(n)
+
+
 PROGRAMS: dict[str, Program] = {
-    each.__name__: each for each in (stock, branch, two, transfer, own, refused, tail, looks, acts, create, flaky)
+    each.__name__: each
+    for each in (stock, branch, two, transfer, own, refused, tail, looks, acts, create, flaky, chance)
 }
-RETRIES = {"flaky": 3}
+CHANCE = "chance"
+RETRIES = {"flaky": 3, "two": 2, "transfer": 2, "own": 1}
 INITIAL = {"stock": "3", "x": "5", "y": "5", **{key: f"initial-{key}" for key in "abcd"}}

@@ -33,7 +33,7 @@ from dida.errors import DidaError
 from dida.simulate.execution import AGAIN, Done, Execution, epoch_of, result_of
 from dida.simulate.network import Cluster
 from dida.simulate.node import Node
-from dida.simulate.operators import INITIAL, PROGRAMS
+from dida.simulate.operators import CHANCE, INITIAL, PROGRAMS
 from dida.simulate.plan import NEVER, Plan
 from dida.wire import grammar
 from dida.wire.messages import Epoch, Error, Fence, Fenced, Forget, Reply, Request, UpdateIf, Write
@@ -466,7 +466,7 @@ class SimulatedRuns:
         wrong = []
         for run, told in self.told.items():
             if told.state != DONE:
-                if "deterministic" in told.output:
+                if "deterministic" in told.output and CHANCE not in self.started[run]:
                     wrong.append(f"{run} {' '.join(self.started[run])} failed: {told.output}")
                 continue
             made = sorted((d.key, str(d.version)) for d in told.log if d.verb in "wc" and d.value is None)
@@ -475,7 +475,7 @@ class SimulatedRuns:
                 wrong.append(
                     f"{run} {' '.join(self.started[run])} has made {made}, there was {told.there}, then {later}"
                 )
-            elif problem := self._not_in_order(run, told.log):
+            elif (problem := self._not_in_order(run, told.log)) or (problem := self._not_as_asked(told.log)):
                 wrong.append(f"{run} {' '.join(self.started[run])}: {problem}")
         sold = sum(
             told.output.startswith("sold ")
@@ -485,6 +485,15 @@ class SimulatedRuns:
         if sold > int(INITIAL["stock"]):
             wrong.append(f"{sold} items sold of {INITIAL['stock']}")
         return wrong
+
+    def _not_as_asked(self, log: list[Done]) -> str:
+        """Return which update of an execution has written another value than it has asked for."""
+        replica = next(node.replica for node in self.cluster.nodes.values() if node.replica is not None)
+        for done in log:
+            entry = replica.state.store.find(done.key, done.version) if done.version is not None else None
+            if done.verb != "r" and done.value is None and entry is not None and entry.value != done.asked:
+                return f"call {done.number} wrote {entry.value} to {done.key}, and asked for {done.asked}"
+        return ""
 
     def _stored(self, run: str, made: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Return the versions of a run in the store that its execution has not made."""
