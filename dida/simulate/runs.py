@@ -120,19 +120,29 @@ class SimulatedRuns:
 
     def prepare(self) -> None:
         """Write the records that operators use."""
-        for key, value in INITIAL.items():
-            self._storage(lambda k=key, v=value: Write(k, v, concern="all"), lambda reply: None)  # type: ignore[misc]
+
+        def written(reply: Reply) -> None:
+            self._unwritten -= 1
+
+        initial = INITIAL if self._count else {}
+        self._unwritten = len(initial)
+        for key, value in initial.items():
+            self._storage(lambda k=key, v=value: Write(k, v, concern="all"), written)  # type: ignore[misc]
+
+    @property
+    def _count(self) -> int:
+        """The number of runs: none where two sides may go on, or where there may be no room for their records."""
+        return 0 if self.plan.forks or self.plan.max_memory else self.plan.runs
 
     @property
     def prepared(self) -> bool:
-        return not self._asks
+        return not self._unwritten
 
     def begin(self) -> None:
         """Start runs, and let processes die."""
-        count = 0 if self.plan.forks else self.plan.runs
-        for number in range(count):
+        for number in range(self._count):
             self.cluster.at(self.rng.uniform(0, self.plan.faults * 0.8), lambda n=number: self._start(n))  # type: ignore[misc]
-        for _ in range(2 * count):
+        for _ in range(2 * self._count):
             self.cluster.at(self.rng.uniform(0, self.plan.faults), self._meddle)
         self.cluster.at(0.25, self._tick)
         if self.pausing:
