@@ -52,7 +52,7 @@ def test_a_bug_is_found(name: str) -> None:
     (bug,) = [bug for bug in BUGS if bug.name == name]
     found = seeds_needed(bug, 60)
     assert found is not None
-    assert Simulation(found[0] - 1).run() == []
+    assert Simulation(found[0] - 1, plan=plan_of(found[0] - 1, bug.plan)).run() == []
 
 
 def test_there_are_failpoints_at_every_step() -> None:
