@@ -280,9 +280,11 @@ class RunStorage:
             note(call, result)
             return
         problem = result.value
-        if not isinstance(problem, DidaError) or isinstance(problem, BadRequest):
+        if isinstance(problem, BadRequest):
             return  # the same call raises the same, whatever the storage is like
-        if problem.code == errors.SUPERSEDED:
+        if not isinstance(problem, DidaError):  # cancelled by the operator: the update may have arrived
+            self._history.unsure |= call.verb != "r"
+        elif problem.code == errors.SUPERSEDED:
             self.superseded = epoch_of(problem)
         elif problem.code not in (errors.LOST_UPDATE, errors.SESSION_EXPIRED, errors.NOT_DETERMINISTIC):
             self._history.unsure |= call.verb != "r" and problem.code == errors.UNKNOWN_OUTCOME

@@ -215,6 +215,31 @@ async def test_a_try_with_a_call_in_flight_is_followed_by_a_new_execution(stage:
     assert [value for _, value in stage.storage.group.records["a"]] == ["1"]
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_try_that_has_cancelled_an_update_is_followed_by_a_new_execution(stage: Stage) -> None:
+    """The update that an operator no longer waits for may have arrived: it must not be made once more."""
+    body = """
+from twisted.internet import reactor
+await self.storage.write("b", "2").addTimeout(0.2, reactor)
+return "out"
+"""
+    write(stage, body, "retries = 3", "async ")
+    node = stage.storage.nodes[0]
+    made: list[Reply] = []
+
+    def silent(request: Request) -> Any:
+        if isinstance(request, Write) and not made:
+            made.append(node._once(request))
+            return Deferred()
+        return node._once(request)
+
+    node.answer = silent
+    ended = await stage.outcome(stage.request("Op@w1"))
+    assert isinstance(ended, Ended)
+    assert ended.epoch.number == 1
+    assert [value for _, value in stage.storage.group.records["b"]] == ["2"]
+
+
 @pytest.mark.parametrize("attributes", ["pass", 'loop = "asyncio"'])
 @pytest_twisted.ensureDeferred
 async def test_results_are_delivered_in_the_order_of_the_calls(stage: Stage, attributes: str) -> None:
