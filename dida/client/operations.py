@@ -14,7 +14,7 @@ The module is a little long because it has one class for each operation.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from attrs import define, field, frozen
@@ -354,6 +354,10 @@ class FenceOperation(ClientOperation[Fenced]):
     epoch: Epoch
     first: int = 0
 
+    def on_no_reply(self, member: StorageAddress, problem: DidaError, now: float, sent: bool = True) -> None:
+        ClientOperation.on_no_reply(self, member, problem, now, sent)
+        self._uncertain = False  # it may be repeated
+
     def _request(self, deadline: float) -> Request:
         return Fence(self.key, epoch=self.epoch, from_=self.first, deadline=deadline)
 
@@ -412,11 +416,16 @@ def _versions(pairs: Iterable[Sequence[str]]) -> list[tuple[Version, str]]:
 
 @frozen
 class _Named:
-    """The members of a `superseded` error."""
+    """What is read of the object of a reply."""
 
     epoch: Epoch = FIRST
 
 
+def epoch_in(members: Mapping[str, Any]) -> Epoch:
+    """Return the epoch that the object of a reply names."""
+    return structure(members, _Named).epoch
+
+
 def epoch_of(problem: DidaError) -> Epoch:
     """Return the epoch that a `superseded` error names."""
-    return structure(problem.object, _Named).epoch
+    return epoch_in(problem.object)

@@ -46,7 +46,7 @@ from dida.interfaces import IStorage, Record
 from dida.protocols.clock import steady
 from dida.protocols.links import LinkListener, ReconnectingClient, Unreachable
 from dida.protocols.shortage import Lacking, lack_of_descriptors
-from dida.timestamps import Timestamp
+from dida.timestamps import Timestamp, merged
 from dida.versions import Version
 from dida.wire import grammar
 from dida.wire.messages import DEFAULT_DEADLINE, Concern, Epoch, Error, Fenced, Member, View, Watch
@@ -190,7 +190,8 @@ class StorageClient:
         found = await self._carry_out(FenceOperation(replicas, seen, run, ends, epoch))
         while found.next is not None:
             more = await self._carry_out(FenceOperation(replicas, seen, run, ends, epoch, found.next))
-            found = evolve(more, updates=(*found.updates, *more.updates))
+            highest, after = max(found.highest, more.highest), merged(found.after, more.after)
+            found = evolve(more, updates=(*found.updates, *more.updates), highest=highest, after=after)
         return found
 
     async def secure(self, seen: CausalContext, key: str, by: int, seconds: float) -> None:

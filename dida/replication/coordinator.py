@@ -434,14 +434,11 @@ class Commit:
                     del self._releases[ended.txn]
 
     def supersede(self, run: str, epoch: Epoch, now: float) -> None:
-        """End the open transactions of a run with lower epochs, but for those that are decided (see `open_below`)."""
+        """End the open transactions of a run with lower epochs, but for those that are decided."""
         for queue in list(self._queues.values()):
-            for txn in [txn for txn in queue if txn.record is None and _is_below(txn, run, epoch)]:
+            # the first one last: when it ends, the next one begins
+            for txn in [txn for txn in reversed(queue) if txn.record is None and _is_below(txn, run, epoch)]:
                 self._finish(txn, superseded(epoch), now)
-
-    def open_below(self, run: str, epoch: Epoch) -> bool:
-        """Return True if a transaction of the run with a lower epoch is open here."""
-        return any(_is_below(txn, run, epoch) for txn in self._deciding)
 
     # --- the participant's side -----------------------------------------------------------------
 

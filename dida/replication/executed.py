@@ -21,6 +21,8 @@ from dida.timestamps import Timestamp, merge_into
 from dida.versions import Version
 from dida.wire.messages import FIRST, Epoch, Journal, KnownUpdate, No, Ok, Reply
 
+PROMISE = 500
+"""About the memory that the promise of a run takes, in bytes."""
 SINGLE = "\0"
 """Begins the session of an id that belongs to no session: no other id has the same."""
 REMEMBERED = 100_000
@@ -166,7 +168,7 @@ class ReplyCache:
     def _drop(self, name: str, ended: bool) -> None:
         session = self._sessions.pop(name, None)
         if session is not None:
-            self.size -= len(session.answers)
+            self.size -= len(session.answers) + (session.promised is not FIRST)
             self.bytes -= session.bytes
         self._expired.pop(name, None)
         self._expired[name] = ended
@@ -189,8 +191,15 @@ class ReplyCache:
         session.used = now
         if session.promised > epoch:
             return session.promised
-        session.promised = epoch
+        self._note_promise(session, epoch)
         return None
+
+    def _note_promise(self, session: _Session, epoch: Epoch) -> None:
+        if session.promised is FIRST and epoch > FIRST:
+            self.size += 1
+            self.bytes += PROMISE
+            session.bytes += PROMISE
+        session.promised = max(session.promised, epoch)
 
     def known_of(self, run: str) -> tuple[Timestamp, int]:
         """Return the timestamp of a run's executed updates, and their highest number, refused ones included."""
@@ -244,7 +253,7 @@ class ReplyCache:
         for name, age, lowest, promised, answers in dumped:
             epoch = msgspec.convert(promised, Epoch)
             session = self._sessions.setdefault(name, _Session(now - age, lowest))
-            session.promised = max(session.promised, epoch)
+            self._note_promise(session, epoch)
             for number, is_ok, words, after, *more in answers:
                 key, journal = (more[0], msgspec.convert(more[1], Journal)) if more else ("", None)
                 self._keep(session, number, (answered if is_ok else not_applied)(tuple(words), after), key, journal)

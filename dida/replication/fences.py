@@ -1,9 +1,9 @@
 """Fences of runs: all members promise to execute nothing more of a run in lower epochs, and say what they know of it.
 
 A run that is executed again first fences its older executions, which may only be paused. The node that a worker asks
-has all members of its view promise. A member that is the home of a key first ends its open transactions of the run in
-lower epochs. Then the node fetches what it lacks of the run's updates and replies with their journals. A change of the
-view begins the fence again.
+has all members of its view promise. A member that is the home of a key gives up what it has not decided of the run in
+lower epochs, and says what it has decided. Then the node fetches what it lacks of the run's updates, waits until those
+that are decided are exposed, and replies with their journals. A change of the view begins the fence again.
 
 Source: the epochs of ZooKeeper's and Kafka's fenced producers; the rules are in docs/explanation/chains.md.
 """
@@ -20,11 +20,10 @@ from dida import errors
 from dida.replication.batches import BATCH
 from dida.replication.context import ReplicaContext
 from dida.replication.coordinator import Commit
-from dida.replication.executed import bytes_of_journal, split
+from dida.replication.executed import TOO_MANY_ANSWERS, bytes_of_journal, split
 from dida.replication.gossip import ReplicaState
 from dida.replication.messages import FenceRun, RunFenced
-from dida.replication.operations import PendingRequest, superseded, too_late
-from dida.replication.outputs import OTHER_VIEW
+from dida.replication.operations import PendingRequest, refused, superseded, too_late
 from dida.replication.streams import incarnation_of
 from dida.timestamps import Timestamp, covers, merge_into
 from dida.wire import grammar
@@ -44,8 +43,8 @@ class _Fencing:
     first: int
     missing: set[str]
     """Members that have not promised yet."""
-    asked: set[str] = Factory(set)
-    """Those of them that were asked."""
+    asked: dict[str, FenceRun] = Factory(dict)
+    """Those of them that were asked, and with which message: the reply to that counts."""
     after: Timestamp = Factory(dict)
     highest: int = 0
 
@@ -59,8 +58,6 @@ class Fences:
     commit: Commit
     on_promise: Callable[[str, Epoch], None]
     _open: list[_Fencing] = Factory(list)
-    _awaited: list[tuple[Any, FenceRun]] = Factory(list)
-    """Members' requests that wait until transactions have ended here, by their tokens."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -71,6 +68,12 @@ class Fences:
         """Fence a run for a client."""
         request = waiting.op.question
         assert isinstance(request, Fence)
+        if len(self._open) >= self.context.config.max_waiting:
+            self.context.answer(waiting.token, refused(waiting, f"{len(self._open)} fences already wait here"))
+            return
+        if self.state.executed.full and not self.state.executed.knows(request.run):
+            self.context.answer(waiting.token, refused(waiting, TOO_MANY_ANSWERS))
+            return
         if refusal := self._promise(request.run, request.epoch, now):
             self.context.answer(waiting.token, refusal)
             return
@@ -92,13 +95,14 @@ class Fences:
 
     def _ask(self, fencing: _Fencing) -> None:
         for member in self.context.others():
-            if member.component in fencing.missing - fencing.asked:
-                fencing.asked.add(member.component)
+            if member.component in fencing.missing and member.component not in fencing.asked:
                 message = FenceRun(**self.context.stamp(), run=fencing.run, epoch=fencing.epoch)
+                fencing.asked[member.component] = message
                 self.context.send(member, message)
 
     def _known(self, run: str) -> tuple[Timestamp, int]:
-        """Return the timestamp of the run's updates that are known here, and their highest number."""
+        """Return the timestamp of the run's updates that are known here, decided ones included, and their highest
+        number."""
         after, highest = self.state.executed.known_of(run)
         for record in self.state.held.values():
             if record.id is not None:
@@ -106,17 +110,14 @@ class Fences:
                 if session == run:
                     merge_into(after, record.ts)
                     highest = max(highest, number)
-        alive = {s: n for s, n in after.items() if self._is_alive(incarnation_of(s))}
+        alive = {s: n for s, n in after.items() if self.context.member(incarnation_of(s)) is not None}
         return alive, highest
-
-    def _is_alive(self, incarnation: str) -> bool:
-        return incarnation == self.context.incarnation or self.context.member(incarnation) is not None
 
     def on_fenced(self, peer: str, message: FenceRun, reply: Reply | None, now: float) -> None:
         """Process the reply of a member; None: none came, or it belongs to another view."""
         known = grammar.structure(reply.object, RunFenced) if isinstance(reply, Ok) else None
-        for fencing in [f for f in self._open if (f.run, f.epoch) == (message.run, message.epoch)]:
-            fencing.asked.discard(peer)
+        for fencing in [f for f in self._open if f.asked.get(peer) is message]:
+            del fencing.asked[peer]
             if isinstance(reply, Error) and reply.code in (errors.SUPERSEDED, errors.SESSION_EXPIRED):
                 self._end(fencing, reply)
             elif known is not None:
@@ -127,12 +128,15 @@ class Fences:
 
     def _advance(self, fencing: _Fencing, now: float) -> None:
         """Reply if all members have promised, and all that they know of the run is applied here."""
-        if fencing.missing or self.commit.open_below(fencing.run, fencing.epoch):
+        if fencing.missing:
             return
         mine, highest = self._known(fencing.run)
         merge_into(fencing.after, mine)
         if not covers(self.state.value_ts, fencing.after):
             self.state.fetch(fencing.after, now)
+            return
+        if self.state.executed.has_expired(fencing.run):
+            self._end(fencing, Error(errors.SESSION_EXPIRED, (fencing.run,)))
             return
         if by := self.state.executed.superseded(f"{fencing.run}:0", fencing.epoch):
             self._end(fencing, superseded(by))
@@ -154,39 +158,32 @@ class Fences:
 
     # --- the other members ----------------------------------------------------------------------
 
-    def on_fence_run(self, token: Any, message: FenceRun, now: float) -> Reply | None:
-        """Promise; reply at once, or when the open transactions of the run in lower epochs have ended."""
+    def on_fence_run(self, message: FenceRun, now: float) -> Reply:
+        """Promise, and say what is known of the run, decided transactions included: the asker waits for these."""
         if refusal := self._promise(message.run, message.epoch, now):
             return refusal
-        if self.commit.open_below(message.run, message.epoch):
-            self._awaited.append((token, message))
-            return None
-        return self._fenced(message)
-
-    def _fenced(self, message: FenceRun) -> Ok:
         after, highest = self._known(message.run)
         return Ok((), {"after": after, "highest": highest})
 
     # --- time, and views ------------------------------------------------------------------------
 
     def observe(self, now: float) -> None:
-        """Go on with what waits for transactions, or for updates."""
+        """Go on with what waits for updates."""
         for fencing in list(self._open):
             if not fencing.missing:
                 self._advance(fencing, now)
-        for token, message in list(self._awaited):
-            if not self.commit.open_below(message.run, message.epoch):
-                self._awaited.remove((token, message))
-                self.context.answer(token, self._fenced(message))
 
     def tick(self, now: float) -> None:
-        """Send again what got no reply; give up what is late."""
+        """Send again what got no reply."""
+        for fencing in self._open:
+            self._ask(fencing)
+        self.observe(now)
+
+    def give_up_late(self, now: float) -> None:
+        """Answer the fences whose deadline is over, also while the view changes."""
         for fencing in list(self._open):
             if now >= fencing.waiting.deadline:
                 self._end(fencing, too_late(fencing.waiting))
-            else:
-                self._ask(fencing)
-        self.observe(now)
 
     def waiting(self) -> list[PendingRequest]:
         """Return the requests that wait."""
@@ -196,7 +193,4 @@ class Fences:
         """Stop all, because another view begins: the requests are given back."""
         again = self.waiting()
         self._open.clear()
-        for token, _ in self._awaited:
-            self.context.answer(token, Error(OTHER_VIEW))
-        self._awaited.clear()
         return again

@@ -23,7 +23,7 @@ from dida.wire.messages import Epoch, Error, Ok, Reply
 
 JOIN_AGAIN = 0.1
 PROBE_AGAIN = 1.0
-MAX_PROMISES = 2000
+MAX_PROMISES = 500
 """The most promises that are kept for a node that joins, until it is given another snapshot."""
 
 
@@ -204,9 +204,12 @@ class Joining:
     def note_promise(self, run: str, epoch: Epoch) -> None:
         """Keep a promise for the nodes that join, whose snapshots may lack it."""
         for joiner in self.joiners.values():
+            if joiner.copy == 0:
+                continue
             joiner.promises[run] = epoch
             if len(joiner.promises) > MAX_PROMISES:
-                joiner.parts, joiner.loaded = None, ""  # it begins again with another snapshot
+                joiner.parts, joiner.loaded, joiner.copy = None, "", 0  # it begins again with another snapshot
+                joiner.promises.clear()
 
     def promises(self) -> dict[str, dict[str, Epoch]]:
         """Return what `note_promise` has kept, by the incarnation that joins."""

@@ -106,6 +106,8 @@ def operation(request: Request) -> ReplicaRequest | None:
             return _update(request, "updateif", request.new, request.old)
         case Note():
             note = request.journal
+            if note.verb != "n":
+                raise BadRequest(f'the journal of a note has the verb "n", not "{note.verb}"')
             return ReplicaRequest(verb="write", key=request.key, id=request.id, journal=note, after=request.after)
         case Fence():
             return ReplicaRequest(verb="fence", key=request.run, question=request)
@@ -117,6 +119,8 @@ def operation(request: Request) -> ReplicaRequest | None:
 
 
 def _update(request: Write | UpdateIf, verb: str, value: str, old: str = "", concern: Concern = 1) -> ReplicaRequest:
+    if request.journal is not None and request.journal.verb == "n":
+        raise BadRequest('the verb "n" is for the journal of a note: expected "w" or "c"')
     return ReplicaRequest(
         verb=verb,
         key=request.key,

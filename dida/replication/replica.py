@@ -194,7 +194,7 @@ class Replica:
             case Gossip():
                 return self.state.on_gossip(message, now)
             case FenceRun():
-                return self.requests.fences.on_fence_run(token, message, now)
+                return self.requests.fences.on_fence_run(message, now)
             case Release():
                 return self.locks.on_release(message, now)
             case Heartbeat():
@@ -249,6 +249,7 @@ class Replica:
         self.membership.leaving.busy = bool(self.requests.in_hand or self.commit.open)
         self.membership.tick(now)
         self.requests.give_up_without_quorum(now)
+        self.requests.fences.give_up_late(now)
         if self.context.serving:
             if self.detection.follows:
                 self.detection.wait_for(sorted(self.locks.homes() | self.state.unexposed()), now)

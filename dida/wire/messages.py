@@ -33,6 +33,8 @@ Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 Counter = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 StreamName = Annotated[str, Meta(min_length=1, max_length=64)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Digest = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""63 bits of a hash."""
 UpdateId = Annotated[str, Meta(min_length=1, max_length=200)]
 Timestamp = dict[StreamName, Counter]
 Concern = Annotated[int, Meta(ge=1, le=1000)] | Literal["all"]
@@ -65,9 +67,9 @@ class Journal(Struct, frozen=True, array_like=True, gc=False):
     """These two are the epoch."""
     call: Counter
     """The position of the step and the number of the call within the step."""
-    digest: int
-    """64 bits: a hash chain over the input, the calls so far and the outputs."""
-    verb: str
+    digest: Digest
+    """A hash chain over the input, the calls so far and the outputs."""
+    verb: Literal["w", "c", "n"]
     """`w`: write, `c`: compare and swap, `n`: a note, which changes no record."""
     entries: str = ""
     """What the run got since its last update of the same shard: JSON, or empty."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import attrs
 import msgspec
+import pytest
 
+from dida.errors import BadRequest
+from dida.replication import fences, joining
+from dida.replication.executed import ReplyCache
 from dida.replication.messages import Load
+from dida.replication.operations import operation
 from dida.wire import grammar
 from dida.wire.messages import FIRST, Epoch, Error, Fence, Fenced, Forget, Journal, No, Note, Ok, Reply, UpdateIf, Write
 from tests.support.simnet import Hand
@@ -24,13 +30,13 @@ def cluster(count: int = 3, **config: Any) -> tuple[Hand, str]:
     return hand, key
 
 
-def journal(call: int, epoch: Epoch = FIRST, verb: str = "w", *entries: Any) -> Journal:
+def journal(call: int, epoch: Epoch = FIRST, verb: Literal["w", "c", "n"] = "w", *entries: Any) -> Journal:
     carried = msgspec.json.encode(entries).decode() if entries else ""
     return Journal(epoch.number, epoch.by, call, 100 + call, verb, carried)
 
 
-def write(key: str, value: str, number: int, epoch: Epoch = FIRST, **rest: Any) -> Write:
-    return Write(key, value, id=f"{RUN}:{number}", retry=False, journal=journal(number, epoch), **rest)
+def write(key: str, value: str, number: int, epoch: Epoch = FIRST, verb: Literal["w", "n"] = "w") -> Write:
+    return Write(key, value, id=f"{RUN}:{number}", retry=False, journal=journal(number, epoch, verb))
 
 
 def swap(key: str, old: str, new: str, number: int, epoch: Epoch = FIRST) -> UpdateIf:
@@ -229,3 +235,200 @@ def test_journals_survive_their_home() -> None:
     hand.crash(2)
     hand.run(3.0)
     assert [each.journal for each in fenced(hand.answer(3, fence())).updates] == [journal(1, Epoch(), "c")]
+
+
+# --- what overtakes a fence ---------------------------------------------------------------------
+
+
+def test_a_queue_of_updates_of_one_run() -> None:
+    """Each is given up once, though the end of the first lets the next one begin."""
+    hand = Hand(1)
+    hand.answer(1, Write("k", "a"))
+    lacking = {hand.replicas[1].context.incarnation: 999}
+    tokens = [hand.ask(1, attrs.evolve(swap("k", "a", value, n), after=lacking)) for n, value in enumerate("bc", 1)]
+    assert fenced(hand.answer(1, fence())).updates == ()
+    assert [code(hand.replies[token]) for token in tokens] == ["superseded"] * 2
+
+
+def test_a_run_is_forgotten_while_it_is_fenced() -> None:
+    """Then it is not said that it has changed nothing."""
+    hand, _ = cluster()
+    hand.answer(1, write("k", "v", 1))
+    token = hand.ask(1, fence())
+    hand.pass_on("fencing", target=2)
+    hand.pass_on("fencing", source=2)
+    hand.answer(1, Forget((RUN,)))
+    assert code(hand.replies.get(token) or hand.answer(1, fence())) == "session-expired"
+    assert hand.run(2.0, lambda: token in hand.replies)
+    assert code(hand.replies[token]) == "session-expired"
+
+
+def test_a_higher_fence_overtakes_one_that_waits() -> None:
+    """The lower one is refused, wherever it is open."""
+    hand, _ = cluster(2)
+    token = hand.ask(1, fence(SECOND))
+    promised = hand.under_way("fencing")
+    hand.deliver(*promised)
+    hand.replicas[1].state.executed.promise(RUN, THIRD, hand.now)
+    hand.pass_on("fencing")
+    assert (code(hand.replies[token]), hand.replies[token].object["epoch"]) == ("superseded", THIRD)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_only_a_member_knows_better(ended: bool) -> None:
+    """What a member knows of a higher epoch, or of the end of the run, is the reply."""
+    hand, _ = cluster()
+    executed = hand.replicas[3].state.executed
+    if ended:
+        executed.forget(RUN)
+    else:
+        executed.promise(RUN, THIRD, hand.now)
+    assert code(hand.answer(1, fence())) == ("session-expired" if ended else "superseded")
+
+
+def test_an_update_is_refused_when_it_is_compared() -> None:
+    """A home that has promised meanwhile does not decide, whatever the others have locked."""
+    hand, key = cluster()
+    token = hand.ask(2, swap(key, "a", "b", 1))
+    hand.replicas[2].state.executed.promise(RUN, SECOND, hand.now)
+    hand.pass_on()
+    assert code(hand.replies[token]) == "superseded"
+    assert hand.run(2.0, hand.quiet)
+    assert hand.stored(1, key) == ["a"]
+
+
+def test_a_reply_to_an_earlier_fence_does_not_count() -> None:
+    """It does not say what the member has executed since."""
+    hand, _ = cluster(2, gossip_delay=30.0)
+    first = hand.ask(1, fence())
+    hand.deliver(*hand.under_way("fencing"))
+    (late,) = hand.under_way("fencing", answers=True)
+    hand.act(1, hand.replicas[1].give_up({first}, hand.now))
+    hand.tick(1)
+    assert code(hand.replies[first]) == "unavailable"
+    between = hand.ask(2, fence())
+    for _ in range(2):
+        hand.deliver(*[letter for letter in hand.under_way("fencing") if letter is not late])
+    assert fenced(hand.replies[between]).updates == ()
+    assert isinstance(hand.replies[hand.ask(2, write("k", "v", 1, SECOND))], Ok)
+    again = hand.ask(1, fence())
+    hand.deliver(late)
+    assert again not in hand.replies
+    assert hand.run(2.0, lambda: again in hand.replies)
+    assert [each.number for each in fenced(hand.replies[again]).updates] == [1]
+
+
+def test_the_numbers_that_only_another_member_knows() -> None:
+    """A refusal is at the home of its key only: its number is not used again all the same."""
+    hand, key = cluster()
+    assert isinstance(hand.answer(2, swap(key, "z", "b", 7)), No)
+    for number in (1, 3):
+        hand.replicas[number].state.executed._sessions.pop(RUN, None)
+    assert fenced(hand.answer(1, fence())).highest == 7
+
+
+def test_a_promise_never_falls() -> None:
+    """Nor does it by a snapshot that was taken before it was made."""
+    cache = ReplyCache()
+    cache.promise(RUN, SECOND, 0.0)
+    older = list(cache.dump(0.0))
+    cache.promise(RUN, THIRD, 0.0)
+    cache.load(msgspec.json.decode(msgspec.json.encode(older)), [], 0.0)
+    assert cache.superseded(f"{RUN}:1", SECOND) == THIRD
+
+
+# --- time, and bounds ---------------------------------------------------------------------------
+
+
+def test_a_fence_has_a_deadline() -> None:
+    """A silent member delays it until then; what got no reply is sent again."""
+    hand, _ = cluster(2)
+    token = hand.ask(1, fence(deadline=0.5))
+    sent = hand.under_way("fencing")
+    hand.lose(*sent)
+    hand.tick(1)
+    assert len(hand.under_way("fencing")) == 1, "sent again"
+    assert hand.replicas[1].requests.in_hand == 1, "a node that leaves waits for it"
+    while token not in hand.replies:
+        hand.tick(1)
+        assert hand.now < 60
+    assert code(hand.replies[token]) == "unavailable"
+    assert hand.replicas[1].requests.in_hand == 0
+
+
+def test_a_deadline_while_the_view_changes() -> None:
+    """A node that does not serve answers in time that it can't."""
+    hand, _ = cluster(majority=True)
+    token = hand.ask(1, fence(deadline=1.0))
+    hand.crash(3)
+    ends = hand.now + 1.2
+    while hand.now < ends:
+        hand.tick(1)  # the other one does not hear of it
+    assert not hand.replicas[1].context.serving
+    assert code(hand.replies[token]) == "unavailable"
+
+
+def test_fences_are_bounded() -> None:
+    """As many wait as other requests may; and a promise takes room among the replies."""
+    hand, _ = cluster(2, max_waiting=5)
+    tokens = [hand.ask(1, fence()) for _ in range(6)]
+    assert [token in hand.replies for token in tokens] == [False] * 5 + [True]
+    assert code(hand.replies[tokens[5]]) == "unavailable"
+    cache = ReplyCache()
+    cache.promise(RUN, SECOND, 0.0)
+    cache.promise(RUN, THIRD, 0.0)
+    assert cache.size == 1
+    assert cache.bytes > 0
+    cache.note(f"{RUN}:1", 0, Ok(("1.1",)), 0.0, "k", journal(1, THIRD))
+    cache.forget(RUN)
+    assert (cache.size, cache.bytes) == (0, 0)
+
+
+def test_a_thousand_updates_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply has at most so many updates, however short they are; the next one goes on."""
+    monkeypatch.setattr(fences, "MAX_UPDATES", 3)
+    hand, _ = cluster(2)
+    for number in range(1, 8):
+        hand.answer(1, write("k", "v", number))
+    parts = [fenced(hand.answer(2, fence()))]
+    while parts[-1].next is not None:
+        parts.append(fenced(hand.answer(2, fence(from_=parts[-1].next))))
+    assert [[each.number for each in part.updates] for part in parts] == [[1, 2, 3], [4, 5, 6], [7]]
+
+
+def test_more_promises_than_are_kept_for_a_joiner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given another snapshot, which has them; a member that gives none keeps none."""
+    monkeypatch.setattr(joining, "MAX_PROMISES", 5)
+    hand, _ = cluster()
+    hand.crash(3)
+    hand.run(2.0)
+    hand.start(3)
+    for _ in range(200):
+        hand.tick()
+        if hand.under_way("load"):
+            break
+        hand.pass_on()
+    for number in range(20):
+        hand.ask(1, Fence(f"q{number}-x", epoch=SECOND))
+        hand.pass_on("fencing")
+    for replica in hand.replicas.values():
+        assert all(len(joiner.promises) <= 5 for joiner in replica.joining.joiners.values())
+    assert not any(joiner.promises for joiner in hand.replicas[2].joining.joiners.values())
+    assert hand.run(10.0, lambda: all(len(r.context.others()) == 2 for r in hand.replicas.values()))
+    executed = hand.replicas[3].state.executed
+    assert all(executed.superseded(f"q{number}-x:1", FIRST) == SECOND for number in range(20))
+
+
+def test_the_verb_of_a_journal() -> None:
+    """It says whether a record changes: a client can't make it say what the request does not."""
+    key = "k"
+    for request in (
+        Note(key, id=f"{RUN}:1", journal=journal(1)),
+        write(key, "z", 2, verb="n"),
+        attrs.evolve(swap(key, "a", "z", 3), journal=journal(3, FIRST, "n")),
+    ):
+        with pytest.raises(BadRequest, match='verb "n"'):
+            operation(request)
+    for digest in ("1" * 4000, "-1", str(2**63)):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.json.decode(f'[0,"",1,{digest},"w"]', type=Journal)
