@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from dida.interfaces import MAX_OPERATORS, Access
 from dida.versions import Version
-from dida.wire.messages import Counter, Name, Timestamp
+from dida.wire.messages import Counter, Digest, Name, Timestamp
 
 MAX_OUTPUT = 512 * 1024
 """The most bytes of the output of one operator, as UTF-8."""
@@ -59,11 +59,11 @@ class StepMeta(Meta):
 class Mark(Struct, frozen=True, array_like=True, gc=False):
     """What a run has done by a moment: equal marks are of equal executions (`dida.chains.journal`)."""
 
-    digest: int = 0
-    """64 bits: a hash chain over the input, the calls so far and the outputs."""
-    updates: int = 0
+    digest: Digest = 0
+    """A hash chain over the input, the calls so far and the outputs."""
+    updates: Counter = 0
     """The number of updates."""
-    last: int = 0
+    last: Digest = 0
     """The digest at the last one."""
 
 

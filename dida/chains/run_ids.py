@@ -1,7 +1,7 @@
 """The ids of runs: those that the scheduler numbers, and those computed from a client's id.
 
-A client's run has the same id whichever incarnation of a scheduler starts it, and so have its updates (`RUN:N`,
-`dida.client.sessions.StepRequestIds`): when a scheduler that does not know it starts it again, it has its effects once.
+A client's run has the same id whichever incarnation of a scheduler starts it, and so has its journal
+(`dida.chains.journal`): when a scheduler that does not know it starts it again, it has its effects once.
 The id depends on the whole request, so no two different runs share updates.
 """
 

@@ -16,7 +16,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any, TypeVar
 
@@ -44,6 +44,9 @@ Meanwhile = Callable[[MemoryStorage], object] | None
 """What other clients do between the crash and the next execution."""
 
 _T = TypeVar("_T")
+
+STOPS_WITHIN = 10.0
+"""Time after which a worker that was paused must have stopped, in seconds."""
 
 
 @frozen
@@ -277,12 +280,18 @@ class _Chain:
         def work() -> None:
             try:
                 news.put((_driven(_output(request, kind, _Mortal(view, call, pause))), None))
-            except Exception as problem:  # noqa: BLE001 - it is raised below, or of a zombie
+            except BaseException as problem:  # noqa: BLE001 - it is raised below, or of a zombie
                 news.put(("", problem))
 
         def go_on() -> None:
             resumed.set()
-            news.get()
+            try:
+                news.get(timeout=STOPS_WITHIN)
+            except Empty:
+                raise RuntimeError(
+                    f"the paused worker goes on for more than {STOPS_WITHIN} s: let the operator end with the error"
+                    " that its storage raises"
+                ) from None
 
         Thread(target=work, daemon=True).start()
         first = news.get()

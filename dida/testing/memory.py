@@ -7,6 +7,7 @@ replicas do: lag, crashes, lost updates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -168,13 +169,13 @@ class _Later:
 
     def __init__(self, node: _Node) -> None:
         self._node = node
-        self._calls: list[Callable[[], None]] = []
+        self._calls: list[Callable[[], object]] = []
 
     def seconds(self) -> float:
         return self._node.now
 
-    def callLater(self, seconds: float, call: Callable[[], None]) -> None:
-        self._calls.append(call)
+    def callLater(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
+        self._calls.append(partial(call, *arguments))
 
     def run(self) -> None:
         while self._calls:

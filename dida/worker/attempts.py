@@ -106,7 +106,7 @@ class Attempts:
                     if tries:
                         raise _after(tries, problem) from None
                     raise
-                unsure = problem.unsure
+                unsure, failed = problem.unsure, problem
             else:
                 return request, outcome, history
             tries += 1
@@ -121,7 +121,10 @@ class Attempts:
                     raise StepMoved(again)
                 request, history = again, History(again, known)
             else:
-                history.begin()
+                try:
+                    history.begin()
+                except Hole as hole:
+                    raise StepFailed(f"{failed}, and can't be tried again: {hole}") from None
 
     async def secure(self, request: Execute, left: float) -> None:
         """Copy what the run has written to a second storage node. Raises StepFailed and StepLost."""
@@ -139,7 +142,9 @@ class Attempts:
                 if seen.lost:
                     raise StepLost(seen.lost, request.assignment.records) from None
                 text = f"was executed, but what the run has written may be on one storage node only: {problem}"
-                raise StepFailed(text) from None
+                failed = StepFailed(text)
+                failed.mark = request.assignment.mark
+                raise failed from None
 
 
 def _after(tries: int, problem: StepFailed) -> StepFailed:

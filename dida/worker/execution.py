@@ -50,9 +50,8 @@ _log = Logger()
 
 
 class StepFailed(Exception):
-    """The step failed; its text goes to the client. `records` are the accesses of the attempt."""
+    """The step failed; its text goes to the client."""
 
-    records: tuple[Access, ...] = ()
     lack: str = ""
     """What this worker lacked for it: another one may be able to do it."""
     trace: str = ""
@@ -194,20 +193,17 @@ class Operators:
         apart = loop.after_effects if loop is not None else None
         storage = RunStorage(storage_client, request.meta, deadline, history, apart)
         try:
-            output = await self._output(kind, policy, request, storage, loop, limit, left, printed, asynchronous)
-            _check(storage)
-            mark = history.end(output)
-            if history.long:
-                await storage.relieve()
+            try:
+                output = await self._output(kind, policy, request, storage, loop, limit, left, printed, asynchronous)
+                mark = await _ended(storage, history, output)
+            except StepFailed:
+                _check(storage)
+                raise
         except StepFailed as problem:
-            _check(storage)
-            problem.records = storage.records
             problem.lack = problem.lack or self.lack()
             problem.unsure = bool(storage.unanswered) or history.unsure
             problem.mark = history.mark
             raise
-        except DidaError as problem:
-            raise NotDeterministic(problem.words[0]) from None
         return Outcome(output, storage.records, mark)
 
     async def _output(
@@ -247,7 +243,7 @@ class Operators:
         try:
             output, problem = await work.addBoth(_end)
         finally:
-            storage.close("the step has ended: its storage is closed")
+            storage.close("the step has ended: its storage is closed", silent=asynchronous)
         if isinstance(problem, StepFailed):
             raise problem
         if isinstance(problem, Lacking):
@@ -367,6 +363,21 @@ def _check(storage: RunStorage) -> None:
         raise StepLost(storage.lost, storage.records)
     if storage.differs:
         raise NotDeterministic(storage.differs)
+
+
+async def _ended(storage: RunStorage, history: History, output: str) -> Mark:
+    """End a step that has returned, and keep what its journal is too long for."""
+    _check(storage)
+    try:
+        mark = history.end(output)
+    except DidaError as problem:
+        raise NotDeterministic(problem.words[0]) from None
+    try:
+        if history.long:
+            await storage.relieve()
+    except DidaError as problem:
+        raise StepFailed(f"was executed, but its journal can't be kept: {problem}") from None
+    return mark
 
 
 def _lacking(what: str) -> StepFailed:

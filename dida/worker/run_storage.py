@@ -7,12 +7,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dida import errors
-from dida.chains.journal import MAX_NOTED, Call, History
+from dida.chains.journal import MAX_NOTED, Call, History, fold
 from dida.chains.records import Meta
 from dida.client.operations import epoch_of
 from dida.client.sessions import CausalContext, RunUpdate
@@ -61,8 +61,6 @@ class RunStorage:
     ) -> None:
         """`apart(then)` calls `then` when the operator has done all that the result before leads to; None: at once."""
         self.deadline = deadline
-        self.unanswered = 0
-        """The number of calls without a reply."""
         self.superseded: Epoch | None = None
         """The epoch of the execution that goes on instead of this one."""
         self.differs = ""
@@ -72,6 +70,7 @@ class RunStorage:
         self._seen = CausalContext(meta.after, meta.versions)
         self._versions = meta.versions
         self._closed = ""
+        self._silent = False
         self._slots: deque[_Slot] = deque()
         self._apart = apart
         self._calling = False
@@ -85,17 +84,25 @@ class RunStorage:
         return tuple(self._seen.records)
 
     @property
+    def unanswered(self) -> int:
+        """The number of calls whose result was not delivered."""
+        return len(self._slots)
+
+    @property
     def lost(self) -> Timestamp:
         """What the run depended on and was lost with a storage node; the step can't go on then."""
         return self._seen.lost
 
     def read(self, key: str, version: Version | None = None) -> Deferred[Record]:
         """Return the record: that version, or the one that the run has seen, or the newest."""
-        key, version = _text(key), plain_version(version)
-        first = version is None and key not in self._versions
-        call = self._made("r", key, *(() if version is None else (str(version),)))
-        if call.entry is not None and not call.entry.lost:
-            return self._again(call, self._read_again(call, call.entry.entry))
+        try:
+            key, version = _text(key), plain_version(version)
+            first = version is None and key not in self._versions
+            call = self._made("r", key, *(() if version is None else (str(version),)))
+        except DidaError as problem:
+            return self._refused(problem)
+        if call.answered:
+            return self._again(call, self._read_again)
         work = self._storage_client.read_as(self._seen, key, version, self.deadline)
         return self._really(call, work, self._has_read if first else _nothing)
 
@@ -103,25 +110,32 @@ class RunStorage:
         self._history.read(call, record.value, record.version)
 
     async def _read_again(self, call: Call, entry: Any) -> Record:
-        if entry[0] == "x":
-            raise DidaError(entry[4], *entry[5])
         version, value = Version.parse(entry[3]), entry[4]
-        if value is None:
-            try:
-                return await self._storage_client.read_as(self._seen, call.key, version, self.deadline)
-            except DidaError as problem:
-                if problem.code == errors.NO_SUCH_VERSION:
-                    self._differs(f"executed again, needs {call.key} {version}, which was discarded")
-                raise
-        self._seen.on_version("read", call.key, version)
-        return Record(call.key, value, version)
+        if value is not None:
+            record = Record(call.key, value, version)
+            self._seen.on_version("read", call.key, version)
+            self._seen.found[call.key] = record  # it may be read once more, and be discarded by now
+            return record
+        try:
+            record = await self._storage_client.read_as(self._seen, call.key, version, self.deadline)
+        except DidaError as problem:
+            if problem.code == errors.NO_SUCH_VERSION:
+                self._differs(f"executed again, needs {call.key} {version}, which was discarded")
+            raise
+        if fold(0, record.value) != entry[5]:
+            self._differs(f"executed again, needs {call.key} {version}, whose value was lost")
+            raise DidaError(errors.NOT_DETERMINISTIC, self.differs)
+        return record
 
     def write(self, key: str, value: str) -> Deferred[Version]:
         """Write a new version."""
-        key, value = _text(key), _text(value)
-        call = self._made("w", key, value)
-        if call.entry is not None and not call.entry.lost:
-            return self._again(call, self._updated_again(call, call.entry.entry))
+        try:
+            key, value = _text(key), _text(value)
+            call = self._made("w", key, value)
+        except DidaError as problem:
+            return self._refused(problem)
+        if call.answered:
+            return self._again(call, self._updated_again)
 
         def work() -> Coroutine[Any, Any, Version]:
             return self._storage_client.write_as(self._seen, key, value, self.deadline, self._update(call))
@@ -131,10 +145,13 @@ class RunStorage:
 
     def update_if_value_is(self, key: str, old: str, new: str) -> Deferred[Version | None]:
         """Compare and swap; return None if the value is not `old`. The value found counts as read."""
-        key, old, new = _text(key), _text(old), _text(new)
-        call = self._made("c", key, old, new)
-        if call.entry is not None and not call.entry.lost:
-            return self._again(call, self._updated_again(call, call.entry.entry))
+        try:
+            key, old, new = _text(key), _text(old), _text(new)
+            call = self._made("c", key, old, new)
+        except DidaError as problem:
+            return self._refused(problem)
+        if call.answered:
+            return self._again(call, self._updated_again)
 
         def work() -> Coroutine[Any, Any, Version | None]:
             return self._storage_client.update_if_as(self._seen, key, old, new, self.deadline, self._update(call))
@@ -161,13 +178,14 @@ class RunStorage:
 
     def _room(self, *texts: str) -> int:
         """Return how long the entries may be that fit on the line of an update, in bytes, however they are quoted."""
-        if sum(map(len, texts)) < self._storage_client.max_line // 4:
-            return MAX_NOTED
+        most = self._storage_client.max_line
+        if sum(map(len, texts)) < (most - ENVELOPE) // 12:
+            return min(MAX_NOTED, (most - ENVELOPE) // 14)  # at most 6 bytes a character are half a line
         taken = sum(len(grammar.quote(text).encode(errors="surrogatepass")) for text in texts)
-        return (self._storage_client.max_line - ENVELOPE - taken) // 7
+        return min(MAX_NOTED, (most - ENVELOPE - taken) // 7)
 
     async def _note_ahead(self, shard: int, key: str, room: int = MAX_NOTED) -> None:
-        while (note := self._history.note(shard, room)) is not None:
+        while (note := self._history.note(shard, room, self._room(key))) is not None:
             journal, some = note
             ids = RunUpdate(self._history.run, self._history.next_number, journal)
             await self._storage_client.note_as(self._seen, key, self.deadline, ids)
@@ -181,8 +199,6 @@ class RunStorage:
         self._history.refused(call, (found.version, found.value) if found is not None else None)
 
     async def _updated_again(self, call: Call, entry: Any) -> Any:
-        if entry[0] == "x":
-            raise DidaError(entry[4], *entry[5])
         if entry[0] == "u":
             version = Version.parse(entry[4])
             self._seen.on_version("written" if call.verb == "w" else "updated", call.key, version)
@@ -201,13 +217,26 @@ class RunStorage:
     async def relieve(self) -> None:
         """At the end of the step: send as notes what would make the request too long."""
         shards = {self._shard(key): key for key in self._history.touched()}
-        for shard, key in shards.items():
-            await self._note_ahead(shard, key)
+        try:
+            for shard, key in shards.items():
+                await self._note_ahead(shard, key)
+        except DidaError as problem:
+            if problem.code == errors.SUPERSEDED:
+                self.superseded = epoch_of(problem)
+            raise
         self._history.prune(len(self._storage_client.replicas.groups))
 
-    def close(self, why: str) -> None:
-        """Refuse further calls: the step has ended."""
+    def close(self, why: str, silent: bool = False) -> None:
+        """Refuse further calls: the step has ended. Calls that the operator has given up are not unanswered.
+
+        `silent`: never answer them, so that a coroutine that goes on whatever it is given stops at its next call.
+        """
         self._closed = why
+        self._silent = silent
+        for slot in [slot for slot in self._slots if slot.answer.called]:
+            if slot.note is not None:
+                self._slots.remove(slot)
+                slot.note(slot.result)
 
     # --- one call -------------------------------------------------------------------------------
 
@@ -229,13 +258,11 @@ class RunStorage:
         # The only call in flight: its result is the next one to be delivered, whenever it comes.
         slot = _Slot(asked)
         self._slots.append(slot)
-        self.unanswered += 1
         asked.addBoth(self._alone, slot, call, note)
         return asked
 
     def _alone(self, result: Any, slot: _Slot, call: Call, note: Callable[[Call, Any], None]) -> Any:
         self._slots.remove(slot)
-        self.unanswered -= 1
         if isinstance(result, Failure):
             self._note(call, note, result)
         else:
@@ -244,15 +271,27 @@ class RunStorage:
             self._storage_client.reactor.callLater(0, self._deliver)
         return result
 
-    def _again(self, call: Call, work: Coroutine[Any, Any, _T]) -> Deferred[_T]:
+    def _again(self, call: Call, answered: Callable[[Call, Any], Coroutine[Any, Any, _T]]) -> Deferred[_T]:
         """Answer a call from the journal."""
-        return self._in_order(Deferred.fromCoroutine(work), lambda result: self._history.replayed(call))
+        assert call.entry is not None
+        entry = call.entry.entry
+        error = DidaError(entry[4], *entry[5]) if entry[0] == "x" else None
+        asked = Deferred.fromCoroutine(answered(call, entry)) if error is None else fail(error)
+        return self._in_order(asked, lambda result: self._history.replayed(call))
+
+    def _refused(self, problem: DidaError) -> Deferred[Any]:
+        """Answer a call that is not made, in a later turn of the reactor: else an operator that goes on whatever it is
+        given would never let the reactor run."""
+        asked: Deferred[Any] = Deferred()
+        if self._silent:
+            return asked
+        self._storage_client.reactor.callLater(0, asked.errback, problem)
+        return self._in_order(asked, lambda result: None)
 
     def _in_order(self, asked: Deferred[_T], note: Callable[[Any], None]) -> Deferred[_T]:
-        answer: Deferred[_T] = Deferred()
+        answer: Deferred[_T] = Deferred(lambda cancelled: asked.cancel())
         slot = _Slot(answer, note)
         self._slots.append(slot)
-        self.unanswered += 1
         self._calling = True
         try:
             asked.addBoth(self._arrived, slot)
@@ -301,7 +340,6 @@ class RunStorage:
         """Deliver the results that are here, in the order of the calls, each when the one before has had its effect."""
         while self._slots and self._slots[0].here and not self._busy:
             slot = self._slots.popleft()
-            self.unanswered -= 1
             assert slot.note is not None
             slot.note(slot.result)
             if self._apart is not None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Any, ClassVar
 
 import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
+import dida.testing.chains
 from dida.errors import DidaError
-from dida.testing import Crash, MemoryStorage, every_crash, execute_chain, run_chain
+from dida.testing import Crash, MemoryStorage, NotDeterministic, every_crash, execute_chain, run_chain
 from tests.support.fakes import the_reactor
 from tests.support.nodes import ROOT
 
@@ -108,6 +111,78 @@ def test_what_is_not_safe_is_found() -> None:
 
     calm = run_chain(Dice)
     assert any(each.storage.records != calm.storage.records for each in every_crash(Dice))
+
+
+def test_a_paused_worker_goes_on() -> None:
+    """Its code runs on after the new execution has begun: its update is refused, and counts for nothing."""
+    ends: list[str] = []
+
+    class Seller(Operator):
+        def process_record(self, meta: Any, input: str, previous_output: str) -> str:
+            stock = self.storage.read(input).value
+            try:
+                self.storage.write(input, str(int(stock) - 1))
+                self.storage.write("sold", stock)
+            except DidaError as problem:
+                ends.append(problem.code)
+                raise
+            ends.append("sold " + stock)
+            return str(stock)
+
+    def another(storage: MemoryStorage) -> None:
+        storage.write("book", "7")
+
+    run = run_chain(Seller, "book", {"book": "9"}, Crash(0, 1), meanwhile=another, zombie=True)
+    assert sorted(ends) == ["sold 7", "superseded"]
+    assert run.output == "7"
+    assert run.storage.values == {"book": "6", "sold": "7"}
+    ends.clear()
+    run = run_chain(Seller, "book", {"book": "9"}, Crash(0, 2), meanwhile=another, zombie=True)
+    assert sorted(ends) == ["sold 9", "superseded"]
+    assert [value for _, value in run.storage.versions("book")] == ["7", "8", "9"], "what it had read is kept"
+
+
+def test_what_an_operator_swallows() -> None:
+    """An operator that goes on with another call ends its run, whatever it catches and returns."""
+    executions: list[str] = []
+
+    class Stubborn(Operator):
+        def process_record(self, meta: Any, input: str, previous_output: str) -> str:
+            executions.append("")
+            with suppress(DidaError):
+                self.storage.read(f"{input}{len(executions)}")
+            with suppress(DidaError):
+                self.storage.write("last", "x")
+            return "fine"
+
+    with pytest.raises(NotDeterministic, match='on w2, executed again, is not deterministic: call 1 was read "k1"'):
+        run_chain(Stubborn, "k", crash=Crash(0, 2))
+
+
+def test_a_paused_worker_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator that tries for ever makes the test fail with a reason: it does not hang."""
+    monkeypatch.setattr(dida.testing.chains, "STOPS_WITHIN", 0.2)
+    over = Event()
+    executions: list[str] = []
+
+    class Endless(Operator):
+        def process_record(self, meta: Any, input: str, previous_output: str) -> str:
+            executions.append("")
+            first = len(executions) == 1
+            while True:
+                try:
+                    self.storage.write("a", "x")
+                    self.storage.write("b", "x")
+                    return "out"
+                except DidaError:
+                    if over.is_set() or not first:
+                        raise
+
+    try:
+        with pytest.raises(RuntimeError, match=r"the paused worker goes on for more than 0\.2 s"):
+            run_chain(Endless, crash=Crash(0, 1), zombie=True)
+    finally:
+        over.set()
 
 
 def test_retries() -> None:
