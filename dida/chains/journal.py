@@ -51,6 +51,7 @@ MAX_VALUES = 4 * 2**20
 """Length of the entries of a run, in bytes, from which on the journal has no values, only their hashes."""
 MAX_JOURNAL = 8 * 2**20
 """Length of the entries of a run, in bytes, from which on there are no more."""
+TOO_MUCH = "it has read too much for its journal"
 CALLS = {"r": "read", "w": "write", "c": "update_if_value_is"}
 """The storage call of each verb."""
 
@@ -71,12 +72,12 @@ class Kept:
 
 
 def fold(digest: int, *parts: str) -> int:
-    """Return the next link, 64 bits, of a hash chain."""
+    """Return the next link, 63 bits, of a hash chain."""
     try:
         text = msgspec.json.encode((digest, parts))
     except UnicodeEncodeError:  # a surrogate, which no storage node would accept
         text = ascii((digest, parts)).encode()
-    link: int = mmh3.hash64(text, signed=False)[0]
+    link: int = mmh3.hash64(text, signed=False)[0] >> 1  # it fits a signed integer of 64 bits
     return link
 
 
@@ -125,6 +126,11 @@ class Call:
     carries: Sequence[Kept] = ()
     """The entries that its update carries."""
 
+    @property
+    def answered(self) -> bool:
+        """True if the journal answers it; an update that no member has is made again."""
+        return self.entry is not None and not self.entry.lost
+
 
 class History:
     """The calls of one step, in one execution: each attempt begins with `begin`."""
@@ -154,10 +160,12 @@ class History:
         self._made = 0
 
     def begin(self) -> None:
-        """Begin another attempt: it gets again what this one got up to its last update."""
+        """Begin another attempt: it gets again what this one got up to its last update. Raises Hole."""
         entries = {**self._known, **self._memory}
         last = max((number for number, kept in entries.items() if kept.entry[0] == "u"), default=-1)
-        self._known = {number: kept for number, kept in entries.items() if number <= last or _is_end(kept)}
+        if any(number <= last and kept.entry[0] == "!" for number, kept in entries.items()):
+            raise Hole(TOO_MUCH)
+        self._known = {number: kept for number, kept in entries.items() if number <= last or _ends_a_step(kept.entry)}
         self._memory = {}
         self._made = 0
         self._asked = []
@@ -215,12 +223,19 @@ class History:
     def journal(self, call: Call, shard: int) -> Journal:
         """Return what the update of a call carries to its shard."""
         call.carries = [kept for kept in self.kept if shard not in kept.carried]
-        return Journal(self.epoch.number, self.epoch.by, call.number, call.digest, call.verb, encoded(call.carries))
+        return Journal(
+            self.epoch.number,
+            self.epoch.by,
+            call.number,
+            call.digest,
+            "w" if call.verb == "w" else "c",
+            encoded(call.carries),
+        )
 
-    def note(self, shard: int, room: int = MAX_NOTED) -> tuple[Journal, list[Kept]] | None:
+    def note(self, shard: int, room: int = MAX_NOTED, most: int = MAX_NOTED) -> tuple[Journal, list[Kept]] | None:
         """Return a note that must go to a shard ahead of its next update; None if that has room for all entries.
 
-        `room`: length of the entries that the update has room for, in bytes, about.
+        `room`: length of the entries that the update has room for, in bytes, about; `most`: that the note has room for.
         """
         if self.bytes <= room:
             return None
@@ -231,7 +246,7 @@ class History:
         size = 0
         for kept in todo:
             size += _size(kept.entry)
-            if some and size > MAX_NOTED:
+            if some and size > most:
                 break
             some.append(kept)
         call = some[-1].entry[1]
@@ -270,7 +285,10 @@ class History:
 
     def failed(self, call: Call, problem: DidaError) -> None:
         """Note the error that a call has raised."""
-        self._add(["x", call.number, _named(call.key), call.verb, problem.code, list(problem.words)], None)
+        self._add(
+            ["x", call.number, _named(call.key), call.verb, problem.code, [_named(word) for word in problem.words]],
+            None,
+        )
 
     def updated(self, call: Call, version: Version, shard: int, shards: int) -> None:
         """Note that an update was acknowledged: its shard has what it carried."""
@@ -315,8 +333,8 @@ class History:
 
     def end(self, output: str) -> Mark:
         """End the step and return the run's mark; raise not-deterministic if it had made more calls before."""
-        made = self._first + self._made
-        more = [number for number, kept in self._known.items() if kept.entry[0] == "u" and number > made]
+        made, following = self._first + self._made, self._first + MAX_CALLS
+        more = [number for number, kept in self._known.items() if kept.entry[0] == "u" and made < number < following]
         if more:
             entry = self._known[min(more)].entry
             at = entry[1] - self._first
@@ -348,8 +366,11 @@ class Hole(Exception):
 
 def borne_out(mark: Mark, shards: Sequence[Fenced]) -> bool:
     """Return True if an outcome with that mark is that of the execution whose updates the storage has."""
-    updates = {update.journal.call: update.journal for shard in shards for update in shard.updates}
-    made = [journal for _, journal in sorted(updates.items()) if journal.verb != "n"]
+    journals = [update.journal for shard in shards for update in shard.updates]
+    # who was not told that an update was made did not count it
+    untold = {entry[1] for journal in journals for entry in decoded(journal.entries) if entry[0] == "x"}
+    updates = {journal.call: journal for journal in journals if journal.verb != "n" and journal.call not in untold}
+    made = [journal for _, journal in sorted(updates.items())]
     return (len(made), made[-1].digest if made else 0) == (mark.updates, mark.last)
 
 
@@ -366,6 +387,7 @@ def resume(request: Execute, shards: Sequence[Fenced]) -> tuple[Execute, dict[in
         made = _joined(shard.updates)
         if max(made, default=-1) > max(entries, default=-1):
             entries, by = made, number
+    entries = {number: _as_made(entry, own.get(number)) for number, entry in entries.items()}
     after = request.meta.after
     highest = request.number
     for shard in shards:
@@ -379,6 +401,13 @@ def resume(request: Execute, shards: Sequence[Fenced]) -> tuple[Execute, dict[in
     if not longer and not lost:
         return request, {}
     return _rewound(request, entries, own, lost, by, len(shards))
+
+
+def _as_made(entry: Entry, update: KnownUpdate | None) -> Entry:
+    """Return the entry of an update with its version: a lost write may have been made again since."""
+    if entry[0] != "u" or update is None or entry[4] == str(update.version):
+        return entry
+    return (*entry[:4], str(update.version), *entry[5:])
 
 
 def _joined(updates: Sequence[KnownUpdate]) -> dict[int, Entry]:
@@ -431,7 +460,7 @@ def _rewound(
         position += 1
     first = position * MAX_CALLS
     if any(entry[0] == "!" for number, entry in entries.items() if number > first):
-        raise Hole("it has read too much for its journal")
+        raise Hole(TOO_MUCH)
     known = {
         number: Kept(entry, {shard}, lost=entry[0] == "u" and number not in own)
         for number, entry in entries.items()
@@ -445,7 +474,7 @@ def _rewound(
 
 def _travelling(kept: Iterable[Kept]) -> tuple[Any, ...]:
     """Return entries as a request carries them; the end of a step that no shard has is in the chain."""
-    return tuple((each.entry, sorted(each.carried)) for each in kept if each.carried or not _is_end(each))
+    return tuple((each.entry, sorted(each.carried)) for each in kept if each.carried or not _ends_a_step(each.entry))
 
 
 def _kept_by(request: Execute) -> list[Kept]:
@@ -489,13 +518,11 @@ def _shown(verb: str, key: str) -> str:
     return f'{CALLS.get(verb, verb)} "{key[:60]}"'
 
 
-def _is_end(kept: Kept) -> bool:
-    return _ends_a_step(kept.entry)
-
-
 def _ends_a_step(entry: Entry) -> bool:
     return bool(entry[0] == "e")
 
 
 def _size(entry: Entry) -> int:
-    return 20 + sum(len(part) + 3 if isinstance(part, str) else 10 for part in entry)
+    return 20 + sum(
+        len(part) + 3 if isinstance(part, str) else _size(part) if isinstance(part, list) else 10 for part in entry
+    )

@@ -274,6 +274,22 @@ def test_several_shards() -> None:
     assert not kept.entry.lost
 
 
+def test_a_lost_write_that_was_made_again() -> None:
+    """Its new version counts, whatever the journal of another shard says: the old one is gone."""
+    storage, first = Storage(2, lambda key: int(key == "far")), request(2)
+    history = History(first)
+    storage.write(history, "near", "x", "2.1")
+    storage.write(history, "far", "y")
+    storage.updates[0].clear()
+    _, history = again(first, storage)
+    storage.write(history, "near", "x", "5.2")
+    _, history = again(first, storage)
+    made = history.call("w", "near", "x").entry
+    assert made is not None
+    assert not made.lost
+    assert made.entry[4] == "5.2"
+
+
 def test_an_end_with_a_lost_write_before_it() -> None:
     """A step that has ended is executed again when a write of it is lost, so that it is written again."""
     storage, first = Storage(2, lambda key: int(key == "far")), request(2)
@@ -282,8 +298,12 @@ def test_an_end_with_a_lost_write_before_it() -> None:
     second = ended(first, history, "out")
     storage.write(History(second), "far", "y")
     storage.updates[0].clear()
-    asked, _ = again(first, storage)
+    asked, history = again(first, storage)
     assert asked.next == 0
+    made = storage.write(history, "near", "x", "5.2")
+    assert made.call == 1
+    history.end("out")
+    assert history.more, "the update of the next step, of which this one knows nothing"
 
 
 def test_results_in_any_order() -> None:
