@@ -197,7 +197,7 @@ class Reassign(Request):
     """Another worker is wanted for a step: its worker refuses or can't be reached."""
 
     usage: ClassVar[str] = "reassign"
-    about: ClassVar[str] = "from a worker: ok WORKER HOST PORT ATTEMPT {epoch} for {run, position, round, avoid, epoch}"
+    about: ClassVar[str] = "from a worker: ok WORKER HOST PORT ATTEMPT for {run, position, round, avoid, epoch}"
     between_nodes: ClassVar[bool] = True
     run: Name
     position: Position
@@ -268,11 +268,13 @@ class Adopt(Request):
     """A run that an earlier scheduler has started."""
 
     usage: ClassVar[str] = "adopt"
-    about: ClassVar[str] = "from a worker: the request of a run that the scheduler does not know; {ago}"
+    about: ClassVar[str] = "from a worker: the request of a run that the scheduler does not know; {ago, in_hand}"
     between_nodes: ClassVar[bool] = True
     request: Execute
     ago: Seconds = 0.0
     """Age of the request in seconds; its remaining time counts from then."""
+    in_hand: bool = True
+    """False if the worker has given it away, and nobody knows whether the next one still has it."""
 
 
 SCHEDULER = (

@@ -61,6 +61,8 @@ class Runs:
         self.adopted = 0
         """Runs of other incarnations of the scheduler."""
         self.reassigned = 0
+        self.doubts: dict[str, float] = {}
+        """Adopted runs of which no worker has reported yet that it has their current step, and since when."""
         """Steps that were given to another worker."""
         self.life = suffix
         self.ids = RunIds()
@@ -156,14 +158,17 @@ class Runs:
         self._keep(run)
         return run
 
-    def on_adopt(self, request: Execute, now: float, ago: float = 0.0) -> RunRecord | None:
+    def on_adopt(self, request: Execute, now: float, ago: float = 0.0, in_hand: bool = True) -> RunRecord | None:
         """Take note of a request that a worker had so many seconds ago; adopt its run if it is unknown here.
+
+        `in_hand`: the worker has the step in hand. If it has only handed it on, before this incarnation of the
+        scheduler began, the next worker may have died since.
 
         Return None for a run that this incarnation has started and dropped since.
         """
         id = request.meta.run
         if id in self._all:
-            self._follow(self._all[id], request, now)
+            self._follow(self._all[id], request, now, in_hand)
             return self._all[id]
         if request.began_in(self.life) or self.ids.forgotten(id) or (len(self._all) >= self.keep and not self._ended):
             return None
@@ -196,14 +201,18 @@ class Runs:
             self.policy.on_worker(step.worker)
             self.policy.on_move(step.worker)
         self._keep(run)
+        if not in_hand:
+            self.doubts[id] = now
         return run
 
-    def _follow(self, run: RunRecord, request: Execute, now: float) -> None:
+    def _follow(self, run: RunRecord, request: Execute, now: float, in_hand: bool) -> None:
         """Note that a step is with another worker than was planned here, chosen without this scheduler."""
         step = request.assignment
         if run.state != GOING_ON or request.epoch < run.epoch or step.position >= len(run.chain):
             return
         run.epoch = request.epoch
+        if in_hand:
+            self.doubts.pop(run.id, None)
         if request.round != run.round or step.position in run.confirmed:
             return
         old = run.chain[step.position]
@@ -231,9 +240,13 @@ class Runs:
     # --- going on -------------------------------------------------------------------------------
 
     def request(self, run: RunRecord, scheduler: str, storage: tuple[str, ...], view: int, now: float) -> Execute:
-        """Return the request with which the run goes on from its current step."""
+        """Return the request with which the run goes on from its current step.
+
+        From now on reports of older executions do not count: this one executes the steps that they may be about.
+        """
         step = run.current
         assert step is not None
+        run.follows = {}
         chain = tuple(run.chain)
         before = chain[: step.position]
         after = before[-1].after if before else run.since
@@ -281,6 +294,7 @@ class Runs:
         late = epoch < run.epoch and position >= run.follows.get(epoch, -1)
         if run.state != GOING_ON or position >= len(run.chain) or round < run.round or late:
             return None
+        older = epoch < run.epoch  # the run has been sent anew behind this step, or will be
         run.epoch = max(run.epoch, epoch)
         run.kept[position] = kept
         if round > run.round:
@@ -291,14 +305,15 @@ class Runs:
         self._confirm(run, position)
         run.chain[position] = done if done.position == position else replace(done, position=position)
         run.resent = 0.0
-        run.unsent = ""
+        self.doubts.pop(id, None)
+        run.unsent = run.unsent if older else ""
         self.policy.on_turn(run.turn, "")
         run.turn = ""
         new = None
         due = run.current
         if due is None or due.position == position + 1:  # else it was handed on before, if at all
             run.progress = now
-            new = self._chosen_anew(run, due, workers) if due is not None and workers else None
+            new = self._chosen_anew(run, due, workers) if due is not None and workers and not older else None
         self._turn(run, new or due)
         return new
 
@@ -366,18 +381,17 @@ class Runs:
         round: int = 0,
         epoch: Epoch | None = None,
         sure: bool = False,
-    ) -> Assignment:
-        """Give a step to another worker, if possible none of `avoid`; Unavailable if there is none.
+    ) -> Assignment | None:
+        """Give a step to another worker, if possible none of `avoid`, and return it; Unavailable if there is none.
 
         `epoch` is that of the worker that asks. Unless it is `sure` that nobody has begun the step, the run goes on as
-        a new execution.
+        a new execution: that must be sent from here (see `unsent`), and None is returned. Would the worker send it,
+        nobody could tell whether it has received the epoch, when it has stopped waiting for the reply.
 
         If all reachable workers lack its operator, the step stays where it is: its worker may come back.
         """
         run = self[id]
         done = position >= len(run.chain) or position in run.confirmed
-        if epoch is not None and run.follows.get(epoch) == position and position not in run.confirmed:
-            epoch, sure = run.epoch, True  # the reply to the same question before did not arrive
         old_epoch = epoch is not None and epoch < run.epoch
         if run.state != GOING_ON or round < run.round or (round == run.round and done) or old_epoch:
             raise DidaError(SUPERSEDED, f"run {id} has ended, or goes on elsewhere")
@@ -396,14 +410,16 @@ class Runs:
         run.chain[position] = new
         run.why[position] = f"{counts}; not {', '.join(sorted(set(avoid)))[:200]}" if avoid else counts
         run.epoch = max(run.epoch, epoch or FIRST)
-        if not sure:
-            continued = run.follows | {run.epoch: position} if epoch is not None else {}
-            self.anew(run, position=position)
-            run.follows = continued
         run.progress = now
         self.reassigned += 1
         self._turn(run)
-        return new
+        if sure:
+            return new
+        continued = run.follows | {run.epoch: position} if epoch is not None else {}
+        self.anew(run, position=position)
+        run.follows = continued
+        run.unsent = run.unsent or "nobody knows whether its worker has it"
+        return None
 
     def lost(self, lost_at: Mapping[str, float], there: Collection[str], now: float) -> list[RunRecord]:
         """Return the runs whose current step was with a worker that was lost (`lost_at`) or is not `there`."""
@@ -413,7 +429,8 @@ class Runs:
         """Return the runs whose current step nobody may have: the worker before was lost, maybe before it handed on.
 
         Or its own worker was lost, and the step before it was reported so shortly after that it may have been reported
-        late. They must be sent (see `unsent`) to the worker of the step, which recognises a duplicate.
+        late. Or that report is all that is known of the run, and its worker has not reported that it has it (`doubts`).
+        They must be sent (see `unsent`) to the worker of the step, which recognises a duplicate.
         """
         found = []
         for run in self._going_on.values():
@@ -422,6 +439,12 @@ class Runs:
                 run.resent = when
                 self.anew(run)
                 run.unsent = "its worker, or the one before it, was lost"
+                found.append(run)
+        for id in [id for id, since in self.doubts.items() if now >= since + GRACE]:
+            del self.doubts[id]
+            if id in self._going_on and not (run := self._going_on[id]).unsent:
+                self.anew(run)
+                run.unsent = "its worker may have been lost before this scheduler was started"
                 found.append(run)
         return found
 

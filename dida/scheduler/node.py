@@ -274,14 +274,16 @@ class SchedulerNode(NodeCommands):
         step = self.runs.on_reassign(
             run, position, request.avoid, where, now, request.round, request.epoch, request.sure
         )
-        return ok(step.worker, step.host, step.port, step.attempt, epoch=self.runs[run].epoch)
+        if step is None:
+            raise DidaError(errors.SUPERSEDED, f"run {run} goes on as a new execution, which the scheduler sends")
+        return ok(step.worker, step.host, step.port, step.attempt)
 
     def cmd_leaving(self, request: Leaving) -> Answer:
         self.workers.leave(request.worker)
         return Ok()
 
     def cmd_adopt(self, request: Adopt) -> Answer:
-        run = self.runs.on_adopt(request.request, self._now(), request.ago)
+        run = self.runs.on_adopt(request.request, self._now(), request.ago, request.in_hand)
         if run is not None:
             self._admission.on_adopted(run)
         return Ok()
@@ -410,11 +412,13 @@ class SchedulerNode(NodeCommands):
     def _execute_again(self, now: float) -> None:
         """Have the steps of lost workers executed by others."""
         lost_at, there = self.workers.lost_at, self.workers.there
-        if len(there) < len(self.workers) or any(when > now - self.runs.deadline for when in lost_at.values()):
+        losses = len(there) < len(self.workers) or any(when > now - self.runs.deadline for when in lost_at.values())
+        if losses:
             lost = self.runs.lost(lost_at, there, now)
             at_once = Counter(run.turn for run in lost)
             for run in lost:
                 self._each(run, lambda run: self.runs.on_lost(run, self.workers.reachable, now, at_once[run.turn] - 1))
+        if losses or self.runs.doubts:
             self.runs.doubtful(lost_at, now)
         for run in self.runs.unsent:
             self._each(run, self._dispatch.send)

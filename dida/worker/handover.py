@@ -11,30 +11,21 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from attrs import frozen
 from twisted.internet.task import deferLater
 
 from dida import errors
 from dida.addresses import Address
 from dida.chains.messages import HOP_TIMEOUT, TRANSIENT, Adopt, Execute, Reassign, why_not
-from dida.errors import BadRequest, DidaError
+from dida.errors import DidaError
 from dida.protocols.link_pool import ConnectionPool
 from dida.protocols.links import Unreachable
-from dida.wire import grammar
-from dida.wire.messages import FIRST, Epoch, Error, Ok
+from dida.wire.messages import Error, Ok
 from dida.worker.reports import ReportQueue
 
 ASK_TIMEOUT = 2.0
 """Time-out for a scheduler to name another worker, in seconds."""
 PAUSE = 0.2
 """Pause before the workers that refused are asked again, in seconds."""
-
-
-@frozen
-class _Named:
-    """The members of the scheduler's reply."""
-
-    epoch: Epoch = FIRST
 
 
 class NotHandedOn(Exception):
@@ -45,12 +36,7 @@ class Handoff:
     """The handoff of one worker, `me`. `begin` executes a request here, or raises."""
 
     def __init__(
-        self,
-        reactor: Any,
-        me: str,
-        pool: ConnectionPool,
-        reports: ReportQueue,
-        begin: Callable[[Execute], None],
+        self, reactor: Any, me: str, pool: ConnectionPool, reports: ReportQueue, begin: Callable[[Execute], None]
     ) -> None:
         self.leaving = False
         """True if this worker ends as soon as it has finished its steps."""
@@ -112,7 +98,6 @@ class Handoff:
             other = await self._another(scheduler, attrs.evolve(request, left=left), avoid, sure)
             if other is None:
                 return
-            sure = sure or other.epoch != request.epoch
             request, strange = other, not self._scheduler_answers
 
     async def _another(self, scheduler: Address, request: Execute, avoid: list[str], sure: bool) -> Execute | None:
@@ -133,10 +118,8 @@ class Handoff:
             return None if reply.code == errors.SUPERSEDED else self._by_the_route(request, avoid, sure)
         try:
             worker, host, port, attempt = reply.words
-            named = grammar.structure(reply.object, _Named).epoch
-            request = attrs.evolve(request, epoch=named, ask=request.ask or named != request.epoch)
             return request.with_step(worker=worker, host=host, port=int(port), attempt=int(attempt))
-        except (ValueError, BadRequest):
+        except ValueError:
             return self._by_the_route(request, avoid, sure)
 
     def _by_the_route(self, request: Execute, avoid: list[str], sure: bool) -> Execute:

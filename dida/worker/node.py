@@ -119,6 +119,8 @@ class WorkerNode(NodeCommands):
         self.reports = ReportQueue(reactor, self._pool, self._on_idle, timing.choose_timeout)
         self._outcomes = Outcomes(self.reports, max_line)
         self.debug_reporter = DebugReporter(me.id, self._pool)
+        self._on_the_way: dict[tuple[str, int], Execute] = {}
+        """Run and position to a request that no worker has accepted yet: a new scheduler hears of it from here."""
         self.departure = Draining(reactor, me.id, self._pool, self._spawn, lambda: self.steps.in_hand, on_end)
         self._handoff = Handoff(reactor, me.id, self._pool, self.reports, self._begin)
 
@@ -185,6 +187,8 @@ class WorkerNode(NodeCommands):
             raise BadRequest(str(problem)) from None
         for each, at in list(self.steps.requests(str(scheduler))):
             self.reports.tell(scheduler, Adopt(request=each), each, at=at)
+        for each in [each for each in self._on_the_way.values() if each.meta.scheduler == str(scheduler)]:
+            self.reports.tell(scheduler, Adopt(request=each), each)
         self.reports.tell_outcomes(scheduler, request.life)
         self.departure.know(scheduler)
         return self.reports.when_told(scheduler).addCallback(self._reported)
@@ -271,14 +275,18 @@ class WorkerNode(NodeCommands):
 
     async def _pass_on(self, request: Execute, scheduler: Address, elsewhere: bool = False) -> None:
         began = self._reactor.seconds()
-        if elsewhere:
-            await deferLater(self._reactor, self._timing.lacking_pause)
+        here = (request.meta.run, request.next)
+        self._on_the_way[here] = request
         try:
+            if elsewhere:
+                await deferLater(self._reactor, self._timing.lacking_pause)
             await self._handoff.send(scheduler, request, elsewhere)
         except NotHandedOn as problem:
             text = f"did not get the request that {self.me.id} handed on: {problem}"
             late = request.later(self._reactor.seconds() - began)
             self._failed(scheduler, late, request.assignment, text)
+        finally:
+            self._on_the_way.pop(here, None)
 
     async def _execute(self, request: Execute, scheduler: Address) -> Execute | None:
         """Execute the step. Return what is to be handed on then, if the run has not ended."""

@@ -229,7 +229,8 @@ class ReportQueue:
 
     def _answered(self, reply: Reply, report: Report) -> Reply | Deferred[Reply]:
         if isinstance(reply, Error) and reply.code == errors.NO_SUCH_RUN:
-            adopted = self._ask(report.to, Adopt(request=report.request, ago=round(self._ago(report), 3)))
+            in_hand, ago = not isinstance(report.message, Completed), round(self._ago(report), 3)
+            adopted = self._ask(report.to, Adopt(request=report.request, ago=ago, in_hand=in_hand))
             return adopted.addCallback(
                 lambda reply: reply if isinstance(reply, Error) else self._ask(report.to, self._dated(report))
             )

@@ -73,7 +73,8 @@ def test_a_step_goes_to_who_has_its_operator(policy: type) -> None:
         assert all(step.worker in {"A": ("w1", "w2"), "B": ("w2", "w3")}[step.operator] for step in run.chain)
         chosen = runs.on_completed(run.id, 0, 1.0, workers=WORKERS) or run.chain[1]
         assert chosen.worker in ("w2", "w3")
-        other = runs.on_reassign(run.id, 1, (chosen.worker,), WORKERS, 2.0)
+        other = runs.on_reassign(run.id, 1, (chosen.worker,), WORKERS, 2.0, sure=True)
+        assert other is not None
         assert {chosen.worker, other.worker} == {"w2", "w3"}
 
 
@@ -88,6 +89,8 @@ def test_a_step_whose_only_worker_is_gone() -> None:
     left = {"w1": WORKERS["w1"]}
     assert runs.on_lost(run, left, 1.0) is None
     assert (run.chain[0].worker, bool(run.unsent)) == ("w2", True)
-    assert runs.on_reassign(run.id, 0, ("w2",), left, 2.0).worker == "w2"
-    assert runs.on_reassign(run.id, 0, ("w2",), {**left, "w3": WORKERS["w3"]}, 3.0).worker == "w3"
+    for reachable, expected in ((left, "w2"), ({**left, "w3": WORKERS["w3"]}, "w3")):
+        new = runs.on_reassign(run.id, 0, ("w2",), reachable, 2.0, sure=True)
+        assert new is not None
+        assert new.worker == expected
     assert {id: load.active for id, load in runs.policy.loads.items()} == {"w1": 0, "w2": 0, "w3": 1}

@@ -128,8 +128,9 @@ class World:
             if problem.code == "unavailable":
                 self.say(worker, lambda: self.hand_on(worker, request))
             return
-        changes = {"worker": new.worker, "host": new.host, "port": new.port, "attempt": new.attempt}
-        again = attrs.evolve(request.with_step(**changes), epoch=self.runs[run].epoch)
+        if new is None:
+            return
+        again = request.with_step(worker=new.worker, host=new.host, port=new.port, attempt=new.attempt)
         self.say(worker, lambda: self.hand_on(worker, again))
 
     # --- the scheduler --------------------------------------------------------------------------

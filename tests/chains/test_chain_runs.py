@@ -175,6 +175,55 @@ def test_a_run_that_goes_back() -> None:
             runs.on_reassign(run.id, 1, (), WORKERS, 3.0)
 
 
+def test_a_step_that_may_have_begun() -> None:
+    """Who hands it on is not told the epoch of the new execution: it may have stopped waiting for the reply.
+
+    So the scheduler sends that execution itself, and reports of the steps before still count.
+    """
+    runs = table()
+    run = start(runs)
+    assert runs.on_reassign(run.id, 1, ("w2",), WORKERS, 1.0, epoch=Epoch(), sure=False) is None
+    assert (run.epoch.number, bool(run.unsent)) == (1, True)
+    with pytest.raises(DidaError, match="superseded"):
+        runs.on_reassign(run.id, 1, ("w2",), WORKERS, 1.0, epoch=Epoch(), sure=False)
+    runs.on_completed(run.id, 0, 2.0)
+    assert (sorted(run.confirmed), bool(run.unsent)) == ([0], True)
+    runs.on_completed(run.id, 1, 2.0)
+    assert sorted(run.confirmed) == [0], "a report of the older execution"
+    runs.on_completed(run.id, 1, 2.0, epoch=run.epoch)
+    assert sorted(run.confirmed) == [0, 1]
+
+
+def test_late_reports_do_not_overtake_a_new_execution() -> None:
+    """Once it is sent, it executes the step itself that an older one reports late: it must not be sent twice."""
+    runs = table()
+    run = start(runs)
+    assert runs.on_reassign(run.id, 1, ("w2",), WORKERS, 1.0, epoch=Epoch(), sure=False) is None
+    assert runs.request(run, "localhost:2000", (), 0, 1.0).next == 0
+    runs.on_completed(run.id, 0, 2.0)
+    assert run.confirmed == {}
+
+
+def test_a_step_that_was_handed_on_to_a_worker_that_is_gone() -> None:
+    """A new scheduler that only hears of it from the worker before sends it, unless its worker says in time: I have it.
+
+    The worker may have died before the new scheduler began: then nothing is lost in its eyes.
+    """
+    runs, late, told = table(), Runs(LeastActive(), "y"), Runs(LeastActive(), "z")
+    run = start(runs)
+    runs.on_completed(run.id, 0, 1.0)
+    request = runs.request(run, "localhost:2000", (), 0, 1.0)
+    for other in (late, told):
+        adopted = other.on_adopt(request, 5.0, ago=2.0, in_hand=False)
+        assert adopted is not None
+        other.on_completed(run.id, 0, 5.0)
+        assert other.doubtful({}, 5.5) == []
+    told.on_adopt(request, 5.6, ago=3.0)
+    assert [each.id for each in late.doubtful({}, 6.1)] == [run.id]
+    assert late[run.id].unsent
+    assert late.doubtful({}, 9.0) == told.doubtful({}, 9.0) == []
+
+
 def test_a_run_of_another_life() -> None:
     """A run that a worker tells of is adopted with what it has come to; one of this life that was dropped is not."""
     runs, other = table(), Runs(LeastActive(), "y")

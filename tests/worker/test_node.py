@@ -41,7 +41,7 @@ from dida.protocols.lines import Answer, NodeCommands
 from dida.protocols.link_pool import ConnectionPool
 from dida.protocols.links import ReconnectingClient
 from dida.versions import Version
-from dida.wire.messages import NODE, Epoch, Error, Ok, Read, Request, Status, Write, vocabulary
+from dida.wire.messages import NODE, Epoch, Error, Ok, Read, Reply, Request, Status, Write, vocabulary
 from dida.worker.attempts import Attempts
 from dida.worker.execution import Operators
 from dida.worker.handover import Handoff
@@ -867,6 +867,30 @@ async def test_a_scheduler_that_asks_is_told_what_is_in_hand(stage: Stage) -> No
     await until(lambda: stage.told.adopted)
     assert stage.told.adopted[0].request.meta.run == "r1-x"
     await until(lambda: stage.told.ended)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_scheduler_that_asks_is_told_what_is_on_the_way(stage: Stage) -> None:
+    """A request that the next worker has not accepted yet is known nowhere else: it is reported, too."""
+    stage.operator("return 'out'")
+    handed: list[Execute] = []
+    taken: list[Deferred[Reply]] = []
+
+    def slow(request: Execute) -> Deferred[Reply]:
+        handed.append(request)
+        taken.append(Deferred())
+        return taken[-1]
+
+    other: Any = stage.workers["w2"]
+    accept, other.cmd_execute = other.cmd_execute, slow
+    await stage.send(stage.request("Op@w1", "Op@w2"))
+    await until(lambda: handed)
+    await stage.ask("w1", ReportTo(str(stage.scheduler)))
+    assert [each.request.next for each in stage.told.adopted] == [1]
+    taken[0].callback(accept(handed[0]))
+    await until(lambda: stage.told.ended)
+    await stage.ask("w1", ReportTo(str(stage.scheduler)))
+    assert len(stage.told.adopted) == 1
 
 
 @pytest_twisted.ensureDeferred
