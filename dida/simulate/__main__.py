@@ -63,6 +63,7 @@ ABOUT = {
     "all_to_all": "members of a view beyond which all exchange heartbeats with the lowest only",
     "stop": "mean time between graceful shutdowns, in seconds (100: none)",
     "runs": "number of chains of operators, whose workers and scheduler die and pause",
+    "shards": "number of groups of storage nodes; the second one holds records of chains only",
     "turn": "mean time between partitions whose members change sides during view changes, in seconds (100: none)",
 }
 
@@ -111,11 +112,12 @@ def play(seeds: Sequence[int], given: Mapping[str, str]) -> Played:
             played.failed.append(Failure(seed, wrong, simulation.plan.options()))
         played.seeds += 1
         played.simulated += simulation.cluster.now
-        played.messages += simulation.cluster.messages
+        played.messages += sum(cluster.messages for cluster in simulation.clusters)
         played.fast += simulation.cluster.fast
         played.operations.update(f"{event.verb} {event.outcome}" for event in simulation.clients.history)
-        played.faults.update(simulation.faults.happened)
-        played.hits.update(simulation.faults.hits)
+        for faults in simulation.faults:
+            played.faults.update(faults.happened)
+            played.hits.update(faults.hits)
     return played
 
 

@@ -85,7 +85,8 @@ class Clients:
         self.writers: set[str] = set()
         """The sessions, as in their update ids, of which a change was acknowledged."""
         self._expected: dict[Any, _Expected] = {}
-        self.keys = [f"cas{i}" for i in range(plan.keys)] + [f"mix{i}" for i in range(plan.keys)]
+        mine = [i for i in range(100 * plan.keys) if all(cluster.holds(f"{kind}{i}") for kind in ("cas", "mix"))]
+        self.keys = [f"{kind}{i}" for kind in ("cas", "mix") for i in mine[: plan.keys]]
         cluster.on_crash = self._crashed
 
     # --- the course of it -----------------------------------------------------------------------

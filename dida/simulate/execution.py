@@ -18,10 +18,10 @@ from dida.chains.records import Assignment, Mark
 from dida.chains.redo import MAX_ROUNDS, rewound, step_to_redo
 from dida.chains.run_record import RunRecord
 from dida.errors import DidaError
+from dida.interfaces import Access
 from dida.simulate.operators import CHANCE, PROGRAMS, RETRIES, Raised
 from dida.timestamps import Timestamp, merged
 from dida.versions import Version
-from dida.wire import grammar
 from dida.wire.messages import Epoch, Error, Fence, Fenced, No, Ok, Read, Reply, Request, UpdateIf, Write
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class Done:
     value: str | None
     """What it has read or found; None of an update."""
     free: bool = False
-    """True if it may have been executed at any time: a read of a version that the run had seen before."""
+    """True if it may have been executed at any time: a read of a version that the run had seen before, or a lost
+    write that was made again."""
     asked: str = ""
     """The new value, of an update."""
 
@@ -82,8 +83,16 @@ class Execution:
     def _later(self, seconds: float, work: Callable[[], None]) -> None:
         self.runs.cluster.at(seconds, lambda: self._do(work))
 
-    def _ask(self, request: Callable[[], Request], then: Callable[[Reply], None], *codes: str, avoid: int = 0) -> None:
+    def _ask(
+        self,
+        shard: int,
+        request: Callable[[], Request],
+        then: Callable[[Reply], None],
+        *codes: str,
+        avoid: int = 0,
+    ) -> None:
         self.runs._storage(
+            shard,
             request,
             lambda reply: self._do(lambda: then(reply)),
             (errors.SUPERSEDED, errors.SESSION_EXPIRED, errors.LOST_UPDATE, errors.STORAGE_FULL, *codes),
@@ -101,27 +110,28 @@ class Execution:
 
     def _fence(self) -> None:
         run, epoch = self.request.meta.run, self.request.epoch
-        self._ask(lambda: Fence(run, epoch=epoch), self._fenced)
+        self.runs.fence(Fence(run, epoch=epoch), self._fenced, self._ask)
 
-    def _fenced(self, reply: Reply) -> None:
-        if isinstance(reply, Error):
-            self._refused(reply)
+    def _fenced(self, found: Error | list[Fenced]) -> None:
+        if isinstance(found, Error):
+            self._refused(found)
             return
         try:
-            self.request, self.known = resume(self.request, [grammar.structure(reply.object, Fenced)])
+            self.request, self.known = resume(self.request, found)
         except Hole as problem:
             self._fail(str(problem))
             return
-        self.log = self._log_of_journal()
+        self.log = self._log_of_journal(found)
         self.until = max((number for number, kept in self.known.items() if kept.entry[0] == "u"), default=-1)
         self._attempt(History(self.request, self.known))
 
-    def _log_of_journal(self) -> list[Done]:
-        """Return the calls of the steps before, as the journal has them."""
+    def _log_of_journal(self, shards: list[Fenced]) -> list[Done]:
+        """Return the calls of the steps before, as the journal has them: a lost write may have been made again."""
         found: dict[int, Done] = {}
         for _, log in sorted(self.runs._finished.get(self.request.meta.run, []), key=lambda each: each[0]):
             found.update((done.number, done) for done in log if done.number < self.request.next * MAX_CALLS)
-        return [found[number] for number in sorted(found)]
+        made = {each.journal.call: each.version for shard in shards for each in shard.updates}
+        return [_as_made(found[number], made.get(number)) for number in sorted(found)]
 
     # --- one attempt ----------------------------------------------------------------------------
 
@@ -191,9 +201,11 @@ class Execution:
 
     def _really(self, call: Call, verb: str, key: str, rest: list[str]) -> None:
         run, self.asked = self.request.meta.run, self.runs.cluster.now
+        shard = self.runs.shard_of(key)
         if verb == "r":
             wanted = self.versions.get(key)
             self._ask(
+                shard,
                 lambda: Read(key, wanted, after=self.after),
                 lambda reply: self._has_read(call, wanted, reply),
                 errors.NO_SUCH_RECORD,
@@ -201,14 +213,16 @@ class Execution:
             )
             return
         id = f"{run}:{self.history.next_number()}"
-        journal = self.history.journal(call, 0)
+        journal = self.history.journal(call, shard)
         if verb == "w":
             self._ask(
+                shard,
                 lambda: Write(key, rest[0], id=id, retry=False, journal=journal, after=self.after),
                 lambda reply: self._has_updated(call, reply),
             )
         else:
             self._ask(
+                shard,
                 lambda: UpdateIf(key, rest[0], rest[1], id=id, retry=False, journal=journal, after=self.after),
                 lambda reply: self._has_updated(call, reply),
             )
@@ -247,10 +261,10 @@ class Execution:
         self.after = merged(self.after, reply.object.get("after", {}))
         if isinstance(reply, Ok):
             version = Version.parse(reply.words[0])
-            self.history.updated(call, version, 0, 1)
+            self.history.updated(call, version, self.runs.shard_of(call.key), len(self.runs.clusters))
             self.versions[call.key] = version
             self._executed(call, version, None)
-            self._deliver(call, version, None, True)
+            self._deliver(call, version, None, True, free=call.entry is not None)
         elif isinstance(reply, No):
             if not reply.words:
                 self.history.refused(call, None)
@@ -342,7 +356,7 @@ class Execution:
         log = [*self.log, *self.mine]
         meta = attrs.evolve(request.meta, versions=self.versions, after=self.after)
         done = attrs.evolve(request, meta=meta).with_step(
-            output=output, mark=mark, after=dict(self.after), worker=self.worker.name
+            output=output, mark=mark, after=dict(self.after), worker=self.worker.name, records=_records(self.mine)
         )
         run, position = done.meta.run, done.next
         runs._finished.setdefault(run, []).append((done.epoch, log))
@@ -359,14 +373,17 @@ class Execution:
         runs._logs[(run, done.epoch)] = log
         step = done.assignment
         now = runs.cluster
-        self._tell(
-            lambda: runs.table.on_completed(run, position, now.now, 1.0, step, done.round, None, done.epoch, kept)
+        runs._report(
+            self.worker,
+            following,
+            lambda: runs.table.on_completed(run, position, now.now, 1.0, step, done.round, None, done.epoch, kept),
+            in_hand=False,
         )
         self._hand_on(following)
 
     def _secure(self, done: Execute, log: list[Done], written: dict[int, str]) -> None:
         """Copy what the run has written to a second storage node, then report its end."""
-        if written and len(self.runs.cluster.nodes) > 1:
+        if written and self.runs.plan.replicas > 1:
             replica, key = written.popitem()
 
             def read(reply: Reply) -> None:
@@ -375,7 +392,8 @@ class Execution:
                 else:
                     self._secure(done, log, written)
 
-            self._ask(lambda: Read(key, latest=False, after=self.after), read, errors.NO_SUCH_RECORD, avoid=replica)
+            ask = lambda: Read(key, latest=False, after=self.after)  # noqa: E731
+            self._ask(self.runs.shard_of(key), ask, read, errors.NO_SUCH_RECORD, avoid=replica)
             return
         runs, chain = self.runs, done.chain
         self._over()
@@ -397,7 +415,7 @@ class Execution:
     def _reassign(self, request: Execute, sure: bool) -> None:
         runs = self.runs
         answer: list[Assignment] = []
-        epochs: list[Epoch] = []
+        elsewhere = [False]
 
         def ask() -> None:
             run, avoid = request.meta.run, (request.assignment.worker,)
@@ -406,24 +424,20 @@ class Execution:
                     runs.table[run]
                 except DidaError:
                     runs.table.on_adopt(request, runs.cluster.now)
-                answer.append(
-                    runs.table.on_reassign(
-                        run, request.next, avoid, runs._places(), runs.cluster.now, request.round, request.epoch, sure
-                    )
+                step = runs.table.on_reassign(
+                    run, request.next, avoid, runs._places(), runs.cluster.now, request.round, request.epoch, sure
                 )
-                epochs.append(runs.table[run].epoch)
+                answer[:] = [step] if step is not None else []
+                elsewhere[0] = step is None
             except DidaError as problem:
-                if problem.code != errors.UNAVAILABLE:
-                    answer.clear()
-                    epochs.append(Epoch())
+                elsewhere[0] = problem.code != errors.UNAVAILABLE
 
         def answered() -> None:
             if answer:
-                step, epoch = answer[-1], epochs[-1]
+                step = answer[0]
                 again = request.with_step(worker=step.worker, host=step.host, port=step.port, attempt=step.attempt)
-                fresh = epoch != request.epoch
-                self._hand_on(attrs.evolve(again, epoch=epoch, ask=request.ask or fresh), sure or fresh)
-            elif not epochs:
+                self._hand_on(again, sure)
+            elif not elsewhere[0]:
                 self._later(AGAIN, lambda: self._reassign(request, sure))
 
         runs._send(
@@ -434,6 +448,25 @@ class Execution:
             answered,
             lambda certain: self._later(AGAIN, lambda: self._hand_on(request, sure)),
         )
+
+
+def _records(log: list[Done]) -> tuple[Access, ...]:
+    """Return what a step has read and written, as its report has it."""
+    how = {"w": "written", "c": "updated"}
+    return tuple(
+        Access(
+            "read" if done.verb == "r" else how[done.verb] if done.value is None else "refused", done.key, done.version
+        )
+        for done in log
+        if done.version is not None
+    )
+
+
+def _as_made(done: Done, version: Version | None) -> Done:
+    """Return an update with its version: a lost write was made again, later than the calls that follow it."""
+    if done.value is not None or version in (None, done.version):
+        return done
+    return attrs.evolve(done, version=version, free=True)
 
 
 def _copied(request: Execute) -> Any:

@@ -21,6 +21,8 @@ PAUSED_FOR = (0.1, 0.3, 0.7, 2.0, 3.5)
 """Times of a pause, in seconds: shorter and longer than the lease."""
 TURNING = ("install.send", "level.answered", "flush.receive")
 """Where members change sides: before the new view is sent, before it is made, when the old one is stopped."""
+LONG_SILENCE = 0.5
+"""Time within which no two heartbeats are dropped where sides must not part, in seconds."""
 SHORT_CLOG = 0.2
 """Time that links may stop without making a suspect, in seconds: the most where sides must not part."""
 
@@ -38,6 +40,7 @@ class Faults:
         self._armed: dict[str, list[Armed]] = {}
         self._sides: tuple[list[str], list[str]] = ([], [])
         """The URLs on each side of a partition whose members may change sides."""
+        self._silent_until = 0.0
         self._turns = 0
         """How many of them still will."""
         for armed in plan.armed:
@@ -294,6 +297,10 @@ class Faults:
             action = self.rng.choice(("drop", "duplicate"))
         if action == "duplicate" and name.startswith("forward"):
             action = "drop"  # a node announces that it asks the home again: what is refused once, stays refused
+        if action == "drop" and name.startswith("heartbeat") and not self.plan.partitions:
+            if self.cluster.now < self._silent_until:
+                return None  # two members that both hear nothing of each other would go on apart
+            self._silent_until = self.cluster.now + LONG_SILENCE
         if action in ("kill", "pause"):
             self.cluster.say(f"{node.name} FAILPOINT {name}: {action}")
             if not (self._crash(node) if action == "kill" else self._pause(node)):

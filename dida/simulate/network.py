@@ -22,6 +22,7 @@ import msgspec
 from attrs import frozen
 
 from dida.addresses import Address, StorageAddress
+from dida.placement import Shards
 from dida.replication.config import Config
 from dida.replication.executed import answered
 from dida.replication.messages import PEER, Member, PeerMessage, View
@@ -69,13 +70,20 @@ class _Ask:
 class Cluster(Events):
     """Replicas, the network between them, and the events to come."""
 
-    def __init__(self, rng: Random, replicas: int, config: Config, network: Network) -> None:
+    def __init__(
+        self, rng: Random, replicas: int, config: Config, network: Network, shard: int = 0, shards: int = 1
+    ) -> None:
+        """The nodes of one of so many shards, of `replicas` nodes each."""
         super().__init__()
         self.rng = rng
         self.config = config
         self.network = network
-        self.named = tuple(StorageAddress(n, f"s{n}", Address("node", FIRST_PORT + n)) for n in range(1, replicas + 1))
-        self.nodes = {str(a.address): Node(a.replica, str(a.address), 1000 * rng.random()) for a in self.named}
+        numbers = range(1, replicas * shards + 1)
+        self.named = tuple(StorageAddress(n, f"s{n}", Address("node", FIRST_PORT + n)) for n in numbers)
+        self.shard = shard
+        self.shards = Shards(numbers, replicas)
+        mine = self.named[replicas * shard : replicas * (shard + 1)]
+        self.nodes = {str(a.address): Node(a.replica, str(a.address), 1000 * rng.random()) for a in mine}
         self.failpoint: Callable[[str, Node], str | None] | None = None
         """Called at every failpoint for its action, if any; it kills and pauses nodes on its own."""
         self.on_reply: Callable[[Any, Reply, Node], None] = lambda token, reply, node: None
@@ -172,6 +180,10 @@ class Cluster(Events):
         """Return the view of a living node to which all others give way; None if there is none."""
         views = [n.replica.context.view for n in self.nodes.values() if n.replica is not None]
         return max((view for view in views if view is not None), key=lambda view: view.rank, default=None)
+
+    def holds(self, key: str) -> bool:
+        """Return True if this shard holds the key."""
+        return self.shards.of_key(key) == self.shard
 
     def time(self, node: Node) -> float:
         return self.now + node.skew
@@ -423,6 +435,28 @@ class Cluster(Events):
                 self._at_node(ask.node, ask.epoch, arrived)
 
         self._carry("answer", node.url, source, arrive)
+
+
+class Beside(Cluster):
+    """A cluster of another shard, in the time of the first one."""
+
+    def __init__(self, first: Cluster, rng: Random, replicas: int, shard: int, shards: int) -> None:
+        super().__init__(rng, replicas, first.config, first.network, shard, shards)
+        self._first = first
+
+    @property
+    def now(self) -> float:
+        return self._first.now
+
+    @now.setter
+    def now(self, now: float) -> None:
+        pass
+
+    def at(self, delay: float, event: Callable[[], None]) -> None:
+        self._first.at(delay, event)
+
+    def say(self, text: str) -> None:
+        self._first.say(text)
 
 
 def refused(reply: Reply, *codes: str) -> bool:

@@ -88,6 +88,8 @@ class Plan:
     """Chains of operators over the storage, whose workers and scheduler die and pause."""
     turn: float
     """Partitions into two sides, with members that change sides while a new view is on its way."""
+    shards: int
+    """Groups of `replicas` nodes; the second one holds records of runs only."""
 
     @property
     def majority(self) -> bool:
@@ -140,13 +142,16 @@ class Plan:
             max_memory=0,
             runs=0,
             turn=rng.choice([1.0, 2.5, NEVER]) if partitions else NEVER,
+            shards=1,
         )
         if plan.all_to_all == 2 and rng.random() < 0.05:
             plan = evolve(plan, replicas=20)
         if not plan.forks and rng.random() < 0.1:
             plan = evolve(plan, max_memory=FULL)
         # what a fork discards, and what is forgotten while a run goes on, no execution explains
-        return evolve(plan, runs=rng.choice([0, 5])) if not plan.forks and plan.session_ttl > 100 else plan
+        if plan.forks or plan.session_ttl < 100 or not rng.choice([0, 5]):
+            return plan
+        return evolve(plan, runs=5, shards=2 if plan.replicas <= 5 and rng.random() < 0.4 else 1)
 
     def config(self) -> Config:
         return Config(
@@ -160,6 +165,7 @@ class Plan:
             ping_timeout=0.5,
             all_to_all=self.all_to_all,
             max_memory=self.max_memory or None,
+            replication_factor=self.replicas if self.shards > 1 else None,
             start_deadline=3.0,
         )
 
@@ -204,6 +210,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "all_to_all": (1, 100),
     "max_memory": (0, 1e12),
     "runs": (0, 1000),
+    "shards": (1, 2),
     "faults": (0, 3600),
     "mean_delay": (1e-6, 1),
     **dict.fromkeys(("late", "reset", "stale", "stray", "plain", "odd"), (0, 1)),

@@ -6,13 +6,15 @@ between them, messages and operators, is played here: messages get lost, and are
 that yields its storage calls. In the end the updates of each run must be those of the execution whose outcome was
 taken, and what that execution has read must lie between them.
 
+With two shards each execution fences and writes both, which crash apart from each other.
+
 The module is long because processes, messages and outcomes act on each other in the middle of everything.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from random import Random
@@ -30,6 +32,7 @@ from dida.chains.runs import Runs
 from dida.chains.scheduling import LeastActive
 from dida.chains.steps import Steps
 from dida.errors import DidaError
+from dida.replication.store import Store
 from dida.simulate.execution import AGAIN, Done, Execution, epoch_of, result_of
 from dida.simulate.network import Cluster
 from dida.simulate.node import Node
@@ -95,8 +98,10 @@ class Told:
 class SimulatedRuns:
     """The scheduler, the workers and the runs of one simulation."""
 
-    def __init__(self, cluster: Cluster, plan: Plan, rng: Random, wrong: list[str]) -> None:
-        self.cluster = cluster
+    def __init__(self, clusters: Sequence[Cluster], plan: Plan, rng: Random, wrong: list[str]) -> None:
+        self.clusters = clusters
+        self.cluster = clusters[0]
+        """Whose clock this is."""
         self.plan = plan
         self.rng = rng
         self.wrong = wrong
@@ -127,7 +132,8 @@ class SimulatedRuns:
         initial = INITIAL if self._count else {}
         self._unwritten = len(initial)
         for key, value in initial.items():
-            self._storage(lambda k=key, v=value: Write(k, v, concern="all"), written)  # type: ignore[misc]
+            shard = self.shard_of(key)
+            self._storage(shard, lambda k=key, v=value: Write(k, v, concern="all"), written)  # type: ignore[misc]
 
     @property
     def _count(self) -> int:
@@ -192,7 +198,7 @@ class SimulatedRuns:
         key = self.rng.choice(["a", "b", "c", "d", "missing"])
         value = f"other.{self.rng.random():.6f}"
         if not self.calm:
-            self._storage(lambda: Write(key, value), lambda reply: None)
+            self._storage(self.shard_of(key), lambda: Write(key, value), lambda reply: None)
 
     def _new_table(self) -> Runs:
         table = Runs(LeastActive(), self.scheduler.incarnation, deadline=RUN_DEADLINE)
@@ -337,7 +343,12 @@ class SimulatedRuns:
         at(LOSS + 0.5, lambda: source.do(life, late))
 
     def _report(
-        self, worker: Process, request: Execute, take: Callable[[], object], after: Callable[[], None] | None = None
+        self,
+        worker: Process,
+        request: Execute,
+        take: Callable[[], object],
+        after: Callable[[], None] | None = None,
+        in_hand: bool = True,
     ) -> None:
         """Report to the scheduler until it acknowledges; a scheduler that does not know the run adopts it first."""
         life = worker.life
@@ -347,12 +358,12 @@ class SimulatedRuns:
                 take()
             except DidaError as problem:
                 if problem.code == errors.NO_SUCH_RUN:
-                    self.table.on_adopt(request, self.cluster.now)
+                    self.table.on_adopt(request, self.cluster.now, in_hand=in_hand)
                     with suppress(DidaError):
                         take()
 
         def again(sure: bool) -> None:
-            self.cluster.at(AGAIN, lambda: worker.do(life, lambda: self._report(worker, request, take, after)))
+            self.cluster.at(AGAIN, lambda: worker.do(life, lambda: self._report(worker, request, take, after, in_hand)))
 
         self._send(worker, life, self.scheduler, arrive, after or (lambda: None), again)
 
@@ -360,29 +371,65 @@ class SimulatedRuns:
         """Note the outcome that the scheduler has taken."""
         if run is None:
             return
-        self.cluster.say(f"{run.id} {run.state.upper()} {run.output or run.reason}")
+        self.cluster.say(f"{run.id} {run.state.upper()} {run.output if run.state == DONE else run.reason}")
         if run.id in self.told and self.told[run.id].output != run.output:
             before = self.told[run.id]
             if before.state == DONE == run.state:
                 self.wrong.append(f"{run.id} has two outputs: {before.output!r} and {run.output!r}")
         elif run.id not in self.told:
-            self.told[run.id] = Told(run.state, run.output or run.reason, log, self._updates_of(run.id))
+            self.told[run.id] = Told(
+                run.state, run.output if run.state == DONE else run.reason, log, self._updates_of(run.id)
+            )
             if run.updated:
                 self._forget(run.id)
 
     def _updates_of(self, run: str) -> list[tuple[str, str]]:
-        """Return the updates of a run that storage nodes have, as key and version."""
+        """Return the updates of a run that members of the newest views have, as key and version."""
         found = set()
-        for node in self.cluster.nodes.values():
-            for each in node.replica.state.executed.updates_of(run, 0) if node.replica is not None else ():
-                if each.journal.verb != "n":
-                    found.add((each.key, str(each.version)))
+        for cluster in self.clusters:
+            view = cluster.newest_view()
+            for node in cluster.nodes.values():
+                member = view is not None and view.member(node.incarnation) is not None
+                for each in node.replica.state.executed.updates_of(run, 0) if node.replica and member else ():
+                    if each.journal.verb != "n":
+                        found.add((each.key, str(each.version)))
         return sorted(found)
 
     def _forget(self, run: str) -> None:
         """Let the storage forget the updates of a run that has ended, as a scheduler does; it may get lost."""
-        for url in self.cluster.nodes:
-            self.cluster.at(0.25, lambda u=url: self.cluster.ask(u, Forget((run,)), ("run", 0)))  # type: ignore[misc]
+        for cluster in self.clusters:
+            for url in cluster.nodes:
+                cluster.at(0.25, partial(cluster.ask, url, Forget((run,)), ("run", 0)))
+
+    def shard_of(self, key: str) -> int:
+        """Return the shard that holds a key."""
+        return self.cluster.shards.of_key(key)
+
+    def store_of(self, key: str) -> Store:
+        """Return the records of a replica that has the key."""
+        nodes = self.clusters[self.shard_of(key)].nodes.values()
+        return next(node.replica.state.store for node in nodes if node.replica is not None)
+
+    def fence(
+        self,
+        request: Fence,
+        then: Callable[[Error | list[Fenced]], None],
+        ask: Callable[[int, Callable[[], Request], Callable[[Reply], None]], None],
+        found: tuple[Fenced, ...] = (),
+    ) -> None:
+        """Fence a run in all shards, one after the other; `ask(shard, request, then)` asks one."""
+
+        def fenced(reply: Reply) -> None:
+            if isinstance(reply, Error):
+                then(reply)
+                return
+            known = (*found, grammar.structure(reply.object, Fenced))
+            if len(known) == len(self.clusters):
+                then(list(known))
+            else:
+                self.fence(request, then, ask, known)
+
+        ask(len(found), lambda: request, fenced)
 
     def _outcome(
         self, request: Execute, mark: Mark, log: list[Done], take: Callable[[Epoch], RunRecord | None]
@@ -394,22 +441,23 @@ class SimulatedRuns:
             return
         epoch, table, life = self.table.seal(run), self.table, self.scheduler.life
 
-        def fenced(reply: Reply) -> None:
-            self.scheduler.do(life, lambda: known(reply))
-
-        def known(reply: Reply) -> None:
+        def known(found: Error | list[Fenced]) -> None:
             if run.sealed or run.state != GOING_ON or request.epoch < run.epoch:
                 return
-            if isinstance(reply, Error):
-                if reply.code == errors.SUPERSEDED:
-                    table.on_superseded(run.id, run.epoch, epoch_of(reply), self.cluster.now)
+            if isinstance(found, Error):
+                if found.code == errors.SUPERSEDED:
+                    table.on_superseded(run.id, run.epoch, epoch_of(found), self.cluster.now)
                 return
-            good = borne_out(mark, [grammar.structure(reply.object, Fenced)])
+            good = borne_out(mark, found)
             table.on_sealed(run, epoch, self.cluster.now, good)
             if good:
                 self._take(take(epoch), log)
 
-        self._storage(lambda: Fence(run.id, epoch=epoch), fenced, codes=(errors.SUPERSEDED, errors.SESSION_EXPIRED))
+        def ask(shard: int, request: Callable[[], Request], then: Callable[[Reply], None]) -> None:
+            heard = lambda reply: self.scheduler.do(life, lambda: then(reply))  # noqa: E731
+            self._storage(shard, request, heard, codes=(errors.SUPERSEDED, errors.SESSION_EXPIRED))
+
+        self.fence(Fence(run.id, epoch=epoch), known, ask)
 
     # --- workers --------------------------------------------------------------------------------
 
@@ -422,6 +470,7 @@ class SimulatedRuns:
 
     def _storage(
         self,
+        shard: int,
         request: Callable[[], Request],
         then: Callable[[Reply], None],
         codes: tuple[str, ...] = (),
@@ -430,7 +479,7 @@ class SimulatedRuns:
         alive: Callable[[], bool] = lambda: True,
         avoid: int = 0,
     ) -> None:
-        """Ask storage nodes until one replies for good, or PATIENCE is over."""
+        """Ask storage nodes of a shard until one replies for good, or PATIENCE is over."""
         if not alive():
             return
         began = self.cluster.now if began is None else began
@@ -446,7 +495,7 @@ class SimulatedRuns:
         def again(unsure: bool) -> None:
             if self._asks.pop(token, None) is not None:
                 self.cluster.at(
-                    AGAIN, lambda: self._storage(request, then, codes, uncertain or unsure, began, alive, avoid)
+                    AGAIN, lambda: self._storage(shard, request, then, codes, uncertain or unsure, began, alive, avoid)
                 )
 
         def replied(reply: Reply) -> None:
@@ -456,8 +505,9 @@ class SimulatedRuns:
                 then(reply)
 
         self._asks[token] = replied
-        url = self.rng.choice([url for url, node in self.cluster.nodes.items() if node.number != avoid])
-        self.cluster.at(0.001, lambda: self.cluster.ask(url, message, token))
+        cluster = self.clusters[shard]
+        url = self.rng.choice([url for url, node in cluster.nodes.items() if node.number != avoid])
+        self.cluster.at(0.001, lambda: cluster.ask(url, message, token))
         self.cluster.at(TRY + 0.3, lambda: again(True))
 
     def on_reply(self, token: Any, reply: Reply, node: Node) -> None:
@@ -476,7 +526,10 @@ class SimulatedRuns:
         wrong = []
         for run, told in self.told.items():
             if told.state != DONE:
-                if "deterministic" in told.output and CHANCE not in self.started[run]:
+                # an update does not outlive what its run has read before it, unless in another shard
+                discarded = told.output == "discarded" and self.plan.max_versions > 1000 and len(self.clusters) == 1
+                stuck = "was not confirmed within" in told.output
+                if stuck or discarded or ("deterministic" in told.output and CHANCE not in self.started[run]):
                     wrong.append(f"{run} {' '.join(self.started[run])} failed: {told.output}")
                 continue
             made = sorted((d.key, str(d.version)) for d in told.log if d.verb in "wc" and d.value is None)
@@ -498,20 +551,16 @@ class SimulatedRuns:
 
     def _not_as_asked(self, log: list[Done]) -> str:
         """Return which update of an execution has written another value than it has asked for."""
-        replica = next(node.replica for node in self.cluster.nodes.values() if node.replica is not None)
         for done in log:
-            entry = replica.state.store.find(done.key, done.version) if done.version is not None else None
+            entry = self.store_of(done.key).find(done.key, done.version) if done.version is not None else None
             if done.verb != "r" and done.value is None and entry is not None and entry.value != done.asked:
                 return f"call {done.number} wrote {entry.value} to {done.key}, and asked for {done.asked}"
         return ""
 
     def _stored(self, run: str, made: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Return the versions of a run in the store that its execution has not made."""
-        replica = next(node.replica for node in self.cluster.nodes.values() if node.replica is not None)
-        store = replica.state.store
-        mine = [
-            (key, e) for key in INITIAL for e in store.versions(key) if e.id is not None and e.id.startswith(f"{run}:")
-        ]
+        entries = [(key, e) for key in INITIAL for e in self.store_of(key).versions(key)]
+        mine = [(key, e) for key, e in entries if e.id is not None and e.id.startswith(f"{run}:")]
         return [(key, str(e.version)) for key, e in mine if (key, str(e.version)) not in made]
 
     def _not_in_order(self, run: str, log: list[Done]) -> str:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
+from dida.replication.replica import Replica
 from dida.simulate.clients import Clients
 from dida.simulate.events import Storm
 from dida.simulate.faults import Faults
-from dida.simulate.network import Cluster, Network
+from dida.simulate.network import Beside, Cluster, Network
 from dida.simulate.node import Node
 from dida.simulate.plan import Plan
 from dida.simulate.runs import SimulatedRuns
@@ -41,22 +43,28 @@ class Simulation:
 
     def __init__(self, seed: int, trace: Callable[[str], None] | None = None, plan: Plan | None = None) -> None:
         self.plan = plan or plan_of(seed)
-        self.cluster = Cluster(Random(f"{seed} network"), self.plan.replicas, self.plan.config(), self.plan.network())
+        size, shards = self.plan.replicas, self.plan.shards
+        config, network = self.plan.config(), self.plan.network()
+        self.cluster = Cluster(Random(f"{seed} network"), size, config, network, shards=shards)
+        beside = [Beside(self.cluster, Random(f"{seed} shard {n}"), size, n, shards) for n in range(1, shards)]
+        self.clusters = [self.cluster, *beside]
         self.wrong: list[str] = []
         dice, fast = Random(f"{seed} clients"), Random(f"{seed} fast path")
         self.clients = Clients(self.cluster, self.plan, dice, fast, self.wrong)
-        self.faults = Faults(self.cluster, self.plan, Random(f"{seed} faults"))
-        self.runs = SimulatedRuns(self.cluster, self.plan, Random(f"{seed} runs"), self.wrong)
-        self.cluster.on_reply = self._replied
-        self.cluster.trace = trace
-        self.cluster.check = self._look
-        self.cluster.on_removed = self._removed
-        self.cluster.on_left = self._left
+        self.faults = [Faults(self.cluster, self.plan, Random(f"{seed} faults"))]
+        self.faults += [Faults(each, self.plan, Random(f"{seed} faults {each.shard}")) for each in beside]
+        self.runs = SimulatedRuns(self.clusters, self.plan, Random(f"{seed} runs"), self.wrong)
+        for cluster in self.clusters:
+            cluster.on_reply = self._replied
+            cluster.trace = trace
+            cluster.check = partial(self._look, cluster)
+            cluster.on_removed = self._removed
+            cluster.on_left = partial(self._left, cluster)
 
-    def _look(self, node: Node) -> None:
+    def _look(self, cluster: Cluster, node: Node) -> None:
         """Check after every other tick of a node: checks cost as much as what they check."""
         if self.cluster.events % 2:
-            invariants(self.cluster, node)
+            invariants(cluster, node)
 
     def _replied(self, token: Any, reply: Reply, node: Node) -> None:
         (self.runs.on_reply if token[0] == "run" else self.clients.on_reply)(token, reply, node)
@@ -65,12 +73,13 @@ class Simulation:
         if self.plan.steady:
             self.wrong.append("XX")
 
-    def _left(self, node: Node, kept: bool) -> None:
+    def _left(self, cluster: Cluster, node: Node, kept: bool) -> None:
         member = node.replica is not None and node.replica.context.view is not None
         if self.plan.steady and member and not kept:
             self.wrong.append(f"{node.name} shut down, and no node has taken over its state")
-        self.clients.witness.left(node, kept)
-        self.faults.left(node)
+        if cluster is self.cluster:
+            self.clients.witness.left(node, kept)
+        self.faults[cluster.shard].left(node)
 
     def run(self) -> list[str]:
         """Return what is wrong; an empty list if all promises were kept."""
@@ -88,9 +97,10 @@ class Simulation:
         return self.wrong
 
     def _run(self) -> None:
-        cluster, clients, faults = self.cluster, self.clients, self.faults
-        for node in cluster.nodes.values():
-            cluster.start(node)
+        cluster, clients = self.cluster, self.clients
+        for each in self.clusters:
+            for node in each.nodes.values():
+                each.start(node)
         if not cluster.run(START_WITHIN, self._all_serve):
             self.wrong.append("the cluster did not start")
             return
@@ -103,16 +113,20 @@ class Simulation:
             return
         clients.begin()
         self.runs.begin()
-        faults.begin()
+        for faults in self.faults:
+            faults.begin()
         cluster.run(cluster.now + self.plan.faults)
         clients.stop()
-        faults.end()
+        for faults in self.faults:
+            faults.end()
         self.runs.settle()
-        cluster.network = Network(mean_delay=0.001, wire=self.plan.wire)
+        for each in self.clusters:
+            each.network = Network(mean_delay=0.001, wire=self.plan.wire)
         if not cluster.run(cluster.now + ANSWER_WITHIN, lambda: clients.answered and self._all_serve()):
             self.wrong += [f"not answered: {event}" for event in clients.unanswered]
         if not self._all_serve():
-            views = {n.name: n.replica.context.view_name if n.replica else None for n in cluster.nodes.values()}
+            nodes = [node for each in self.clusters for node in each.nodes.values()]
+            views = {n.name: n.replica.context.view_name if n.replica else None for n in nodes}
             self.wrong.append(f"no common view: {views}")
             return
         clients.settle()
@@ -125,17 +139,23 @@ class Simulation:
         clients.stop()
         cluster.run(cluster.now + QUIET_WITHIN, self._quiet)
         self.wrong += Verdict(cluster, self.plan, clients).judge()
+        for each in self.clusters[1:]:
+            self.wrong += Verdict(each, self.plan, clients).judge_replicas()
         self.wrong += self.runs.judge()
 
     def _all_serve(self) -> bool:
-        replicas = [n.replica for n in self.cluster.nodes.values()]
-        return len({r.context.view_name if r else "" for r in replicas}) == 1 and all(
-            r and r.context.serving and not r.context.leaves for r in replicas
-        )
+        return all(_serve([node.replica for node in each.nodes.values()]) for each in self.clusters)
 
     def _quiet(self) -> bool:
         """Return True if all nodes are in one view, and nothing is under way."""
-        return self._all_serve() and not any(quiet(n.replica) for n in self.cluster.nodes.values() if n.replica)
+        nodes = [node for each in self.clusters for node in each.nodes.values()]
+        return self._all_serve() and not any(quiet(node.replica) for node in nodes if node.replica)
+
+
+def _serve(replicas: Sequence[Replica | None]) -> bool:
+    """Return True if all serve in one view."""
+    views = {replica.context.view_name if replica is not None else "" for replica in replicas}
+    return len(views) == 1 and all(r and r.context.serving and not r.context.leaves for r in replicas)
 
 
 def _place(problem: BaseException) -> str:

@@ -17,7 +17,6 @@ from dida.simulate.network import Cluster, digest
 from dida.simulate.node import Node
 from dida.simulate.plan import Plan
 from dida.timestamps import covers
-from dida.versions import Version
 
 
 def invariants(cluster: Cluster, node: Node) -> None:
@@ -124,6 +123,16 @@ class Verdict:
         self.wrong: list[str] = []
 
     def judge(self) -> list[str]:
+        """Return what is wrong with the replicas, and with what clients were answered."""
+        if self.judge_replicas():
+            return self.wrong
+        replica = next(node.replica for node in self.cluster.nodes.values() if node.replica is not None)
+        keys = [key for key in self.clients.keys if key in replica.state.store]
+        self._judge_history({key: [(e.version, e.value) for e in replica.state.store.versions(key)] for key in keys})
+        return self.wrong
+
+    def judge_replicas(self) -> list[str]:
+        """Return what is under way, and what differs."""
         nodes = list(self.cluster.nodes.values())
         replicas = [node.replica for node in nodes if node.replica is not None]
         for node in nodes:
@@ -134,12 +143,6 @@ class Verdict:
             self.wrong.append("the replicas differ: " + "; ".join(_difference(digests)))
             return self.wrong
         self._judge_ids(replicas)
-        stored = {
-            key: [(Version.parse(version), value) for version, value in versions]
-            for key, versions in msgspec.json.decode(digests[0]).items()
-            if key in self.clients.keys
-        }
-        self._judge_history(stored)
         return self.wrong
 
     def _judge_ids(self, replicas: list[Replica]) -> None:
