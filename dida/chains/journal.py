@@ -125,6 +125,8 @@ class Call:
     entry: Kept | None
     carries: Sequence[Kept] = ()
     """The entries that its update carries."""
+    value: str = ""
+    """What an update writes."""
 
     @property
     def answered(self) -> bool:
@@ -197,7 +199,7 @@ class History:
         if verb != "r":
             self._digest, self._asked = self._linked(), []
         kept = self._known.get(number) if self._known else None
-        call = Call(number, verb, key, self._digest, kept)
+        call = Call(number, verb, key, self._digest, kept, (), rest[-1] if verb != "r" else "")
         if kept is not None:
             self._compare(call, kept.entry)
         return call

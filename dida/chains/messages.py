@@ -10,7 +10,7 @@ from attrs import field, frozen
 from msgspec.structs import replace
 
 from dida import errors
-from dida.chains.records import NO_MARK, Assignment, Mark, Meta, Position
+from dida.chains.records import NO_MARK, Assignment, KnownValue, Mark, Meta, Position
 from dida.wire import messages
 from dida.wire.messages import FIRST, Counter, Epoch, Error, Name, Request, SchedulerAt, Seconds, Timestamp
 from dida.wire.runs import Cancel, ClientId, ListRuns, ListWorkers, Result, Run
@@ -59,6 +59,8 @@ class Execute(Request):
     """About the length of the run's journal."""
     kept: tuple[Any, ...] = ()
     """Entries of the journal that some shard lacks, each with the shards that have it (`dida.chains.journal`)."""
+    known: tuple[KnownValue, ...] = ()
+    """What the run has read or written, as far as it is short: later reads of these versions ask no storage node."""
     apart: bool = False
     """True if this step may have killed a worker: a plain operator is then executed in a separate process."""
     life: LifeName = ""
@@ -158,7 +160,8 @@ class Completed(Request):
     number: Counter = 0
     bytes: Counter = 0
     kept: tuple[Any, ...] = ()
-    """These three as in the request of the next step."""
+    known: tuple[KnownValue, ...] = ()
+    """These four as in the request of the next step."""
     choose: bool = False
     """True if the sender waits for the reply, which may name another worker for the next step than was planned."""
     printed: str = ""

@@ -70,6 +70,14 @@ class Mark(Struct, frozen=True, array_like=True, gc=False):
 NO_MARK = Mark()
 
 
+class KnownValue(Struct, frozen=True, array_like=True, gc=False):
+    """What a run has read or written: later steps read it without a storage node."""
+
+    key: str
+    version: Version
+    value: str
+
+
 class Assignment(Struct, frozen=True, omit_defaults=True, gc=False):
     """One operator of a chain and its worker; after the execution, also the outcome."""
 

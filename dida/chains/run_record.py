@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 from attrs import define, field
 
-from dida.chains.records import Assignment, Step
+from dida.chains.messages import Completed, Execute
+from dida.chains.records import Assignment, KnownValue, Step
 from dida.timestamps import Timestamp
 from dida.wire.messages import FIRST, Epoch
 from dida.wire.runs import DONE, FAILED, GOING_ON
@@ -27,6 +28,20 @@ MAX_REASON = 500
 """The most characters of the reason of a failure there."""
 
 _STEP = tuple(each.name for each in attrs.fields(Step))
+
+
+class Carried(NamedTuple):
+    """What a request carries from step to step beside its chain; `Execute` says what each is."""
+
+    number: int = 0
+    bytes: int = 0
+    kept: tuple[Any, ...] = ()
+    known: tuple[KnownValue, ...] = ()
+
+    @classmethod
+    def by(cls, message: Execute | Completed) -> Carried:
+        """Return what a message carries."""
+        return cls(message.number, message.bytes, message.kept, message.known)
 
 
 @define(eq=False)
@@ -73,9 +88,8 @@ class RunRecord:
     """True if no execution can supersede the newest one that is known here."""
     follows: dict[Epoch, int] = field(factory=dict)
     """The epochs that it continues, each to the position: reports of the steps before may come late."""
-    kept: dict[int, tuple[int, int, tuple[Any, ...]]] = field(factory=dict)
-    """Position to the highest update number, the length of the journal and what of it some shard lacks, after the
-    step."""
+    carried: dict[int, Carried] = field(factory=dict)
+    """Position to what the request carries on after the step."""
     progress: float = 0.0
     """The time at which the current step became the current one, as far as it is known here."""
     resent: float = 0.0

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import dropwhile
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -20,7 +19,7 @@ from dida.chains.catalog import Catalog, Places
 from dida.chains.messages import Execute
 from dida.chains.records import Assignment, Meta, steps, versions_after
 from dida.chains.run_ids import RunIds, computed
-from dida.chains.run_record import DOUBT, GRACE, RunRecord
+from dida.chains.run_record import DOUBT, GRACE, Carried, RunRecord
 from dida.chains.scheduling import LeastActive
 from dida.errors import NO_SUCH_RUN, SUPERSEDED, DidaError, Unavailable
 from dida.wire.messages import FIRST, Epoch
@@ -195,7 +194,7 @@ class Runs:
             life=request.life,
             adopted=True,
             confirmed=dict.fromkeys(range(request.next), request.round),
-            kept={request.next - 1: (request.number, request.bytes, request.kept)},
+            carried={request.next - 1: Carried.by(request)},
         )
         for step in run.chain[request.next :]:
             self.policy.on_worker(step.worker)
@@ -250,7 +249,7 @@ class Runs:
         chain = tuple(run.chain)
         before = chain[: step.position]
         after = before[-1].after if before else run.since
-        number, length, kept = run.kept.get(step.position - 1, (0, 0, ()))
+        carried = run.carried.get(step.position - 1, Carried())
         return Execute(
             meta=Meta(run.id, scheduler, storage, view, versions_after(before), dict(after)),
             input=run.input,
@@ -263,9 +262,10 @@ class Runs:
             round=run.round,
             epoch=run.epoch,
             ask=run.epoch > FIRST,
-            number=number,
-            bytes=length,
-            kept=kept,
+            number=carried.number,
+            bytes=carried.bytes,
+            kept=carried.kept,
+            known=carried.known,
             apart=run.apart == step.position,
             life=run.life,
             id=run.client_id,
@@ -282,11 +282,9 @@ class Runs:
         round: int = 0,
         workers: Places | None = None,
         epoch: Epoch = FIRST,
-        kept: tuple[int, int, tuple[Any, ...]] = (0, 0, ()),
+        carried: Carried = Carried(),  # noqa: B008 - it is immutable
     ) -> Assignment | None:
         """Note that a worker has executed the operator at `position`. A late or repeated report changes nothing.
-
-        `kept`: the highest update number, the length of the run's journal, and what of it some shard lacks.
 
         With `workers`, return the next step if another one of them than planned is to execute it.
         """
@@ -296,7 +294,9 @@ class Runs:
             return None
         older = epoch < run.epoch  # the run has been sent anew behind this step, or will be
         run.epoch = max(run.epoch, epoch)
-        run.kept[position] = kept
+        run.carried[position] = carried
+        if position - 1 in run.carried:  # if the run goes back that far, it reads by versions
+            run.carried[position - 1] = run.carried[position - 1]._replace(known=())
         if round > run.round:
             self._go_back(run, position, round)
         if position in run.confirmed:
@@ -367,9 +367,13 @@ class Runs:
         """Go back to the step at `position`: updates were lost."""
         run = self[id]
         if run.state == GOING_ON and position < len(run.chain) and round >= run.round and epoch >= run.epoch:
+            rival = run.epoch.number == epoch.number and run.epoch != epoch
             run.epoch = epoch
             self._go_back(run, position, round)
             run.progress = now
+            if rival:  # it has superseded the execution that was begun here, and who had it may be gone by now
+                self.anew(run)
+                run.unsent = "two executions were begun"
 
     def on_reassign(
         self,
@@ -583,7 +587,7 @@ class Runs:
             if each.position not in run.confirmed:
                 self.policy.on_confirm(each.worker)
         run.state = state
-        run.kept.clear()
+        run.carried.clear()
         self._turn(run)
         run.ms = round((now - run.started) * 1000, 3)
         del self._going_on[run.id]

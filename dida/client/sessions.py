@@ -22,6 +22,10 @@ MAX_GONE = 1000
 """The most lost streams that a client remembers."""
 MAX_RECORDS = 2000
 """The most accesses to records that one step reports."""
+MAX_VALUE = 4096
+"""Length of a value, in characters, up to which a run keeps what it has read or written."""
+MAX_VALUES = 32 * 1024
+"""Length of the keys and values that a run keeps, in characters."""
 
 
 class RequestIds:
@@ -82,13 +86,17 @@ class CausalContext:
     after: Timestamp = field(factory=dict)
     versions: dict[str, Version] | None = None
     found: dict[str, Record] = field(factory=dict)
-    """Key to the record that a failed updateif has returned; with `versions` only."""
+    """Key to the record that a failed updateif has returned, and to what else is kept for later reads; with `versions`
+    only."""
     records: dict[Access, None] = field(factory=dict)
     """What was read and written, in order; with `versions` only, and at most MAX_RECORDS."""
     lost: Timestamp = field(factory=dict)
     """What this client depended on and what is lost; with `versions` only."""
     on_gone: Callable[[Timestamp], None] = lambda lost: None
     """Called with the streams that are dropped because they are lost; without `versions` only."""
+    _kept: dict[str, int] = field(factory=dict)
+    """Key to the length of key and value, of those records in `found` that may be dropped."""
+    _size: int = 0
     _gone: dict[str, None] = field(factory=dict)
     """The newest streams that were dropped."""
 
@@ -103,12 +111,34 @@ class CausalContext:
             return None
         return record
 
+    def on_known(self, record: Record) -> None:
+        """Take note of a read for which no replica was asked."""
+        if Access("refused", record.key, record.version) not in self.records:
+            self.on_version("read", record.key, record.version)
+
     def on_found(self, record: Record) -> None:
         """Take note of the record that a failed updateif has returned: it counts as read, even if it is discarded
         soon."""
         if self.versions is not None:
             self.on_version("refused", record.key, record.version)
+            if record.key in self._kept:
+                self._size -= self._kept.pop(record.key)
             self.found[record.key] = record
+
+    def keep(self, key: str, value: str, version: Version) -> None:
+        """Keep what was read or written for later reads of that version, unless it is long."""
+        if key in self._kept:
+            self._size -= self._kept.pop(key)
+        if len(value) > MAX_VALUE:
+            self.found.pop(key, None)
+            return
+        self.found[key] = Record(key, value, version)
+        size = self._kept[key] = len(key) + len(value)
+        self._size += size
+        while self._size > MAX_VALUES:
+            oldest = next(iter(self._kept))
+            self._size -= self._kept.pop(oldest)
+            del self.found[oldest]
 
     def on_version(self, how: str, key: str, version: Version) -> None:
         """Take note of a version that was read or written (see `Access.how`)."""

@@ -147,6 +147,7 @@ class StorageClient:
         (key,), version = self._plain(key), plain_version(version)
         known = seen.known(key, version)
         if known is not None:
+            seen.on_known(known)
             return known
         return await self._carry_out(ReadOperation(self.replicas, seen, key, self._ends(seconds), version))
 

@@ -40,7 +40,7 @@ from dida.chains.messages import (
     Superseded,
 )
 from dida.chains.records import NO_MARK
-from dida.chains.run_record import RunRecord, summary
+from dida.chains.run_record import Carried, RunRecord, summary
 from dida.chains.runs import Runs
 from dida.client.storage_client import StorageClient
 from dida.errors import BadRequest, DidaError, Unavailable, UserError
@@ -254,9 +254,9 @@ class SchedulerNode(NodeCommands):
         places = self.workers.reachable if request.choose else None
         run, position, ms = request.run, request.position, request.ms
         self.runs.on_printed(run, position, request.printed)
-        kept = (request.number, request.bytes, request.kept)
+        carried = Carried.by(request)
         other = self.runs.on_completed(
-            run, position, self._now(), ms, request.step, request.round, places, request.epoch, kept
+            run, position, self._now(), ms, request.step, request.round, places, request.epoch, carried
         )
         return ok(other.worker, other.host, other.port) if other is not None else Ok()
 
@@ -275,6 +275,9 @@ class SchedulerNode(NodeCommands):
             run, position, request.avoid, where, now, request.round, request.epoch, request.sure
         )
         if step is None:
+            current = self.runs[run].current
+            if current is not None and current.position == position:  # else the step before is reported soon
+                self._each(self.runs[run], self._dispatch.send)
             raise DidaError(errors.SUPERSEDED, f"run {run} goes on as a new execution, which the scheduler sends")
         return ok(step.worker, step.host, step.port, step.attempt)
 

@@ -16,7 +16,7 @@ from dida.chains.journal import MAX_CALLS, Call, History, Hole, Kept, resume
 from dida.chains.messages import Execute
 from dida.chains.records import Assignment, Mark
 from dida.chains.redo import MAX_ROUNDS, rewound, step_to_redo
-from dida.chains.run_record import RunRecord
+from dida.chains.run_record import Carried, RunRecord
 from dida.errors import DidaError
 from dida.interfaces import Access
 from dida.simulate.operators import CHANCE, PROGRAMS, RETRIES, Raised
@@ -366,17 +366,15 @@ class Execution:
             )
             return
         self._over()
-        kept = (self.history.number, self.history.bytes, self.history.travelling())
-        following = attrs.evolve(
-            done, next=position + 1, number=kept[0], bytes=kept[1], kept=kept[2], ask=self.history.more
-        )
+        carried = Carried(self.history.number, self.history.bytes, self.history.travelling())
+        following = attrs.evolve(done, next=position + 1, ask=self.history.more, **carried._asdict())
         runs._logs[(run, done.epoch)] = log
         step = done.assignment
         now = runs.cluster
         runs._report(
             self.worker,
             following,
-            lambda: runs.table.on_completed(run, position, now.now, 1.0, step, done.round, None, done.epoch, kept),
+            lambda: runs.table.on_completed(run, position, now.now, 1.0, step, done.round, None, done.epoch, carried),
             in_hand=False,
         )
         self._hand_on(following)

@@ -217,7 +217,7 @@ class _Chain:
         while True:
             kind = self._kinds[request.next]
             before = evolve(request, meta=_copied(request.meta))
-            view = StepView(self._storage, request.meta, history)
+            view = StepView(self._storage, request.meta, history, request.known)
             dies = self._crash if self._crash is not None and self._crash.position == request.next else None
             go_on: Callable[[], None] | None = None
             try:
@@ -258,7 +258,8 @@ class _Chain:
                 self._calls[request.next] = history.calls
                 after = dict(request.meta.after)
                 done = request.with_step(output=output, records=view.run.records, after=after, mark=mark)
-                return evolve(done, number=history.number, bytes=history.bytes, kept=history.travelling())
+                done = evolve(done, number=history.number, bytes=history.bytes, kept=history.travelling())
+                return evolve(done, known=view.run.known)
 
     async def _again(self, request: Execute, worker: str) -> tuple[Execute, Mapping[int, Kept]]:
         """Return the request of a new execution, and what is known of the older ones, which are fenced."""

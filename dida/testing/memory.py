@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from dida.addresses import Address, StorageAddress
 from dida.chains.journal import History
-from dida.chains.records import Meta
+from dida.chains.records import KnownValue, Meta
 from dida.client.operations import (
     ClientOperation,
     ListOperation,
@@ -122,10 +122,10 @@ class MemoryStorage(View):
 class StepView:
     """The storage as one attempt of a step sees it: what workers give to operators, with calls that return at once."""
 
-    def __init__(self, storage: MemoryStorage, meta: Meta, history: History) -> None:
+    def __init__(self, storage: MemoryStorage, meta: Meta, history: History, known: Iterable[KnownValue] = ()) -> None:
         self._client = MemoryClient(storage)
         self.deadline = storage.deadline
-        self.run = RunStorage(self._client, meta, storage.deadline, history)
+        self.run = RunStorage(self._client, meta, storage.deadline, history, None, known)
 
     def read(self, key: str, version: Version | None = None) -> Record:
         """Return the record: that version, or the one that the run has seen, or the newest."""

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 
 from dida.chains.journal import History
 from dida.chains.messages import Execute
-from dida.chains.records import NO_MARK, Mark
+from dida.chains.records import NO_MARK, KnownValue, Mark
 from dida.chains.texts import NotAnOutput, Raised, output_of, raised, shown
 from dida.client.blocking import BlockingStorage
 from dida.client.storage_client import StorageClient
@@ -91,6 +91,8 @@ class Outcome:
     records: tuple[Access, ...]
     mark: Mark
     """What the run has done by the end of the step."""
+    known: tuple[KnownValue, ...]
+    """What it has read or written, for its next step."""
 
 
 @frozen
@@ -191,7 +193,7 @@ class Operators:
         deadline = min(storage_client.deadline, limit)
         loop = self._loop(policy, asynchronous) if policy.loop else None
         apart = loop.after_effects if loop is not None else None
-        storage = RunStorage(storage_client, request.meta, deadline, history, apart)
+        storage = RunStorage(storage_client, request.meta, deadline, history, apart, request.known)
         try:
             try:
                 output = await self._output(kind, policy, request, storage, loop, limit, left, printed, asynchronous)
@@ -204,7 +206,7 @@ class Operators:
             problem.unsure = bool(storage.unanswered) or history.unsure
             problem.mark = history.mark
             raise
-        return Outcome(output, storage.records, mark)
+        return Outcome(output, storage.records, mark, storage.known)
 
     async def _output(
         self,

@@ -347,6 +347,7 @@ class WorkerNode(NodeCommands):
             number=history.number,
             bytes=history.bytes,
             kept=history.travelling(),
+            known=outcome.known,
         )
         choose = took >= self._timing.choose_after
         completed = self._outcomes.completed(following, printed.end(), choose)
@@ -359,7 +360,7 @@ class WorkerNode(NodeCommands):
         if choose or self.gossip_delay:
             following = attrs.evolve(following, left=max(0.0, request.left - (self._reactor.seconds() - began)))
         try:
-            self._outcomes.check(following, following.chain)
+            following = self._outcomes.fitting(following)
         except LineTooLong as problem:
             self._failed(scheduler, following, following.assignment, f"did not get the request: {problem}")
             return None

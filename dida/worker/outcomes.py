@@ -49,6 +49,7 @@ class Outcomes:
             number=following.number,
             bytes=following.bytes,
             kept=following.kept,
+            known=following.known,
             choose=choose,
             printed=self._fitting(printed, (step,)),
         )
@@ -96,10 +97,24 @@ class Outcomes:
         _log.warn("run {run}: {reason}", run=failed.run, reason=reason)
         self._reports.tell(scheduler, failed, request)
 
+    def fitting(self, request: Execute) -> Execute:
+        """Return the request as it fits on a line, if need be without known values; raise LineTooLong."""
+        try:
+            self.check(request, request.chain)
+        except LineTooLong:
+            if not request.known:
+                raise
+            request = attrs.evolve(request, known=())
+            self.check(request, request.chain)
+        return request
+
     def check(self, request: Request, chain: tuple[Assignment, ...]) -> None:
         """Raise LineTooLong if `request`, which carries `chain`, does not fit on a line."""
-        kept = request.kept if isinstance(request, Execute) else ()
-        if _most_bytes(chain) + (8 * len(str(kept)) if kept else 0) < self._max_line:
+        more = 0
+        if isinstance(request, Execute):
+            more = 8 * len(str(request.kept)) if request.kept else 0
+            more += sum(8 * (len(each.key) + len(each.value) + 50) for each in request.known)
+        if _most_bytes(chain) + more < self._max_line:
             return
         size = len(grammar.encode(request)) + 32
         if size > self._max_line:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from attrs import define, field
@@ -13,9 +13,9 @@ from zope.interface import implementer
 
 from dida import errors
 from dida.chains.journal import MAX_NOTED, Call, History, fold
-from dida.chains.records import Meta
+from dida.chains.records import KnownValue, Meta
 from dida.client.operations import epoch_of
-from dida.client.sessions import CausalContext, RunUpdate
+from dida.client.sessions import MAX_VALUE, CausalContext, RunUpdate
 from dida.client.storage_client import StorageClient
 from dida.errors import BadRequest, DidaError, Unavailable
 from dida.interfaces import Access, IStorage, Record
@@ -58,6 +58,7 @@ class RunStorage:
         deadline: float,
         history: History,
         apart: Callable[[Callable[[], None]], None] | None = None,
+        known: Iterable[KnownValue] = (),
     ) -> None:
         """`apart(then)` calls `then` when the operator has done all that the result before leads to; None: at once."""
         self.deadline = deadline
@@ -69,6 +70,8 @@ class RunStorage:
         self._history = history
         self._seen = CausalContext(meta.after, meta.versions)
         self._versions = meta.versions
+        for each in known:
+            self._seen.keep(each.key, each.value, each.version)
         self._closed = ""
         self._silent = False
         self._slots: deque[_Slot] = deque()
@@ -82,6 +85,15 @@ class RunStorage:
     def records(self) -> tuple[Access, ...]:
         """The accesses of the step so far."""
         return tuple(self._seen.records)
+
+    @property
+    def known(self) -> tuple[KnownValue, ...]:
+        """What the run has read or written, for its next step."""
+        return tuple(
+            KnownValue(key, record.version, record.value)
+            for key, record in self._seen.found.items()
+            if self._versions.get(key) == record.version and len(record.value) <= MAX_VALUE
+        )
 
     @property
     def unanswered(self) -> int:
@@ -108,14 +120,14 @@ class RunStorage:
 
     def _has_read(self, call: Call, record: Record) -> None:
         self._history.read(call, record.value, record.version)
+        self._seen.keep(call.key, record.value, record.version)
 
     async def _read_again(self, call: Call, entry: Any) -> Record:
         version, value = Version.parse(entry[3]), entry[4]
         if value is not None:
-            record = Record(call.key, value, version)
             self._seen.on_version("read", call.key, version)
-            self._seen.found[call.key] = record  # it may be read once more, and be discarded by now
-            return record
+            self._seen.keep(call.key, value, version)  # it may be read once more, and be discarded by now
+            return Record(call.key, value, version)
         try:
             record = await self._storage_client.read_as(self._seen, call.key, version, self.deadline)
         except DidaError as problem:
@@ -193,6 +205,7 @@ class RunStorage:
 
     def _updated(self, call: Call, version: Version | None) -> None:
         if version is not None:
+            self._seen.keep(call.key, call.value, version)
             self._history.updated(call, version, self._shard(call.key), len(self._storage_client.replicas.groups))
             return
         found = self._seen.found.get(call.key)
@@ -202,6 +215,7 @@ class RunStorage:
         if entry[0] == "u":
             version = Version.parse(entry[4])
             self._seen.on_version("written" if call.verb == "w" else "updated", call.key, version)
+            self._seen.keep(call.key, call.value, version)
             return version
         if entry[3] is not None:
             found = Version.parse(entry[3])

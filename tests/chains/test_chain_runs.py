@@ -194,6 +194,21 @@ def test_a_step_that_may_have_begun() -> None:
     assert sorted(run.confirmed) == [0, 1]
 
 
+def test_two_executions_of_one_number() -> None:
+    """A worker has gone back, and died; the scheduler hears of its death first, and of its new execution late.
+
+    Each of the two may supersede the other, and nobody may have the one that is left: another one is begun.
+    """
+    runs = table()
+    run = start(runs)
+    runs.on_lost(run, WORKERS, 5.0)
+    assert run.epoch == Epoch(1, "x")
+    runs.request(run, "localhost:2000", (), 0, 5.0)
+    run.unsent = ""
+    runs.on_returned(run.id, 0, 1, 5.0, Epoch(1, "z.1"))
+    assert (run.epoch, run.round, bool(run.unsent)) == (Epoch(2, "x"), 1, True)
+
+
 def test_late_reports_do_not_overtake_a_new_execution() -> None:
     """Once it is sent, it executes the step itself that an older one reports late: it must not be sent twice."""
     runs = table()

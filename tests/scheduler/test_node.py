@@ -541,6 +541,6 @@ async def test_what_is_executed_once_sends_nothing_more(system: System) -> None:
     assert (await system.run("14 CounterOperator CounterOperator")).words[0] == "done"
     asked = system.storage.requests()
     kinds = [type(each).__name__ for each in asked]
-    assert kinds == ["Read", "UpdateIf", "Read", "UpdateIf"]
+    assert kinds == ["Read", "UpdateIf", "UpdateIf"], "the second step reads what the first has written"
     updates = [each for each in asked if isinstance(each, UpdateIf)]
     assert [(each.retry, each.journal.epoch if each.journal else None) for each in updates] == [(False, FIRST)] * 2

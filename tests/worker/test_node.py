@@ -694,9 +694,48 @@ async def test_a_step_that_is_executed_again_has_its_effects_once(stage: Stage) 
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_a_run_knows_is_read_without_the_storage(stage: Stage) -> None:
+    """A later step reads what the run has read or written, in the same version, even if it was discarded meanwhile."""
+    stage.put(HEAD + WRITE_READ)
+    node = stage.storage.nodes[0]
+
+    def busy(request: Request) -> Any:
+        reply = node._once(request)
+        for number in range(20):
+            stage.storage.group.put("13", str(number))
+        return reply
+
+    node.answer = busy
+    ended = await stage.outcome(stage.request("Writer@w1", "Reader@w2", "Reader@w1"))
+    assert isinstance(ended, Ended)
+    assert ended.chain[2].output == "written mine mine"
+    assert [type(each) for each in stage.storage.requests()] == [Write]
+    read = Access("read", "13", Version(1, 1))
+    assert [each.records for each in ended.chain[1:]] == [(read,), (read,)], "the story is that of any other read"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_run_knows_is_bounded(stage: Stage) -> None:
+    """Long values, and those from 32 KiB on in all, do not travel: a later step reads them by their versions."""
+    body = "values = [self.storage.read(f'k{n}').value for n in range(15)]\n        "
+    stage.operator(body + "values.append(self.storage.read('long').value)\n        return str(len(values))")
+    for number in range(15):
+        stage.storage.group.put(f"k{number}", str(number % 10) * 4000)
+    stage.storage.group.put("long", "x" * 5000)
+    ended = await stage.outcome(stage.request("Op@w1", "Op@w2"))
+    assert isinstance(ended, Ended)
+    asked = [each for each in stage.storage.requests() if isinstance(each, Read)]
+    assert [each.key for each in asked[:16]] == [*(f"k{number}" for number in range(15)), "long"]
+    again = [(each.key, each.version) for each in asked[16:]]
+    older = [*(f"k{number}" for number in range(7)), "long"]
+    assert again == [(key, Version(1, 1)) for key in older], "eight values of 4,000 characters fit"
+
+
+@pytest_twisted.ensureDeferred
 async def test_lost_writes_are_made_good(stage: Stage) -> None:
     """When a later step hears of lost updates, the run goes back to the step that wrote them, and ends as ever."""
-    stage.put(HEAD + WRITE_READ)
+    stage.put(HEAD + WRITE_READ.replace("storage.read(input)", 'storage.read("other")'))
+    stage.storage.group.put("other", "theirs")
     node = stage.storage.nodes[0]
     stream = "1:1"
 
@@ -704,7 +743,7 @@ async def test_lost_writes_are_made_good(stage: Stage) -> None:
         if not isinstance(request, Read):
             return node._once(request)
         node.answer = None
-        node.group.records.clear()
+        node.group.records.pop("13", None)
         node.group.results.clear()
         node.group.journals.clear()
         return Error("lost-update", ("lost",), {"lost": {stream: 1}})
@@ -715,7 +754,7 @@ async def test_lost_writes_are_made_good(stage: Stage) -> None:
     node.answer = crashed
     ended = await stage.outcome(stage.request("Writer@w1", "Reader@w2"))
     assert isinstance(ended, Ended)
-    assert [(each.output, each.attempt) for each in ended.chain] == [("written", 2), ("written mine", 2)]
+    assert [(each.output, each.attempt) for each in ended.chain] == [("written", 2), ("written theirs", 2)]
     (returned,) = stage.told.returned
     assert (returned.position, returned.round) == (0, 1)
     assert returned.reason == "Reader at position 1 met lost updates"
