@@ -21,7 +21,7 @@ from unittest import mock
 from attrs import evolve, frozen
 
 from dida.chains import journal
-from dida.chains.journal import History
+from dida.chains.journal import History, Kept
 from dida.chains.runs import Runs
 from dida.errors import UNAVAILABLE
 from dida.replication import replica as replica_module
@@ -519,6 +519,8 @@ RUNS = {
     "clients": "1",
 }
 """Chains under crashes: of storage nodes, workers and the scheduler."""
+SHARDS = RUNS | {"replicas": "3", "shards": "2", "keys": "1"}
+"""The same over two shards, which lose writes apart from each other."""
 LOSSES = RUNS | {"stray": "0.1", "clog": "2"}
 """Chains whose requests and replies get lost, too: what is forwarded is on its way while a run is fenced."""
 
@@ -605,6 +607,25 @@ def _rest_of(of: Journal) -> tuple[Any, ...]:
 
 
 FORWARD = ReplicaContext.forward
+
+
+def _one_shard_has_it(self: History, call: Any, version: Any, shard: int, shards: int) -> None:
+    UPDATED(self, call, version, shard, 1)
+
+
+UPDATED = History.updated
+
+
+def _nothing_is_lost(request: Any, shards: Any) -> Any:
+    again, known = RESUME(request, shards)
+    return again, {number: Kept(kept.entry, kept.carried) for number, kept in known.items()}
+
+
+def _all_is_in_hand(self: Runs, request: Any, now: float, ago: float = 0.0, in_hand: bool = True) -> Any:
+    return ON_ADOPT(self, request, now, ago)
+
+
+ON_ADOPT = Runs.on_adopt
 
 
 def _all_is_read_again(self: History) -> None:
@@ -738,8 +759,12 @@ BUGS = (
     Bug("what was promised in the view before counts", ((Fences, "give_back", _promises_of_the_view_before),), RUNS),
     Bug(
         "a compare-and-swap is tested on arrival only",
-        ((Locks, "_grant", _locked_without_a_look), (Commit, "_compare", _compared_without_a_look)),
-        RUNS,
+        (
+            (Locks, "_grant", _locked_without_a_look),
+            (Commit, "_compare", _compared_without_a_look),
+            (Commit, "supersede", lambda *rest: None),
+        ),
+        LOSSES | {"replicas": "3"},
     ),
     Bug("each execution takes the same numbers", ((execution_module, "resume", _the_same_numbers),), RUNS),
     Bug("refusals are not in the journal", ((History, "refused", lambda *rest: None),), RUNS),
@@ -755,6 +780,9 @@ BUGS = (
     Bug("an update is forwarded without its epoch", ((ReplicaContext, "forward", _forwarded_without_epoch),), LOSSES),
     Bug("a try with a call in flight keeps its epoch", ((Execution, "_raised", _in_the_same_execution),), RUNS),
     Bug("a try gets again what was read last", ((History, "begin", _all_is_read_again),), RUNS),
+    Bug("other shards are not given what one has", ((History, "updated", _one_shard_has_it),), SHARDS),
+    Bug("a lost write of another shard is not made again", ((execution_module, "resume", _nothing_is_lost),), SHARDS),
+    Bug("a step of a worker that is gone is in hand for ever", ((Runs, "on_adopt", _all_is_in_hand),), SHARDS),
 )
 
 

@@ -166,6 +166,8 @@ class Completed(Request):
     """True if the sender waits for the reply, which may name another worker for the next step than was planned."""
     printed: str = ""
     """What the operator has printed: at most 64 KiB and a count."""
+    ago: Seconds = 0.0
+    """Age of the report, in seconds."""
 
 
 @frozen(kw_only=True)
@@ -200,7 +202,7 @@ class Reassign(Request):
     """Another worker is wanted for a step: its worker refuses or can't be reached."""
 
     usage: ClassVar[str] = "reassign"
-    about: ClassVar[str] = "from a worker: ok WORKER HOST PORT ATTEMPT for {run, position, round, avoid, epoch}"
+    about: ClassVar[str] = "from a worker: ok WORKER HOST PORT ATTEMPT {epoch} for {run, position, round, avoid, epoch}"
     between_nodes: ClassVar[bool] = True
     run: Name
     position: Position

@@ -60,8 +60,9 @@ class Runs:
         self.adopted = 0
         """Runs of other incarnations of the scheduler."""
         self.reassigned = 0
-        self.doubts: dict[str, float] = {}
-        """Adopted runs of which no worker has reported yet that it has their current step, and since when."""
+        self.doubts: dict[str, tuple[int, float]] = {}
+        """Runs to the position of the step of which no worker has reported yet that it has it, and since when: they
+        were adopted, or a worker was to hand it on."""
         """Steps that were given to another worker."""
         self.life = suffix
         self.ids = RunIds()
@@ -201,7 +202,7 @@ class Runs:
             self.policy.on_move(step.worker)
         self._keep(run)
         if not in_hand:
-            self.doubts[id] = now
+            self.doubts[id] = (request.next, now)
         return run
 
     def _follow(self, run: RunRecord, request: Execute, now: float, in_hand: bool) -> None:
@@ -211,7 +212,7 @@ class Runs:
             return
         run.epoch = request.epoch
         if in_hand:
-            self.doubts.pop(run.id, None)
+            self._certain(run, step.position)
         if request.round != run.round or step.position in run.confirmed:
             return
         old = run.chain[step.position]
@@ -224,6 +225,11 @@ class Runs:
             run.why[step.position] = "by the route: the scheduler could not be reached"
             run.unsent = ""
             run.progress = now
+
+    def _certain(self, run: RunRecord, position: int) -> None:
+        """Note that the step at that position, and those before, are not lost on the way."""
+        if self.doubts and position >= self.doubts.get(run.id, (0, 0.0))[0]:
+            self.doubts.pop(run.id, None)
 
     def _keep(self, run: RunRecord) -> None:
         self._all[run.id] = self._going_on[run.id] = run
@@ -283,8 +289,12 @@ class Runs:
         workers: Places | None = None,
         epoch: Epoch = FIRST,
         carried: Carried = Carried(),  # noqa: B008 - it is immutable
+        ago: float = 0.0,
     ) -> Assignment | None:
         """Note that a worker has executed the operator at `position`. A late or repeated report changes nothing.
+
+        `ago`: age of the report. If it is late, the worker of the next step may have died before this incarnation of
+        the scheduler began.
 
         With `workers`, return the next step if another one of them than planned is to execute it.
         """
@@ -305,7 +315,10 @@ class Runs:
         self._confirm(run, position)
         run.chain[position] = done if done.position == position else replace(done, position=position)
         run.resent = 0.0
-        self.doubts.pop(id, None)
+        if not older:
+            self._certain(run, position)
+            if run.adopted and ago >= GRACE:
+                self.doubts[id] = (position + 1, now)
         run.unsent = run.unsent if older else ""
         self.policy.on_turn(run.turn, "")
         run.turn = ""
@@ -385,17 +398,19 @@ class Runs:
         round: int = 0,
         epoch: Epoch | None = None,
         sure: bool = False,
-    ) -> Assignment | None:
-        """Give a step to another worker, if possible none of `avoid`, and return it; Unavailable if there is none.
+    ) -> Assignment:
+        """Give a step to another worker, if possible none of `avoid`; Unavailable if there is none.
 
-        `epoch` is that of the worker that asks. Unless it is `sure` that nobody has begun the step, the run goes on as
-        a new execution: that must be sent from here (see `unsent`), and None is returned. Would the worker send it,
-        nobody could tell whether it has received the epoch, when it has stopped waiting for the reply.
+        `epoch` is that of the worker that asks, and that must say (`on_adopt`) when the other one has the step: it may
+        not wait for the reply any more, or die (`doubts`). Unless it is `sure` that nobody has begun the step, the run
+        goes on as a new execution.
 
         If all reachable workers lack its operator, the step stays where it is: its worker may come back.
         """
         run = self[id]
         done = position >= len(run.chain) or position in run.confirmed
+        if epoch is not None and run.follows.get(epoch) == position and position not in run.confirmed:
+            epoch, sure = run.epoch, True  # the reply to the same question before did not arrive
         old_epoch = epoch is not None and epoch < run.epoch
         if run.state != GOING_ON or round < run.round or (round == run.round and done) or old_epoch:
             raise DidaError(SUPERSEDED, f"run {id} has ended, or goes on elsewhere")
@@ -417,13 +432,13 @@ class Runs:
         run.progress = now
         self.reassigned += 1
         self._turn(run)
-        if sure:
-            return new
-        continued = run.follows | {run.epoch: position} if epoch is not None else {}
-        self.anew(run, position=position)
-        run.follows = continued
-        run.unsent = run.unsent or "nobody knows whether its worker has it"
-        return None
+        if epoch is not None:
+            self.doubts[id] = (position, now)
+        if not sure:
+            continued = run.follows | {run.epoch: position} if epoch is not None else {}
+            self.anew(run, position=position)
+            run.follows = continued
+        return new
 
     def lost(self, lost_at: Mapping[str, float], there: Collection[str], now: float) -> list[RunRecord]:
         """Return the runs whose current step was with a worker that was lost (`lost_at`) or is not `there`."""
@@ -444,11 +459,11 @@ class Runs:
                 self.anew(run)
                 run.unsent = "its worker, or the one before it, was lost"
                 found.append(run)
-        for id in [id for id, since in self.doubts.items() if now >= since + GRACE]:
+        for id in [id for id, (_, since) in self.doubts.items() if now >= since + GRACE]:
             del self.doubts[id]
             if id in self._going_on and not (run := self._going_on[id]).unsent:
                 self.anew(run)
-                run.unsent = "its worker may have been lost before this scheduler was started"
+                run.unsent = "nobody has reported that its worker has it"
                 found.append(run)
         return found
 

@@ -256,7 +256,7 @@ class SchedulerNode(NodeCommands):
         self.runs.on_printed(run, position, request.printed)
         carried = Carried.by(request)
         other = self.runs.on_completed(
-            run, position, self._now(), ms, request.step, request.round, places, request.epoch, carried
+            run, position, self._now(), ms, request.step, request.round, places, request.epoch, carried, request.ago
         )
         return ok(other.worker, other.host, other.port) if other is not None else Ok()
 
@@ -274,12 +274,7 @@ class SchedulerNode(NodeCommands):
         step = self.runs.on_reassign(
             run, position, request.avoid, where, now, request.round, request.epoch, request.sure
         )
-        if step is None:
-            current = self.runs[run].current
-            if current is not None and current.position == position:  # else the step before is reported soon
-                self._each(self.runs[run], self._dispatch.send)
-            raise DidaError(errors.SUPERSEDED, f"run {run} goes on as a new execution, which the scheduler sends")
-        return ok(step.worker, step.host, step.port, step.attempt)
+        return ok(step.worker, step.host, step.port, step.attempt, epoch=self.runs[run].epoch)
 
     def cmd_leaving(self, request: Leaving) -> Answer:
         self.workers.leave(request.worker)

@@ -16,7 +16,7 @@ from dida.chains.journal import MAX_CALLS, Call, History, Hole, Kept, resume
 from dida.chains.messages import Execute
 from dida.chains.records import Assignment, Mark
 from dida.chains.redo import MAX_ROUNDS, rewound, step_to_redo
-from dida.chains.run_record import Carried, RunRecord
+from dida.chains.run_record import GRACE, Carried, RunRecord
 from dida.errors import DidaError
 from dida.interfaces import Access
 from dida.simulate.operators import CHANCE, PROGRAMS, RETRIES, Raised
@@ -116,14 +116,44 @@ class Execution:
         if isinstance(found, Error):
             self._refused(found)
             return
+        before = self.request
         try:
             self.request, self.known = resume(self.request, found)
         except Hole as problem:
             self._fail(str(problem))
             return
+        if self.request.next != before.next:
+            self._move(before)
+            return
         self.log = self._log_of_journal(found)
         self.until = max((number for number, kept in self.known.items() if kept.entry[0] == "u"), default=-1)
         self._attempt(History(self.request, self.known))
+
+    def _move(self, before: Execute) -> None:
+        """Forward a request that goes on at another step than it was sent for, and tell the scheduler so."""
+        runs, request = self.runs, attrs.evolve(self.request, ask=True)
+        self._over()
+        for position in range(before.next, request.next):
+            skipped = attrs.evolve(request, next=position).with_step(worker=self.worker.name)
+            following = attrs.evolve(skipped, next=position + 1)
+            self._completed(following, Carried(request.number, request.bytes, request.kept))
+            request = attrs.evolve(request, chain=following.chain)
+        if request.next < before.next and request.round < MAX_ROUNDS:
+            back = request = self._anew(attrs.evolve(request, round=request.round + 1))
+            run, now = request.meta.run, runs.cluster
+            self._tell(lambda: runs.table.on_returned(run, back.next, back.round, now.now, back.epoch))
+        self._hand_on(request)
+
+    def _completed(self, following: Execute, carried: Carried) -> None:
+        """Report that the step before was executed."""
+        runs, position = self.runs, following.next - 1
+        step, run, at = following.chain[position], following.meta.run, runs.cluster.now
+
+        def take() -> None:
+            now, epoch = runs.cluster.now, following.epoch
+            runs.table.on_completed(run, position, now, 1.0, step, following.round, None, epoch, carried, ago=now - at)
+
+        runs._report(self.worker, following, take, in_hand=False)
 
     def _log_of_journal(self, shards: list[Fenced]) -> list[Done]:
         """Return the calls of the steps before, as the journal has them: a lost write may have been made again."""
@@ -369,14 +399,7 @@ class Execution:
         carried = Carried(self.history.number, self.history.bytes, self.history.travelling())
         following = attrs.evolve(done, next=position + 1, ask=self.history.more, **carried._asdict())
         runs._logs[(run, done.epoch)] = log
-        step = done.assignment
-        now = runs.cluster
-        runs._report(
-            self.worker,
-            following,
-            lambda: runs.table.on_completed(run, position, now.now, 1.0, step, done.round, None, done.epoch, carried),
-            in_hand=False,
-        )
+        self._completed(following, carried)
         self._hand_on(following)
 
     def _secure(self, done: Execute, log: list[Done], written: dict[int, str]) -> None:
@@ -401,18 +424,31 @@ class Execution:
 
         self._tell(lambda: runs._outcome(done, chain[-1].mark, log, take))
 
-    def _hand_on(self, request: Execute, sure: bool = True) -> None:
-        """Send the request to the worker of its next step; ask for another one if that does not take it."""
+    def _hand_on(self, request: Execute, sure: bool = True, told: bool = False) -> None:
+        """Send the request to the worker of its next step; ask for another one if that does not take it.
+
+        `told`: the scheduler was asked for a worker, and is to hear who has it.
+        """
         runs, target = self.runs, self.runs.workers[request.assignment.worker]
+
+        def taken() -> None:
+            if told:
+                at = runs.cluster.now
+
+                def adopt() -> None:
+                    now = runs.cluster.now
+                    runs.table.on_adopt(request, now, now - at, in_hand=now - at < GRACE)
+
+                runs._report(self.worker, request, adopt)
 
         def failed(certain: bool) -> None:
             self._reassign(request, sure and certain)
 
-        runs._send(self.worker, self.life, target, lambda: runs._receive(target, request), lambda: None, failed)
+        runs._send(self.worker, self.life, target, lambda: runs._receive(target, request), taken, failed)
 
     def _reassign(self, request: Execute, sure: bool) -> None:
         runs = self.runs
-        answer: list[Assignment] = []
+        answer: list[tuple[Assignment, Epoch]] = []
         elsewhere = [False]
 
         def ask() -> None:
@@ -425,16 +461,16 @@ class Execution:
                 step = runs.table.on_reassign(
                     run, request.next, avoid, runs._places(), runs.cluster.now, request.round, request.epoch, sure
                 )
-                answer[:] = [step] if step is not None else []
-                elsewhere[0] = step is None
+                answer[:] = [(step, runs.table[run].epoch)]
             except DidaError as problem:
                 elsewhere[0] = problem.code != errors.UNAVAILABLE
 
         def answered() -> None:
             if answer:
-                step = answer[0]
+                step, epoch = answer[0]
                 again = request.with_step(worker=step.worker, host=step.host, port=step.port, attempt=step.attempt)
-                self._hand_on(again, sure)
+                fresh = epoch != request.epoch
+                self._hand_on(attrs.evolve(again, epoch=epoch, ask=request.ask or fresh), sure or fresh, told=True)
             elif not elsewhere[0]:
                 self._later(AGAIN, lambda: self._reassign(request, sure))
 
@@ -444,7 +480,7 @@ class Execution:
             runs.scheduler,
             ask,
             answered,
-            lambda certain: self._later(AGAIN, lambda: self._hand_on(request, sure)),
+            lambda certain: self._later(AGAIN, lambda: self._hand_on(request, sure, told=True)),
         )
 
 

@@ -1,8 +1,8 @@
 """The handoff of a request to the worker of its next operator, which must acknowledge it.
 
 A worker that refuses, can't be reached or does not reply in time is replaced: the scheduler names another one
-(`reassign`). Without a scheduler the request goes to another worker of its route, at last to this one itself. If the
-scheduler may assume that the step is elsewhere, it is notified who has it (`adopt`).
+(`reassign`). Without a scheduler the request goes to another worker of its route, at last to this one itself. Then
+the scheduler is notified who has it (`adopt`): it may have named a worker when nobody waited for that any more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from twisted.internet.task import deferLater
 from dida import errors
 from dida.addresses import Address
 from dida.chains.messages import HOP_TIMEOUT, TRANSIENT, Adopt, Execute, Reassign, why_not
-from dida.errors import DidaError
+from dida.client.operations import epoch_in
+from dida.errors import BadRequest, DidaError
 from dida.protocols.link_pool import ConnectionPool
 from dida.protocols.links import Unreachable
 from dida.wire.messages import Error, Ok
@@ -60,12 +61,12 @@ class Handoff:
         ends = self._reactor.seconds() + request.left
         avoid: list[str] = [self._me] if elsewhere else []
         sure = True  # no worker has begun the step in this epoch
-        strange = False  # the scheduler did not choose the worker
+        other: Execute | None = request
         if elsewhere:
             other = await self._another(scheduler, request, avoid, sure)
             if other is None:
                 return
-            request, strange = other, not self._scheduler_answers
+            request = other
         while True:
             to = request.assignment
             try:
@@ -80,7 +81,7 @@ class Handoff:
             else:
                 if isinstance(reply, Ok):
                     self.elsewhere += bool(avoid)
-                    if strange:
+                    if avoid:
                         self._reports.tell(scheduler, Adopt(request=request), request)
                     return
                 refusal, why = (reply.code, why_not(reply)) if isinstance(reply, Error) else ("", "refused")
@@ -98,7 +99,8 @@ class Handoff:
             other = await self._another(scheduler, attrs.evolve(request, left=left), avoid, sure)
             if other is None:
                 return
-            request, strange = other, not self._scheduler_answers
+            sure = sure or other.epoch != request.epoch
+            request = other
 
     async def _another(self, scheduler: Address, request: Execute, avoid: list[str], sure: bool) -> Execute | None:
         """Return the request with another worker for its next step; None if the run goes on without it."""
@@ -118,8 +120,10 @@ class Handoff:
             return None if reply.code == errors.SUPERSEDED else self._by_the_route(request, avoid, sure)
         try:
             worker, host, port, attempt = reply.words
+            named = epoch_in(reply.object)
+            request = attrs.evolve(request, epoch=named, ask=request.ask or named != request.epoch)
             return request.with_step(worker=worker, host=host, port=int(port), attempt=int(attempt))
-        except ValueError:
+        except (ValueError, BadRequest):
             return self._by_the_route(request, avoid, sure)
 
     def _by_the_route(self, request: Execute, avoid: list[str], sure: bool) -> Execute:

@@ -186,7 +186,7 @@ class WorkerNode(NodeCommands):
         except UserError as problem:
             raise BadRequest(str(problem)) from None
         for each, at in list(self.steps.requests(str(scheduler))):
-            self.reports.tell(scheduler, Adopt(request=each), each, at=at)
+            self.reports.tell(scheduler, Adopt(request=each, ago=self._reactor.seconds() - at), each)
         for each in [each for each in self._on_the_way.values() if each.meta.scheduler == str(scheduler)]:
             self.reports.tell(scheduler, Adopt(request=each), each)
         self.reports.tell_outcomes(scheduler, request.life)
@@ -322,7 +322,7 @@ class WorkerNode(NodeCommands):
         except StepLost as lost:
             return self._go_back(request, scheduler, lost, self._reactor.seconds() - began)
         except StepMoved as moved:
-            return attrs.evolve(moved.request.later(self._reactor.seconds() - began), ask=True)
+            return self._moved(request, scheduler, moved.request.later(self._reactor.seconds() - began))
         except StepSuperseded as stopped:
             self._superseded(request, scheduler, stopped.by)
             return None
@@ -416,6 +416,26 @@ class WorkerNode(NodeCommands):
             "run {run}: {reason}: back to position {position}", run=back.meta.run, reason=reason, position=position
         )
         return back
+
+    def _moved(self, request: Execute, scheduler: Address, goes_on: Execute) -> Execute:
+        """Return the request of the step at which the journal lets the run go on, and tell the scheduler so.
+
+        Else it would wait for the steps between, and look for the run at their workers when some die.
+        """
+        run = request.meta.run
+        goes_on = attrs.evolve(goes_on, ask=True)
+        for position in range(request.next, goes_on.next):
+            chain = attrs.evolve(goes_on, next=position).chain_with(worker=self.me.id)
+            goes_on = attrs.evolve(goes_on, chain=chain)
+            following = attrs.evolve(goes_on, next=position + 1)
+            self.reports.tell(scheduler, self._outcomes.completed(following, "", False), following, soon=False)
+        if goes_on.next < request.next and request.round < redo.MAX_ROUNDS:
+            goes_on = self._attempts.anew(attrs.evolve(goes_on, round=request.round + 1))
+            reason = f"an update of {goes_on.assignment.operator} at position {goes_on.next} is lost"
+            told = Returned(run=run, position=goes_on.next, round=goes_on.round, reason=reason, epoch=goes_on.epoch)
+            self.reports.tell(scheduler, told, goes_on)
+        _log.info("run {run}: the journal goes on at position {position}", run=run, position=goes_on.next)
+        return goes_on
 
     def _failed(
         self,

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from dida import errors
 from dida.addresses import Address
 from dida.chains.messages import Adopt, Completed, Ended, Execute, Failed
+from dida.chains.run_record import GRACE
 from dida.errors import DidaError
 from dida.protocols.link_pool import ConnectionPool
 from dida.protocols.links import Unreachable
@@ -218,10 +219,11 @@ class ReportQueue:
 
     def _dated(self, report: Report) -> Request:
         """Return the message; an outcome, or a step in hand, carries its age, which is the same on every machine."""
-        ago = self._ago(report)
-        if ago <= AT_THE_MOMENT or not isinstance(report.message, Adopt | Ended | Failed):
-            return report.message
-        return attrs.evolve(report.message, ago=round(ago, 3))
+        ago, message = self._ago(report), report.message
+        if ago <= AT_THE_MOMENT or not isinstance(message, Adopt | Completed | Ended | Failed):
+            return message
+        changes: dict[str, Any] = {"in_hand": message.in_hand and ago < GRACE} if isinstance(message, Adopt) else {}
+        return attrs.evolve(message, ago=round(min(message.ago + ago, MAX_AGO), 3), **changes)
 
     def _ask(self, scheduler: _Scheduler, message: Request) -> Deferred[Reply]:
         to = scheduler.address

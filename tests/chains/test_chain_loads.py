@@ -128,9 +128,8 @@ class World:
             if problem.code == "unavailable":
                 self.say(worker, lambda: self.hand_on(worker, request))
             return
-        if new is None:
-            return
-        again = request.with_step(worker=new.worker, host=new.host, port=new.port, attempt=new.attempt)
+        changes = {"worker": new.worker, "host": new.host, "port": new.port, "attempt": new.attempt}
+        again = attrs.evolve(request.with_step(**changes), epoch=self.runs[run].epoch)
         self.say(worker, lambda: self.hand_on(worker, again))
 
     # --- the scheduler --------------------------------------------------------------------------

@@ -175,23 +175,35 @@ def test_a_run_that_goes_back() -> None:
             runs.on_reassign(run.id, 1, (), WORKERS, 3.0)
 
 
-def test_a_step_that_may_have_begun() -> None:
-    """Who hands it on is not told the epoch of the new execution: it may have stopped waiting for the reply.
+def test_a_step_that_another_worker_was_to_hand_on() -> None:
+    """Who asks for another worker may wait no more, or die: unless it says soon who has the step, that is sent."""
+    for sure in (True, False):
+        runs, reported = table(), table()
+        for each in (runs, reported):
+            run = start(each)
+            new = each.on_reassign(run.id, 1, ("w2",), WORKERS, 1.0, epoch=Epoch(), sure=sure)
+            assert run.epoch.number == (not sure)
+            each.on_completed(run.id, 0, 1.1)
+            assert sorted(run.confirmed) == [0], "a report of the step before counts"
+            assert each.doubtful({}, 1.5) == []
+            request = attrs.evolve(each.request(run, "localhost:2000", (), 0, 1.0), next=1)
+            request = request.with_step(worker=new.worker, attempt=new.attempt)
+            if each is reported:
+                each.on_adopt(request, 1.9)
+            else:
+                each.on_adopt(request, 1.9, ago=1.5, in_hand=False)  # it was so then
+        assert [each.id for each in runs.doubtful({}, 2.1)] == [run.id]
+        assert reported.doubtful({}, 9.0) == []
 
-    So the scheduler sends that execution itself, and reports of the steps before still count.
-    """
+
+def test_late_reports_do_not_overtake_a_new_execution() -> None:
+    """Once it is sent, it executes the step itself that an older one reports late: it must not be sent twice."""
     runs = table()
     run = start(runs)
-    assert runs.on_reassign(run.id, 1, ("w2",), WORKERS, 1.0, epoch=Epoch(), sure=False) is None
-    assert (run.epoch.number, bool(run.unsent)) == (1, True)
-    with pytest.raises(DidaError, match="superseded"):
-        runs.on_reassign(run.id, 1, ("w2",), WORKERS, 1.0, epoch=Epoch(), sure=False)
+    runs.on_reassign(run.id, 1, ("w2",), WORKERS, 1.0, epoch=Epoch(), sure=False)
+    assert runs.request(run, "localhost:2000", (), 0, 1.0).next == 0
     runs.on_completed(run.id, 0, 2.0)
-    assert (sorted(run.confirmed), bool(run.unsent)) == ([0], True)
-    runs.on_completed(run.id, 1, 2.0)
-    assert sorted(run.confirmed) == [0], "a report of the older execution"
-    runs.on_completed(run.id, 1, 2.0, epoch=run.epoch)
-    assert sorted(run.confirmed) == [0, 1]
+    assert run.confirmed == {}
 
 
 def test_two_executions_of_one_number() -> None:
@@ -207,16 +219,6 @@ def test_two_executions_of_one_number() -> None:
     run.unsent = ""
     runs.on_returned(run.id, 0, 1, 5.0, Epoch(1, "z.1"))
     assert (run.epoch, run.round, bool(run.unsent)) == (Epoch(2, "x"), 1, True)
-
-
-def test_late_reports_do_not_overtake_a_new_execution() -> None:
-    """Once it is sent, it executes the step itself that an older one reports late: it must not be sent twice."""
-    runs = table()
-    run = start(runs)
-    assert runs.on_reassign(run.id, 1, ("w2",), WORKERS, 1.0, epoch=Epoch(), sure=False) is None
-    assert runs.request(run, "localhost:2000", (), 0, 1.0).next == 0
-    runs.on_completed(run.id, 0, 2.0)
-    assert run.confirmed == {}
 
 
 def test_a_step_that_was_handed_on_to_a_worker_that_is_gone() -> None:
@@ -237,6 +239,10 @@ def test_a_step_that_was_handed_on_to_a_worker_that_is_gone() -> None:
     assert [each.id for each in late.doubtful({}, 6.1)] == [run.id]
     assert late[run.id].unsent
     assert late.doubtful({}, 9.0) == told.doubtful({}, 9.0) == []
+    told.on_completed(run.id, 1, 9.0, ago=0.9)
+    assert told.doubtful({}, 10.1) == []
+    late.on_completed(run.id, 1, 9.0, epoch=late[run.id].epoch, ago=1.1)
+    assert [each.id for each in late.doubtful({}, 10.1)] == [run.id], "the third step is with nobody, perhaps"
 
 
 def test_a_run_of_another_life() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from dida.chains.messages import Ended, Execute, Failed, Superseded
@@ -365,3 +366,41 @@ async def test_a_write_as_long_as_a_line(stage: Stage) -> None:
     assert isinstance(await stage.outcome(request), Ended)
     assert [type(each) for each in stage.storage.requests()] == [Read, Note, Write]
     assert isinstance(await stage.outcome(again(request)), Ended)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_scheduler_hears_where_the_run_goes_on(stage: Stage) -> None:
+    """Steps that the journal has are not executed, but reported: else the scheduler would look for the run at them."""
+    write(stage, 'self.storage.write(f"key{meta.position}", "x")\nreturn f"out{meta.position}"')
+    request = stage.request("Op@w1", "Op@w2", "Op@w1")
+    assert isinstance(await stage.outcome(request), Ended)
+    stage.told.completed.clear()
+    ended = await stage.outcome(again(request))
+    assert isinstance(ended, Ended)
+    assert [each.output for each in ended.chain] == ["out0", "out1", "out2"]
+    assert len(updates(stage)) == 3
+    assert {(each.position, each.epoch) for each in stage.told.completed} == {(0, Epoch(1, "x")), (1, Epoch(1, "x"))}
+    assert all(each.step is not None and each.step.records for each in stage.told.completed)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_scheduler_hears_that_the_run_goes_back(stage: Stage) -> None:
+    """A lost write of a step before is made again there, in another execution, and the scheduler is told so."""
+    write(stage, 'self.storage.write(f"key{meta.position}", "x")\nreturn f"out{meta.position}"')
+    request = stage.request("Op@w1", "Op@w2")
+    first = await stage.outcome(request)
+    assert isinstance(first, Ended)
+    group = stage.storage.group
+    (known,) = [id for id, (key, _) in group.journals.items() if key == "key0"]
+    lost = group.journals.pop(known)
+    group.records.pop("key0")
+    made = group.journals[f"{request.meta.run}:2"]
+    entries = f'[["u",1,"key0","w","1.1",{lost[1].digest}],["e",1000000,"out0",{first.chain[0].mark.digest}]]'
+    group.journals[f"{request.meta.run}:2"] = made[0], replace(made[1], entries=entries)  # as another shard has it
+    later = attrs.evolve(request, chain=first.chain, next=1)
+    ended = await stage.outcome(again(later))
+    assert isinstance(ended, Ended)
+    (returned,) = stage.told.returned
+    assert (returned.position, returned.round) == (0, 1)
+    assert returned.epoch.number == 2
+    assert "key0" in group.records
