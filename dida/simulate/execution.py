@@ -42,8 +42,7 @@ class Done:
     value: str | None
     """What it has read or found; None of an update."""
     free: bool = False
-    """True if it may have been executed at any time: a read of a version that the run had seen before, or a lost
-    write that was made again."""
+    """True if it may have been executed at any time: a read of a version that the run had seen before."""
     asked: str = ""
     """The new value, of an update."""
 
@@ -294,7 +293,9 @@ class Execution:
             self.history.updated(call, version, self.runs.shard_of(call.key), len(self.runs.clusters))
             self.versions[call.key] = version
             self._executed(call, version, None)
-            self._deliver(call, version, None, True, free=call.entry is not None)
+            if call.entry is not None:
+                self.runs.made_again.add((self.request.meta.run, call.number))
+            self._deliver(call, version, None, True)
         elif isinstance(reply, No):
             if not reply.words:
                 self.history.refused(call, None)
@@ -410,8 +411,10 @@ class Execution:
             def read(reply: Reply) -> None:
                 if isinstance(reply, Error) and reply.code == errors.LOST_UPDATE:
                     self._refused(reply)
-                else:
-                    self._secure(done, log, written)
+                    return
+                run = done.meta.run
+                self.runs.secured.setdefault(run, set()).update(self.runs._updates_of(run))
+                self._secure(done, log, written)
 
             ask = lambda: Read(key, latest=False, after=self.after)  # noqa: E731
             self._ask(self.runs.shard_of(key), ask, read, errors.NO_SUCH_RECORD, avoid=replica)
@@ -500,7 +503,7 @@ def _as_made(done: Done, version: Version | None) -> Done:
     """Return an update with its version: a lost write was made again, later than the calls that follow it."""
     if done.value is not None or version in (None, done.version):
         return done
-    return attrs.evolve(done, version=version, free=True)
+    return attrs.evolve(done, version=version)
 
 
 def _copied(request: Execute) -> Any:

@@ -111,6 +111,10 @@ class SimulatedRuns:
         self.table = self._new_table()
         self.lost_at: dict[str, float] = {}
         self.told: dict[str, Told] = {}
+        self.secured: dict[str, set[tuple[str, str]]] = {}
+        """The updates of a run that were there when its writes were on two nodes: both may be lost after that."""
+        self.made_again: set[tuple[str, int]] = set()
+        """Runs and call numbers of lost writes that were made again, later than the calls that follow them."""
         self.started: dict[str, tuple[str, ...]] = {}
         self.executed: dict[tuple[str, int, str], list[tuple[float, float]]] = {}
         """Run, call number and result to the times between which the storage has executed it."""
@@ -534,7 +538,8 @@ class SimulatedRuns:
                 continue
             made = sorted((d.key, str(d.version)) for d in told.log if d.verb in "wc" and d.value is None)
             later = self._stored(run, made)
-            if made != told.there or later:
+            there = sorted({*told.there, *(self.secured.get(run, set()) & set(made))})
+            if made != there or later:
                 wrong.append(
                     f"{run} {' '.join(self.started[run])} has made {made}, there was {told.there}, then {later}"
                 )
@@ -568,7 +573,7 @@ class SimulatedRuns:
         at = 0.0
         for done in log:
             known = self.executed.get((run, done.number, result_of(done)), [])
-            if done.free or (not known and done.value is None):
+            if done.free or (run, done.number) in self.made_again or (not known and done.value is None):
                 continue  # nobody received the reply to the update
             times = [max(at, begun) for begun, ended in known if ended >= at]
             if not times:
