@@ -47,10 +47,10 @@ def main() -> None:
         for number in range(int(id.removeprefix("chatty"))):
             log.write(f"line {number} of {id}\n")
             if number % 1000 == 0:
-                time.sleep(0.02)
+                time.sleep(0.02)  # it writes for a while
         return
     if id == "slow":
-        time.sleep(1000)
+        time.sleep(1000)  # it is never ready
     if id == "patient":
         signal.signal(signal.SIGTERM, _end_at_the_second)
     if id == "failing":

@@ -41,7 +41,7 @@ class SleepsOperator(Base):
     timeout = 1.0
 
     def process_record(self, meta, input, previous_output):
-        time.sleep(1e6)
+        time.sleep(1e6)  # it never returns
 
 
 class AwaitsOperator(Base):

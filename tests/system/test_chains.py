@@ -39,7 +39,7 @@ class CountOperator:
         self.storage = storage
 
     def process_record(self, meta, input, previous_output):
-        time.sleep(0.1)
+        time.sleep(0.1)  # long enough for a kill to meet it
         while True:
             count = int(self.storage.read(input).value)
             if self.storage.update_if_value_is(input, str(count), str(count + 1)) is not None:
@@ -54,7 +54,7 @@ class NapOperator:
 
     def process_record(self, meta, input, previous_output):
         count = int(self.storage.read(input).value)
-        time.sleep(1.0)
+        time.sleep(1.0)  # the nap: longer than the pauses
         self.storage.write(input, str(count + 1))
         return previous_output + "+"
 
@@ -179,7 +179,7 @@ def test_workers_are_killed(system: System) -> None:
             key = f"k{number % keys}"
             runs.append((key, system.start(scheduler, key, *["CountOperator"] * STEPS)))
             if number % 10 == 9:
-                time.sleep(0.3)
+                time.sleep(0.3)  # the runs are to spread over the kills
             if time.monotonic() >= next_kill:
                 system.replace_worker(dice.choice(list(system.workers)))
                 kills += 1
@@ -189,7 +189,7 @@ def test_workers_are_killed(system: System) -> None:
                 system.replace_worker(dice.choice(list(system.workers)))
                 kills += 1
                 next_kill = time.monotonic() + KILL_EVERY
-            time.sleep(0.05)
+            time.sleep(0.05)  # between two looks
         loads = object_of(scheduler.ask("workers"))["workers"]
     counted = dict.fromkeys((f"k{key}" for key in range(keys)), 0)
     uncertain = dict.fromkeys(counted, 0)

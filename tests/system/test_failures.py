@@ -138,7 +138,7 @@ def test_a_silent_node_is_removed_after_the_timeout(start: Callable[..., Storage
         paused.send("#1 read key")
         paused.send('#2 updateif key before "stale authority"')
         paused.send("#3 write key stale")
-        time.sleep(60 if LONG else 0)
+        time.sleep(60 if LONG else 0)  # the length of the pause is what is tested
         cluster.nodes[2].resume()
         resumed = time.monotonic()
         replies = {line.split()[0]: line.split(" ", 1)[1] for line in (paused.line() for _ in range(3))}
