@@ -252,6 +252,9 @@ class Runs:
         step = run.current
         assert step is not None
         run.follows = {}
+        self._certain(run, step.position)
+        if run.epoch > FIRST and run.epoch.by != self.life:  # who has begun that one may execute it still
+            self.anew(run)
         chain = tuple(run.chain)
         before = chain[: step.position]
         after = before[-1].after if before else run.since
@@ -384,6 +387,7 @@ class Runs:
             run.epoch = epoch
             self._go_back(run, position, round)
             run.progress = now
+            self.doubts[id] = (position, now)
             if rival:  # it has superseded the execution that was begun here, and who had it may be gone by now
                 self.anew(run)
                 run.unsent = "two executions were begun"

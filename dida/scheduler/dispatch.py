@@ -55,7 +55,8 @@ class Dispatch:
             self._refused(run, step, errors.UNAVAILABLE, "its worker is gone")
             return
         self._sending.add(run.id)
-        epoch = run.epoch
+        request = self._request(run)
+        epoch = run.epoch  # `request` may have begun another one
 
         def answered(result: Reply | Failure) -> None:
             self._sending.discard(run.id)
@@ -73,7 +74,7 @@ class Dispatch:
                 run.unsent = ""
                 run.progress = max(run.progress, self._reactor.seconds())
 
-        worker.link.ask(self._request(run), HOP_TIMEOUT).addBoth(answered)
+        worker.link.ask(request, HOP_TIMEOUT).addBoth(answered)
 
     def _refused(self, run: RunRecord, step: Assignment, code: str, why: str, sure: bool = True) -> None:
         """Choose another worker for a step that its worker did not take, or fail the run.

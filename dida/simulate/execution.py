@@ -435,7 +435,7 @@ class Execution:
         runs, target = self.runs, self.runs.workers[request.assignment.worker]
 
         def taken() -> None:
-            if told:
+            if told or request.ask:
                 at = runs.cluster.now
 
                 def adopt() -> None:

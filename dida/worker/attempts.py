@@ -92,6 +92,7 @@ class Attempts:
                 left = max(0.0, ends - self._reactor.seconds())
                 outcome = await self._operators.execute(request, self._storage_client, left, history, printed)
             except (StepFailed, StepLost, StepSuperseded) as problem:
+                problem.tried = attrs.evolve(request, number=history.number)
                 if self._given_up(request.meta.run):
                     raise CancelledError from None
                 if not isinstance(problem, StepFailed):
@@ -149,7 +150,7 @@ class Attempts:
 
 def _after(tries: int, problem: StepFailed) -> StepFailed:
     failed = StepFailed(f"{problem} (tried {tries + 1} times)")
-    failed.mark = problem.mark
+    failed.mark, failed.tried = problem.mark, problem.tried
     return failed
 
 

@@ -60,6 +60,8 @@ class StepFailed(Exception):
     """True if a call had no reply: another try is a new execution."""
     mark: Mark = NO_MARK
     """What the run had done."""
+    tried: Execute | None = None
+    """The request of the last try, whose epoch and numbers are used."""
 
 
 class NotDeterministic(StepFailed):
@@ -69,6 +71,8 @@ class NotDeterministic(StepFailed):
 class StepSuperseded(Exception):
     """Another execution of the run goes on, in the epoch `by`: this one has stopped."""
 
+    tried: Execute | None = None
+
     def __init__(self, by: Epoch) -> None:
         super().__init__(f"superseded {by}")
         self.by = by
@@ -76,6 +80,8 @@ class StepSuperseded(Exception):
 
 class StepLost(Exception):
     """An update that the step depended on was lost with a storage node; `lost` are the streams."""
+
+    tried: Execute | None = None
 
     def __init__(self, lost: Timestamp, records: tuple[Access, ...]) -> None:
         super().__init__("lost")

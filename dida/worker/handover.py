@@ -81,7 +81,7 @@ class Handoff:
             else:
                 if isinstance(reply, Ok):
                     self.elsewhere += bool(avoid)
-                    if avoid:
+                    if avoid or request.ask:
                         self._reports.tell(scheduler, Adopt(request=request), request)
                     return
                 refusal, why = (reply.code, why_not(reply)) if isinstance(reply, Error) else ("", "refused")

@@ -286,7 +286,8 @@ class WorkerNode(NodeCommands):
             late = request.later(self._reactor.seconds() - began)
             self._failed(scheduler, late, request.assignment, text)
         finally:
-            self._on_the_way.pop(here, None)
+            if self._on_the_way.get(here) is request:
+                del self._on_the_way[here]
 
     async def _execute(self, request: Execute, scheduler: Address) -> Execute | None:
         """Execute the step. Return what is to be handed on then, if the run has not ended."""
@@ -320,13 +321,14 @@ class WorkerNode(NodeCommands):
                 self._end_run(scheduler, done.later(self._reactor.seconds() - began), printed.end())
                 return None
         except StepLost as lost:
-            return self._go_back(request, scheduler, lost, self._reactor.seconds() - began)
+            return self._go_back(lost.tried or request, scheduler, lost, self._reactor.seconds() - began)
         except StepMoved as moved:
             return self._moved(request, scheduler, moved.request.later(self._reactor.seconds() - began))
         except StepSuperseded as stopped:
-            self._superseded(request, scheduler, stopped.by)
+            self._superseded(stopped.tried or request, scheduler, stopped.by)
             return None
         except StepFailed as problem:
+            request = problem.tried or request
             if problem.lack and request.assignment.attempt <= MAX_PASSES and not self._stopped:
                 lacked = self._lack(request.later(self._reactor.seconds() - began), problem)
                 self._spawn(self._pass_on(lacked, scheduler, True), lacked)
@@ -349,6 +351,7 @@ class WorkerNode(NodeCommands):
             kept=history.travelling(),
             known=outcome.known,
         )
+        following = self._outcomes.fitting(following)
         choose = took >= self._timing.choose_after
         completed = self._outcomes.completed(following, printed.end(), choose)
         if not choose:
@@ -360,7 +363,7 @@ class WorkerNode(NodeCommands):
         if choose or self.gossip_delay:
             following = attrs.evolve(following, left=max(0.0, request.left - (self._reactor.seconds() - began)))
         try:
-            following = self._outcomes.fitting(following)
+            self._outcomes.check(following, following.chain)
         except LineTooLong as problem:
             self._failed(scheduler, following, following.assignment, f"did not get the request: {problem}")
             return None
@@ -417,7 +420,7 @@ class WorkerNode(NodeCommands):
         )
         return back
 
-    def _moved(self, request: Execute, scheduler: Address, goes_on: Execute) -> Execute:
+    def _moved(self, request: Execute, scheduler: Address, goes_on: Execute) -> Execute | None:
         """Return the request of the step at which the journal lets the run go on, and tell the scheduler so.
 
         Else it would wait for the steps between, and look for the run at their workers when some die.
@@ -429,7 +432,12 @@ class WorkerNode(NodeCommands):
             goes_on = attrs.evolve(goes_on, chain=chain)
             following = attrs.evolve(goes_on, next=position + 1)
             self.reports.tell(scheduler, self._outcomes.completed(following, "", False), following, soon=False)
-        if goes_on.next < request.next and request.round < redo.MAX_ROUNDS:
+        if goes_on.next < request.next and request.round >= redo.MAX_ROUNDS:
+            times = f"the {request.round + 1}th time"
+            why = f"on {self.me.id} failed: lost-update: depends on updates that were lost, {times}"
+            self._failed(scheduler, request, request.assignment, why)
+            return None
+        if goes_on.next < request.next:
             goes_on = self._attempts.anew(attrs.evolve(goes_on, round=request.round + 1))
             reason = f"an update of {goes_on.assignment.operator} at position {goes_on.next} is lost"
             told = Returned(run=run, position=goes_on.next, round=goes_on.round, reason=reason, epoch=goes_on.epoch)

@@ -51,7 +51,7 @@ class Outcomes:
             kept=following.kept,
             known=following.known,
             choose=choose,
-            printed=self._fitting(printed, (step,)),
+            printed=self._fitting(printed, (step,), _most_of_known(following)),
         )
 
     def ended(self, scheduler: Address, request: Execute, printed: str) -> None:
@@ -98,14 +98,11 @@ class Outcomes:
         self._reports.tell(scheduler, failed, request)
 
     def fitting(self, request: Execute) -> Execute:
-        """Return the request as it fits on a line, if need be without known values; raise LineTooLong."""
+        """Return the request, without known values if it does not fit on a line with them."""
         try:
             self.check(request, request.chain)
         except LineTooLong:
-            if not request.known:
-                raise
             request = attrs.evolve(request, known=())
-            self.check(request, request.chain)
         return request
 
     def check(self, request: Request, chain: tuple[Assignment, ...]) -> None:
@@ -113,7 +110,7 @@ class Outcomes:
         more = 0
         if isinstance(request, Execute):
             more = 8 * len(str(request.kept)) if request.kept else 0
-            more += sum(8 * (len(each.key) + len(each.value) + 50) for each in request.known)
+            more += _most_of_known(request)
         if _most_bytes(chain) + more < self._max_line:
             return
         size = len(grammar.encode(request)) + 32
@@ -121,9 +118,14 @@ class Outcomes:
             too_long = f"{size} bytes, longer than a line may be ({self._max_line})"
             raise LineTooLong(f"{too_long}: return less, or raise --max-line")
 
-    def _fitting(self, printed: str, chain: tuple[Assignment, ...]) -> str:
-        """Return the printed text if the line that carries the chain has room for it."""
-        return printed if not printed or _most_bytes(chain) + 6 * len(printed) < self._max_line else NO_ROOM
+    def _fitting(self, printed: str, chain: tuple[Assignment, ...], more: int = 0) -> str:
+        """Return the printed text if the line that carries the chain, and `more` bytes, has room for it."""
+        return printed if not printed or _most_bytes(chain) + more + 6 * len(printed) < self._max_line else NO_ROOM
+
+
+def _most_of_known(request: Execute) -> int:
+    """Return an upper limit for the length of what the run knows."""
+    return sum(8 * (len(each.key) + len(each.value) + 50) for each in request.known)
 
 
 def _most_bytes(chain: tuple[Assignment, ...]) -> int:

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from dida import errors
 from dida.addresses import Address
-from dida.chains.messages import Adopt, Completed, Ended, Execute, Failed
+from dida.chains.messages import Adopt, Completed, Ended, Execute, Failed, Returned
 from dida.chains.run_record import GRACE
 from dida.errors import DidaError
 from dida.protocols.link_pool import ConnectionPool
@@ -231,7 +231,8 @@ class ReportQueue:
 
     def _answered(self, reply: Reply, report: Report) -> Reply | Deferred[Reply]:
         if isinstance(reply, Error) and reply.code == errors.NO_SUCH_RUN:
-            in_hand, ago = not isinstance(report.message, Completed), round(self._ago(report), 3)
+            ago = round(self._ago(report), 3)
+            in_hand = not isinstance(report.message, Completed | Returned) or ago < GRACE
             adopted = self._ask(report.to, Adopt(request=report.request, ago=ago, in_hand=in_hand))
             return adopted.addCallback(
                 lambda reply: reply if isinstance(reply, Error) else self._ask(report.to, self._dated(report))

@@ -15,7 +15,7 @@ from dida import errors
 from dida.chains.journal import MAX_NOTED, Call, History, fold
 from dida.chains.records import KnownValue, Meta
 from dida.client.operations import epoch_of
-from dida.client.sessions import MAX_VALUE, CausalContext, RunUpdate
+from dida.client.sessions import MAX_VALUE, MAX_VALUES, CausalContext, RunUpdate
 from dida.client.storage_client import StorageClient
 from dida.errors import BadRequest, DidaError, Unavailable
 from dida.interfaces import Access, IStorage, Record
@@ -88,12 +88,16 @@ class RunStorage:
 
     @property
     def known(self) -> tuple[KnownValue, ...]:
-        """What the run has read or written, for its next step."""
-        return tuple(
-            KnownValue(key, record.version, record.value)
-            for key, record in self._seen.found.items()
-            if self._versions.get(key) == record.version and len(record.value) <= MAX_VALUE
-        )
+        """What the run has read or written, for its next step: the newest of it, up to MAX_VALUES characters."""
+        known: list[KnownValue] = []
+        room = MAX_VALUES
+        for key, record in reversed(self._seen.found.items()):
+            if self._versions.get(key) == record.version and len(record.value) <= MAX_VALUE:
+                room -= len(key) + len(record.value)
+                if room < 0:
+                    break
+                known.append(KnownValue(key, record.version, record.value))
+        return tuple(reversed(known))
 
     @property
     def unanswered(self) -> int:

@@ -113,8 +113,10 @@ class World:
     def say(self, worker: Worker | None, word: Callable[[], object]) -> None:
         self.words.append((worker, word))
 
-    def hand_on(self, worker: Worker, request: Execute) -> None:
+    def hand_on(self, worker: Worker, request: Execute, told: bool = False) -> None:
         if self.receive(request):
+            if told or request.ask:
+                self.say(worker, lambda: self.runs.on_adopt(request, self.now))
             return
         if not worker.alive:
             return
@@ -126,11 +128,11 @@ class World:
             )
         except DidaError as problem:
             if problem.code == "unavailable":
-                self.say(worker, lambda: self.hand_on(worker, request))
+                self.say(worker, lambda: self.hand_on(worker, request, told))
             return
         changes = {"worker": new.worker, "host": new.host, "port": new.port, "attempt": new.attempt}
         again = attrs.evolve(request.with_step(**changes), epoch=self.runs[run].epoch)
-        self.say(worker, lambda: self.hand_on(worker, again))
+        self.say(worker, lambda: self.hand_on(worker, again, told=True))
 
     # --- the scheduler --------------------------------------------------------------------------
 
@@ -218,6 +220,8 @@ def test_the_counts_are_the_truth_once_all_is_quiet(first: int) -> None:
         held: dict[tuple[str, int], set[str]] = {}
         for worker in world.workers.values():
             for request in worker.hand if worker.alive else ():
+                if request.epoch < world.runs[request.meta.run].epoch:
+                    continue  # an older execution, which counts for nothing
                 held.setdefault((request.meta.run, request.next), set()).add(worker.id)
         counts = dict.fromkeys(world.runs.policy.loads, 0)
         for run in world.runs.newest_first():

@@ -181,13 +181,13 @@ def test_a_step_that_another_worker_was_to_hand_on() -> None:
         runs, reported = table(), table()
         for each in (runs, reported):
             run = start(each)
+            request = attrs.evolve(each.request(run, "localhost:2000", (), 0, 1.0), next=1)
             new = each.on_reassign(run.id, 1, ("w2",), WORKERS, 1.0, epoch=Epoch(), sure=sure)
             assert run.epoch.number == (not sure)
             each.on_completed(run.id, 0, 1.1)
             assert sorted(run.confirmed) == [0], "a report of the step before counts"
             assert each.doubtful({}, 1.5) == []
-            request = attrs.evolve(each.request(run, "localhost:2000", (), 0, 1.0), next=1)
-            request = request.with_step(worker=new.worker, attempt=new.attempt)
+            request = attrs.evolve(request.with_step(worker=new.worker, attempt=new.attempt), epoch=run.epoch)
             if each is reported:
                 each.on_adopt(request, 1.9)
             else:
@@ -204,6 +204,27 @@ def test_late_reports_do_not_overtake_a_new_execution() -> None:
     assert runs.request(run, "localhost:2000", (), 0, 1.0).next == 0
     runs.on_completed(run.id, 0, 2.0)
     assert run.confirmed == {}
+
+
+def test_no_step_is_sent_in_the_epoch_of_a_worker() -> None:
+    """A worker that has begun an execution may have its steps: what is sent from here is another one."""
+    runs = table()
+    run = start(runs)
+    runs.on_lost(run, WORKERS, 5.0)
+    runs.on_returned(run.id, 0, 1, 5.0, Epoch(3, "w2.1"))
+    assert (run.epoch, bool(run.unsent)) == (Epoch(3, "w2.1"), True)
+    assert runs.request(run, "localhost:2000", (), 0, 5.0).epoch == Epoch(4, "x")
+    assert runs.doubtful({}, 9.0) == [], "it was sent"
+
+
+def test_a_step_that_a_worker_goes_back_to() -> None:
+    """Who goes back may die before the request is handed on: then the step is sent from here."""
+    runs = table()
+    run = start(runs)
+    for position in range(2):
+        runs.on_completed(run.id, position, 1.0)
+    runs.on_returned(run.id, 0, 1, 2.0, Epoch(1, "w3.1"))
+    assert [each.id for each in runs.doubtful({}, 3.1)] == [run.id]
 
 
 def test_two_executions_of_one_number() -> None:

@@ -404,3 +404,35 @@ async def test_the_scheduler_hears_that_the_run_goes_back(stage: Stage) -> None:
     assert (returned.position, returned.round) == (0, 1)
     assert returned.epoch.number == 2
     assert "key0" in group.records
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_execution_that_goes_back_is_another_one_than_its_last_try(stage: Stage) -> None:
+    """A try after one with a call in flight has an epoch of its own: who goes back from it must not take it again."""
+    body = """
+self.storage.write("a", "1")
+self.storage.write("b", "2")
+return self.storage.read("c").value
+"""
+    write(stage, body, "retries = 3\n    timeout = 0.3")
+    stage.storage.group.put("c", "3")
+    node = stage.storage.nodes[0]
+    held: list[Any] = []
+    lost: list[Any] = []
+
+    def answer(request: Request) -> Any:
+        if isinstance(request, Write) and request.key == "b" and not held:
+            held.append(Deferred())
+            return held[0]
+        if isinstance(request, Read) and request.key == "c" and not lost:
+            lost.append(request)
+            return Error("lost-update", ("lost",), {"lost": {"1:1": 1}})
+        return node._read(request) if isinstance(request, Read) else node._once(request)
+
+    node.answer = answer
+    ended = await stage.outcome(stage.request("Op@w1"))
+    assert isinstance(ended, Ended)
+    (returned,) = stage.told.returned
+    assert (returned.epoch.number, ended.epoch) == (2, returned.epoch)
+    ids = [each.id for each in updates(stage) if isinstance(each, Write)]
+    assert len(ids) == len(set(ids))
