@@ -273,13 +273,13 @@ class Adopt(Request):
     """A run that an earlier scheduler has started."""
 
     usage: ClassVar[str] = "adopt"
-    about: ClassVar[str] = "from a worker: the request of a run that the scheduler does not know; {ago, in_hand}"
+    about: ClassVar[str] = "from a worker: the request of a run that the scheduler does not know; {ago, late}"
     between_nodes: ClassVar[bool] = True
     request: Execute
     ago: Seconds = 0.0
     """Age of the request in seconds; its remaining time counts from then."""
-    in_hand: bool = True
-    """False if the worker has given it away, and nobody knows whether the next one still has it."""
+    late: Seconds = 0.0
+    """Time since a worker is known to have had the step, in seconds: it may have lost it meanwhile."""
 
 
 SCHEDULER = (

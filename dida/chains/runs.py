@@ -60,6 +60,8 @@ class Runs:
         self.adopted = 0
         """Runs of other incarnations of the scheduler."""
         self.reassigned = 0
+        self.began = float("-inf")
+        """The time at which this incarnation of the scheduler began: losses before are not known here."""
         self.doubts: dict[str, tuple[int, float]] = {}
         """Runs to the position of the step of which no worker has reported yet that it has it, and since when: they
         were adopted, or a worker was to hand it on."""
@@ -158,17 +160,17 @@ class Runs:
         self._keep(run)
         return run
 
-    def on_adopt(self, request: Execute, now: float, ago: float = 0.0, in_hand: bool = True) -> RunRecord | None:
+    def on_adopt(self, request: Execute, now: float, ago: float = 0.0, late: float = 0.0) -> RunRecord | None:
         """Take note of a request that a worker had so many seconds ago; adopt its run if it is unknown here.
 
-        `in_hand`: the worker has the step in hand. If it has only handed it on, before this incarnation of the
-        scheduler began, the next worker may have died since.
+        `late`: time since a worker is known to have had the step; it may have died since, before this incarnation of
+        the scheduler began.
 
         Return None for a run that this incarnation has started and dropped since.
         """
         id = request.meta.run
         if id in self._all:
-            self._follow(self._all[id], request, now, in_hand)
+            self._follow(self._all[id], request, now, self._is_fresh(late, now))
             return self._all[id]
         if request.began_in(self.life) or self.ids.forgotten(id) or (len(self._all) >= self.keep and not self._ended):
             return None
@@ -201,7 +203,7 @@ class Runs:
             self.policy.on_worker(step.worker)
             self.policy.on_move(step.worker)
         self._keep(run)
-        if not in_hand:
+        if not self._is_fresh(late, now):
             self.doubts[id] = (request.next, now)
         return run
 
@@ -225,6 +227,10 @@ class Runs:
             run.why[step.position] = "by the route: the scheduler could not be reached"
             run.unsent = ""
             run.progress = now
+
+    def _is_fresh(self, late: float, now: float) -> bool:
+        """Return True if what was so many seconds ago still holds, as far as no loss was noticed here since."""
+        return late < GRACE and late <= now - self.began
 
     def _certain(self, run: RunRecord, position: int) -> None:
         """Note that the step at that position, and those before, are not lost on the way."""
@@ -320,7 +326,7 @@ class Runs:
         run.resent = 0.0
         if not older:
             self._certain(run, position)
-            if run.adopted and ago >= GRACE:
+            if run.adopted and not self._is_fresh(ago, now):
                 self.doubts[id] = (position + 1, now)
         run.unsent = run.unsent if older else ""
         self.policy.on_turn(run.turn, "")

@@ -112,6 +112,7 @@ class SchedulerNode(NodeCommands):
 
     def start(self) -> None:
         """Connect to the workers and watch the storage."""
+        self.runs.began = self._now()
         self.storage_client.start()
         self.workers.start()
         self._ticking.start(TICK, now=False)
@@ -281,7 +282,7 @@ class SchedulerNode(NodeCommands):
         return Ok()
 
     def cmd_adopt(self, request: Adopt) -> Answer:
-        run = self.runs.on_adopt(request.request, self._now(), request.ago, request.in_hand)
+        run = self.runs.on_adopt(request.request, self._now(), request.ago, request.late)
         if run is not None:
             self._admission.on_adopted(run)
         return Ok()

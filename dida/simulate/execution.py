@@ -16,7 +16,7 @@ from dida.chains.journal import MAX_CALLS, Call, History, Hole, Kept, resume
 from dida.chains.messages import Execute
 from dida.chains.records import Assignment, Mark
 from dida.chains.redo import MAX_ROUNDS, rewound, step_to_redo
-from dida.chains.run_record import GRACE, Carried, RunRecord
+from dida.chains.run_record import Carried, RunRecord
 from dida.errors import DidaError
 from dida.interfaces import Access
 from dida.simulate.operators import CHANCE, PROGRAMS, RETRIES, Raised
@@ -152,7 +152,7 @@ class Execution:
             now, epoch = runs.cluster.now, following.epoch
             runs.table.on_completed(run, position, now, 1.0, step, following.round, None, epoch, carried, ago=now - at)
 
-        runs._report(self.worker, following, take, in_hand=False)
+        runs._report(self.worker, following, take)
 
     def _log_of_journal(self, shards: list[Fenced]) -> list[Done]:
         """Return the calls of the steps before, as the journal has them: a lost write may have been made again."""
@@ -440,7 +440,7 @@ class Execution:
 
                 def adopt() -> None:
                     now = runs.cluster.now
-                    runs.table.on_adopt(request, now, now - at, in_hand=now - at < GRACE)
+                    runs.table.on_adopt(request, now, now - at, late=now - at)
 
                 runs._report(self.worker, request, adopt)
 

@@ -251,6 +251,7 @@ class SimulatedRuns:
         self.cluster.say(f"{process.name} STARTS as {process.incarnation}")
         if process is self.scheduler:
             self.table = self._new_table()
+            self.table.began = self.cluster.now
             self.lost_at = {}
             for worker in self.workers.values():
                 self._adopt(worker)
@@ -352,22 +353,23 @@ class SimulatedRuns:
         request: Execute,
         take: Callable[[], object],
         after: Callable[[], None] | None = None,
-        in_hand: bool = True,
+        at: float | None = None,
     ) -> None:
         """Report to the scheduler until it acknowledges; a scheduler that does not know the run adopts it first."""
-        life = worker.life
+        life, since = worker.life, self.cluster.now if at is None else at
 
         def arrive() -> None:
             try:
                 take()
             except DidaError as problem:
                 if problem.code == errors.NO_SUCH_RUN:
-                    self.table.on_adopt(request, self.cluster.now, in_hand=in_hand)
+                    now = self.cluster.now
+                    self.table.on_adopt(request, now, now - since, late=now - since)
                     with suppress(DidaError):
                         take()
 
         def again(sure: bool) -> None:
-            self.cluster.at(AGAIN, lambda: worker.do(life, lambda: self._report(worker, request, take, after, in_hand)))
+            self.cluster.at(AGAIN, lambda: worker.do(life, lambda: self._report(worker, request, take, after, since)))
 
         self._send(worker, life, self.scheduler, arrive, after or (lambda: None), again)
 

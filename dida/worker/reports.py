@@ -22,7 +22,6 @@ from twisted.python.failure import Failure
 from dida import errors
 from dida.addresses import Address
 from dida.chains.messages import Adopt, Completed, Ended, Execute, Failed, Returned
-from dida.chains.run_record import GRACE
 from dida.errors import DidaError
 from dida.protocols.link_pool import ConnectionPool
 from dida.protocols.links import Unreachable
@@ -222,7 +221,7 @@ class ReportQueue:
         ago, message = self._ago(report), report.message
         if ago <= AT_THE_MOMENT or not isinstance(message, Adopt | Completed | Ended | Failed):
             return message
-        changes: dict[str, Any] = {"in_hand": message.in_hand and ago < GRACE} if isinstance(message, Adopt) else {}
+        changes: dict[str, Any] = {"late": round(message.late + ago, 3)} if isinstance(message, Adopt) else {}
         return attrs.evolve(message, ago=round(min(message.ago + ago, MAX_AGO), 3), **changes)
 
     def _ask(self, scheduler: _Scheduler, message: Request) -> Deferred[Reply]:
@@ -232,8 +231,8 @@ class ReportQueue:
     def _answered(self, reply: Reply, report: Report) -> Reply | Deferred[Reply]:
         if isinstance(reply, Error) and reply.code == errors.NO_SUCH_RUN:
             ago = round(self._ago(report), 3)
-            in_hand = not isinstance(report.message, Completed | Returned) or ago < GRACE
-            adopted = self._ask(report.to, Adopt(request=report.request, ago=ago, in_hand=in_hand))
+            late = ago if isinstance(report.message, Completed | Returned) else 0.0  # else the run ends with it
+            adopted = self._ask(report.to, Adopt(request=report.request, ago=ago, late=late))
             return adopted.addCallback(
                 lambda reply: reply if isinstance(reply, Error) else self._ask(report.to, self._dated(report))
             )

@@ -191,7 +191,7 @@ def test_a_step_that_another_worker_was_to_hand_on() -> None:
             if each is reported:
                 each.on_adopt(request, 1.9)
             else:
-                each.on_adopt(request, 1.9, ago=1.5, in_hand=False)  # it was so then
+                each.on_adopt(request, 1.9, ago=1.5, late=1.5)  # it was so then
         assert [each.id for each in runs.doubtful({}, 2.1)] == [run.id]
         assert reported.doubtful({}, 9.0) == []
 
@@ -252,7 +252,8 @@ def test_a_step_that_was_handed_on_to_a_worker_that_is_gone() -> None:
     runs.on_completed(run.id, 0, 1.0)
     request = runs.request(run, "localhost:2000", (), 0, 1.0)
     for other in (late, told):
-        adopted = other.on_adopt(request, 5.0, ago=2.0, in_hand=False)
+        other.began = 4.9
+        adopted = other.on_adopt(request, 5.0, ago=0.3, late=0.3)
         assert adopted is not None
         other.on_completed(run.id, 0, 5.0)
         assert other.doubtful({}, 5.5) == []
