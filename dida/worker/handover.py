@@ -61,7 +61,6 @@ class Handoff:
         ends = self._reactor.seconds() + request.left
         avoid: list[str] = [self._me] if elsewhere else []
         sure = True  # no worker has begun the step in this epoch
-        other: Execute | None = request
         if elsewhere:
             other = await self._another(scheduler, request, avoid, sure)
             if other is None:

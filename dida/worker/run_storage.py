@@ -130,7 +130,7 @@ class RunStorage:
         version, value = Version.parse(entry[3]), entry[4]
         if value is not None:
             self._seen.on_version("read", call.key, version)
-            self._seen.keep(call.key, value, version)  # it may be read once more, and be discarded by now
+            self._seen.keep(call.key, value, version)  # a later read of it finds it, even if it is discarded by then
             return Record(call.key, value, version)
         try:
             record = await self._storage_client.read_as(self._seen, call.key, version, self.deadline)

@@ -218,7 +218,7 @@ async def test_a_try_with_a_call_in_flight_is_followed_by_a_new_execution(stage:
 
 @pytest_twisted.ensureDeferred
 async def test_a_try_that_has_cancelled_an_update_is_followed_by_a_new_execution(stage: Stage) -> None:
-    """The update that an operator no longer waits for may have arrived: it must not be made once more."""
+    """The update that an operator no longer waits for may have arrived: it must not be made again."""
     body = """
 from twisted.internet import reactor
 await self.storage.write("b", "2").addTimeout(0.2, reactor)
