@@ -69,8 +69,8 @@ class Detection:
     _halted: bool = False
     """True if the hub follows a change that this node leads: it grants nothing any more."""
     _everywhere: tuple[float, Timestamp] = NOTHING
-    _entered_at: float = -FOREVER
-    """When the view was entered, if this node has been awake since then."""
+    _agreed: float = -FOREVER
+    """When this node last agreed to the view in force, if it has been awake since then."""
     _beat: dict[str, float] = Factory(dict)
     _beating: dict[str, float] = Factory(dict)
     _suspicions: dict[str, _Suspicion] = Factory(dict)
@@ -176,7 +176,7 @@ class Detection:
         While this node held its lease, that member cannot have removed it before. Otherwise (this node was paused, for
         example) it may have, and others may go on with the state: they are asked first.
         """
-        answered = max(self._lease.get(incarnation, -FOREVER), self._entered_at)
+        answered = max(self._lease.get(incarnation, -FOREVER), self._agreed)
         if now < max(answered + self.context.config.lease, self._granted):
             self.gone[incarnation] = now
             return True
@@ -324,18 +324,22 @@ class Detection:
                 self._heartbeat(member, now)
 
     def _doubt_myself(self, now: float) -> None:
-        self._entered_at = -FOREVER
+        self._agreed = -FOREVER
         for member in self.context.others():
             self.heard[member.component] = now
         self._suspicions.clear()
         self._witness.clear()
         self._beating.clear()
 
-    def enter(self, now: float) -> None:
-        """A view begins: nothing is known of its members except that they exist."""
+    def enter(self, agreed: float | None, now: float) -> None:
+        """A view begins: nothing is known of its members except that they exist.
+
+        `agreed`: when this node last answered its leader, or began to lead the change. No member can have removed it
+        for its silence before a time-out after that; this node may enter the view much later, if it was paused.
+        """
         view = self.context.view
         assert view is not None
-        self._entered_at = now
+        self._agreed = agreed if agreed is not None else -FOREVER
         self.gone = {
             incarnation: since for incarnation, since in self.gone.items() if view.member(incarnation) is not None
         }

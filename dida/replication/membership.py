@@ -335,7 +335,8 @@ class Membership:
         self.context.enter(view, base)
         stayed = [m.component for m in old.members] if old is not None else []
         self.state.settle(base, live, stayed, now)
-        self.detection.enter(now)
+        agreed = self.promised == (view.number, view.leader)
+        self.detection.enter(self.changing_since if agreed else None, now)
         self.joining.enter()
         self.halted.clear()
         self._bound.clear()

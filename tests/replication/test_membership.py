@@ -171,6 +171,31 @@ def test_a_pause_at_the_start_does_not_count() -> None:
     assert {r.context.view_name for r in hand.replicas.values()} == {hand.replicas[1].context.view_name}
 
 
+def test_a_view_entered_late_says_nothing_of_its_members() -> None:
+    """A node is paused when it has agreed to a view, and removed from it. When it goes on, it enters that view, and
+    finds its other member dead: it asks whether others go on with the state before it goes on alone."""
+    hand = Hand(3)
+    hand.crash(3)
+    while not hand.under_way("install", target=2):
+        hand.deliver(hand.letters[0]) if hand.letters else hand.tick()
+    (install,) = hand.under_way("install", target=2)
+    hand.start(3)
+    for _ in range(150):  # 2 is paused
+        hand.pass_on(target=1)
+        hand.pass_on(target=3)
+        hand.tick(1, 3)
+    assert _members(hand, 1) == ["1:1", "3:2"]
+    hand.letters = [install]
+    hand.tick(2)
+    hand.deliver(install)
+    assert _members(hand, 2) == ["1:1", "2:1"]
+    hand.crash(1)
+    hand.tick(2)
+    assert _members(hand, 2) == ["1:1", "2:1"]
+    assert hand.run(2.0, lambda: hand.replicas[2].context.serving)
+    assert _members(hand, 2) == ["2:1~1", "3:2"]
+
+
 def test_no_view_of_its_own_while_others_are_in_one() -> None:
     """A joiner that waits long for the state goes on waiting, beyond the deadline for a first view."""
     hand = Hand(2, start_deadline=3.0)
@@ -207,6 +232,11 @@ def test_the_state_outlives_its_last_member_with_a_joiner() -> None:
     assert len({r.context.view_name for r in hand.replicas.values()}) == 1
     assert hand.run(5.0, hand.quiet)
     assert [hand.stored(n, "key") for n in (1, 2)] == [["value"]] * 2
+
+
+def _members(hand: Hand, number: int) -> list[str]:
+    view = hand.replicas[number].context.view
+    return [member.component for member in view.members] if view is not None else []
 
 
 def _ask_to_join(hand: Hand, number: int, member: Member) -> Reply:
