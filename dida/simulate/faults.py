@@ -170,13 +170,16 @@ class Faults:
     def _stays_without(self, node: Node) -> bool:
         """Return True if another node goes on with the state.
 
-        Where no node can be cut off, it may be one that is about to join.
+        Where no node can be cut off, it may be one that is about to join, or a part of a majority that others join.
         """
         if self._dispensable(node):
             return True
-        others = [n.replica for n in self.cluster.nodes.values() if n is not node and not n.paused]
-        living = any(replica is not None and not replica.context.leaves for replica in others)
-        return living and not self.plan.partitions and self.plan.pause >= NEVER
+        newest = self.cluster.newest_view()
+        others = [
+            n.replica.context for n in self.cluster.nodes.values() if n is not node and n.replica and not n.paused
+        ]
+        stay = [c for c in others if not c.leaves and (not self.plan.majority or newest and c.view_name == newest.name)]
+        return bool(stay) and not self.plan.partitions and self.plan.pause >= NEVER
 
     def left(self, node: Node) -> None:
         """Start a node again that has shut down."""

@@ -247,8 +247,12 @@ class Cluster(Events):
             self.views[view.name] = view.previous
         if replica.context.incarnation != node.incarnation:  # it has found out that it was removed
             self.ended[node.incarnation] = self.now
+            if (
+                node.settled
+            ):  # if not, the leader of the only view that had it may have died before the others heard of it
+                self.on_removed(node)
             node.begin(replica.context.incarnation)
-            self.on_removed(node)
+        node.settled |= replica.context.complete
         for place, output in enumerate(outputs):
             if node.replica is not replica:
                 return  # a failpoint killed it in the middle

@@ -35,6 +35,8 @@ class Node:
     """Key to the oldest version of its full list, when last checked."""
     promised: tuple[int, str] = (0, "")
     """The ballot that it has promised to follow, when last checked."""
+    settled: bool = False
+    """True if this incarnation has been in a view that all its members had entered."""
 
     @property
     def name(self) -> str:
@@ -45,6 +47,7 @@ class Node:
         self.incarnation = incarnation
         self.floors = {}
         self.promised = (0, "")
+        self.settled = False
 
 
 def name_of(url: str) -> str:

@@ -71,7 +71,7 @@ class Simulation:
 
     def _removed(self, node: Node) -> None:
         if self.plan.steady:
-            self.wrong.append("XX")
+            self.wrong.append(f"{node.name} was removed while it was alive")
 
     def _left(self, cluster: Cluster, node: Node, kept: bool) -> None:
         member = node.replica is not None and node.replica.context.view is not None
