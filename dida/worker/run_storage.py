@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from attrs import define, field
@@ -29,6 +30,21 @@ _T = TypeVar("_T")
 
 NO_STORAGE = "the run's scheduler knows no storage node: start it with --storage R=ID@URL, or send it: storage R ID URL"
 """The error for operators of a worker to which no storage node was ever named."""
+
+
+@define(eq=False)
+class _InFlight(CausalContext):
+    """What one call in flight uses of what the run has seen. Which version that call got, the run sees when the result
+    is delivered: the order in which replies arrive must not decide what it has seen last."""
+
+    refused: Record | None = field(default=None, init=False)
+    """What a failed updateif has found."""
+
+    def on_version(self, how: str, key: str, version: Version) -> None:
+        pass
+
+    def on_found(self, record: Record) -> None:
+        self.refused = record
 
 
 @define(eq=False)
@@ -118,22 +134,25 @@ class RunStorage:
         except DidaError as problem:
             return self._refused(problem)
         if call.answered:
-            return self._again(call, self._read_again)
-        work = self._storage_client.read_as(self._seen, key, version, self.deadline)
-        return self._really(call, work, self._has_read if first else _nothing)
+            return self._again(call, self._read_again, self._has_read_again)
+        work = self._storage_client.read_as(self._in_flight(), key, version, self.deadline)
+        return self._really(call, work, self._has_read_first if first else self._has_read)
+
+    def _has_read_first(self, call: Call, record: Record) -> None:
+        self._history.read(call, record.value, record.version)
+        self._has_read(call, record)
+        self._seen.keep(call.key, record.value, record.version)
 
     def _has_read(self, call: Call, record: Record) -> None:
-        self._history.read(call, record.value, record.version)
-        self._seen.keep(call.key, record.value, record.version)
+        """Note nothing in the journal: the result follows from the versions that the run has seen."""
+        self._seen.on_known(record)
 
     async def _read_again(self, call: Call, entry: Any) -> Record:
         version, value = Version.parse(entry[3]), entry[4]
         if value is not None:
-            self._seen.on_version("read", call.key, version)
-            self._seen.keep(call.key, value, version)  # a later read of it finds it, even if it is discarded by then
             return Record(call.key, value, version)
         try:
-            record = await self._storage_client.read_as(self._seen, call.key, version, self.deadline)
+            record = await self._storage_client.read_as(self._in_flight(), call.key, version, self.deadline)
         except DidaError as problem:
             if problem.code == errors.NO_SUCH_VERSION:
                 self._differs(f"executed again, needs {call.key} {version}, which was discarded")
@@ -143,6 +162,11 @@ class RunStorage:
             raise DidaError(errors.NOT_DETERMINISTIC, self.differs)
         return record
 
+    def _has_read_again(self, call: Call, record: Record) -> None:
+        self._seen.on_known(record)
+        # a later read of it finds it, even if it is discarded by then
+        self._seen.keep(call.key, record.value, record.version)
+
     def write(self, key: str, value: str) -> Deferred[Version]:
         """Write a new version."""
         try:
@@ -151,13 +175,15 @@ class RunStorage:
         except DidaError as problem:
             return self._refused(problem)
         if call.answered:
-            return self._again(call, self._updated_again)
+            return self._again(call, self._update_again, self._has_updated_again)
+        seen = self._in_flight()
 
         def work() -> Coroutine[Any, Any, Version]:
-            return self._storage_client.write_as(self._seen, key, value, self.deadline, self._update(call))
+            return self._storage_client.write_as(seen, key, value, self.deadline, self._update(call))
 
         fits = self._fits(key, value)
-        return self._really(call, work() if fits else self._after_notes(work, key, value), self._updated)
+        asked = work() if fits else self._after_notes(work, key, value)
+        return self._really(call, asked, partial(self._updated, seen))
 
     def update_if_value_is(self, key: str, old: str, new: str) -> Deferred[Version | None]:
         """Compare and swap; return None if the value is not `old`. The value found counts as read."""
@@ -167,13 +193,15 @@ class RunStorage:
         except DidaError as problem:
             return self._refused(problem)
         if call.answered:
-            return self._again(call, self._updated_again)
+            return self._again(call, self._update_again, self._has_updated_again)
+        seen = self._in_flight()
 
         def work() -> Coroutine[Any, Any, Version | None]:
-            return self._storage_client.update_if_as(self._seen, key, old, new, self.deadline, self._update(call))
+            return self._storage_client.update_if_as(seen, key, old, new, self.deadline, self._update(call))
 
         fits = self._fits(key, old, new)
-        return self._really(call, work() if fits else self._after_notes(work, key, old, new), self._updated)
+        asked = work() if fits else self._after_notes(work, key, old, new)
+        return self._really(call, asked, partial(self._updated, seen))
 
     def _update(self, call: Call) -> RunUpdate:
         """Return the id and the journal of an update."""
@@ -207,26 +235,36 @@ class RunStorage:
             await self._storage_client.note_as(self._seen, key, self.deadline, ids)
             self._history.carried(some, shard)
 
-    def _updated(self, call: Call, version: Version | None) -> None:
+    def _updated(self, seen: _InFlight, call: Call, version: Version | None) -> None:
         if version is not None:
-            self._seen.keep(call.key, call.value, version)
+            self._has_updated(call, version)
             self._history.updated(call, version, self._shard(call.key), len(self._storage_client.replicas.groups))
             return
-        found = self._seen.found.get(call.key)
+        found = seen.refused
+        if found is not None:
+            self._seen.on_found(found)
         self._history.refused(call, (found.version, found.value) if found is not None else None)
 
-    async def _updated_again(self, call: Call, entry: Any) -> Any:
-        if entry[0] == "u":
-            version = Version.parse(entry[4])
-            self._seen.on_version("written" if call.verb == "w" else "updated", call.key, version)
-            self._seen.keep(call.key, call.value, version)
-            return version
-        if entry[3] is not None:
+    def _has_updated(self, call: Call, version: Version) -> None:
+        self._seen.on_version("written" if call.verb == "w" else "updated", call.key, version)
+        self._seen.keep(call.key, call.value, version)
+
+    async def _update_again(self, call: Call, entry: Any) -> Any:
+        return Version.parse(entry[4]) if entry[0] == "u" else None
+
+    def _has_updated_again(self, call: Call, version: Version | None) -> None:
+        assert call.entry is not None
+        entry = call.entry.entry
+        if version is not None:
+            self._has_updated(call, version)
+        elif entry[3] is not None:
             found = Version.parse(entry[3])
             self._seen.on_version("refused", call.key, found)
             if entry[4] is not None:
                 self._seen.on_found(Record(call.key, entry[4], found))
-        return None
+
+    def _in_flight(self) -> _InFlight:
+        return _InFlight(self._seen.after, self._versions, self._seen.found, lost=self._seen.lost)
 
     def _shard(self, key: str) -> int:
         groups = self._storage_client.replicas.groups
@@ -289,13 +327,24 @@ class RunStorage:
             self._storage_client.reactor.callLater(0, self._deliver)
         return result
 
-    def _again(self, call: Call, answered: Callable[[Call, Any], Coroutine[Any, Any, _T]]) -> Deferred[_T]:
-        """Answer a call from the journal."""
+    def _again(
+        self,
+        call: Call,
+        answered: Callable[[Call, Any], Coroutine[Any, Any, _T]],
+        note: Callable[[Call, _T], None],
+    ) -> Deferred[_T]:
+        """Answer a call from the journal; `note` takes note of what the run has seen, when that is delivered."""
         assert call.entry is not None
         entry = call.entry.entry
         error = DidaError(entry[4], *entry[5]) if entry[0] == "x" else None
         asked = Deferred.fromCoroutine(answered(call, entry)) if error is None else fail(error)
-        return self._in_order(asked, lambda result: self._history.replayed(call))
+
+        def delivered(result: Any) -> None:
+            self._history.replayed(call)
+            if not isinstance(result, Failure):
+                note(call, result)
+
+        return self._in_order(asked, delivered)
 
     def _refused(self, problem: DidaError) -> Deferred[Any]:
         """Answer a call that is not made, in a later turn of the reactor: else an operator that goes on whatever it is
@@ -374,7 +423,3 @@ class RunStorage:
 def _text(text: str) -> str:
     """Return a text by its characters; bad-request if it is none. Whether it fits on a line the client checks."""
     return text if type(text) is str else plain(text)[0]
-
-
-def _nothing(call: Call, result: Any) -> None:
-    """Note nothing: the result follows from the versions that the run has seen."""

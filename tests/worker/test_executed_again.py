@@ -281,6 +281,40 @@ return "out"
 
 
 @pytest_twisted.ensureDeferred
+async def test_two_updates_of_one_key_in_flight(stage: Stage) -> None:
+    """What a run has seen last of a key is the last result that was delivered, whatever reply came last."""
+    body = """
+from twisted.internet.defer import gatherResults
+written = [self.storage.write("a", value) for value in "12"]
+swapped = self.storage.update_if_value_is("a", "other", "3")
+await gatherResults([*written, swapped])
+return (await self.storage.read("a")).value
+"""
+    write(stage, body, "pass", "async ")
+    node = stage.storage.nodes[0]
+    late: list[tuple[Deferred[Reply], Reply]] = []
+
+    def answer(request: Request) -> Any:
+        if isinstance(request, Read) or len(late) == 3:
+            return node._read(request) if isinstance(request, Read) else node._once(request)
+        late.append((Deferred(), node._once(request)))
+        if len(late) == 3:
+            for number, (asked, reply) in enumerate(reversed(late)):
+                reactor.callLater(0.02 * number, asked.callback, reply)
+        return late[-1][0]
+
+    node.answer = answer
+    request = stage.request("Op@w1")
+    first = await stage.outcome(request)
+    second = await stage.outcome(again(request))
+    assert isinstance(first, Ended)
+    assert isinstance(second, Ended)
+    assert first.chain[0].output == second.chain[0].output == "2"
+    assert first.chain[0].records == second.chain[0].records
+    assert [each.how for each in first.chain[0].records] == ["written", "written", "refused"]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_result_is_not_delivered_within_its_call(stage: Stage) -> None:
     """What the journal answers comes later, as a reply does."""
     body = """
