@@ -170,7 +170,7 @@ class Runs:
         """
         id = request.meta.run
         if id in self._all:
-            self._follow(self._all[id], request, now, self._is_fresh(late, now))
+            self._follow(self._all[id], request, self._is_fresh(late, now), now)
             return self._all[id]
         if request.began_in(self.life) or self.ids.forgotten(id) or (len(self._all) >= self.keep and not self._ended):
             return None
@@ -207,18 +207,30 @@ class Runs:
             self.doubts[id] = (request.next, now)
         return run
 
-    def _follow(self, run: RunRecord, request: Execute, now: float, in_hand: bool) -> None:
-        """Note that a step is with another worker than was planned here, chosen without this scheduler."""
+    def _follow(self, run: RunRecord, request: Execute, in_hand: bool, now: float) -> None:
+        """Note that a step is with another worker than was planned here, chosen without this scheduler.
+
+        A newer execution than those that are known here supersedes them: what they have done behind the step does not
+        count. If the step is not `in_hand` for certain, its worker must say that it has it, or it is sent from here.
+        """
         step = request.assignment
         if run.state != GOING_ON or request.epoch < run.epoch or step.position >= len(run.chain):
             return
+        newer = request.epoch > run.epoch
         run.epoch = request.epoch
         if in_hand:
             self._certain(run, step.position)
-        if request.round != run.round or step.position in run.confirmed:
+        if request.round < run.round:
+            return
+        if newer:
+            self._open_again(run, step.position)
+            if not in_hand:
+                self.doubts[run.id] = (step.position, now)
+        if request.round > run.round or step.position in run.confirmed:
             return
         old = run.chain[step.position]
-        if step.attempt > old.attempt or (step.attempt == old.attempt and step.worker != old.worker):
+        later = step.attempt > old.attempt or (step.attempt == old.attempt and step.worker != old.worker)
+        if later or (newer and step.worker != old.worker):
             self.policy.on_worker(step.worker)
             self.policy.on_confirm(old.worker)
             self.policy.on_move(step.worker)
@@ -358,11 +370,16 @@ class Runs:
         """
         if position is None:
             position = run.current.position if run.current is not None else len(run.chain)
+        self._open_again(run, position)
+        run.epoch = Epoch(max(run.epoch, above).number + 1, self.life)
+        run.follows = {}
+
+    def _open_again(self, run: RunRecord, position: int) -> None:
+        """Take the steps from that position on as not executed."""
         for each in run.chain[position:]:
             if run.confirmed.pop(each.position, None) is not None:
                 self.policy.on_move(each.worker)
-        run.epoch = Epoch(max(run.epoch, above).number + 1, self.life)
-        run.follows = {}
+        self._turn(run)
 
     def seal(self, run: RunRecord) -> Epoch:
         """Return an epoch above all that any scheduler or worker has given the run, to fence the storage to it."""
@@ -376,10 +393,10 @@ class Runs:
             run.progress = now
             run.unsent = "its outcome was that of an execution that was superseded"
 
-    def on_superseded(self, id: str, epoch: Epoch, by: Epoch, now: float) -> None:
-        """Note that an execution was refused because of the epoch `by`; begin another if it was the newest one here."""
+    def on_superseded(self, id: str, by: Epoch, now: float) -> None:
+        """Note that an execution was refused because of the epoch `by`; begin another if that is not known here."""
         run = self[id]
-        if run.state == GOING_ON and run.epoch == epoch < by:
+        if run.state == GOING_ON and run.epoch < by:
             self.anew(run, by)
             run.sealed = False
             run.progress = now

@@ -266,7 +266,7 @@ class SchedulerNode(NodeCommands):
         return Ok()
 
     def cmd_superseded(self, request: Superseded) -> Answer:
-        self.runs.on_superseded(request.run, request.epoch, request.by, self._now())
+        self.runs.on_superseded(request.run, request.by, self._now())
         return Ok()
 
     def cmd_reassign(self, request: Reassign) -> Answer:

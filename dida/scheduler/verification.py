@@ -80,7 +80,7 @@ class Verification:
         except DidaError as problem:
             if problem.code != errors.SUPERSEDED:
                 raise
-            self._runs.on_superseded(run.id, run.epoch, epoch_of(problem), self._reactor.seconds())
+            self._runs.on_superseded(run.id, epoch_of(problem), self._reactor.seconds())
             return SUPERSEDED
         finally:
             lock.release()

@@ -314,9 +314,7 @@ class Execution:
         if error.code == errors.SUPERSEDED:
             by, request = epoch_of(error), self.request
             self._over()
-            self._tell(
-                lambda: self.runs.table.on_superseded(request.meta.run, request.epoch, by, self.runs.cluster.now)
-            )
+            self._tell(lambda: self.runs.table.on_superseded(request.meta.run, by, self.runs.cluster.now))
         elif error.code == errors.LOST_UPDATE:
             self._go_back(dict(error.object.get("lost", {})))
         elif error.code == errors.UNAVAILABLE:

@@ -267,6 +267,40 @@ def test_a_step_that_was_handed_on_to_a_worker_that_is_gone() -> None:
     assert [each.id for each in late.doubtful({}, 10.1)] == [run.id], "the third step is with nobody, perhaps"
 
 
+def test_a_newer_execution_is_heard_of_late() -> None:
+    """A new scheduler hears of an execution that has come far, then of one that supersedes it: the run is where that
+    one is. If that was some time ago, its worker may be gone by now."""
+    for late in (0.0, 0.3):
+        runs = Runs(LeastActive(), "y")
+        run = start(table())
+        request = attrs.evolve(table().request(run, "localhost:2000", (), 0, 1.0), epoch=Epoch(1, "x"))
+        runs.began = 4.9
+        adopted = runs.on_adopt(request, 5.0)
+        assert adopted is not None
+        runs.on_completed(run.id, 0, 5.0, epoch=Epoch(1, "x"))
+        newer = attrs.evolve(request, epoch=Epoch(2, "x")).with_step(worker="w2", attempt=1)
+        runs.on_adopt(newer, 5.1, ago=late, late=late)
+        assert adopted.current is not None
+        assert (adopted.current.position, adopted.current.worker, adopted.epoch) == (0, "w2", Epoch(2, "x"))
+        assert active(runs) == 3
+        assert runs.on_ended(run.id, run.chain, {}, 5.2, epoch=Epoch(1, "x")) is None
+        assert [each.id for each in runs.doubtful({}, 6.2)] == ([run.id] if late else [])
+        if not late:
+            assert runs.lost({"w2": 6.0}, ["w1"], 9.0) == [adopted]
+
+
+def test_an_execution_that_is_not_known_here_supersedes_all() -> None:
+    """A worker with an old execution hears of one that is newer than all that this scheduler knows: whoever has that
+    may be gone, so another one is begun."""
+    runs = Runs(LeastActive(), "y")
+    request = table().request(start(table()), "localhost:2000", (), 0, 1.0)
+    run = runs.on_adopt(request, 5.0)
+    assert run is not None
+    runs.on_completed(run.id, 0, 5.1, epoch=Epoch(1, "x"))
+    runs.on_superseded(run.id, Epoch(2, "x"), 5.2)
+    assert (run.epoch, bool(run.unsent)) == (Epoch(3, "y"), True)
+
+
 def test_a_run_of_another_life() -> None:
     """A run that a worker tells of is adopted with what it has come to; one of this life that was dropped is not."""
     runs, other = table(), Runs(LeastActive(), "y")
