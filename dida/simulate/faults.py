@@ -108,9 +108,11 @@ class Faults:
         if node.replica is None or node.paused or not self._dispensable(node):
             return False
         self.happened["pauses"] += 1
-        cluster, epoch = self.cluster, node.epoch
+        cluster, epoch, seconds = self.cluster, node.epoch, self.rng.choice(PAUSED_FOR)
         cluster.pause(node)
-        cluster.at(self.rng.choice(PAUSED_FOR), lambda: cluster.resume(node) if node.epoch == epoch else None)
+        cluster.at(seconds, lambda: cluster.resume(node) if node.epoch == epoch else None)
+        # who was removed meanwhile must hear of it, for nobody sends it heartbeats any more
+        self._silent_until = max(self._silent_until, cluster.now + seconds + 2 * LONG_SILENCE)
         return True
 
     def _dispensable(self, node: Node) -> bool:
