@@ -258,11 +258,13 @@ class SimulatedRuns:
 
     def _adopt(self, worker: Process) -> None:
         """A worker reports its steps in hand to a scheduler that has connected."""
+        since = self.cluster.now
         for request, _ in list(worker.steps.requests("sc:1")):
-            worker.do(worker.life, partial(self._report, worker, request, partial(self._take_adopted, request)))
+            worker.do(worker.life, partial(self._report, worker, request, partial(self._take_adopted, request, since)))
 
-    def _take_adopted(self, request: Execute) -> None:
-        self.table.on_adopt(request, self.cluster.now)
+    def _take_adopted(self, request: Execute, since: float) -> None:
+        late = self.cluster.now - since
+        self.table.on_adopt(request, self.cluster.now, late, late=late)
 
     # --- the scheduler --------------------------------------------------------------------------
 
