@@ -1,4 +1,7 @@
-"""The storage as a step of a run uses it: with the versions and the timestamp of the run, and its journal."""
+"""The storage as a step of a run uses it: with the versions and the timestamp of the run, and its journal.
+
+The module is a little long because a call, its entry in the journal and its delivery are read as one piece.
+"""
 
 from __future__ import annotations
 
