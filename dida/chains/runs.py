@@ -218,7 +218,7 @@ class Runs:
             return
         newer = request.epoch > run.epoch
         run.epoch = request.epoch
-        if in_hand:
+        if in_hand and step.worker == run.chain[step.position].worker:
             self._certain(run, step.position)
         if request.round < run.round:
             return
@@ -239,6 +239,8 @@ class Runs:
             run.why[step.position] = "by the route: the scheduler could not be reached"
             run.unsent = ""
             run.progress = now
+            if in_hand:
+                self._certain(run, step.position)
 
     def _is_fresh(self, late: float, now: float) -> bool:
         """Return True if what was so many seconds ago still holds, as far as no loss was noticed here since."""

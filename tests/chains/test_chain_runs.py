@@ -196,6 +196,20 @@ def test_a_step_that_another_worker_was_to_hand_on() -> None:
         assert reported.doubtful({}, 9.0) == []
 
 
+def test_a_worker_that_has_another_ones_step() -> None:
+    """Who asked for another worker did not get the reply, and the first one has taken the step after all: as long as
+    the scheduler looks for it elsewhere, that is not certain, and it is sent."""
+    runs = table()
+    run = start(runs)
+    request = attrs.evolve(runs.request(run, "localhost:2000", (), 0, 1.0), next=1)
+    assert runs.on_reassign(run.id, 1, ("w2",), WORKERS, 1.0, epoch=Epoch(), sure=True).worker == "w1"
+    runs.on_completed(run.id, 0, 1.1)
+    runs.on_adopt(request, 1.5)
+    assert run.current is not None
+    assert (request.assignment.worker, run.current.worker) == ("w2", "w1")
+    assert [each.id for each in runs.doubtful({}, 2.1)] == [run.id]
+
+
 def test_late_reports_do_not_overtake_a_new_execution() -> None:
     """Once it is sent, it executes the step itself that an older one reports late: it must not be sent twice."""
     runs = table()
