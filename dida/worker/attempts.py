@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -128,7 +128,7 @@ class Attempts:
                     raise StepFailed(f"{failed}, and can't be tried again: {hole}") from None
 
     async def secure(self, request: Execute, left: float) -> None:
-        """Copy what the run has written to a second storage node. Raises StepFailed and StepLost."""
+        """Copy what the run has written to a second storage node, all at once. Raises StepFailed and StepLost."""
         written = {
             access.version.replica: access.key
             for step in request.chain
@@ -136,16 +136,20 @@ class Attempts:
             if access.how == "written"
         }
         seen = CausalContext(request.meta.after, request.meta.versions)
-        for replica, key in written.items():
-            try:
-                await self._storage_client.secure(seen, key, replica, min(left, SECURE_SECONDS))
-            except DidaError as problem:
-                if seen.lost:
-                    raise StepLost(seen.lost, request.assignment.records) from None
-                text = f"was executed, but what the run has written may be on one storage node only: {problem}"
-                failed = StepFailed(text)
-                failed.mark = request.assignment.mark
-                raise failed from None
+        secure, seconds = self._storage_client.secure, min(left, SECURE_SECONDS)
+        copies = [Deferred.fromCoroutine(secure(seen, key, replica, seconds)) for replica, key in written.items()]
+        try:
+            await gatherResults(copies, consumeErrors=True)
+        except FirstError as first:
+            problem = first.subFailure.value
+            if not isinstance(problem, DidaError):
+                first.subFailure.raiseException()
+            if seen.lost:
+                raise StepLost(seen.lost, request.assignment.records) from None
+            text = f"was executed, but what the run has written may be on one storage node only: {problem}"
+            failed = StepFailed(text)
+            failed.mark = request.assignment.mark
+            raise failed from None
 
 
 def _after(tries: int, problem: StepFailed) -> StepFailed:
