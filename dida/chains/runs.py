@@ -132,12 +132,12 @@ class Runs:
         if len(self._all) >= self.keep and not self._ended:
             raise Unavailable(f"{self.keep} runs are going on already: try again later, or raise --keep-runs")
         why = {}
-        chain = []
+        chain: list[Assignment] = []
         for position, operator in enumerate(operators):
             due = position == 0
             able = self.catalog.able(operator, workers) or workers
             why[position] = self.policy.counts(able, due)
-            worker = self.policy.on_assign(able, due)
+            worker = self.policy.on_assign(able, due, chain[-1].worker if chain else "")
             chain.append(Assignment(operator, position, worker, *workers[worker]))
         self.started += 1
         run = RunRecord(
@@ -356,7 +356,7 @@ class Runs:
     def _chosen_anew(self, run: RunRecord, step: Assignment, workers: Places) -> Assignment | None:
         """Give the step whose turn has come to another worker; return None if it stays with the planned one."""
         able = self.catalog.able(step.operator, workers)
-        worker = self.policy.on_due(step.worker, able)
+        worker = self.policy.on_due(step.worker, able, run.chain[step.position - 1].worker)
         if worker == step.worker:
             return None
         host, port = workers[worker]

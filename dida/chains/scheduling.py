@@ -52,9 +52,11 @@ class LeastActive:
         """Remove a worker; none of its assignments counts."""
         self.loads.pop(worker, None)
 
-    def on_assign(self, reachable: Collection[str], due: bool = True) -> str:
-        """Choose the worker for an operator, for now or, if it is not `due`, for later; Unavailable if there is
-        none."""
+    def on_assign(self, reachable: Collection[str], due: bool = True, before: str = "") -> str:
+        """Choose the worker for an operator, for now or, if it is not `due`, for later; Unavailable if there is none.
+
+        `before`: the worker of the step before in the plan.
+        """
         candidates = [worker for worker in self.loads if worker in reachable]
         if not candidates:
             raise Unavailable("no worker can be reached")
@@ -62,20 +64,30 @@ class LeastActive:
         self._give(self.loads[worker])
         return worker
 
-    def on_due(self, planned: str, reachable: Collection[str]) -> str:
-        """Choose the worker for an operator whose turn has come: the planned one, unless another one executes less."""
+    def on_due(self, planned: str, reachable: Collection[str], before: str = "") -> str:
+        """Choose the worker for an operator whose turn has come: the planned one, unless another one executes less.
+
+        `before`: the worker that has executed the step before.
+        """
         plan = self.loads.get(planned)
         candidates = [worker for worker in self.loads if worker in reachable and worker != planned]
         if plan is None or not candidates or not self.due_anew:
             return planned
         worker = self._choose(candidates, due=True)
         load = self.loads[worker]
-        if planned in reachable and (load.executing, load.active) >= (plan.executing, plan.active - 1):
+        if planned in reachable and self._keeps(plan, load):
             return planned
+        self._replan(plan, load)
+        return worker
+
+    def _keeps(self, plan: Load, other: Load) -> bool:
+        """Return True if an operator stays with the worker of the plan, though there is that other one."""
+        return (other.executing, other.active) >= (plan.executing, plan.active - 1)
+
+    def _replan(self, plan: Load, load: Load) -> None:
         plan.active -= 1
         plan.assigned -= 1
         self._give(load)
-        return worker
 
     def on_turn(self, before: str, now: str) -> None:
         """Move a run's current operator from the worker `before` to `now`; empty: no worker."""
@@ -124,5 +136,26 @@ class RoundRobin(LeastActive):
         return min(candidates, key=lambda worker: self.loads[worker].last)
 
 
-POLICIES = {policy.name: policy for policy in (LeastActive, RoundRobin)}
+class Affinity(LeastActive):
+    """The worker of the step before, unless another one executes fewer operators. A chain is planned for one worker."""
+
+    name = "affinity"
+
+    def on_assign(self, reachable: Collection[str], due: bool = True, before: str = "") -> str:
+        if due or before not in reachable or before not in self.loads:
+            return super().on_assign(reachable, due)
+        self._give(self.loads[before])
+        return before
+
+    def on_due(self, planned: str, reachable: Collection[str], before: str = "") -> str:
+        if before != planned and before in reachable and before in self.loads and planned in self.loads:
+            self._replan(self.loads[planned], self.loads[before])
+            planned = before
+        return super().on_due(planned, reachable)
+
+    def _keeps(self, plan: Load, other: Load) -> bool:
+        return other.executing >= plan.executing
+
+
+POLICIES = {policy.name: policy for policy in (LeastActive, RoundRobin, Affinity)}
 """By the name of the option."""

@@ -18,10 +18,13 @@ LIFE = 6
 """Length of the suffix of run ids that identifies one process of a scheduler, in characters: 62 ** 6 suffixes."""
 
 
+_CHOICE = " or ".join(", ".join(POLICIES).rsplit(", ", 1))
+
+
 def policy_named(name: str) -> type[LeastActive]:
     """Return the policy with that name."""
     if name not in POLICIES:
-        raise ValueError(f"invalid policy {name!r}: choose {' or '.join(POLICIES)}")
+        raise ValueError(f"invalid policy {name!r}: choose {_CHOICE}")
     return POLICIES[name]
 
 
@@ -31,7 +34,7 @@ class Options(NodeOptions):
     command = "dida-scheduler"
     synopsis = "--id sc1 --url http://localhost:2000 [options]"
     optParameters = [
-        ["policy", None, "least-active", f"policy that chooses the next worker: {' or '.join(POLICIES)}"],
+        ["policy", None, "least-active", f"policy that chooses the next worker: {_CHOICE}"],
         [
             "run-deadline",
             None,

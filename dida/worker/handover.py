@@ -69,7 +69,7 @@ class Handoff:
         while True:
             to = request.assignment
             try:
-                if to.worker == self._me and avoid:
+                if to.worker == self._me:
                     self._begin(request)
                     reply: Any = Ok()
                 else:

@@ -1,4 +1,4 @@
-"""The two policies that choose workers."""
+"""The policies that choose workers."""
 
 import heapq
 import itertools
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dida.chains.run_record import RunRecord
 from dida.chains.runs import Runs
-from dida.chains.scheduling import POLICIES, LeastActive, RoundRobin
+from dida.chains.scheduling import POLICIES, Affinity, LeastActive, RoundRobin
 from dida.errors import Unavailable
 
 WORKERS = ("w1", "w2", "w3")
@@ -26,7 +26,7 @@ def policy_with(kind: type[LeastActive]) -> LeastActive:
 
 @pytest.mark.parametrize("kind", POLICIES.values())
 def test_idle_workers_take_turns(kind: type[LeastActive]) -> None:
-    """Both policies spread operators over workers that are equally loaded, in one and the same order."""
+    """All policies spread operators over workers that are equally loaded, in one and the same order."""
     policy = policy_with(kind)
     assert [policy.on_assign(WORKERS) for _ in range(6)] == ["w1", "w2", "w3", "w1", "w2", "w3"]
 
@@ -81,12 +81,25 @@ def test_the_plan_is_kept_unless_another_worker_is_executing_less(kind: type[Lea
     assert policy.on_due("w2", WORKERS) == "w2", "all are idle"
     policy.on_turn("", "w1")
     policy.on_turn("", "w2")
-    changed = kind is LeastActive
+    changed = kind is not RoundRobin
     assert policy.on_due("w2", WORKERS) == ("w3" if changed else "w2")
     counts = {worker: (load.active, load.assigned) for worker, load in policy.loads.items()}
     assert counts == {"w1": (1, 1), "w2": (0, 0) if changed else (1, 1), "w3": (2, 2) if changed else (1, 1)}
     assert policy.on_due("w3", {"w1"}) == ("w1" if changed else "w3"), "w3 can't be reached"
     assert policy.on_due("w1", ()) == "w1", "nobody can"
+
+
+def test_affinity_stays_with_the_worker_before() -> None:
+    """A chain is planned for one worker; each step stays with the worker before it, unless another executes fewer."""
+    policy = policy_with(Affinity)
+    assert [policy.on_assign(WORKERS), *(policy.on_assign(WORKERS, False, "w1") for _ in range(2))] == ["w1"] * 3
+    assert policy.on_assign(WORKERS) == "w2", "a new chain goes to who executes the fewest"
+    assert policy.on_assign({"w3"}, False, "w1") == "w3", "the worker before lacks the operator"
+    assert policy.on_due("w1", WORKERS, "w1") == "w1", "all are idle, whatever is planned"
+    policy.on_turn("", "w1")
+    assert policy.on_due("w1", WORKERS, "w1") == "w2"
+    assert policy.on_due("w1", WORKERS, "w2") == "w2", "it stays where it has gone"
+    assert {worker: load.active for worker, load in policy.loads.items()} == {"w1": 1, "w2": 3, "w3": 1}
 
 
 @given(st.lists(st.one_of(st.none(), st.sampled_from(WORKERS))))
@@ -156,7 +169,8 @@ def test_least_active_is_near_the_ideal(steps: int, in_flight: int) -> None:
     for seed in range(20):
         chains = mixed(seed, steps)
         ideal = sum(map(sum, chains)) / 4
-        assert makespan(LeastActive, chains, in_flight) <= 1.15 * ideal, f"seed {seed}"
+        for kind in (LeastActive, Affinity):
+            assert makespan(kind, chains, in_flight) <= 1.15 * ideal, f"{kind.name}, seed {seed}"
         assert makespan(RoundRobin, chains, in_flight) > 1.1 * ideal, f"seed {seed}"
 
 

@@ -69,7 +69,7 @@ def test_run_ids_differ_between_lives() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--policy", "random"), "--policy: invalid policy 'random': choose least-active or round-robin"),
+        (("--policy", "random"), "--policy: invalid policy 'random': choose least-active, round-robin or affinity"),
         (("--worker", "w1"), "invalid node 'w1': write ID=URL"),
         (("--worker", "w1=nowhere"), "invalid URL 'nowhere'"),
         (("--worker", "w1=localhost:1", "--worker", "w1=localhost:2"), "w1=localhost:1 has that id or URL already"),
