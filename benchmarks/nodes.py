@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -95,17 +95,18 @@ class Chains:
     port: int
     _inputs: Iterator[int] = field(factory=count)
 
-    def _input(self) -> str:
-        return f"key{next(self._inputs) % KEYS}"
+    def _run(self, operators: Iterable[str]) -> str:
+        """Return the line that starts a run, and is answered with its outcome."""
+        return f'run key{next(self._inputs) % KEYS} {" ".join(operators)} {{"wait": {RUN_DEADLINE}}}'
 
     def one_by_one(self, runs: int, *operators: str) -> Load:
         """Start each run when the client has received the outcome of the one before."""
         taken: list[float] = []
         with Netcat(self.port, timeout=RUN_DEADLINE) as node:
             for _ in range(runs):
-                line = f"run {self._input()} {' '.join(operators)}"
+                line = self._run(operators)
                 with _clock(taken):
-                    _check(node.ask(f"result {node.ask(line).split()[1]}"))
+                    _check(node.ask(line))
         return timed(taken)
 
     def at_once(self, runs: int, *chains: Sequence[str], window: int = 1000) -> float:
@@ -123,7 +124,7 @@ class Chains:
         out: list[str] = []
         while ended < runs:
             while begun < runs and begun - ended < window:
-                out.append(f"#run run {self._input()} {' '.join(chains[begun % len(chains)])}")
+                out.append(f"#run {self._run(chains[begun % len(chains)])}")
                 begun += 1
             if out:
                 node.send_raw("\r\n".join([*out, ""]).encode())
@@ -133,13 +134,9 @@ class Chains:
                 raise LoadFailed("the scheduler hung up")
             *lines, rest = (rest + data).split(b"\r\n")
             for line in lines:
-                words = line.split(b" ", 3)
-                if words[:2] == [b"#run", b"ok"]:
-                    out.append(f'#end result {words[2].decode()} {{"timeout": {RUN_DEADLINE}}}')
-                else:
-                    _check(line.decode().removeprefix("#end "))
-                    ended += 1
-                    yield line
+                _check(line.decode().removeprefix("#run "))
+                ended += 1
+                yield line
 
 
 def _check(reply: str) -> None:

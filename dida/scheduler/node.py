@@ -136,17 +136,15 @@ class SchedulerNode(NodeCommands):
         if not request.wait:
             return answer
 
-        async def ended() -> Any:
-            started: Any = await answer if isinstance(answer, Deferred) else answer
-            try:
-                reply = self.results.of(self.runs[started.words[0]], max(0.0, ends - self._now()))
-                return await reply if isinstance(reply, Deferred) else reply
-            except DidaError as problem:
-                if problem.code not in (errors.TIMED_OUT, errors.NO_SUCH_RUN):
-                    raise
-                return started  # it goes on, or is not kept any more
+        return answer.addCallback(self._outcome, ends) if isinstance(answer, Deferred) else self._outcome(answer, ends)
 
-        return Deferred.fromCoroutine(ended())
+    def _outcome(self, started: Any, ends: float) -> Any:
+        """Return the outcome of the run that was started; `started` if it goes on then, or is not kept any more."""
+        try:
+            reply = self.results.of(self.runs[started.words[0]], max(0.0, ends - self._now()))
+        except DidaError:
+            return _goes_on(Failure(), started)
+        return reply.addErrback(_goes_on, started) if isinstance(reply, Deferred) else reply
 
     def cmd_result(self, request: Result) -> Answer:
         return self._about(request, self.results.of)
@@ -439,6 +437,12 @@ def _parsed(parse: Callable[[str], _T], text: str) -> _T:
         return parse(text)
     except UserError as problem:
         raise BadRequest(str(problem)) from None
+
+
+def _goes_on(failure: Failure, started: Reply) -> Any:
+    """Return the reply to the start of a run whose outcome is not known here."""
+    failure.trap(DidaError)
+    return started if failure.value.code in (errors.TIMED_OUT, errors.NO_SUCH_RUN) else failure  # type: ignore[union-attr]
 
 
 def _expected(failure: Failure) -> None:
