@@ -26,16 +26,17 @@ from tests.support.netcat import Netcat
 
 COORDINATOR = (
     "forward.receive",
-    "lock.send",
-    "lock.answered",
-    "decide.send",
-    "decide.answered",
-    "expose.send",
+    "prepare.send",
+    "prepare.send@3",
+    "prepare.answered",
+    "prepare.answered@3",
+    "prepare.send@4",
     "forward.reply",
 )
-"""The steps at which the node dies that coordinates the commit, in their order."""
-PARTICIPANT = ("lock.receive", "lock.reply", "decide.receive", "decide.reply", "expose.receive", "expose.reply")
-"""The steps at which one of the others dies."""
+"""The steps at which the node dies that coordinates the commit, in their order; `@N`: at the N-th time. It sends the
+record to three members, gets their answers, and sends the commit."""
+PARTICIPANT = ("prepare.receive", "prepare.reply", "prepare.receive@2", "prepare.reply@2")
+"""The steps at which one of the others dies: at the record, and at the commit."""
 NODES = 4
 KEY = "k"
 WITHIN = 15.0
@@ -105,7 +106,8 @@ def _one(cluster: StorageCluster, victim: int, asked: int, step: str) -> dict[st
             cluster.start(number)  # it died at a step before
     survivors = [number for number in cluster.nodes if number != victim]
     cluster.wait_members(*survivors)
-    cluster.start(victim, ready=False, options=("--failpoint", f"{step}=kill"))
+    place, at, times = step.partition("@")
+    cluster.start(victim, ready=False, options=("--failpoint", f"{place}=kill{at}{times}"))
     cluster.wait_members(*cluster.nodes)
     pid = cluster.nodes[victim].pid
     with ThreadPoolExecutor() as threads, cluster.nodes[asked].connect() as client:

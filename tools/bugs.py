@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 from attrs import evolve, frozen
+from msgspec.structs import replace
 
 from dida.chains import journal
 from dida.chains.journal import History, Kept
@@ -29,7 +31,7 @@ from dida.replication import requests as requests_module
 from dida.replication import room
 from dida.replication.config import Config
 from dida.replication.context import ReplicaContext
-from dida.replication.coordinator import Commit
+from dida.replication.coordinator import PREPARING, Commit
 from dida.replication.detection import Detection
 from dida.replication.executed import ReplyCache, answered
 from dida.replication.fences import Fences
@@ -38,7 +40,7 @@ from dida.replication.joining import Joining
 from dida.replication.leaving import Leaving
 from dida.replication.log import Log
 from dida.replication.membership import Membership
-from dida.replication.messages import Forward, Install, View, Wanted
+from dida.replication.messages import Forward, Install, Prepare, View
 from dida.replication.next_view import NextView
 from dida.replication.operations import operation
 from dida.replication.outputs import Left
@@ -46,15 +48,15 @@ from dida.replication.participant import Locks
 from dida.replication.peer_replies import PeerReplies
 from dida.replication.replica import Replica
 from dida.replication.requests import Requests
-from dida.replication.store import Store
-from dida.replication.streams import incarnation_of, is_commit
+from dida.replication.store import Entry, Store
+from dida.replication.streams import commit_stream, incarnation_of, is_commit
 from dida.replication.view_change import ViewChange
 from dida.simulate import execution as execution_module
 from dida.simulate import network
 from dida.simulate.execution import Execution
 from dida.simulate.scenario import Simulation, plan_of
 from dida.timestamps import merged
-from dida.wire.messages import Epoch, Error, Journal, Ok
+from dida.wire.messages import Error, Journal, Ok
 
 MOST = 2000
 """Seeds within which each must be found."""
@@ -104,14 +106,6 @@ def _write_without_waiting(self: Requests, waiting: Any, now: float) -> Any:
 
 
 TRY = Requests._try
-
-
-def _a_duplicate_is_dropped_whole(self: Log, given: Any) -> Any:
-    known = given.base < self.have.get(given.stream, 0)
-    return [] if known and self._records.get(given.stream) else ACCEPT(self, given)
-
-
-ACCEPT = Log.accept
 
 
 def _apply_merges_only_what_is_kept(self: ReplicaState, record: Any, now: float) -> None:
@@ -189,24 +183,145 @@ def _numbers_from_a_client(request: Any) -> Any:
     return op
 
 
-def _told_at_the_decision(self: Commit, txn: Any, newest: Any, now: float) -> None:
-    DECIDE(self, txn, newest, now)
-    if txn.record is not None:
-        for waiting in txn.waiters:
-            self.context.answer(waiting.token, answered((str(txn.record.version),), txn.record.ts))
-        txn.waiters = []
+def _committed_when_one_has_prepared(self: Commit, txn: Any, now: float) -> None:
+    one = txn.state == PREPARING and any(grant.prepared for grant in txn.grants.values())
+    if one and _own_record_only(self, txn) and self._depends_on_nothing_lost(txn):
+        self._commit(txn, now)
+    else:
+        ADVANCE(self, txn, now)
 
 
-DECIDE = Commit._decide
+ADVANCE = Commit._advance
 
 
-def _settle_drops_decisions(self: ReplicaState, *rest: Any) -> None:
-    for place in [place for place in self.held if is_commit(place[0])]:
-        del self.held[place]
-    SETTLE(self, *rest)
+def _read_though_only_prepared(self: Requests, op: Any) -> Any:
+    prepared = self.state.prepared.get(op.key)
+    if prepared is None or op.version is not None:
+        return READ(self, op)
+    return answered((prepared.record.value, str(prepared.record.version)), self.state.value_ts)
 
 
-SETTLE = ReplicaState.settle
+READ = Requests._read
+
+
+def _plain_read_though_only_prepared(self: Requests, key: str, now: float) -> Any:
+    prepared, found = self.state.prepared.get(key), PLAIN_READ(self, key, now)
+    if prepared is None or found is None:
+        return found
+    record = prepared.record
+    return Entry(record.number, record.replica, record.value, record.id, {}), self.state.value_ts
+
+
+PLAIN_READ = Requests.plain_read
+
+
+def _what_the_leader_has_prepared(self: ViewChange, others: Any, again: float, now: float) -> bool:
+    """Any survivor, here the one that leads; the others are given it."""
+    self._look_here()
+    self.found = tuple(sorted(self.prepared[self.context.incarnation]))
+    return LEVEL(self, others, again, now)
+
+
+def _ended_by_newer_while_serving(self: ReplicaState, record: Any) -> None:
+    prepared = self.prepared.get(record.key)
+    if prepared is None or self.context.serving or prepared.record.version == record.version:
+        END_PREPARED(self, record)
+    elif prepared.base is None or prepared.base < record.version:
+        self.prepared[record.key] = replace(prepared, base=record.version)
+
+
+END_PREPARED = ReplicaState._end_prepared
+
+
+def _ended_by_its_commit_alone(self: ReplicaState, record: Any) -> None:
+    prepared = self.prepared.get(record.key)
+    if prepared is not None and prepared.record.version == record.version:
+        END_PREPARED(self, record)
+
+
+def _prepared_without_a_look(self: Locks, home: str, wanted: Any, newest: Any, pending: Any) -> Any:
+    return GRANT_LOCK(self, home, wanted, newest if wanted.record is None else None, pending)
+
+
+GRANT_LOCK = Locks._grant
+
+
+def _prepared_is_not_locked(self: Requests, *write: Any) -> Any:
+    keys = self.locks.keys
+    self.locks.keys = {key: lock for key, lock in keys.items() if key not in self.state.prepared}
+    try:
+        return WRITE_OBSTACLE(self, *write)
+    finally:
+        self.locks.keys = keys
+
+
+def _queued_writes_go_first(self: Replica, token: Any, message: Any, now: float) -> Any:
+    if isinstance(message, Prepare):
+        for key, lock in list(self.locks.keys.items()):
+            prepared = self.state.prepared.get(key)
+            if prepared is not None and prepared.home == message.sender and prepared.txn in message.commits:
+                del self.locks.keys[key]
+                queue, lock.queue = lock.queue, []
+                for waiting in queue:
+                    self.requests.attempt(waiting, now)
+                self.locks.keys[key] = lock
+    return IN_VIEW(self, token, message, now)
+
+
+IN_VIEW = Replica._in_view
+
+
+def _records_before_commits(self: Commit, member: Any, keys: Any, ranges: Any = ()) -> None:
+    outcomes = self._outcomes
+    if keys:
+        self._outcomes = deque()
+    SEND_PREPARE(self, member, keys, ranges)
+    self._outcomes = outcomes
+
+
+SEND_PREPARE = Commit._send_prepare
+
+
+def _records_alone(self: Commit, member: Any, keys: Any, ranges: Any = ()) -> None:
+    SEND_PREPARE(self, member, keys)
+
+
+def _given_up_though_out(self: Commit, txn: Any, now: float) -> None:
+    out, txn.out = txn.out, False
+    GIVE_UP_LATE(self, txn, now)
+    txn.out = out
+
+
+GIVE_UP_LATE = Commit._give_up_late
+
+
+def _refused_though_out(self: Commit, now: float) -> None:
+    out = [txn for queue in self._queues.values() for txn in queue if txn.out]
+    for txn in out:
+        txn.out = False
+    TICK_STOPPED(self, now)
+    for txn in out:
+        txn.out = True
+
+
+TICK_STOPPED = Commit.tick_stopped
+
+
+def _any_other_replaces(self: Locks, home: str, txn: int, round: int, key: str) -> None:
+    lock = self.keys.get(key)
+    if lock is not None and (lock.txn, lock.round) > (txn, round):
+        lock.txn, lock.round = 0, 0
+    LOCK_HERE(self, home, txn, round, key)
+
+
+def _unlocks_what_has_ended(self: Locks, home: str, oldest: int) -> None:
+    for key, lock in list(self.keys.items()):
+        if lock.home == home and lock.txn < oldest:
+            self.unlock(key, home, lock.txn)
+    CLEAR(self, home, oldest)
+
+
+CLEAR = Locks.clear
 
 
 def _fence_is_ignored(self: Membership, view: Any, now: float) -> None:
@@ -223,7 +338,10 @@ LEVEL = ViewChange._level
 
 
 def _install_without_levelling(self: Membership, sender: str, view: Any, base: Any, now: float) -> Any:
-    self.state.log.have = dict(base)
+    have = dict(base)
+    for home, _, _ in view.found:
+        have[commit_stream(home)] -= 1
+    self.state.log.have = have
     return ON_INSTALL(self, sender, view, base, now)
 
 
@@ -266,16 +384,25 @@ def _plain_write_of_a_locked_key(self: Requests, key: str, value: str, now: floa
 
 
 def _own_value_only(self: Commit, txn: Any, now: float) -> None:
-    txn.grants = dict.fromkeys(txn.grants)
+    txn.grants = {peer: evolve(grant, newest=None) for peer, grant in txn.grants.items()}
     COMPARE(self, txn, now)
 
 
 COMPARE = Commit._compare
 
 
+def _own_record_only(self: Commit, txn: Any) -> bool:
+    mine = self.state.prepared.get(txn.op.key)
+    return mine is not None and mine.record is txn.record
+
+
+def _told_at_once(self: Commit, txn: Any, now: float) -> None:
+    COMPARE(self, txn, now)
+    txn.holding = {}
+
+
 def _release_is_lost(self: Commit, txn: Any, answer: Any) -> None:
-    if txn.state != "queued":
-        self.locks.unlock(txn.op.key, self.context.incarnation, txn.number)
+    self.locks.unlock(txn.op.key, self.context.incarnation, txn.number)
 
 
 def _other_views_are_taken(self: Replica, token: Any, message: Any, now: float) -> Any:
@@ -289,20 +416,20 @@ def _who_is_asked_coordinates(self: Requests, waiting: Any, now: float) -> None:
     self.commit.begin(waiting, now)
 
 
-def _first_come_first_locked(self: Locks, message: Any, now: float) -> Any:
+def _first_come_first_locked(self: Locks, message: Any) -> Any:
     for wanted in message.keys:
         lock = self.keys.get(wanted.key)
         if lock is not None and lock.home != message.sender:
             return Error(UNAVAILABLE)
-    return ON_LOCK(self, message, now)
+    return ON_PREPARE(self, message)
 
 
-ON_LOCK = Locks.on_lock
+ON_PREPARE = Locks.on_prepare
 
 
-def _a_lock_stays(self: Locks, home: str, txn: int, key: str) -> None:
-    if key not in self.keys:
-        LOCK_HERE(self, home, txn, key)
+def _a_lock_stays(self: Locks, home: str, txn: int, round: int, key: str) -> None:
+    if key not in self.keys or self.keys[key].txn == txn:
+        LOCK_HERE(self, home, txn, round, key)
 
 
 LOCK_HERE = Locks.lock
@@ -419,14 +546,17 @@ def _flush_stops_nothing(self: Membership, message: Any, now: float) -> Any:
     return reply
 
 
-def _held_back_writes_are_dropped(self: ReplicaState, *rest: Any) -> None:
+def _held_back_writes_are_dropped(self: ReplicaState, *rest: Any, **more: Any) -> None:
     for place in [place for place in self.held if not is_commit(place[0])]:
         del self.held[place]
-    SETTLE(self, *rest)
+    SETTLE(self, *rest, **more)
 
 
-def _the_dead_stay(self: ReplicaState, base: Any, live: Any, stayed: Any, now: float) -> None:
-    SETTLE(self, base, {*live, *map(incarnation_of, base)}, stayed, now)
+SETTLE = ReplicaState.settle
+
+
+def _the_dead_stay(self: ReplicaState, base: Any, found: Any, live: Any, *rest: Any, **more: Any) -> None:
+    SETTLE(self, base, found, {*live, *map(incarnation_of, base)}, *rest, **more)
 
 
 def _final_counts_are_not_given(self: Joining, message: Any, held: Any, now: float) -> Any:
@@ -540,30 +670,20 @@ def _only_own_journal(self: Fences, waiting: Any, now: float) -> None:
 BEGIN_FENCE = Fences.begin
 
 
-def _what_is_visible(self: Fences, run: str) -> Any:
-    after, highest = self.state.executed.known_of(run)
-    return {s: n for s, n in after.items() if self.context.member(incarnation_of(s)) is not None}, highest
-
-
 def _promises_of_the_view_before(self: Fences) -> list[Any]:
     for fencing in self._open:
         fencing.missing = {c for c in fencing.missing if self.context.member(c) is not None}
     return []
 
 
-def _locked_without_a_look(self: Locks, home: str, wanted: Any) -> Any:
-    return GRANT_LOCK(self, home, Wanted(wanted.txn, wanted.key, wanted.id, Epoch(10**12)))
-
-
-GRANT_LOCK = Locks._grant
+def _locked_without_a_look(self: Locks, *wanted: Any) -> Any:
+    with mock.patch.object(ReplyCache, "superseded", _nothing_is_superseded):
+        return GRANT_LOCK(self, *wanted)
 
 
 def _compared_without_a_look(self: Commit, txn: Any, now: float) -> None:
     with mock.patch.object(ReplyCache, "superseded", _nothing_is_superseded):
         COMPARE(self, txn, now)
-
-
-COMPARE = Commit._compare
 
 
 def _the_same_numbers(request: Any, shards: Any) -> Any:
@@ -621,7 +741,7 @@ def _nothing_is_lost(request: Any, shards: Any) -> Any:
     return again, {number: Kept(kept.entry, kept.carried) for number, kept in known.items()}
 
 
-def _all_is_in_hand(self: Runs, request: Any, now: float, ago: float = 0.0, in_hand: bool = True) -> Any:
+def _all_is_in_hand(self: Runs, request: Any, now: float, ago: float = 0.0, late: float = 0.0) -> Any:
     return ON_ADOPT(self, request, now, ago)
 
 
@@ -647,6 +767,39 @@ RAISED = Execution._raised
 SIDES = {"membership": "majority", "partitions": "yes", "turn": "1", "stop": "1"}
 PLAIN = {"plain": "1", "pause": "1"}
 """Requests by the fast path, while nodes are paused often."""
+KILLS = {
+    "replicas": "3",
+    "keys": "1",
+    "partitions": "no",
+    "armed": ",".join(f"prepare.send=kill@{hit}" for hit in range(6, 200, 11)),
+    **dict.fromkeys(("pause", "clog", "stop"), "100"),
+    "runs": "0",
+}
+"""Homes that die with the commits, or records, that they are about to send."""
+LATE = {
+    "replicas": "5",
+    "keys": "1",
+    "clients": "6",
+    "gossip_delay": "0",
+    "mean_delay": "0.01",
+    "late": "0.1",
+    "session_ttl": "3600",
+    "runs": "0",
+}
+"""Messages of different nodes that overtake each other, about one key."""
+PAIR = {
+    "replicas": "2",
+    "membership": "available",
+    "partitions": "no",
+    "keys": "1",
+    "clients": "3",
+    "write_concern": "1",
+    "gossip_delay": "0",
+    "late": "0.1",
+    "crash": "0.3",
+    "runs": "0",
+}
+"""Two nodes, one of which often dies before the other has its gossip."""
 TURNS = SIDES | {"replicas": "5", "turn": "0.6", "faults": "12"}
 """Members change sides while a view is on its way, and nodes leave."""
 
@@ -664,20 +817,75 @@ BUGS = (
     Bug("ties broken by arrival", ((Store, "put", _ties_by_arrival),)),
     Bug("unbounded waiting requests", ((Requests, "_park", _park_without_a_bound),)),
     Bug("a client's counter of 2^63 believed", ((replica_module, "operation", _numbers_from_a_client),)),
-    Bug("no barrier: exposed before all have it", ((Commit, "_acknowledged", lambda self, txn, peer: True),)),
-    Bug("the client answered at the decision", ((Commit, "_decide", _told_at_the_decision),)),
     Bug(
-        "decisions visible before they are exposed",
-        ((ReplicaState, "_hidden", lambda self, place: False),),
+        "as proposed: newer versions may come in later",
+        (
+            (ReplicaState, "_end_prepared", _ended_by_its_commit_alone),
+            (Log, "_has_commits", lambda self, record: True),
+            (Commit, "_send_prepare", _records_before_commits),
+        ),
     ),
+    Bug(
+        "committed if any survivor has it",
+        (
+            (ViewChange, "_level", _what_the_leader_has_prepared),
+            (ReplicaState, "_end_prepared", _ended_by_newer_while_serving),
+        ),
+        KILLS | {"clients": "6", "gossip_delay": "0.3"},
+    ),
+    Bug("nothing prepared is committed", ((ViewChange, "_is_member", lambda self, peer: False),), KILLS),
+    Bug("client answered before all have prepared", ((Commit, "_advance", _committed_when_one_has_prepared),)),
+    Bug("prepared though it has a newer version", ((Locks, "_grant", _prepared_without_a_look),)),
+    Bug(
+        "visible when prepared",
+        (
+            (Requests, "_read", _read_though_only_prepared),
+            (Requests, "plain_read", _plain_read_though_only_prepared),
+        ),
+    ),
+    Bug("unlocked before the commit", ((Requests, "write_obstacle", _prepared_is_not_locked),)),
+    Bug("queued write numbered before the record", ((Replica, "_in_view", _queued_writes_go_first),)),
+    Bug(
+        "newer version does not end what is prepared",
+        ((ReplicaState, "_end_prepared", _ended_by_its_commit_alone),),
+    ),
+    Bug("newer version logged before its commit", ((Log, "_has_commits", lambda self, record: True),), LATE),
+    Bug("PREPARE without the outcome before it", ((Commit, "_send_prepare", _records_before_commits),)),
+    Bug(
+        "PREPARE without what it depends on",
+        (
+            (Commit, "_send_prepare", _records_alone),
+            (Commit, "_depends_on_nothing_lost", lambda self, txn: True),
+        ),
+        PAIR,
+    ),
+    Bug(
+        "unavailable told with a record out",
+        ((Commit, "_give_up_late", _given_up_though_out), (Commit, "tick_stopped", _refused_though_out)),
+        SIDES | {"cut": "1", "keys": "1", "clients": "6"},
+    ),
+    Bug("old view goes on after FLUSH", ((Membership, "on_flush", _flush_stops_nothing),)),
+    Bug("node that joins counts as a survivor", ((ViewChange, "_is_member", lambda self, peer: True),), KILLS),
+    Bug(
+        "PREPARE taken after its end",
+        (
+            (Locks, "_has_ended", lambda self, home, txn: False),
+            (Locks, "_goes_before", lambda self, lock, wanted, pending: False),
+            (Locks, "lock", _any_other_replaces),
+        ),
+        LATE | {"reset": "0.02", "stale": "0.3", "odd": "0.02"},
+    ),
+    Bug("heartbeat that it has ended unlocks", ((Locks, "clear", _unlocks_what_has_ended),)),
     Bug("locks hold no writes back", ((Requests, "write_obstacle", _locks_nothing),)),
-    Bug("the home tests its own value only", ((Commit, "_compare", _own_value_only),)),
-    Bug("no, before all hold the value", ((ReplicaState, "held_by_all", lambda self, ts: True),)),
+    Bug(
+        "the home tests its own value only",
+        ((Commit, "_compare", _own_value_only), (Commit, "_has_prepared", _own_record_only)),
+    ),
+    Bug("no, before all hold the value", ((Commit, "_compare", _told_at_once),)),
     Bug(
         "a release is lost, and nobody looks",
         ((Commit, "_release", _release_is_lost), (Locks, "clear", lambda self, home, oldest: None)),
     ),
-    Bug("decisions dropped when the view changes", ((ReplicaState, "settle", _settle_drops_decisions),)),
     Bug("the cut is the leader's own", ((ViewChange, "_level", _level_with_the_leader),)),
     Bug("a view installed without levelling", ((Membership, "on_install", _install_without_levelling),)),
     Bug("a removed node goes on", ((Membership, "fence", _fence_is_ignored),)),
@@ -691,7 +899,7 @@ BUGS = (
     Bug("who is asked coordinates, not the home", ((Requests, "_at_home", _who_is_asked_coordinates),)),
     Bug(
         "locks in arrival order at each participant",
-        ((Requests, "_at_home", _who_is_asked_coordinates), (Locks, "on_lock", _first_come_first_locked)),
+        ((Requests, "_at_home", _who_is_asked_coordinates), (Locks, "on_prepare", _first_come_first_locked)),
     ),
     Bug(
         "a lock does not give way to the next",
@@ -713,7 +921,6 @@ BUGS = (
     ),
     Bug("what an earlier life sent to join is believed", ((Joining, "on_join", _any_join_is_evidence),)),
     Bug("any ballot is obeyed", ((Membership, "on_flush", _any_ballot_is_obeyed),)),
-    Bug("FLUSH does not stop the old view", ((Membership, "on_flush", _flush_stops_nothing),)),
     Bug("truncation does not wait for joiners", ((ReplicaState, "truncate", _joiners_hold_nothing_up),)),
     Bug("held-back writes dropped when the view changes", ((ReplicaState, "settle", _held_back_writes_are_dropped),)),
     Bug("waiting requests dropped when the view changes", ((Commit, "give_back", lambda self: []),)),
@@ -752,7 +959,7 @@ BUGS = (
         "a home promises before its transactions end",
         (
             (Commit, "supersede", lambda *rest: None),
-            (Fences, "_known", _what_is_visible),
+            (Locks, "has_prepared", lambda *rest: False),
         ),
         LOSSES,
     ),

@@ -80,6 +80,7 @@ SHAPES: dict[str, tuple[type[Any], ...]] = {
     "PCS": (control_messages.NodeEntry, control_messages.Elsewhere),
     "peers": (
         peer_messages.Wanted,
+        peer_messages.Prepared,
         peer_messages.Grant,
         peer_messages.Ended,
         peer_messages.Record,
@@ -119,6 +120,8 @@ def spelled(hint: Any) -> str:
         return " or ".join(f'"{each}"' for each in arguments)
     if origin is dict:
         return "object" if arguments[1] is Any else f"object of {said(arguments[0])} to {said(arguments[1])}"
+    if origin is tuple and Ellipsis not in arguments:
+        return f"[{', '.join(map(said, arguments))}]"
     if origin in (tuple, list):
         return f"array of {said(arguments[0])}"
     if hint is Version:
@@ -189,12 +192,13 @@ def verb_table(name: str, old: Iterable[str]) -> list[str]:
     inherited = {"deadline"}
     lines = [row("line", "what it does", "words and members", "reply"), "| --- | --- | --- | --- |"]
     if name == "peers":
-        common = [n for n, _, _ in form_of(peer_messages.Expose).members]
-        hints = get_type_hints(peer_messages.Expose, include_extras=True)
-        defaults = {n: d for n, _, d in form_of(peer_messages.Expose).members}
-        parts = "; ".join(member(n, hints[n], defaults[n]) for n in common if n != "deadline")
+        of_all = attrs.fields_dict(peer_messages.PeerMessage)
+        form = form_of(peer_messages.Heartbeat)
+        hints = get_type_hints(peer_messages.Heartbeat, include_extras=True)
+        common = [(n, attribute, default) for n, attribute, default in form.members if attribute in of_all]
+        parts = "; ".join(member(n, hints[a], default) for n, a, default in common if n != "deadline")
         common_row = row("all of the following", "who says it", parts, replies.get("all of the following", ""))
-        inherited |= set(common)
+        inherited |= {n for n, _, _ in common}
     for kind in verbs(name):
         line = f"`{form_of(kind).usage}`"
         about = form_of(kind).about.removeprefix("storage nodes: ")

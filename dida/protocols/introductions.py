@@ -24,6 +24,8 @@ class PeerIdentity:
     url: str
     ask: Callable[[], Deferred[Reply]]
     """Ask the node at `url` to vouch."""
+    refusal: str = ""
+    """Why this node takes no messages of the other side, if it takes none."""
     proved: bool = False
     _waiting: list[Deferred[bool]] = Factory(list)
 

@@ -29,12 +29,8 @@ class ReplicaContext:
     complete: bool = False
     """True if all members are known to have entered the view: each has answered a heartbeat in it. This node has heard
     them all, or a member has reported it."""
-    exposed: int = 0
-    """Own commits that all members have acknowledged."""
     oldest: int = 0
     """The number below which all own transactions have ended."""
-    told: dict[str, int] = Factory(dict)
-    """Member to the `exposed` that was sent to it."""
     out: list[Output] = Factory(list)
     notes: list[str] = Factory(list)
     own_ids: dict[Any, int] = Factory(dict)
@@ -70,7 +66,6 @@ class ReplicaContext:
         self.base = dict(base)
         self.view_name = view.name if view is not None else ""
         self.complete = view is not None and len(view.members) == 1
-        self.told = {}
         members = view.members if view is not None else ()
         self._members = {m.component: m for m in members}
         self._others = tuple(m for m in members if m.component != self.me.component)
@@ -115,16 +110,13 @@ class ReplicaContext:
             "cluster": self.config.cluster,
             "view": self.view_name,
             "sender": self.me.component,
-            "exposed": self.exposed,
         }
 
     def send(self, to: Member, message: Request) -> None:
-        self.told[to.component] = self.exposed
         self.out.append(Send(to.url, to.component, message, self.config.call_timeout))
 
     def forward(self, to: Member, message: Request, token: Any, timeout: float) -> None:
         """Forward a client's request."""
-        self.told[to.component] = self.exposed
         self.out.append(Send(to.url, to.component, message, timeout, token))
 
     def answer(self, token: Any, reply: Reply) -> None:

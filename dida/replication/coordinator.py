@@ -1,33 +1,37 @@
-"""updateIf, and what else needs all members at once: two-phase commit with a visibility barrier.
+"""updateIf, and what else needs all members at once: two-phase commit, in one round where the home knows best.
 
-Theory of operation. The updates of a key queue at one member, its home. The home locks the key at all members, which
-queue plain writes of the key from then on and return their newest version. The home compares the newest of all values
-and appends the update to its commit stream. The members log the commit, invisible, and confirm. When all have
-confirmed, the home exposes the commit: it replies to the client, and every member makes the commit visible and runs
-the queued writes. So a value that a client received or could read survives any crash, and every survivor has the
-decision. Linearizable reads, and updates that may be a retry, go through the same queue.
+Theory of operation. The updates of a key queue at one member, its home. If the newest version there has the value
+`old`, the home sends all members PREPARE with the new record: they lock the key, that is they queue plain writes of it,
+and keep the record, invisible, unless they know a newer version. When all have prepared it, and hold what it depends
+on, it is committed: the home appends it to its commit stream, replies to the client, and names it in its next message
+to each member, which then logs it as prepared and runs the queued writes. So a value that a client received or could
+read survives any crash, and every survivor has what it takes to decide. If a member knows a newer version, the home
+fetches it and compares again, under the same locks: the next round. Reads that must see the newest version, and updates
+that may be a retry, begin with a round of locks alone.
 
 `flush` sends what one turn of the reactor has gathered for each member, so that concurrent transactions share messages.
-The module is long because a transaction is read as one piece, from its lock to its release.
+The module is long because a transaction is read as one piece, from its first round to its release.
 
-Source: two-phase commit (Gray, 1978), with one coordinator per key and the barrier of replication.md.
+Source: two-phase commit (Gray, 1978), with one coordinator per key; docs/explanation/replication.md has the reasons.
 Views, and what becomes of transactions when they change, are decided by `dida.replication.membership`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from attrs import Factory, define
+from msgspec.structs import replace
 
 from dida import errors
 from dida.errors import BadRequest
 from dida.replication.batches import batches
 from dida.replication.context import ReplicaContext
 from dida.replication.executed import TOO_MANY_ANSWERS, after_of, answered, not_applied, split
-from dida.replication.gossip import ReplicaState, write_answer
-from dida.replication.messages import Decide, Ended, Expose, Grant, Granted, Lock, Member, Record, Release, Wanted
+from dida.replication.gossip import ReplicaState
+from dida.replication.log import bytes_of
+from dida.replication.messages import Ended, Found, Grant, Granted, Member, Prepare, Range, Record, Release, Wanted
 from dida.replication.operations import (
     PendingRequest,
     ReplicaRequest,
@@ -42,18 +46,20 @@ from dida.replication.store import Entry
 from dida.replication.streams import incarnation_of
 from dida.timestamps import Timestamp, covers, merge_into, merged
 from dida.versions import Version
-from dida.wire.messages import Epoch, Error, No, Ok, Reply
+from dida.wire.messages import FIRST, Epoch, Error, No, Ok, Reply
 
 SHORT = 1000
 """Maximum length of a value that a release repeats, in characters."""
-NOT_REACHED = -1
-"""The last exposed count of a member that the last EXPOSE did not reach."""
 
-QUEUED, LOCKING, COMPARING, HOLDING, DECIDING, ENDED = "queued", "locking", "comparing", "holding", "deciding", "ended"
+QUEUED, LOCKING, PREPARING, COMPARING, HOLDING, RELEASING, ENDED = (
+    *("queued", "locking", "preparing", "comparing"),
+    *("holding", "releasing", "ended"),
+)
 
 TRANSITIONS: dict[str, dict[str, str]] = {
     QUEUED: {
-        LOCKING: "its turn has come, and the gossip delay is over: LOCK to all members",
+        PREPARING: "its turn has come, the value here is `old`, and the gossip delay is over: PREPARE to all members",
+        LOCKING: "its turn has come, and the value here is another one, or it is a retry or a read: locks alone",
         ENDED: "the deadline: unavailable",
     },
     LOCKING: {
@@ -61,17 +67,23 @@ TRANSITIONS: dict[str, dict[str, str]] = {
         HOLDING: "a member has executed this update before, and the write concern wants it held by all",
         ENDED: "a member has executed this update before: its answer again; or the deadline: unavailable",
     },
+    PREPARING: {
+        COMPARING: "all members have answered, and one of them has a newer version",
+        RELEASING: "a member has executed this update before, or refuses it for another reason",
+        ENDED: "all members have prepared the record: it is committed, the client hears ok",
+    },
     COMPARING: {
-        DECIDING: "the newest value of all is `old` (or it is a write): the commit is logged, DECIDE to all members",
+        PREPARING: "the newest value of all is `old` (or it is a write): PREPARE to all members, the next round",
         HOLDING: "the value is another one, or it is a read: the answer waits until all members hold that value",
+        RELEASING: "it is refused, and some members may have prepared a record",
         ENDED: "there is no record; or the update was executed before; or the deadline: unavailable",
     },
     HOLDING: {ENDED: "all members hold the value: no, or the value read; RELEASE; or the deadline: unavailable"},
-    DECIDING: {ENDED: "all members have logged the commit: it is exposed, the client hears ok"},
+    RELEASING: {ENDED: "all members have dropped what they had prepared: the client hears why"},
     ENDED: {},
 }
-"""The states of a transaction at its home: from where to where, and when. A change of the view ends each: what is
-decided is applied by all, what is not begins again in the new view."""
+"""The states of a transaction at its home: from where to where, and when. A change of the view ends each: what all that
+go on have prepared is committed, what is not begins again in the new view. Once a record is out no deadline ends it."""
 
 
 @define(eq=False)
@@ -79,16 +91,22 @@ class _Transaction:
     op: ReplicaRequest
     waiters: list[PendingRequest]
     start_at: float
+    """When its record may be sent: the gossip delay holds it back."""
     number: int = 0
     """Given when the transaction starts: a home's numbers grow."""
+    round: int = 0
     state: str = QUEUED
     asked: set[str] = Factory(set)
     """Members whose grant is awaited."""
-    grants: dict[str, Version | None] = Factory(dict)
+    grants: dict[str, Grant] = Factory(dict)
+    """Those of this round."""
     seen: dict[str, Timestamp] = Factory(dict)
     record: Record | None = None
-    ts: Timestamp = Factory(dict)
-    """The record's."""
+    """The record of this round, without its place in the stream."""
+    base: Version | None = None
+    """The version that it replaces."""
+    out: bool = False
+    """True if a record was sent, in this round or before: some members may have prepared it."""
     answer: Reply | None = None
     holding: Timestamp = Factory(dict)
 
@@ -108,16 +126,19 @@ class Commit:
     _queues: dict[str, deque[_Transaction]] = Factory(dict)
     _running: dict[int, _Transaction] = Factory(dict)
     _by_id: dict[str, _Transaction] = Factory(dict)
-    _deciding: deque[_Transaction] = Factory(deque)
-    _decided: Timestamp = Factory(dict)
-    """What members must log for those, at least."""
-    _confirming: set[str] = Factory(set)
-    """Members whose answer to a DECIDE is awaited: one at a time, and the next has all that was decided meanwhile."""
+    _outcomes: deque[tuple[int, int]] = Factory(deque)
+    """Own commits that some member may lack: their places in the stream, and their transactions."""
+    _told: dict[str, int] = Factory(dict)
+    """Member to the last own commit that was sent to it and is not refused or lost."""
+    _telling: dict[str, int] = Factory(dict)
+    """Member to the number of messages with commits for it that are under way."""
     _blocked: dict[int, _Transaction] = Factory(dict)
     _releases: dict[int, tuple[Ended, set[str], set[str]]] = Factory(dict)
     """Per transaction to release: its end, the members that have not confirmed it, those of them that were asked."""
+    _found: list[tuple[PendingRequest, Reply]] = Factory(list)
+    """Whose updates were committed with the view that has begun, and what they will hear when it is in force."""
     _gathered: list[_Transaction] = Factory(list)
-    """Transactions that wait for the flush to ask for their locks."""
+    """Transactions that wait for the flush to send their round."""
     wants_flush: bool = False
     """There is something for the members: `flush` sends it, in few messages."""
     _last: int = 0
@@ -139,7 +160,7 @@ class Commit:
             text = f"{MAX_QUEUE} operations already wait at this key: try again later"
             self.context.answer(waiting.token, refused(waiting, text))
             return
-        delayed = op.verb == "updateif" and bool(self.context.others()) and not self.context.leaves
+        delayed = op.verb == "updateif" and bool(self.context.others())
         start_at = now + (self.context.config.gossip_delay if delayed else 0)
         txn = _Transaction(op, [waiting], start_at)
         if op.id is not None:
@@ -152,71 +173,167 @@ class Commit:
         self._last += 1
         txn.number = self._last
         self._running[txn.number] = txn
-        if txn.start_at <= now:
-            self._lock_all(txn, now)
+        self._begin_rounds(txn, now)
 
-    def _lock_all(self, txn: _Transaction, now: float) -> None:
-        txn.become(LOCKING)
-        self.locks.lock(self.context.incarnation, txn.number, txn.op.key)
+    def _begin_rounds(self, txn: _Transaction, now: float) -> None:
+        """Begin with PREPARE where this home has the value `old`, and else with locks alone."""
+        newest = self._replaced(txn)
+        if newest is None:
+            txn.become(LOCKING)
+            self._send_round(txn, now)
+        elif self._may_send(txn, now):
+            self._prepare(txn, newest, now)
+
+    def _may_send(self, txn: _Transaction, now: float) -> bool:
+        return now >= txn.start_at or self.context.leaves
+
+    def _replaced(self, txn: _Transaction) -> Entry | None:
+        """Return the version that the update replaces, if it seems so from here; None: all must be asked first."""
+        op, state = txn.op, self.state
+        may_be_retry = op.retry and op.id is not None
+        if op.verb != "updateif" or may_be_retry or not covers(state.value_ts, op.after):
+            return None
+        newest = state.store.newest(op.key)
+        if newest is None or newest.value != op.old or refusal(state, op.key, op.value):
+            return None
+        if op.id is not None:
+            executed = state.executed
+            if executed.answer(op.id) is not None or executed.expired(op.id) or executed.superseded(op.id, op.epoch):
+                return None
+        if state.held and state.newest_logged((op.key,))[op.key] != newest.version:
+            return None
+        return newest
+
+    def _prepare(self, txn: _Transaction, newest: Entry | None, now: float) -> None:
+        """Send the record that replaces the newest version, which is here, to all members."""
+        assert self.context.serving, "nothing is prepared while the view changes"
+        op = txn.op
+        depends = newest.ts if newest is not None and newest.ts is not None else {}
+        txn.base = newest.version if newest is not None else None
+        txn.record = Record(
+            self.context.commits,
+            0,
+            merged(depends, op.after),
+            op.key,
+            1 + (newest.number if newest is not None else 0),
+            self.context.me.replica,
+            op.value,
+            op.id,
+            op.lowest,
+            op.journal,
+        )
+        txn.out = bool(self.context.others())
+        txn.become(PREPARING)
+        self._send_round(txn, now)
+
+    def _send_round(self, txn: _Transaction, now: float) -> None:
+        txn.round += 1
+        txn.grants.clear()
+        txn.asked.clear()
+        me = self.context.incarnation
+        self.locks.lock(me, txn.number, txn.round, txn.op.key)
+        if txn.state == PREPARING:
+            self.locks.prepare(me, self._wanted(txn))
         self._gathered.append(txn)
         self.wants_flush = True
         self._advance(txn, now)
 
+    def _wanted(self, txn: _Transaction) -> Wanted:
+        op = txn.op
+        if txn.state == PREPARING:
+            return Wanted(txn.number, op.key, txn.round, None, FIRST, txn.base, txn.record)
+        return Wanted(txn.number, op.key, txn.round, op.id, op.epoch)
+
     def flush(self) -> None:
-        """Send each member what was gathered for it: mostly one RELEASE, one LOCK and one DECIDE, or an EXPOSE."""
+        """Send each member what was gathered for it: one RELEASE, and one PREPARE with what is committed."""
         self._send(self._gathered)
 
-    def _send(self, locking: Collection[_Transaction], again: bool = False) -> None:
+    def _send(self, gathered: Collection[_Transaction], again: bool = False) -> None:
         for member in self.context.others():
             self._send_releases(member)
-            self._send_locks(member, locking)
-            self._send_decide(member)
-        self._announce(again)
+            self._send_rounds(member, gathered)
+            self._send_commits(member, again)
         self._gathered = []
         self.wants_flush = False
 
-    def _send_locks(self, member: Member, locking: Collection[_Transaction]) -> None:
+    def _send_rounds(self, member: Member, gathered: Collection[_Transaction]) -> None:
         peer = member.component
         wanted = []
-        for txn in locking:
-            if txn.state == LOCKING and peer not in txn.asked and peer not in txn.grants:
+        needed: Timestamp = {}
+        for txn in gathered:
+            if txn.state in (LOCKING, PREPARING) and peer not in txn.asked and peer not in txn.grants:
                 txn.asked.add(peer)
-                wanted.append(Wanted(txn.number, txn.op.key, txn.op.id, txn.op.epoch))
+                wanted.append(self._wanted(txn))
+                if txn.record is not None:
+                    merge_into(needed, txn.record.prev)
+        needed.pop(self.context.commits, None)  # they are named
+        ranges = self.state.log.since(self.state.table[peer], needed) if needed else ()
         for some in batches(wanted, _bytes):
-            self.context.send(member, Lock(**self.context.stamp(), keys=tuple(some)))
+            self._send_prepare(member, tuple(some), ranges)
+            ranges = ()
 
-    def _send_decide(self, member: Member) -> None:
+    def _send_prepare(self, member: Member, keys: tuple[Wanted, ...], ranges: tuple[Range, ...] = ()) -> None:
+        """Send what is committed, and after that what is wanted."""
         peer = member.component
-        if self._deciding and peer not in self._confirming and not self._acknowledged(self._deciding[-1], peer):
-            self._confirming.add(peer)
-            log = self.state.log
-            ranges = log.since(self.state.table[peer], self._decided)
-            self.context.send(member, Decide(**self.context.stamp(), ranges=ranges, have=log.have))
+        known = self.state.table[peer].get(self.context.commits, 0)
+        commits = tuple(txn for seq, txn in self._outcomes if seq > known)
+        if commits:
+            self._told[peer] = known + len(commits)
+            self._telling[peer] = self._telling.get(peer, 0) + 1
+        message = Prepare(
+            **self.context.stamp(),
+            base=known,
+            commits=commits,
+            keys=keys,
+            ranges=ranges,
+            have=self.state.log.have if commits else {},
+            oldest=self.oldest,
+        )
+        self.context.send(member, message)
 
-    def _acknowledged(self, txn: _Transaction, peer: str) -> bool:
-        assert txn.record is not None
-        known = self.state.table[peer]
-        return known.get(txn.record.stream, 0) >= txn.record.seq and covers(known, txn.ts)
+    def _send_commits(self, member: Member, again: bool) -> None:
+        """Send what is committed to a member that no other message tells; one at a time, unless it is `again`."""
+        peer = member.component
+        if self._has_untold(peer) and (again or not self._telling.get(peer)):
+            self._send_prepare(member, ())
 
-    def _acknowledged_by_all(self, txn: _Transaction) -> bool:
-        for member in self.context.others():  # noqa: SIM110 - on the path of every commit, and all() takes twice as long
-            if not self._acknowledged(txn, member.component):
-                return False
-        return True
-
-    def on_granted(self, peer: str, message: Lock, granted: Granted, now: float) -> None:
-        """A member has locked the keys."""
+    def on_prepared(self, peer: str, message: Prepare, granted: Granted, now: float) -> None:
+        """A member has logged the commits, and has locked the keys."""
         if len(granted.grants) != len(message.keys):
             raise BadRequest(f"{len(granted.grants)} grants for {len(message.keys)} keys")
+        self._has_answered(peer, message)
+        self.state.confirm(peer, granted.have)
+        self._forget_outcomes()
         for wanted, grant in zip(message.keys, granted.grants, strict=True):
-            self._take_grant(peer, wanted, grant, granted.seen, now)
+            self._take_grant(peer, wanted, grant, granted.have, now)
+        if self._has_untold(peer):
+            self.wants_flush = True
 
-    def _take_grant(self, peer: str, wanted: Wanted, grant: Grant, seen: Timestamp, now: float) -> None:
+    def _has_untold(self, peer: str) -> bool:
+        """Return True if a member lacks commits, and no message tells it."""
+        if not self._outcomes:
+            return False
+        told = max(self._told.get(peer, 0), self.state.table[peer].get(self.context.commits, 0))
+        return told < self._outcomes[-1][0]
+
+    def _has_answered(self, peer: str, message: Prepare) -> None:
+        if message.commits:
+            self._telling[peer] = self._telling.get(peer, 1) - 1
+
+    def _forget_outcomes(self) -> None:
+        """Forget the commits that all members have logged."""
+        stream = self.context.commits
+        while self._outcomes and self.state.held_by_all({stream: self._outcomes[0][0]}):
+            self._outcomes.popleft()
+
+    def _take_grant(self, peer: str, wanted: Wanted, grant: Grant, have: Timestamp, now: float) -> None:
         """A member has locked the key; or it has executed this very update before."""
         txn = self._running.get(wanted.txn)
-        if txn is None or txn.state != LOCKING:
+        if txn is None or txn.round != wanted.round or txn.state not in (LOCKING, PREPARING):
             return
         txn.asked.discard(peer)
+        if grant.ended:
+            return
         if grant.expired:
             self._finish(txn, self._session_expired(txn), now)
             return
@@ -227,41 +344,65 @@ class Commit:
             known = (answered if grant.ok else not_applied)(grant.known, grant.after)
             self._finish_known(txn, known, now)
             return
-        txn.grants[peer] = grant.newest
-        txn.seen[peer] = seen
+        txn.grants[peer] = grant
+        txn.seen[peer] = have
         self._advance(txn, now)
 
-    def on_decided(self, peer: str, have: Timestamp, now: float) -> None:
-        """A member has logged commits."""
-        self.state.confirm(peer, have)
-        self._confirming.discard(peer)
-        self._expose_acknowledged(now)
-        if self._deciding:
-            self.wants_flush = True
-
-    def on_unanswered(self, peer: str, message: Lock | Decide) -> None:
-        """A Lock or Decide did not get through: it will be sent again with the next tick."""
-        if isinstance(message, Decide):
-            self._confirming.discard(peer)
-        else:
-            for wanted in message.keys:
-                if wanted.txn in self._running:
-                    self._running[wanted.txn].asked.discard(peer)
+    def on_unanswered(self, peer: str, message: Prepare) -> None:
+        """A Prepare did not get through: what it carried will be sent again with the next tick."""
+        self._has_answered(peer, message)
+        if message.commits:
+            self._told.pop(peer, None)
+        for wanted in message.keys:
+            txn = self._running.get(wanted.txn)
+            if txn is not None and txn.round == wanted.round:
+                txn.asked.discard(peer)
 
     def _advance(self, txn: _Transaction, now: float) -> None:
         """Go on as far as what has been heard allows."""
-        if txn.state == LOCKING and len(txn.grants) == len(self.context.others()):
-            txn.become(COMPARING)
+        if txn.state in (LOCKING, PREPARING) and len(txn.grants) == len(self.context.others()):
+            if txn.state == LOCKING or not self._has_prepared(txn):
+                txn.become(COMPARING)
+            elif self._depends_on_nothing_lost(txn):
+                self._commit(txn, now)
+                return
         if txn.state == COMPARING:
             self._compare(txn, now)
         state = self.state
         if txn.state == HOLDING and covers(state.log.have, txn.holding) and state.held_by_all(txn.holding):
             assert txn.answer is not None
             self._finish(txn, txn.answer, now)
-        if txn.state in (COMPARING, HOLDING):
+        if txn.state in (COMPARING, HOLDING) or (
+            txn.state == PREPARING and len(txn.grants) == len(self.context.others())
+        ):
             self._blocked[txn.number] = txn
         else:
             self._blocked.pop(txn.number, None)
+
+    def _has_prepared(self, txn: _Transaction) -> bool:
+        """Return True if all members have prepared the record, this one included."""
+        mine = self.state.prepared.get(txn.op.key)
+        return mine is not None and mine.record is txn.record and all(grant.prepared for grant in txn.grants.values())
+
+    def _depends_on_nothing_lost(self, txn: _Transaction) -> bool:
+        """Return True if all members hold what the record depends on; else see that they get it."""
+        assert txn.record is not None
+        if not txn.record.prev or self.state.held_by_all(txn.record.prev):
+            return True
+        self.state.hasten(txn.record.prev)
+        return False
+
+    def _commit(self, txn: _Transaction, now: float) -> None:
+        """All members have prepared the record: it has a place in the stream from now on, and is visible."""
+        assert self.context.serving, "nothing is committed while the view changes"
+        assert txn.record is not None
+        stream = self.context.commits
+        record = replace(txn.record, seq=self.state.log.have.get(stream, 0) + 1)
+        answer = self.state.execute(record, now)
+        if self.context.others():
+            self._outcomes.append((record.seq, txn.number))
+            self.wants_flush = True
+        self._end(txn, answer, now)
 
     def _compare(self, txn: _Transaction, now: float) -> None:
         """All writes of the key are held back everywhere: get the newest value, and test it."""
@@ -278,10 +419,14 @@ class Commit:
             return
         newest = state.store.newest(op.key)
         mine = newest.version if newest is not None else None
-        for peer, version in txn.grants.items():
-            if version is not None and (mine is None or mine < version):
+        for peer, grant in txn.grants.items():
+            if grant.newest is not None and (mine is None or mine < grant.newest):
                 state.fetch(txn.seen[peer], now)
                 return
+        if state.held and (logged := state.newest_logged((op.key,)).get(op.key)) != mine:
+            assert logged is not None
+            state.fetch(self._depends(op.key, logged), now)
+            return
         if not covers(state.value_ts, op.after):
             state.fetch(op.after, now)
             return
@@ -291,8 +436,8 @@ class Commit:
         if op.verb == "write" or (op.verb == "updateif" and newest is not None and newest.value == op.old):
             if why := refusal(state, op.key, op.value):
                 self._finish(txn, Error(errors.STORAGE_FULL, (why,)), now)
-            else:
-                self._decide(txn, newest, now)
+            elif op.verb == "write" or self._may_send(txn, now):
+                self._prepare(txn, newest, now)
             return
         if newest is None:
             missing = Error(errors.NO_SUCH_RECORD, (op.key,))
@@ -308,7 +453,11 @@ class Commit:
 
     def _finish_known(self, txn: _Transaction, known: Reply, now: float) -> None:
         """The update was executed before. A write is answered again when as many hold it as its concern wants: all."""
-        if txn.op.verb != "write" or all(self.context.holders_wanted(w.op.concern) == 1 for w in txn.waiters):
+        if (
+            txn.op.verb != "write"
+            or txn.out
+            or all(self.context.holders_wanted(w.op.concern) == 1 for w in txn.waiters)
+        ):
             self._finish(txn, known, now)
         else:
             after = after_of(known)
@@ -323,65 +472,43 @@ class Commit:
         """A retry from long ago: its update was executed, and its answer is forgotten."""
         return Error(errors.SESSION_EXPIRED, (txn.op.id or "",))
 
-    def _decide(self, txn: _Transaction, newest: Entry | None, now: float) -> None:
-        assert self.context.serving, "nothing is decided while the view changes"
-        state, op = self.state, txn.op
-        depends = newest.ts if newest is not None and newest.ts is not None else {}
-        txn.record = state.next_record(
-            self.context.commits,
-            merged(depends, op.after),
-            key=op.key,
-            number=1 + (newest.number if newest is not None else 0),
-            replica=self.context.me.replica,
-            value=op.value,
-            id=op.id,
-            lowest=op.lowest,
-            journal=op.journal,
-        )
-        txn.ts = txn.record.ts
-        state.append_commit(txn.record)
-        self.locks.decided(op.key, txn.record.seq)
-        txn.become(DECIDING)
-        self._deciding.append(txn)
-        merge_into(self._decided, txn.ts)
-        self.wants_flush = True
-        self._expose_acknowledged(now)
-
-    def _expose_acknowledged(self, now: float) -> None:
-        """Commits that all members have logged, in order, become visible."""
-        done = []
-        while self._deciding and self._acknowledged_by_all(self._deciding[0]):
-            done.append(self._deciding.popleft())
-        if not done:
-            return
-        if not self._deciding:
-            self._decided = {}
-        last = done[-1].record
-        assert last is not None
-        self.context.exposed = last.seq
-        self.state.expose(self.context.incarnation, last.seq, now)
-        self.wants_flush = True
-        for txn in done:
-            assert txn.record is not None
-            self._finish(txn, write_answer(txn.record), now)
+    def _depends(self, key: str, version: Version) -> Timestamp:
+        """Return what a held-back version depends on."""
+        held = self.state.held.values()
+        return next((r.prev for r in held if r.key == key and r.version == version and not r.note), {})
 
     def _finish(self, txn: _Transaction, answer: Reply, now: float) -> None:
-        """Tell the clients; release the key where no update does it; go on with the next."""
+        """End a transaction that changes nothing: release the key, and reply.
+
+        If members may have prepared a record, the reply waits until all have dropped it: whoever goes on without this
+        node would commit it. They have dropped it where all hold the newer version that the reply reports.
+        """
+        if txn.state == RELEASING:
+            return
+        if txn.op.id is not None and isinstance(answer, No):
+            self.state.executed.note(txn.op.id, txn.op.lowest, answer, now)
+        if txn.state != QUEUED:
+            self._release(txn, answer)
+        if txn.out and txn.state != HOLDING:
+            txn.become(RELEASING)
+            txn.answer = answer
+            self._blocked.pop(txn.number, None)
+        else:
+            self._end(txn, answer, now)
+
+    def _end(self, txn: _Transaction, answer: Reply, now: float) -> None:
+        """Reply to the clients; go on with the next transaction of the key."""
         for waiting in txn.waiters:
             self.context.answer(waiting.token, self._by_concern(waiting, answer))
         self._drop(txn)
-        if txn.record is None:
-            if txn.op.id is not None and isinstance(answer, No):
-                self.state.executed.note(txn.op.id, txn.op.lowest, answer, now)
-            self._release(txn, answer)
         txn.become(ENDED)
         queue = self._queues[txn.op.key]
         if queue[0] is txn:
             queue.popleft()
-            if queue:
-                self._start(queue[0], now)
-            else:
+            if not queue:
                 del self._queues[txn.op.key]
+            elif self.context.serving:  # else all begin anew in the next view
+                self._start(queue[0], now)
         else:
             queue.remove(txn)
 
@@ -398,8 +525,6 @@ class Commit:
             self._by_id.pop(txn.op.id, None)
 
     def _release(self, txn: _Transaction, answer: Reply) -> None:
-        if txn.state == QUEUED:
-            return
         self.locks.unlock(txn.op.key, self.context.incarnation, txn.number)
         words = answer.words if isinstance(answer, No) else None
         after = after_of(answer) if words is not None else {}
@@ -420,7 +545,7 @@ class Commit:
         for some in batches(released, _bytes):
             self.context.send(member, Release(**self.context.stamp(), keys=tuple(some)))
 
-    def on_released(self, peer: str, message: Release, arrived: bool) -> None:
+    def on_released(self, peer: str, message: Release, arrived: bool, now: float) -> None:
         """The answer to a Release."""
         for ended in message.keys:
             pending = self._releases.get(ended.txn)
@@ -432,21 +557,17 @@ class Commit:
                 peers.discard(peer)
                 if not peers:
                     del self._releases[ended.txn]
+                    txn = self._running.get(ended.txn)
+                    if txn is not None and txn.state == RELEASING:
+                        assert txn.answer is not None
+                        self._end(txn, txn.answer, now)
 
     def supersede(self, run: str, epoch: Epoch, now: float) -> None:
-        """End the open transactions of a run with lower epochs, but for those that are decided."""
+        """End the open transactions of a run with lower epochs, but for those whose records are out."""
         for queue in list(self._queues.values()):
             # the first one last: when it ends, the next one begins
-            for txn in [txn for txn in reversed(queue) if txn.record is None and _is_below(txn, run, epoch)]:
+            for txn in [txn for txn in reversed(queue) if not txn.out and _is_below(txn, run, epoch)]:
                 self._finish(txn, superseded(epoch), now)
-
-    # --- the participant's side -----------------------------------------------------------------
-
-    def on_decide(self, message: Decide, now: float) -> Reply:
-        """Log the commits, invisible; the answer says what is logged."""
-        self.state.accept(message.ranges, now)
-        self.state.confirm(message.sender, message.have)
-        return Ok((), {"have": self.state.log.have})
 
     @property
     def oldest(self) -> int:
@@ -456,7 +577,7 @@ class Commit:
     # --- what happens by itself -----------------------------------------------------------------
 
     def observe(self, now: float) -> None:
-        """Follow what replication did: decisions logged, commits applied, states that have changed.
+        """Follow what replication did: commits applied, states that have changed.
 
         Not while the view changes: what comes then is for all to begin the next view alike.
         """
@@ -464,26 +585,15 @@ class Commit:
             return
         self.locks.observe()
         if self.state.changed:
-            self._expose_acknowledged(now)  # members confirm by heartbeats and gossip, too
+            self._forget_outcomes()  # members confirm by heartbeats and gossip, too
             for txn in list(self._blocked.values()):
                 self._advance(txn, now)
-
-    def _announce(self, again: bool) -> None:
-        """Send EXPOSE to the members that did not learn of exposed commits by another message.
-
-        A member that was not reached gets it `again` with the next tick, not at once: it may be gone.
-        """
-        for member in self.context.others():
-            told = self.context.told.get(member.component, 0)
-            if told < self.context.exposed and (again or told != NOT_REACHED):
-                self.context.send(member, Expose(**self.context.stamp()))
 
     def tick(self, now: float) -> None:
         """Start what was delayed, send again what did not get through, give up what is late."""
         for txn in list(self._running.values()):
             if txn.state == QUEUED:
-                if now >= txn.start_at or self.context.leaves:
-                    self._lock_all(txn, now)
+                self._begin_rounds(txn, now)
             elif txn.number in self._blocked:
                 self._advance(txn, now)
         for queue in list(self._queues.values()):
@@ -498,20 +608,20 @@ class Commit:
             for txn in queue:
                 for waiting in [w for w in txn.waiters if now >= w.deadline]:
                     txn.waiters.remove(waiting)
-                    self.context.answer(
-                        waiting.token, unknown_outcome() if txn.record is not None else too_late(waiting)
-                    )
+                    self.context.answer(waiting.token, unknown_outcome() if txn.out else too_late(waiting))
         self.locks.give_up_late(now)
+        self.answer_found(now, False)
 
     def waiting(self) -> list[PendingRequest]:
         """Who waits for the transactions here."""
-        return [waiting for queue in self._queues.values() for txn in queue for waiting in txn.waiters]
+        found = [waiting for waiting, _ in self._found]
+        return [waiting for queue in self._queues.values() for txn in queue for waiting in txn.waiters] + found
 
     def _give_up_late(self, txn: _Transaction, now: float) -> None:
         late = [w for w in txn.waiters if now >= w.deadline]
         if not late:
             return
-        if txn.state == DECIDING:
+        if txn.out:
             for waiting in late:
                 txn.waiters.remove(waiting)
                 self.context.answer(waiting.token, unknown_outcome())
@@ -526,14 +636,33 @@ class Commit:
                 txn.waiters.remove(waiting)
                 self.context.answer(waiting.token, too_late(waiting))
 
-    def settle(self) -> None:
-        """The new view is settled: all members have applied the decided commits, so reply to their clients."""
+    def settle(self, found: Iterable[Found]) -> None:
+        """A view begins with what was `found` prepared: keep the replies to the clients of those transactions."""
+        self.drop_found()
+        names = set(found)
         for queue in self._queues.values():
             for txn in queue:
-                if txn.record is not None:
-                    for waiting in txn.waiters:
-                        self.context.answer(waiting.token, self._by_concern(waiting, write_answer(txn.record)))
+                if txn.record is not None and (self.context.incarnation, txn.number, txn.round) in names:
+                    answer = answered((str(txn.record.version),), self.state.value_ts)
+                    self._found += [(waiting, self._by_concern(waiting, answer)) for waiting in txn.waiters]
                     txn.waiters = []
+
+    def drop_found(self) -> None:
+        """The view did not come into force for this node: whether it commits what it began with is not known."""
+        for request, _ in self._found:
+            self.context.answer(request.token, unknown_outcome())
+        self._found = []
+
+    def answer_found(self, now: float, may_answer: bool) -> None:
+        """Reply to those whose updates were committed with the view, if this node may answer; or if they are late."""
+        waiting, self._found = self._found, []
+        for request, answer in waiting:
+            if may_answer:
+                self.context.answer(request.token, answer)
+            elif now >= request.deadline:
+                self.context.answer(request.token, unknown_outcome())
+            else:
+                self._found.append((request, answer))
 
     def give_back(self) -> list[PendingRequest]:
         """Stop all: nothing is locked, nothing runs. The operations that are not answered are given back."""
@@ -541,14 +670,14 @@ class Commit:
         for queue in self._queues.values():
             for txn in queue:
                 for waiting in txn.waiters:
-                    waiting.passed_on = waiting.passed_on or txn.record is not None
+                    waiting.passed_on = waiting.passed_on or txn.out
                     again.append(waiting)
         again += self.locks.give_back()
         for part in (self._queues, self._running, self._by_id, self._blocked, self._releases):
             part.clear()
-        self._deciding.clear()
-        self._decided = {}
-        self._confirming.clear()
+        self._outcomes.clear()
+        self._told.clear()
+        self._telling.clear()
         self._gathered = []
         self.wants_flush = False
         return again
@@ -564,4 +693,6 @@ def _is_below(txn: _Transaction, run: str, epoch: Epoch) -> bool:
 
 
 def _bytes(item: Wanted | Ended) -> int:
+    if isinstance(item, Wanted) and item.record is not None:
+        return 100 + bytes_of(item.record)
     return 100 + len(item.key) + len(item.id or "")

@@ -130,8 +130,7 @@ class Detection:
         have = {"have": self.state.log.have, **self.context.completeness()}
         if self._hub is None:
             return Ok((), have)
-        own = {"exposed": self.context.exposed, "oldest": self.context.oldest}
-        return Ok((), {**have, **own, "lease": self._grant(now)})
+        return Ok((), {**have, "oldest": self.context.oldest, "lease": self._grant(now)})
 
     def _grant(self, now: float) -> float:
         """Return for how many seconds this node's lease lets the asking one serve; 0 if this node is not the hub."""

@@ -25,7 +25,7 @@ def parse(text: str) -> tuple[str, str, int]:
     name, _, rest = text.partition("=")
     action, _, times = rest.partition("@")
     if name not in FAILPOINTS:
-        raise UserError(f"unknown failpoint {name!r}: expected VERB.STEP, as decide.send, with {', '.join(STEPS)}")
+        raise UserError(f"unknown failpoint {name!r}: expected VERB.STEP, as prepare.send, with {', '.join(STEPS)}")
     if action not in ACTIONS or (times and not times.isdecimal()):
         raise UserError(f"invalid failpoint {text!r}: expected NAME=ACTION or NAME=ACTION@N with {', '.join(ACTIONS)}")
     return name, action, int(times or 1)

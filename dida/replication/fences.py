@@ -1,9 +1,10 @@
 """Fences of runs: all members promise to execute nothing more of a run in lower epochs, and say what they know of it.
 
 A run that is executed again first fences its older executions, which may only be paused. The node that a worker asks
-has all members of its view promise. A member that is the home of a key gives up what it has not decided of the run in
-lower epochs, and says what it has decided. Then the node fetches what it lacks of the run's updates, waits until those
-that are decided are exposed, and replies with their journals. A change of the view begins the fence again.
+has all members of its view promise. A member that is the home of a key gives up the transactions of the run in lower
+epochs whose records are not out. Where such a record is prepared, whether it is committed is not known yet: the member
+is asked again until that is over. Then the node fetches what it lacks of the run's updates, and replies with their
+journals. A change of the view begins the fence again.
 
 Source: the epochs of ZooKeeper's and Kafka's fenced producers; the rules are in docs/explanation/chains.md.
 """
@@ -101,7 +102,7 @@ class Fences:
                 self.context.send(member, message)
 
     def _known(self, run: str) -> tuple[Timestamp, int]:
-        """Return the timestamp of the run's updates that are known here, decided ones included, and their highest
+        """Return the timestamp of the run's updates that are known here, held-back ones included, and their highest
         number."""
         after, highest = self.state.executed.known_of(run)
         for record in self.state.held.values():
@@ -121,14 +122,15 @@ class Fences:
             if isinstance(reply, Error) and reply.code in (errors.SUPERSEDED, errors.SESSION_EXPIRED):
                 self._end(fencing, reply)
             elif known is not None:
-                fencing.missing.discard(peer)
+                if not known.open:
+                    fencing.missing.discard(peer)
                 merge_into(fencing.after, known.after)
                 fencing.highest = max(fencing.highest, known.highest)
                 self._advance(fencing, now)
 
     def _advance(self, fencing: _Fencing, now: float) -> None:
         """Reply if all members have promised, and all that they know of the run is applied here."""
-        if fencing.missing:
+        if fencing.missing or self.commit.locks.has_prepared(fencing.run, fencing.epoch):
             return
         mine, highest = self._known(fencing.run)
         merge_into(fencing.after, mine)
@@ -159,11 +161,12 @@ class Fences:
     # --- the other members ----------------------------------------------------------------------
 
     def on_fence_run(self, message: FenceRun, now: float) -> Reply:
-        """Promise, and say what is known of the run, decided transactions included: the asker waits for these."""
+        """Promise, and say what is known of the run: the asker waits for that, and for what is prepared."""
         if refusal := self._promise(message.run, message.epoch, now):
             return refusal
         after, highest = self._known(message.run)
-        return Ok((), {"after": after, "highest": highest})
+        is_open = self.commit.locks.has_prepared(message.run, message.epoch)
+        return Ok((), {"after": after, "highest": highest, **({"open": True} if is_open else {})})
 
     # --- time, and views ------------------------------------------------------------------------
 

@@ -31,10 +31,10 @@ class Forwards:
         return len(self._forwarded)
 
     def send(self, waiting: PendingRequest, home: Member, now: float) -> None:
-        """Forward a request to `home`; an update without an id is given one, for it may have to be sent again."""
+        """Forward a request to `home`."""
+        if waiting.op.verb != "read":
+            self.give_id(waiting, now)
         op = waiting.op
-        if op.id is None and op.verb != "read":
-            op = waiting.op = evolve(op, id=self._own_id(waiting.token, now), retry=False)
         self._last += 1
         self._forwarded[self._last] = waiting, home.component
         own_ids = self._context.own_ids
@@ -54,6 +54,14 @@ class Forwards:
         )
         waiting.passed_on = waiting.passed_on or op.verb != "read"
         self._context.forward(home, message, self._last, waiting.deadline - now)
+
+    def give_id(self, waiting: PendingRequest, now: float) -> None:
+        """Give an update an id if its client has given none, for it may have to be sent, or begun, again."""
+        op = waiting.op
+        if op.id is None:
+            id = self._own_id(waiting.token, now)
+            own = self._context.own_ids
+            waiting.op = evolve(op, id=id, retry=False, lowest=next(iter(own.values())))
 
     def _own_id(self, token: Any, now: float) -> str:
         """Return an id for an update whose client gave none; in a new session if the old one may have expired."""

@@ -1,27 +1,29 @@
 """Lazy replication: the store, the log of updates, and the gossip that makes all replicas equal.
 
 Theory of operation. An update is a record in its replica's stream; `prev` says what it depends on. A record is applied
-when `prev ≤ value_ts` (a commit must also be exposed by its coordinator), else held back. Each replica sends its own
-streams to each member, computed from the timestamp table, that is from what the member confirmed. A record that every
-member confirmed is truncated. Installing a view is a barrier: all members then have, and have applied, exactly the same
-updates.
+when `prev ≤ value_ts`, else held back. Each replica sends its own streams to each member, computed from the timestamp
+table, that is from what the member confirmed. A record that every member confirmed is truncated. A record that is only
+prepared is in no stream, and shown to nobody: it ends when a newer version of its key is logged, its commit included.
+Installing a view is a barrier: all members then have, and have applied, exactly the same updates.
 
 Source: Coulouris et al., "Distributed Systems", 18.4.1; Ladin, Liskov et al., "Providing High Availability Using Lazy
-Replication" (1992). This module neither commits nor knows of failures.
+Replication" (1992). This module neither commits nor knows of failures. It is a little long because what is logged,
+applied, prepared and sent is one state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
 from attrs import define, field
+from msgspec.structs import replace
 
 from dida.replication.context import ReplicaContext
 from dida.replication.executed import ReplyCache, answered
 from dida.replication.log import Log, Place
-from dida.replication.messages import Fetch, Gossip, Range, Record
+from dida.replication.messages import Fetch, Found, Gossip, Prepared, Range, Record
 from dida.replication.store import Entry, Store
 from dida.replication.streams import commit_stream, incarnation_of, is_commit
 from dida.timestamps import Timestamp, covers, merged
@@ -45,12 +47,10 @@ class ReplicaState:
     held: dict[Place, Record] = field(factory=dict)
     unsettled: dict[Place, Entry] = field(factory=dict)
     """Entries of the store that some member may lack, by the place of their record."""
-    exposed: dict[str, int] = field(factory=dict)
-    """Commit stream to how many of its records are visible."""
+    prepared: dict[str, Prepared] = field(factory=dict)
+    """Key to the record that a transaction of its home has prepared here."""
     table: dict[str, Timestamp] = field(factory=dict)
     """Member to what it has, at least."""
-    decided: list[Record] = field(factory=list)
-    """Commits that were logged since the owner looked last, still invisible."""
     committed: list[Record] = field(factory=list)
     """Commits that were applied since the owner looked last: they end transactions."""
     changed: bool = False
@@ -76,15 +76,21 @@ class ReplicaState:
         return Record(stream=stream, seq=self.log.have.get(stream, 0) + 1, prev=prev, **rest)
 
     def execute(self, record: Record, now: float) -> Ok:
-        """Append an own plain write, apply it, and return its reply."""
+        """Append an own plain write or commit, apply it, and return its reply."""
         self.log.append(record)
-        self._apply(record, now)
+        self._end_prepared(record)
+        self._apply_commit_or_write(record, now)
         return write_answer(record)
 
-    def append_commit(self, record: Record) -> None:
-        """Append an own commit; it is invisible until it is exposed."""
-        self.log.append(record)
-        self.held[(record.stream, record.seq)] = record
+    def _end_prepared(self, record: Record) -> None:
+        """A record is logged: what was prepared as that record, or in place of an older version, has ended."""
+        prepared = self.prepared.get(record.key)
+        if prepared is None:
+            return
+        mine = prepared.record
+        is_it = (record.stream, record.version, record.id) == (mine.stream, mine.version, mine.id)
+        if is_it or (not record.note and (prepared.base is None or prepared.base < record.version)):
+            del self.prepared[record.key]
 
     def _apply(self, record: Record, now: float) -> None:
         ts = record.ts
@@ -102,13 +108,23 @@ class ReplicaState:
 
     def accept(self, ranges: Iterable[Range], now: float) -> None:
         """Log what continues the log, and apply what can be applied."""
-        places = []
-        for given in ranges:
-            new = self.log.accept(given)
-            places += [(record.stream, record.seq) for record in new]
-            self.held.update(((record.stream, record.seq), record) for record in new)
-            if is_commit(given.stream):
-                self.decided += new
+        places: list[Place] = []
+        waiting = list(ranges)
+        while True:
+            stopped = []
+            before = len(places)
+            for given in waiting:
+                for record in self.log.accept(given):
+                    place = (record.stream, record.seq)
+                    places.append(place)
+                    self.held[place] = record
+                    if self.prepared:
+                        self._end_prepared(record)
+                if given.base <= self.log.have.get(given.stream, 0) < given.base + len(given.records):
+                    stopped.append(given)
+            if not stopped or len(places) == before:
+                break
+            waiting = stopped  # what they depend on may have come after them
         self.apply_held(now, places)
 
     def value_of(self, key: str, version: Version) -> str | None:
@@ -119,14 +135,15 @@ class ReplicaState:
         found = (r for r in self.held.values() if r.key == key and r.version == version and not r.note)
         return next((record.value for record in found), None)
 
-    def expose(self, incarnation: str, upto: int, now: float) -> None:
-        """Make the commits of `incarnation` up to `upto` visible: its coordinator reports that all have acknowledged
-        them."""
-        stream = commit_stream(incarnation)
-        before = self.exposed.get(stream, 0)
-        if upto > before:
-            self.exposed[stream] = upto
-            self.apply_held(now, [(s, seq) for s, seq in self.held if s == stream and before < seq <= upto])
+    def newest_logged(self, keys: Collection[str]) -> dict[str, Version]:
+        """Return the newest version of each of these keys, held-back ones included."""
+        found = {key: entry.version for key in keys if (entry := self.store.newest(key)) is not None}
+        for record in self.held.values():
+            if record.key in keys and not record.note:
+                before = found.get(record.key)
+                if before is None or before < record.version:
+                    found[record.key] = record.version
+        return found
 
     def apply_held(self, now: float, places: Iterable[Place] | None = None) -> None:
         """Apply held-back records to a fixed point, ties by (stream, seq).
@@ -153,7 +170,7 @@ class ReplicaState:
     def _line_up(self, place: Place, ready: list[Place]) -> None:
         """Let the record at `place`, if it is held, wait for the first stream that it lacks, or be applied."""
         record = self.held.get(place)
-        if record is None or self._hidden(place):
+        if record is None:
             return
         lacks = next(((s, n) for s, n in record.prev.items() if self.value_ts.get(s, 0) < n), None)
         if lacks is None:
@@ -165,12 +182,6 @@ class ReplicaState:
         self._apply(record, now)
         if is_commit(record.stream):
             self.committed.append(record)
-
-    def _hidden(self, place: Place) -> bool:
-        """Return True if it is the place of a commit that is not exposed; most held-back records are such."""
-        stream, seq = place
-        exposed = self.exposed.get(stream)
-        return is_commit(stream) if exposed is None else exposed < seq
 
     # --- what members have ----------------------------------------------------------------------
 
@@ -190,10 +201,6 @@ class ReplicaState:
         known = [self.table[m.component] for m in self.context.others()]
         least = {s: min([n, *(ts.get(s, 0) for ts in known)]) for s, n in self.log.have.items()}
         return {s: n for s, n in least.items() if n}
-
-    def unexposed(self) -> set[str]:
-        """Return the coordinators of commits that wait here to be exposed."""
-        return {incarnation_of(stream) for stream, _ in self.held if is_commit(stream)}
 
     def holders(self, record: Record) -> int:
         """Return how many other members have logged that record, and what it depends on of living incarnations."""
@@ -341,31 +348,47 @@ class ReplicaState:
 
     # --- the barrier of a new view --------------------------------------------------------------
 
-    def stands_at(self, base: Timestamp) -> bool:
-        """Return True if exactly the updates of `base` are here.
+    def stands_at(self, base: Timestamp, found: Collection[Found]) -> bool:
+        """Return True if exactly the updates of `base` are here, those that are `found` to be committed as prepared.
 
         Of two simultaneous changes of a view both may be completed. In the first view, which nobody serves, streams
         that are in the second have been cut off; their records are here nevertheless.
         """
-        have = self.log.have
+        if not {each.name for each in self.prepared.values()}.issuperset(found):
+            return False
+        streams = [commit_stream(home) for home, _, _ in found]
+        ended = {stream: self.final_counts[stream] for stream in streams if stream in self.final_counts}
+        have = with_found({**self.log.have, **ended}, found)
         cut = {s: n for s, n in base.items() if s not in have and self.final_counts.get(s) == n}
         return {**have, **cut} == base
 
-    def settle(self, base: Timestamp, live: Iterable[str], stayed: Collection[str], now: float) -> None:
+    def settle(
+        self,
+        base: Timestamp,
+        found: Sequence[Found],
+        live: Iterable[str],
+        stayed: Collection[str],
+        now: float,
+        keep: bool = False,
+    ) -> None:
         """Begin a new view of the incarnations `live`: all its members have exactly `base`.
 
-        Those in `stayed` will have it; a node that joins has it for good when it says so in the new view. Commits are
-        exposed, held-back records applied (what they still lack died with its incarnation), dead incarnations leave the
-        timestamps, the log is empty.
+        Those in `stayed` will have it; a node that joins has it for good when it says so in the new view. What was
+        `found` prepared is committed, held-back records are applied (what they still lack died with its incarnation),
+        dead incarnations leave the timestamps, the log is empty, and so is what is prepared. With `keep` that stays:
+        this node follows another change, to which it has reported it.
         """
-        assert self.stands_at(base), "a view was installed on a replica that was not levelled"
-        for stream in base:
-            if is_commit(stream):
-                self.exposed[stream] = base[stream]
+        assert self.stands_at(base, found), "a view was installed on a replica that was not levelled"
         self.apply_held(now)
         for place in sorted(self.held):
             self._apply_commit_or_write(self.held.pop(place), now)
         self._lines.clear()
+        records = {each.name: each.record for each in self.prepared.values()}
+        self.prepared = {key: each for key, each in self.prepared.items() if keep and each.name not in found}
+        for count, name in enumerate(found):
+            stream = commit_stream(name[0])
+            seq = base[stream] - sum(other[0] == name[0] for other in found[count + 1 :])
+            self._apply_commit_or_write(replace(records[name], seq=seq), now)
         alive = set(live)
         for stream in [stream for stream in base if incarnation_of(stream) not in alive]:
             self.final_counts.pop(stream, None)
@@ -378,7 +401,6 @@ class ReplicaState:
             entry.ts = None
         self.unsettled.clear()
         self.value_ts = dict(kept)
-        self.exposed = {s: n for s, n in self.exposed.items() if s in kept}
         self.table = {
             incarnation: dict(kept) if incarnation in stayed else {}
             for incarnation in sorted(alive)
@@ -391,6 +413,15 @@ class ReplicaState:
         self._fetching.clear()
         self._fetch_next.clear()
         self.changed = True
+
+
+def with_found(have: Mapping[str, int], found: Iterable[Found]) -> Timestamp:
+    """Return `have` with the records that are committed as prepared: each has the next place in its home's stream."""
+    counted = dict(have)
+    for home, _, _ in found:
+        stream = commit_stream(home)
+        counted[stream] = counted.get(stream, 0) + 1
+    return counted
 
 
 def write_answer(record: Record) -> Ok:

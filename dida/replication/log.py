@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from itertools import islice
+from itertools import islice, takewhile
 
 from attrs import define, field
 
 from dida.replication.batches import BATCH
 from dida.replication.executed import bytes_of_journal
 from dida.replication.messages import Range, Record
+from dida.replication.streams import is_commit
 
 Place = tuple[str, int]
 """Stream and number of a record."""
@@ -38,36 +39,45 @@ class Log:
         self.size += 1
         self.bytes += bytes_of(record)
 
-    def accept(self, given: Range) -> list[Record]:
-        """Append the records of `given` that are new here and return them; none if it does not continue the log."""
+    def accept(self, given: Range) -> tuple[Record, ...]:
+        """Append the records of `given` that are new here and return them; none if it does not continue the log.
+
+        It ends before a record that depends on a commit which is not here: so whoever has a version has the commits
+        that it follows.
+        """
         have = self.have.get(given.stream, 0)
         if given.base > have:
-            return []
-        new = list(given.records[have - given.base :])
+            return ()
+        new = tuple(takewhile(self._has_commits, given.records[have - given.base :]))
         if new:
-            self.have = {**self.have, given.stream: given.base + len(given.records)}
+            self.have = {**self.have, given.stream: have + len(new)}
             self._records.setdefault(given.stream, deque()).extend(new)
             self.size += len(new)
             self.bytes += sum(map(bytes_of, new))
         return new
 
+    def _has_commits(self, record: Record) -> bool:
+        own = record.stream
+        return not any(is_commit(s) and s != own and self.have.get(s, 0) < n for s, n in record.prev.items())
+
     def since(self, known: Mapping[str, int], wanted: Mapping[str, int]) -> tuple[Range, ...]:
         """Return ranges beyond `known`, up to `wanted`, as many as fit a message.
 
-        Nothing of a stream whose needed head is truncated: the caller then needs a snapshot.
+        Nothing of a stream whose needed head is truncated: the caller then needs a snapshot. Commits come first, and
+        one of each stream at least, for no record is logged before those that it depends on.
         """
         ranges = []
         room = BATCH
-        for stream in sorted(wanted):
+        for stream in sorted(wanted, key=_commits_first):
             base = known.get(stream, 0)
             records = self._records.get(stream)
             cut = self.truncated(stream)
             count = min(wanted[stream], self.have.get(stream, 0)) - base
             if count <= 0 or not records or base < cut:
                 continue
-            taken = []
+            taken: list[Record] = []
             for record in islice(records, base - cut, base - cut + count):
-                if room <= 0:
+                if room <= 0 and (taken or not is_commit(stream)):
                     break
                 taken.append(record)
                 room -= bytes_of(record)
@@ -98,6 +108,10 @@ class Log:
         self._records.clear()
         self.size = self.bytes = 0
         self.have = dict(base)
+
+
+def _commits_first(stream: str) -> tuple[bool, str]:
+    return not is_commit(stream), stream
 
 
 def bytes_of(record: Record) -> int:

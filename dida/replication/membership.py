@@ -28,11 +28,11 @@ from attrs import Factory, define, field
 from dida.addresses import StorageAddress
 from dida.replication.context import ReplicaContext
 from dida.replication.detection import STALL, Detection
-from dida.replication.gossip import ReplicaState
+from dida.replication.gossip import ReplicaState, with_found
 from dida.replication.joining import Joining
 from dida.replication.leaving import Leaving
 from dida.replication.losses import Losses, beyond
-from dida.replication.messages import Alive, Flush, Install, Level, Member, Range, View
+from dida.replication.messages import Alive, Flush, Found, Has, Install, Level, Member, Range, View
 from dida.replication.next_view import NextView
 from dida.replication.outputs import CHANGING
 from dida.replication.streams import successor
@@ -171,12 +171,19 @@ class Membership:
         if not ballot.advance(now, self._heirs(ballot, now)):
             return
         assert ballot.base is not None
-        view = View(ballot.number, self.context.incarnation, ballot.members, self._state_of, self.next_view.lists())
-        stamp = self.context.stamp()
+        view = View(
+            ballot.number,
+            self.context.incarnation,
+            ballot.members,
+            self._state_of,
+            self.next_view.lists(),
+            ballot.found,
+        )
+        stamp, base = self.context.stamp(), with_found(ballot.base, ballot.found)
         self._ballot = None
         for member in (*ballot.others, *ballot.leaving):
-            self.context.send(member, Install(**stamp, installs=view, base=ballot.base))
-        self._enter(view, ballot.base, now)
+            self.context.send(member, Install(**stamp, installs=view, base=base))
+        self._enter(view, base, now)
 
     def _heirs(self, ballot: ViewChange, now: float) -> list[Member]:
         """Return those that may have begun a view without this node, which leaves, and are not known to be dead.
@@ -188,7 +195,7 @@ class Membership:
         dead = self.detection.dead(now) if heirs else set()
         return [m for m in heirs if m.component not in dead]
 
-    def on_flushed(self, peer: str, message: Flush, have: Timestamp | None, now: float, outside: bool = False) -> None:
+    def on_flushed(self, peer: str, message: Flush, has: Has | None, now: float, outside: bool = False) -> None:
         """Process the reply to a FLUSH: a member has stopped the old view, and has this.
 
         `outside`: it is in no view, and lacks the state for any.
@@ -196,20 +203,24 @@ class Membership:
         ballot = self._ballot
         if ballot is None or ballot.number != message.number or ballot.base is not None:
             return
+        if has is not None and has.component not in ("", peer):
+            return  # `peer` was asked, and a later life of its process answered: that has nothing of what `peer` had
         if not any(m.component == peer for m in (*ballot.members, *ballot.leaving)):
-            if have is not None or outside:
+            if has is not None or outside:
                 ballot.answered.add(peer)
                 self._push_on(ballot, now)
-        elif have is not None:
-            ballot.have[peer] = have
+        elif has is not None:
+            ballot.have[peer] = has.have
+            ballot.prepared[peer] = set(has.prepared)
             self.detection.listen_to_all(peer, now)
             self._push_on(ballot, now)
 
-    def on_levelled(self, peer: str, message: Level, have: Timestamp | None, now: float) -> None:
+    def on_levelled(self, peer: str, message: Level, has: Has | None, now: float) -> None:
         """Process the reply to a LEVEL: a member has taken a part of what it lacked."""
         ballot = self._ballot
-        if ballot is not None and ballot.number == message.number and have is not None and ballot.base is not None:
-            ballot.have[peer] = have
+        if ballot is not None and ballot.number == message.number and has is not None and ballot.base is not None:
+            ballot.have[peer] = has.have
+            ballot.prepared[peer] = set(has.prepared)
             ballot.asked.pop(peer, None)
             self._push_on(ballot, now)
 
@@ -236,6 +247,8 @@ class Membership:
         if (message.number, message.sender) != self.promised:
             self.promised = (message.number, message.sender)
             self._ballot = None
+            if self.context.view is None:
+                self.state.prepared.clear()  # another leader has given it, for a view that may never begin
         if self.context.view is not None and self.context.config.majority:
             self._bound.add(message.sender)
         if self.context.view is not None and not any(m.component == self.context.incarnation for m in message.members):
@@ -243,7 +256,13 @@ class Membership:
         for run, epoch in message.promises.items():
             self.state.executed.promise(run, epoch, now)
         self._stop(now)
-        return Ok((), {"have": self.state.log.have, **self.context.completeness()})
+        return self._has()
+
+    def _has(self) -> Reply:
+        """Report what is logged and prepared here."""
+        prepared = [each.name for each in self.state.prepared.values()]
+        has = {"have": self.state.log.have, "component": self.context.incarnation, "prepared": prepared}
+        return Ok((), has | self.context.completeness())
 
     def on_changing(self, peer: str, number: int, now: float) -> None:
         """Note that a member is in a change of the view; the next ballot here is higher than the one it follows."""
@@ -258,7 +277,8 @@ class Membership:
             return Error(CHANGING, (), {"promised": self.promised[0]})
         self.changing_since = now
         self.state.accept(message.ranges, now)
-        return Ok((), {"have": self.state.log.have})
+        self.state.prepared.update({each.record.key: each for each in message.prepared})
+        return self._has()
 
     def on_install(self, sender: str, view: View, base: Timestamp, now: float) -> Reply:
         """Begin the new view, or end this incarnation if the view does not have it."""
@@ -316,7 +336,13 @@ class Membership:
         mine = self.context.view
         sister = mine is not None and view.previous == mine.previous and not self._bound
         alike = sister or view.previous == self._state_of
-        return alike and self.state.stands_at(base)
+        return alike and self.state.stands_at(base, self._left_to_commit(view))
+
+    def _left_to_commit(self, view: View) -> tuple[Found, ...]:
+        """Return what this node commits when it enters the view: a sister has begun with some of it."""
+        mine = self.context.view
+        sister = mine is not None and view.previous == mine.previous
+        return tuple(each for each in view.found if not (sister and mine is not None and each in mine.found))
 
     def _enter(self, view: View, base: Timestamp, now: float) -> None:
         old = self.context.view
@@ -332,9 +358,11 @@ class Membership:
         for member in view.members:
             self.departed.pop(member.replica, None)
             self.joining.remember(member)
+        found = self._left_to_commit(view)
         self.context.enter(view, base)
         stayed = [m.component for m in old.members] if old is not None else []
-        self.state.settle(base, live, stayed, now)
+        follows_another = self.promised > (view.number, view.leader)
+        self.state.settle(base, found, live, stayed, now, keep=follows_another)
         agreed = self.promised == (view.number, view.leader)
         self.detection.enter(self.changing_since if agreed else None, now)
         self.joining.enter()
@@ -342,7 +370,6 @@ class Membership:
         self._bound.clear()
         self.leaving.forget_heirs()
         self._ballot = None
-        follows_another = self.promised > (view.number, view.leader)
         self.promised = max(self.promised, (view.number, view.leader))
         self.context.serving = not follows_another
         self.changing_since = now if follows_another else None
@@ -409,7 +436,6 @@ class Membership:
         self.context.me = Member(incarnation, self.context.me.replica, self.context.me.id, self.context.me.url)
         self.context.enter(None, {})
         self.context.serving = False
-        self.context.exposed = 0
         self.changing_since = None
         self.promised = (0, "")
         self.started = now

@@ -16,6 +16,9 @@ from msgspec import Meta, Struct
 from dida.versions import MAX_REPLICA, Version
 from dida.wire.messages import FIRST, Concern, Counter, Epoch, Journal, Name, Request, Timestamp, UpdateId
 
+Found = tuple[str, int, int]
+"""The name of a prepared record: home, transaction, round."""
+
 
 class Record(Struct, frozen=True, array_like=True, gc=False):
     """One update in the log: the `seq`-th of its stream, depending on what `prev` covers."""
@@ -75,6 +78,8 @@ class View(Struct, frozen=True):
     """With `majority`, the incarnations of the views before it, the newest first, back to the last one that is known to
     be complete. Before the first view they are the replica numbers of the named nodes: any incarnation of each counts.
     """
+    found: tuple[Found, ...] = ()
+    """The prepared records that are committed as it begins, in their order."""
 
     @property
     def name(self) -> str:
@@ -105,14 +110,19 @@ def more_than_half(stay: Iterable[Member], lists: Iterable[Collection[str]]) -> 
     return all(2 * len(there.intersection(each)) > len(each) for each in lists)
 
 
+PROTOCOL = 3
+"""What storage nodes say to each other: nodes of this number and of the one before it work together."""
+
+
 @frozen
 class Peer(Request):
     usage: ClassVar[str] = "peer URL WORD"
-    about: ClassVar[str] = "storage nodes: here speaks the node at URL, which vouches for WORD"
+    about: ClassVar[str] = "storage nodes: here speaks the node at URL, which vouches for WORD; {protocol}"
     of_connection: ClassVar[bool] = True
     between_nodes: ClassVar[bool] = True
     url: Name
     word: Name
+    protocol: Counter = 1
 
 
 @frozen
@@ -124,12 +134,45 @@ class Vouch(Request):
 
 
 class Wanted(Struct, frozen=True, array_like=True):
-    """A key that a transaction wants to lock; `id` is that of its update."""
+    """A key that a transaction wants to lock; `id` is that of its update, if it comes without a record.
+
+    With a record, which has no place in its stream yet, the member is asked to prepare it: unless it knows a version of
+    the key that is newer than `base`.
+    """
 
     txn: Counter
     key: str
+    round: Counter = 1
     id: UpdateId | None = None
     epoch: Epoch = FIRST
+    base: Version | None = None
+    """None if the record is the key's first version."""
+    record: Record | None = None
+
+    @property
+    def update_id(self) -> str | None:
+        return self.record.id if self.record is not None else self.id
+
+    @property
+    def update_epoch(self) -> Epoch:
+        """The execution that an update of a run belongs to."""
+        journal = self.record.journal if self.record is not None else None
+        return journal.epoch if journal is not None else self.epoch
+
+
+class Prepared(Struct, frozen=True, array_like=True):
+    """A record that a member has prepared, invisible and in no stream: all it lacks is its place."""
+
+    home: str
+    txn: Counter
+    round: Counter
+    record: Record
+    base: Version | None = None
+    """The version of the key that it replaces: a newer one that is logged ends it."""
+
+    @property
+    def name(self) -> Found:
+        return (self.home, self.txn, self.round)
 
 
 class Ended(Struct, frozen=True, array_like=True):
@@ -155,8 +198,6 @@ class PeerMessage(Request):
     view: str = ""
     """Name of the sender's view; empty when it has none."""
     sender: Name
-    exposed: Counter = 0
-    """All members have acknowledged the sender's own commits up to this one: make them visible."""
 
 
 @frozen
@@ -175,24 +216,19 @@ class Fetch(PeerMessage):
 
 
 @frozen
-class Lock(PeerMessage):
-    usage: ClassVar[str] = "lock"
-    about: ClassVar[str] = "storage nodes: hold back writes of keys, and say their newest versions"
-    keys: tuple[Wanted, ...]
-
-
-@frozen
-class Decide(PeerMessage):
-    usage: ClassVar[str] = "decide"
-    about: ClassVar[str] = "storage nodes: commits and what they depend on, invisible until exposed"
+class Prepare(PeerMessage):
+    usage: ClassVar[str] = "prepare"
+    about: ClassVar[str] = "storage nodes: commits; hold back writes of keys, prepare their records"
+    base: Counter = 0
+    """The sender's commits after this one are `commits`."""
+    commits: tuple[Counter, ...] = ()
+    """Transactions whose records are committed as prepared, in the order of the stream."""
+    keys: tuple[Wanted, ...] = ()
     ranges: tuple[Range, ...] = ()
+    """What the records depend on, and the receiver may lack."""
     have: Timestamp = field(factory=dict)
-
-
-@frozen
-class Expose(PeerMessage):
-    usage: ClassVar[str] = "expose"
-    about: ClassVar[str] = "storage nodes: make commits visible, as far as `exposed` says"
+    oldest: Counter = 0
+    """The sender's transactions with lower numbers have ended."""
 
 
 @frozen
@@ -296,7 +332,9 @@ class Level(PeerMessage):
     usage: ClassVar[str] = "level"
     about: ClassVar[str] = "storage nodes: what you lack of what survivors have"
     number: Counter
-    ranges: tuple[Range, ...]
+    ranges: tuple[Range, ...] = ()
+    prepared: tuple[Prepared, ...] = ()
+    """To a node that joins: what all members of the old view have prepared."""
 
 
 @frozen
@@ -312,9 +350,12 @@ class Install(PeerMessage):
 
 @frozen
 class Has:
-    """Reply: what the answering node has in its log."""
+    """Reply: what the answering node has in its log; and, when it has stopped the old view, what it has prepared."""
 
     have: Timestamp
+    component: str = ""
+    """The incarnation that answers, where another one may have been at its URL when it was asked."""
+    prepared: tuple[Found, ...] = ()
     complete: bool = False
     """True if it knows that all members have entered the view."""
 
@@ -324,7 +365,6 @@ class Alive:
     """Reply to a heartbeat: what the answering node has, and reports with every message."""
 
     have: Timestamp
-    exposed: Counter = 0
     oldest: Counter = 0
     lease: float = 0.0
     """Seconds that remain of its lease, if this is the hub of a large view: they are the asking node's lease."""
@@ -342,8 +382,9 @@ class Fetched:
 
 @frozen
 class Grant:
-    """The key is locked: its newest version here. Or the update was executed before."""
+    """The key is locked, and the record prepared; else its newest version here. Or the update was executed before."""
 
+    prepared: bool = False
     newest: Version | None = None
     known: tuple[str, ...] | None = None
     """The words of the reply to the update, which was executed before."""
@@ -353,14 +394,16 @@ class Grant:
     """True if the update was executed before, and its reply is forgotten."""
     superseded: Epoch | None = None
     """The epoch to which the run is fenced here, if that is higher."""
+    ended: bool = False
+    """True if the transaction has gone on since, or its key waits for the commit of another one: nothing was done."""
 
 
 @frozen
 class Granted:
-    """Reply: a grant for each key of a LOCK, in its order, and the state that the versions belong to."""
+    """Reply: a grant for each key of a PREPARE, in its order, and what is logged here, those versions included."""
 
-    grants: tuple[Grant, ...]
-    seen: Timestamp = field(factory=dict)
+    grants: tuple[Grant, ...] = ()
+    have: Timestamp = field(factory=dict)
 
 
 @frozen
@@ -369,6 +412,8 @@ class RunFenced:
 
     after: Timestamp = field(factory=dict)
     highest: Counter = 0
+    open: bool = False
+    """True if a record of the run in a lower epoch is prepared here: whether it is committed is not known yet."""
 
 
 @frozen
@@ -407,7 +452,7 @@ class Promised:
 
 INTRODUCTIONS = (Peer, Vouch)
 PEER = (
-    *(Gossip, Fetch, Lock, Decide, Expose, Release, Forward, FenceRun),
+    *(Gossip, Fetch, Prepare, Release, Forward, FenceRun),
     *(Heartbeat, Suspect, Stop, Join, Load, Flush, Level, Install),
 )
 """The verbs between storage nodes."""

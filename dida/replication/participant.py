@@ -1,8 +1,8 @@
 """Locks on keys: a participant's side of the transactions that `dida.replication.coordinator` coordinates.
 
-The home of a key locks it at all members before it compares: they say their newest version, and hold plain writes
-of the key back until the update is applied, or released. One home per key: its next transaction supersedes the
-last, should a release be late.
+The home of a key locks it at all members: they hold plain writes of the key back, and prepare the record of the update,
+unless they know a newer version than the one that it replaces. The lock ends when the record is applied, or released.
+One home per key: its next transaction supersedes the last, should a release be late.
 """
 
 from __future__ import annotations
@@ -10,27 +10,31 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import Factory, define
+from msgspec.structs import replace
 
 from dida.replication.context import ReplicaContext
-from dida.replication.executed import after_of, not_applied
+from dida.replication.executed import after_of, not_applied, split
 from dida.replication.gossip import ReplicaState
-from dida.replication.messages import Lock, Release, Wanted
+from dida.replication.messages import Prepare, Prepared, Range, Release, Wanted
 from dida.replication.operations import PendingRequest, refused, too_late
-from dida.replication.streams import incarnation_of
+from dida.replication.streams import commit_stream, incarnation_of
 from dida.timestamps import Timestamp
 from dida.versions import Version
-from dida.wire.messages import No, Ok, Reply
+from dida.wire.messages import Epoch, No, Ok, Reply
 
 MAX_QUEUE = 1000
 """Operations that may wait at one key: transactions at its home, plain writes at each member."""
+
+_ENDED = {"ended": True}
 
 
 @define(eq=False)
 class _KeyLock:
     home: str
     txn: int
-    decided: int | None = None
-    """The commit's seq, once it is logged."""
+    round: int = 0
+    version: Version | None = None
+    """That of the record which was prepared last for the transaction."""
     queue: list[PendingRequest] = Factory(list)
 
 
@@ -43,34 +47,100 @@ class Locks:
     keys: dict[str, _KeyLock] = Factory(dict)
     resumed: list[PendingRequest] = Factory(list)
     """Writes that may go on now; the owner runs them."""
+    _oldest: dict[str, int] = Factory(dict)
+    """Home to the number below which all its transactions have ended."""
+    _ended: dict[str, set[int]] = Factory(dict)
+    """Home to those from that number on that have ended here."""
 
-    def lock(self, home: str, txn: int, key: str) -> None:
-        """Lock for `home`; a later transaction of the same home supersedes an earlier one."""
+    def lock(self, home: str, txn: int, round: int, key: str) -> None:
+        """Lock for `home`; a later transaction of the same home supersedes an earlier one, and what it has prepared."""
         lock = self.keys.get(key)
         if lock is None:
-            self.keys[key] = _KeyLock(home, txn)
-        elif lock.txn < txn:
-            lock.txn = txn
-            lock.decided = None
+            self.keys[key] = _KeyLock(home, txn, round)
+            return
+        if (lock.txn, lock.round) < (txn, round):
+            self.state.prepared.pop(key, None)
+            lock.txn, lock.round, lock.version = txn, round, None
 
-    def on_lock(self, message: Lock, now: float) -> Reply:
-        """Lock the keys, say their newest versions; or what an update was answered, if it was."""
-        grants = [self._grant(message.sender, wanted) for wanted in message.keys]
-        return Ok((), {"grants": grants, "seen": self.state.value_ts})
+    def prepare(self, home: str, wanted: Wanted) -> None:
+        """Keep the record of a key that is locked for it, in place of an earlier round's."""
+        assert wanted.record is not None
+        self.keys[wanted.key].version = wanted.record.version
+        self.state.prepared[wanted.key] = Prepared(home, wanted.txn, wanted.round, wanted.record, wanted.base)
 
-    def _grant(self, home: str, wanted: Wanted) -> dict[str, Any]:
+    # --- what the home sends --------------------------------------------------------------------
+
+    def on_outcomes(self, message: Prepare, now: float) -> None:
+        """Log what is committed, and what the records that follow depend on."""
+        if message.commits:
+            self._commit(message.sender, message.base, message.commits, now)
+        if message.ranges:
+            self.state.accept(message.ranges, now)
+        self.state.confirm(message.sender, message.have)
+
+    def on_prepare(self, message: Prepare) -> Reply:
+        """Lock the keys, prepare their records, or say what is newer than these; `on_outcomes` comes before.
+
+        A transaction whose commit could not be logged here keeps its key.
+        """
+        home, state = message.sender, self.state
+        if not message.keys:
+            return Ok((), {"have": state.log.have})
+        self._forget_ended(home, message.oldest)
+        pending = set(message.commits[max(0, state.log.have.get(commit_stream(home), 0) - message.base) :])
+        newest = state.newest_logged({wanted.key for wanted in message.keys})
+        grants = [self._grant(home, wanted, newest.get(wanted.key), pending) for wanted in message.keys]
+        return Ok((), {"grants": grants, "have": state.log.have})
+
+    def _commit(self, home: str, base: int, commits: tuple[int, ...], now: float) -> None:
+        """Log the records of these transactions, as prepared: the commits of the home after `base`.
+
+        One that is missing, and those after it, come by gossip.
+        """
+        stream = commit_stream(home)
+        have = self.state.log.have.get(stream, 0)
+        txns = commits[max(0, have - base) :]
+        records = []
+        if have >= base:
+            prepared = {each.txn: each for each in self.state.prepared.values() if each.home == home}
+            for seq, txn in enumerate(txns, have + 1):
+                if txn not in prepared:
+                    break
+                records.append(replace(prepared[txn].record, seq=seq))
+        if records:
+            self.state.accept((Range(stream, have, tuple(records)),), now)
+
+    def _grant(self, home: str, wanted: Wanted, newest: Version | None, pending: set[int]) -> dict[str, Any]:
         executed = self.state.executed
-        if by := executed.superseded(wanted.id, wanted.epoch):
+        lock = self.keys.get(wanted.key)
+        if self._has_ended(home, wanted.txn) or (lock is not None and self._goes_before(lock, wanted, pending)):
+            return _ENDED
+        id = wanted.update_id
+        if by := executed.superseded(id, wanted.update_epoch):
             return {"superseded": by}
-        if wanted.id is not None:
-            known = executed.answer(wanted.id)
+        if id is not None:
+            known = executed.answer(id)
             if isinstance(known, Ok | No):
                 return {"known": list(known.words), "ok": isinstance(known, Ok), "after": after_of(known)}
-            if executed.expired(wanted.id):
+            if executed.expired(id):
                 return {"expired": True}
-        self.lock(home, wanted.txn, wanted.key)
-        newest = self.state.store.newest(wanted.key)
-        return {"newest": str(newest.version)} if newest is not None else {}
+        self.lock(home, wanted.txn, wanted.round, wanted.key)
+        if wanted.record is not None and (newest is None or not _newer(newest, wanted.base)):
+            self.prepare(home, wanted)
+            return {"prepared": True}
+        return {"newest": str(newest)} if newest is not None else {}
+
+    def _goes_before(self, lock: _KeyLock, wanted: Wanted, pending: set[int]) -> bool:
+        later = (lock.txn, lock.round) > (wanted.txn, wanted.round)
+        return later or (lock.txn in pending and lock.txn != wanted.txn)
+
+    def on_committed(self, home: str, key: str, version: Version, seq: int, now: float) -> None:
+        """Log a commit that the home has reported in another way, if its record is prepared here and the next one."""
+        prepared, stream = self.state.prepared.get(key), commit_stream(home)
+        if prepared is None or prepared.home != home or prepared.record.version != version:
+            return
+        if self.state.log.have.get(stream, 0) == seq - 1:
+            self.state.accept((Range(stream, seq - 1, (replace(prepared.record, seq=seq),)),), now)
 
     def on_release(self, message: Release, now: float) -> Reply:
         """Unlock: no updates come. A `no` is remembered, so that a retry elsewhere hears it, too."""
@@ -90,17 +160,49 @@ class Locks:
         self.state.executed.note(id, 0, not_applied(words, after), now)
 
     def unlock(self, key: str, home: str, txn: int) -> None:
+        """End a transaction that changes nothing."""
+        self._note_ended(home, txn)
         lock = self.keys.get(key)
         if lock is not None and lock.home == home and lock.txn == txn:
+            self.state.prepared.pop(key, None)
             del self.keys[key]
             self.resumed += lock.queue
 
     def clear(self, home: str, oldest: int) -> None:
-        """Drop what an overtaken LOCK of a transaction that has ended may have left here."""
+        """Drop what an overtaken message of a transaction that has ended may have left here.
+
+        Not where a record is prepared, or its commit waits to be applied: that it has ended does not say how.
+        """
+        self._forget_ended(home, oldest)
         for key, lock in list(self.keys.items()):
-            if lock.home == home and lock.txn < oldest and lock.decided is None:
+            if lock.home == home and lock.txn < oldest and lock.version is None:
                 del self.keys[key]
                 self.resumed += lock.queue
+
+    # --- transactions that have ended -----------------------------------------------------------
+
+    def _has_ended(self, home: str, txn: int) -> bool:
+        return txn < self._oldest.get(home, 0) or txn in self._ended.get(home, ())
+
+    def _note_ended(self, home: str, txn: int) -> None:
+        if txn >= self._oldest.get(home, 0):
+            self._ended.setdefault(home, set()).add(txn)
+
+    def _forget_ended(self, home: str, oldest: int) -> None:
+        """Note the number below which all transactions of a home have ended."""
+        if oldest > self._oldest.get(home, 0):
+            self._oldest[home] = oldest
+            ended = self._ended.get(home)
+            if ended:
+                self._ended[home] = {txn for txn in ended if txn >= oldest}
+
+    # --- runs -----------------------------------------------------------------------------------
+
+    def has_prepared(self, run: str, epoch: Epoch) -> bool:
+        """Return True if a record of the run in a lower epoch is prepared here."""
+        return any(_is_of(each.record.id, run) and _epoch_of(each) < epoch for each in self.state.prepared.values())
+
+    # --- plain writes that wait -----------------------------------------------------------------
 
     def homes(self) -> set[str]:
         """Who has locked something here."""
@@ -118,24 +220,15 @@ class Locks:
             lock.queue.append(waiting)
         return True
 
-    def decided(self, key: str, seq: int) -> None:
-        """The home has logged the commit of its transaction."""
-        self.keys[key].decided = seq
-
     def observe(self) -> None:
-        """Follow what replication did: commits that were logged, and those that were applied, which end the lock."""
-        state = self.state
-        if not (state.decided or state.committed):
+        """Follow what replication did: a commit that was applied ends the lock of its transaction."""
+        if not self.state.committed:
             return
-        logged, state.decided = state.decided, []
-        for record in logged:
-            lock = self.keys.get(record.key)
-            if lock is not None and lock.home == incarnation_of(record.stream):
-                lock.decided = record.seq
-        committed, state.committed = state.committed, []
+        committed, self.state.committed = self.state.committed, []
         for record in committed:
             lock = self.keys.get(record.key)
-            if lock is not None and lock.home == incarnation_of(record.stream) and lock.decided == record.seq:
+            if lock is not None and lock.home == incarnation_of(record.stream) and lock.version == record.version:
+                self._note_ended(lock.home, lock.txn)
                 del self.keys[record.key]
                 self.resumed += lock.queue
 
@@ -153,8 +246,21 @@ class Locks:
     def give_back(self) -> list[PendingRequest]:
         """Nothing is locked any more. The writes that wait are given back."""
         again = [*self.waiting(), *self.resumed]
-        self.state.decided.clear()
         self.state.committed.clear()
         self.keys.clear()
+        self._oldest.clear()
+        self._ended.clear()
         self.resumed = []
         return again
+
+
+def _newer(version: Version, base: Version | None) -> bool:
+    return base is None or base < version
+
+
+def _is_of(id: str | None, run: str) -> bool:
+    return id is not None and split(id)[0] == run
+
+
+def _epoch_of(prepared: Prepared) -> Epoch:
+    return Wanted(prepared.txn, "", record=prepared.record).update_epoch

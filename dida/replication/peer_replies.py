@@ -6,14 +6,12 @@ from attrs import frozen
 
 from dida import errors
 from dida.replication.context import ReplicaContext
-from dida.replication.coordinator import NOT_REACHED, Commit
+from dida.replication.coordinator import Commit
 from dida.replication.fences import Fences
 from dida.replication.gossip import ReplicaState
 from dida.replication.membership import Membership
 from dida.replication.messages import (
     Alive,
-    Decide,
-    Expose,
     FenceRun,
     Fetch,
     Fetched,
@@ -27,9 +25,9 @@ from dida.replication.messages import (
     Join,
     Level,
     Load,
-    Lock,
     OtherView,
     PeerMessage,
+    Prepare,
     Promised,
     Release,
     Silence,
@@ -65,16 +63,13 @@ class PeerReplies:
         ok = reply if isinstance(reply, Ok) else None
         in_force = message.view == self.context.view_name and self.context.serving
         match message:
-            case Lock() if ok is not None and in_force:
-                self.commit.on_granted(peer, message, grammar.structure(ok.object, Granted), now)
-            case Decide() if ok is not None and in_force:
-                self.commit.on_decided(peer, grammar.structure(ok.object, Has).have, now)
-            case Lock() | Decide():
+            case Prepare() if ok is not None and in_force:
+                self.commit.on_prepared(peer, message, grammar.structure(ok.object, Granted), now)
+            case Prepare():
                 self.commit.on_unanswered(peer, message)
             case Heartbeat():
                 alive = grammar.structure(ok.object, Alive) if ok is not None and in_force else None
                 if alive is not None:
-                    self.state.expose(peer, alive.exposed, now)
                     self.locks.clear(peer, alive.oldest)
                 self.membership.on_beat(peer, message.at, alive, now)
             case Join():
@@ -89,10 +84,10 @@ class PeerReplies:
                 outside = isinstance(reply, Error) and (
                     "not loaded" in reply.words or (reply.code == OTHER_VIEW and "view" not in reply.object)
                 )
-                self.membership.on_flushed(peer, message, has.have if has is not None else None, now, outside)
+                self.membership.on_flushed(peer, message, has, now, outside)
             case Level():
-                have = grammar.structure(ok.object, Has).have if ok is not None else None
-                self.membership.on_levelled(peer, message, have, now)
+                has = grammar.structure(ok.object, Has) if ok is not None else None
+                self.membership.on_levelled(peer, message, has, now)
             case Suspect():
                 silent = grammar.structure(ok.object, Silence).silent if ok is not None else None
                 self.membership.detection.on_suspected(peer, message, silent)
@@ -109,12 +104,10 @@ class PeerReplies:
             case Gossip():
                 have = grammar.structure(ok.object, Has).have if ok is not None and in_force else None
                 self.state.on_gossiped(peer, have, now)
-            case Expose() if ok is None:
-                self.context.told[peer] = NOT_REACHED
             case FenceRun():
                 self.fences.on_fenced(peer, message, reply if in_force else None, now)
             case Release():
-                self.commit.on_released(peer, message, ok is not None)
+                self.commit.on_released(peer, message, ok is not None, now)
 
     def _take_error(self, url: str, peer: str, message: PeerMessage, error: Error, now: float) -> None:
         if error.code == OTHER_VIEW:

@@ -24,8 +24,6 @@ from dida.replication.executed import ReplyCache
 from dida.replication.gossip import ReplicaState
 from dida.replication.membership import Membership
 from dida.replication.messages import (
-    Decide,
-    Expose,
     FenceRun,
     Fetch,
     Flush,
@@ -36,9 +34,9 @@ from dida.replication.messages import (
     Join,
     Level,
     Load,
-    Lock,
     Member,
     PeerMessage,
+    Prepare,
     Record,
     Release,
     Stop,
@@ -154,7 +152,7 @@ class Replica:
             self.detection.hear(message.sender, now)
         reply: Reply | None
         match message:
-            case Lock() | Decide() | Forward() | Expose() if same_view and member is not None and self.context.serving:
+            case Prepare() | Forward() if same_view and member is not None and self.context.serving:
                 reply = self._in_view(token, message, now)  # by far the most
             case Join():
                 reply = self.joining.on_join(message, now)
@@ -183,14 +181,12 @@ class Replica:
 
     def _in_view(self, token: Any, message: PeerMessage, now: float) -> Reply | None:
         """Process a message of the view that is in force."""
-        self.state.expose(message.sender, message.exposed, now)
-        self.commit.observe(now)
         match message:
-            case Lock():
+            case Prepare():
+                self.locks.on_outcomes(message, now)
+                self.commit.observe(now)
                 self.requests.run_resumed(now)
-                return self.locks.on_lock(message, now)
-            case Decide():
-                return self.commit.on_decide(message, now)
+                return self.locks.on_prepare(message)
             case Gossip():
                 return self.state.on_gossip(message, now)
             case FenceRun():
@@ -230,6 +226,10 @@ class Replica:
         self.requests.on_forwarded(token, reply, now)
         return self._end_turn(now)
 
+    def on_stranger(self, now: float) -> None:
+        """Note that there is a storage node with which this one cannot work together: it may be in a view."""
+        self.joining.view_met = now
+
     # --- connections and time -------------------------------------------------------------------
 
     def on_broken(self, url: str, now: float) -> list[Output]:
@@ -252,7 +252,7 @@ class Replica:
         self.requests.fences.give_up_late(now)
         if self.context.serving:
             if self.detection.follows:
-                self.detection.wait_for(sorted(self.locks.homes() | self.state.unexposed()), now)
+                self.detection.wait_for(sorted(self.locks.homes()), now)
             self.state.tick(now)
             self.commit.tick(now)
             self.requests.fences.tick(now)
@@ -269,7 +269,9 @@ class Replica:
 
     def _check_concerns(self, now: float) -> None:
         """Answer the writes that enough members hold, if this node may answer."""
-        self.requests.concerns.check(now, self.requests.obstacle(None, now) is None)
+        may_answer = self.requests.obstacle(None, now) is None
+        self.requests.concerns.check(now, may_answer)
+        self.commit.answer_found(now, may_answer)
 
     def on_stop(self, drain: float, now: float) -> list[Output]:
         """Shut down in order, within `drain` seconds; then an output is a `Left`."""
@@ -281,7 +283,8 @@ class Replica:
         """Answer what waits: this node ends."""
         self.ended = True
         if left.kept:
-            self.commit.settle()  # what was decided is part of the state with which the others go on
+            self.commit.settle(self.membership.leaving.found)
+            self.commit.answer_found(now, may_answer=True)
             self.requests.concerns.check(now, may_answer=True)
         self.requests.refuse_all(Error(errors.UNAVAILABLE, ("this node has left: send the request to another node",)))
         self.context.serving = False
@@ -300,7 +303,8 @@ class Replica:
             elif self.membership.entered:
                 entered, self.membership.entered = True, False
                 self.requests.lease_until = 0.0
-                self.commit.settle()
+                assert self.context.view is not None
+                self.commit.settle(self.context.view.found)
                 for waiting in (*self.requests.give_back(), *self.requests.forwards.take_back()):
                     self.requests.attempt(waiting, now)
             else:

@@ -40,9 +40,10 @@ from dida.replication.parked import ParkedRequests
 from dida.replication.participant import Locks
 from dida.replication.room import refusal
 from dida.replication.store import Entry, shown
-from dida.replication.streams import incarnation_of, is_commit, replica_of
-from dida.timestamps import Timestamp, covers, lacking
-from dida.wire.messages import Concern, Error, Home, Journal, ListRecords, No, Ok, Reply, Versions
+from dida.replication.streams import commit_stream, incarnation_of, is_commit, replica_of
+from dida.timestamps import Timestamp, covers, lacking, merged
+from dida.versions import Version
+from dida.wire.messages import Concern, Error, Home, Journal, ListRecords, Ok, Reply, Versions
 
 MAX_LISTED = 1000
 """Records that one reply lists."""
@@ -106,7 +107,7 @@ class Requests:
         log = self.state.log
         if key in self.locks.keys:
             return Obstacle.LOCKED
-        if log.size >= self.config.max_log or log.bytes >= self.config.max_log_bytes:
+        if log.size + len(self.state.prepared) >= self.config.max_log or log.bytes >= self.config.max_log_bytes:
             return Obstacle.LOG_FULL
         if id is not None and self.state.executed.full:
             return Obstacle.TOO_MANY_REPLIES
@@ -299,9 +300,13 @@ class Requests:
         journal: Journal | None = None,
     ) -> Record:
         newest = self.state.store.newest(key)
+        after = after or {}
+        if newest is not None and newest.ts:
+            # it follows that version: whoever logs it must have the commits that led there
+            after = merged(after, {stream: count for stream, count in newest.ts.items() if is_commit(stream)})
         return self.state.next_record(
             self.context.incarnation,
-            after or {},
+            after,
             key=key,
             number=1 + (newest.number if newest is not None else 0),
             replica=self.context.me.replica,
@@ -318,6 +323,7 @@ class Requests:
         if home.component == self.context.incarnation:
             if op.verb == "updateif":
                 self.counts["updateifs"] += 1
+                self.forwards.give_id(waiting, now)
             self.commit.begin(waiting, now)
             return None
         if op.forwarded:
@@ -333,18 +339,19 @@ class Requests:
         if reply is None or (isinstance(reply, Error) and reply.code in (OTHER_VIEW, CHANGING, errors.FENCED)):
             reply = too_late(waiting) if now >= waiting.deadline else self._park(waiting, now)
         if reply is not None:
-            self._expose_answered(reply, now)
+            self._take_commit(waiting.op, reply, now)
             self.context.answer(waiting.token, reply)
 
-    def _expose_answered(self, reply: Reply, now: float) -> None:
-        """Expose what a reply shows, because the EXPOSE, on another connection, may come later.
+    def _take_commit(self, op: ReplicaRequest, reply: Reply, now: float) -> None:
+        """Log the commit that a reply shows, because the home's message with it, on another connection, may come later.
 
         Not without a lease: the home may answer from a view that this node is no longer in.
         """
-        if self.context.serving and isinstance(reply, Ok | No) and now < self.detection.lease_until():
-            for stream, count in after_of(reply).items():
-                if is_commit(stream) and self.context.member(incarnation_of(stream)) is not None:
-                    self.state.expose(incarnation_of(stream), count, now)
+        updated = isinstance(reply, Ok) and op.verb != "read"
+        if updated and op.key in self.state.prepared and self.context.serving and now < self.detection.lease_until():
+            home = self.context.home(op.key).component
+            seq = after_of(reply).get(commit_stream(home), 0)
+            self.locks.on_committed(home, op.key, Version.parse(reply.words[0]), seq, now)
 
     def give_up_without_quorum(self, now: float) -> None:
         """In a minority, answer what was begun before as at its deadline, too: it cannot be completed."""
@@ -408,6 +415,7 @@ class Requests:
         """Refuse everything that waits."""
         for one in (*self.parked.requests.values(), *self.give_back(), *self.forwards.take_all()):
             self.context.answer(one.token, unknown_outcome() if one.passed_on else refusal)
+        self.commit.drop_found()
         for token in self.concerns.tokens():
             self.context.answer(token, unknown_outcome())
         self.parked.clear()

@@ -20,8 +20,7 @@ from dida.timestamps import Timestamp
 def parts_of(state: ReplicaState, now: float) -> Iterator[dict[str, Any]]:
     """Return the parts of a snapshot taken now; each is made when it is asked for."""
     held = [state.held[place] for place in sorted(state.held)]
-    counts = {"exposed": dict(state.exposed), "cuts": dict(state.final_counts)}
-    end = {"value_ts": state.value_ts, "have": state.log.have, **counts}
+    end = {"value_ts": state.value_ts, "have": state.log.have, "cuts": dict(state.final_counts)}
     return chain(
         ({"records": some} for some in batches(state.store.dump(), _bytes_of_versions)),
         ({"executed": some} for some in batches(state.executed.dump(now), _bytes_of_answers)),
@@ -41,7 +40,6 @@ class Snapshot:
     final_counts: dict[str, int] = field(factory=dict)
     value_ts: Timestamp = field(factory=dict)
     have: Timestamp = field(factory=dict)
-    exposed: dict[str, int] = field(factory=dict)
 
     @classmethod
     def for_state(cls, state: ReplicaState) -> Snapshot:
@@ -55,12 +53,13 @@ class Snapshot:
         self.held.update({(record.stream, record.seq): record for record in held})
         if "have" in part:
             self.value_ts, self.have = dict(part["value_ts"]), dict(part["have"])
-            self.exposed, self.final_counts = dict(part["exposed"]), dict(part["cuts"])
+            self.final_counts = dict(part["cuts"])
 
     def install(self, state: ReplicaState, now: float) -> None:
         """Replace whatever is in `state` by this snapshot, which is complete."""
         state.store, state.executed, state.held = self.store, self.executed, self.held
-        state.value_ts, state.exposed, state.final_counts = self.value_ts, self.exposed, self.final_counts
+        state.value_ts, state.final_counts = self.value_ts, self.final_counts
+        state.prepared.clear()
         state.log.restart(self.have)
         state.apply_held(now)
 

@@ -20,7 +20,7 @@ def commit_stream(incarnation: str) -> str:
 
 
 def is_commit(stream: str) -> bool:
-    """Return True if the records of `stream` are invisible until they are exposed."""
+    """Return True if the records of `stream` are commits."""
     return stream.endswith(COMMITS)
 
 

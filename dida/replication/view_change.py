@@ -1,8 +1,9 @@
 """A change of the view, as its leader sees it: FLUSH and LEVEL, until the new view can be installed.
 
-FLUSH stops the old view at all that go on, and at those that leave in order; each answers with what it has. The union
-of that is the base of the new view. LEVEL gives each member what it lacks of the base; the leader fetches what it lacks
-itself. The streams of dead incarnations are cut there.
+FLUSH stops the old view at all that go on, and at those that leave in order; each answers with what it has, and with
+what it has prepared. The union of what they have is the base of the new view; what all of them have prepared is
+committed as it begins, and all else that is prepared is dropped. LEVEL gives each member what it lacks of that; the
+leader fetches what it lacks itself. The streams of dead incarnations are cut there.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Mapping, Sequence
 
 from attrs import Factory, define, evolve
 
+from dida.replication.batches import batches
 from dida.replication.context import ReplicaContext
 from dida.replication.detection import FOREVER
 from dida.replication.gossip import ReplicaState
-from dida.replication.messages import Fetch, Flush, Level, Member
+from dida.replication.log import bytes_of
+from dida.replication.messages import Fetch, Flush, Found, Level, Member
 from dida.timestamps import Timestamp, covers, merge_into
 from dida.wire.messages import Epoch
 
@@ -35,8 +38,12 @@ class ViewChange:
     """Of nodes that join, by incarnation: the epochs to which runs were fenced since their snapshots."""
     have: dict[str, Timestamp] = Factory(dict)
     """Incarnation to what it has, once it has stopped the old view."""
+    prepared: dict[str, set[Found]] = Factory(dict)
+    """Incarnation to what it has prepared."""
     base: Timestamp | None = None
-    """What all members of the new view will have; None until all have answered the FLUSH."""
+    """What all members of the new view will have logged; None until all have answered the FLUSH."""
+    found: tuple[Found, ...] = ()
+    """What they will commit as prepared, beyond that."""
     asked: dict[str, float] = Factory(dict)
     """Incarnation to when it was sent a message of the present phase last."""
     answered: set[str] = Factory(set)
@@ -45,7 +52,12 @@ class ViewChange:
     """True if it can never be completed: one of its members has gone to another view."""
 
     def __attrs_post_init__(self) -> None:
-        self.have[self.context.incarnation] = self.state.log.have
+        self._look_here()
+
+    def _look_here(self) -> None:
+        me = self.context.incarnation
+        self.have[me] = self.state.log.have
+        self.prepared[me] = {each.name for each in self.state.prepared.values()}
 
     @property
     def others(self) -> list[Member]:
@@ -70,8 +82,15 @@ class ViewChange:
             self.base = {}
             for have in self.have.values():
                 merge_into(self.base, have)
+            # a node that joins has nothing prepared: it was asked for nothing
+            old = [prepared for peer, prepared in self.prepared.items() if self._is_member(peer)]
+            self.found = tuple(sorted(set.intersection(*old))) if old else ()
             self.asked.clear()
         return self._level(others, again, now)
+
+    def _is_member(self, peer: str) -> bool:
+        """Return True if it is in the view that is changed."""
+        return self.context.member(peer) is not None
 
     def _flush(self, others: list[Member], again: float, now: float) -> None:
         for member in (*others, *self.leaving):
@@ -95,7 +114,7 @@ class ViewChange:
         assert self.base is not None
         log = self.state.log
         complete = covers(log.have, self.base)
-        self.have[self.context.incarnation] = log.have
+        self._look_here()
         for member in (*others, *self.leaving):
             peer = member.component
             if now - self.asked.get(peer, -FOREVER) < again:
@@ -103,8 +122,18 @@ class ViewChange:
             if not complete and not covers(log.have, self.have[peer]):
                 self.asked[peer] = now
                 self.context.send(member, Fetch(**self.context.stamp(), have=log.have))
-            elif complete and member not in self.leaving and not covers(self.have[peer], self.base):
+            elif complete and member not in self.leaving and not self._has_all(peer):
                 self.asked[peer] = now
                 ranges = log.since(self.have[peer], self.base)
-                self.context.send(member, Level(**self.context.stamp(), number=self.number, ranges=ranges))
-        return complete and all(covers(self.have[m.component], self.base) for m in self.members)
+                lacks = [each for each in self.state.prepared.values() if each.name in self._lacks(peer)]
+                prepared = tuple(next(batches(lacks, lambda each: 100 + bytes_of(each.record)), ()))
+                stamp = self.context.stamp()
+                self.context.send(member, Level(**stamp, number=self.number, ranges=ranges, prepared=prepared))
+        return complete and all(self._has_all(m.component) for m in self.members)
+
+    def _lacks(self, peer: str) -> set[Found]:
+        return set(self.found) - self.prepared[peer]
+
+    def _has_all(self, peer: str) -> bool:
+        assert self.base is not None
+        return covers(self.have[peer], self.base) and not self._lacks(peer)

@@ -34,7 +34,7 @@ class Options(NodeOptions):
     required = ("id", "replica", "url")
     optParameters = [
         ["replica", None, None, "replica number", number(0, 2**31 - 1, "replica")],
-        ["gossip-delay", None, 0, "delay of gossip and of the LOCK round of its updateIfs, in ms", milliseconds],
+        ["gossip-delay", None, 0, "delay of gossip and of the PREPARE of its updateIfs, in ms", milliseconds],
         ["max-versions", None, 10, "number of versions kept of each record", number(1, 1_000_000, "versions")],
         [
             "replication-factor",
@@ -78,7 +78,7 @@ class Options(NodeOptions):
         self["failpoint"] = []
 
     def opt_failpoint(self, text: str) -> None:
-        """For tests: NAME=ACTION[@N], as decide.send=kill; actions kill, pause, drop, duplicate"""
+        """For tests: NAME=ACTION[@N], as prepare.send=kill; actions kill, pause, drop, duplicate"""
         self["failpoint"].append(failpoints.parse(text))
 
     def opt_storage(self, text: str) -> None:

@@ -58,7 +58,7 @@ ABOUT = {
     "clog": "mean time between clogs of links, in seconds (100: none)",
     "cut": "mean time between partitions, in seconds (100: none)",
     "odd": "share of steps at which a message is dropped or duplicated",
-    "armed": "failpoints, such as lock.send=kill@3,load.receive=pause@1, or none",
+    "armed": "failpoints, such as prepare.send=kill@3,load.receive=pause@1, or none",
     "max_memory": "memory limit of a replica in bytes, beyond which writes are refused (0: no limit)",
     "all_to_all": "members of a view beyond which all exchange heartbeats with the lowest only",
     "stop": "mean time between graceful shutdowns, in seconds (100: none)",
@@ -227,7 +227,7 @@ def _say(*lines: str) -> None:
     sys.stdout.flush()
 
 
-_STAMP = re.compile(r'"(?:cluster|sender|view|deadline|at|exposed|oldest)":(?:"[^"]*"|[-+0-9.e]+),?')
+_STAMP = re.compile(r'"(?:cluster|sender|view|deadline|at|oldest)":(?:"[^"]*"|[-+0-9.e]+),?')
 """Members that nearly every message between nodes carries, and that a reader of a trace does not need."""
 
 

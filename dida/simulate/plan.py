@@ -37,7 +37,7 @@ class Armed:
 
     @classmethod
     def parse(cls, text: str) -> Armed:
-        """Parse an armed failpoint, as in `lock.send=kill@3`."""
+        """Parse an armed failpoint, as in `prepare.send=kill@3`."""
         name, action, at = failpoints.parse(text)
         return cls(name, at, action)
 

@@ -9,7 +9,7 @@ import msgspec
 from dida.replication.context import ReplicaContext
 from dida.replication.executed import whole
 from dida.replication.replica import Replica
-from dida.replication.streams import incarnation_of, is_commit
+from dida.replication.streams import commit_stream, incarnation_of, is_commit
 from dida.simulate import checkers
 from dida.simulate.clients import INITIAL, Clients
 from dida.simulate.history import OK, Shown, by_key
@@ -49,7 +49,11 @@ def invariants(cluster: Cluster, node: Node) -> None:
             oldest, floor = versions[-1].version, node.floors.get(key)
             assert floor is None or oldest >= floor, f"{node.name}: {key} {oldest} is back, which was discarded"
             node.floors[key] = oldest
-    mine = replica.context.incarnation
+    for key, prepared in state.prepared.items():
+        newest = state.newest_logged((key,)).get(key)
+        assert newest is None or (prepared.base is not None and newest <= prepared.base), (
+            f"{node.name} has prepared {prepared}, though it has {newest}"
+        )
     answers, mine_view = _answers(cluster, node), replica.context.view_name
     for other in cluster.nodes.values():
         theirs = other.replica
@@ -65,14 +69,12 @@ def invariants(cluster: Cluster, node: Node) -> None:
             continue
         known = state.table.get(theirs.context.incarnation, {})
         assert covers(theirs.state.log.have, known), f"{node.name} believes that {other.name} has {known}"
-        for stream, count in state.value_ts.items():
-            assert not is_commit(stream) or theirs.state.log.have.get(stream, 0) >= count, (
-                f"{node.name} shows {stream} {count}, {other.name} has {theirs.state.log.have}"
+        for stream, count in have.items():
+            lacks = count - theirs.state.log.have.get(stream, 0) if is_commit(stream) else 0
+            ready = [each for each in theirs.state.prepared.values() if commit_stream(each.home) == stream]
+            assert lacks <= len(ready), (
+                f"{node.name} has {stream} {count}, {other.name} has {theirs.state.log.have}, and has not prepared it"
             )
-        logged = theirs.state.log.have.get(replica.context.commits, 0)
-        assert logged >= replica.context.exposed, (
-            f"{node.name} shows {mine}! {replica.context.exposed}, {other.name} lacks it"
-        )
 
 
 def _stays_with(other: Node, node: Node) -> bool:
@@ -103,6 +105,7 @@ def quiet(replica: Replica) -> dict[str, int]:
         "held": len(replica.state.held),
         "not applied": not covers(replica.state.value_ts, replica.state.log.have),
         "log": replica.state.log.size,
+        "prepared": len(replica.state.prepared),
         "locks": len(replica.locks.keys),
         "transactions": replica.commit.open,
         "waiting": replica.requests.in_hand,

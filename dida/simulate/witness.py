@@ -50,8 +50,11 @@ class Witness:
     def _holds(self, replica: Replica, key: str, value: str) -> bool:
         """Return True if a replica has the value, or had it before newer ones pushed it out."""
         kept = replica.state.store.versions(key)
-        held = any(record.value == value for record in replica.state.held.values())
-        return held or len(kept) >= self.plan.max_versions or any(entry.value == value for entry in kept)
+        return (
+            _is_on_its_way(replica, value)
+            or len(kept) >= self.plan.max_versions
+            or any(entry.value == value for entry in kept)
+        )
 
     def acknowledged(self, event: Event, value: str, version: Version, node: Node) -> None:
         """An acknowledgement leaves: as many replicas have the update as its verb and its concern promise."""
@@ -100,8 +103,7 @@ class Witness:
     def _has(self, replica: Replica, key: str, value: str, version: Version) -> bool:
         kept = replica.state.store.versions(key)
         full = len(kept) >= self.plan.max_versions and version < kept[-1].version
-        held = any(record.value == value for record in replica.state.held.values())
-        return full or held or any(entry.value == value for entry in kept)
+        return full or _is_on_its_way(replica, value) or any(entry.value == value for entry in kept)
 
     def left(self, node: Node, kept: bool) -> None:
         """A node leaves; with `kept`, in order: other nodes have all acknowledged writes that it had."""
@@ -127,3 +129,10 @@ class Witness:
             for node in self.cluster.nodes.values():
                 if node.replica is not None and count <= node.replica.state.final_counts.get(stream, 0):
                     self._report(f"{event}: {stream} {count} is reported as lost, but {node.name} has it")
+
+
+def _is_on_its_way(replica: Replica, value: str) -> bool:
+    """Return True if a replica holds the value back, or has prepared it: both survive with it."""
+    state = replica.state
+    prepared = (each.record for each in state.prepared.values())
+    return any(record.value == value for record in (*state.held.values(), *prepared))

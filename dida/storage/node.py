@@ -17,7 +17,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from dida.addresses import Address, StorageAddress
-from dida.errors import BadRequest, DidaError, Unavailable
+from dida.errors import BAD_REQUEST, BadRequest, DidaError, Unavailable
 from dida.protocols.introductions import PeerIdentity
 from dida.protocols.lines import Answer as LineAnswer
 from dida.protocols.lines import LineServer, NodeCommands
@@ -25,7 +25,7 @@ from dida.protocols.link_pool import ConnectionPool
 from dida.protocols.links import LinkListener, ReconnectingClient
 from dida.replication.config import Config
 from dida.replication.failpoints import Failpoints
-from dida.replication.messages import INTRODUCTIONS, PEER, Join, Member, Peer, PeerMessage, Vouch
+from dida.replication.messages import INTRODUCTIONS, PEER, PROTOCOL, Join, Member, Peer, PeerMessage, Vouch
 from dida.replication.outputs import Answer, FlushRequested, LogMessage, Output, Send
 from dida.replication.replica import Replica
 from dida.storage.fast_path import FastPath
@@ -33,6 +33,7 @@ from dida.wire import grammar
 from dida.wire.messages import (
     NODE,
     Debug,
+    Error,
     No,
     Ok,
     Reply,
@@ -258,7 +259,7 @@ class StorageNode(NodeCommands):
         link = self._links.get(url)
         if link is None:
             address = Address.parse(url)
-            greeting = Peer(self.replica.context.me.url, self._word)
+            greeting = Peer(self.replica.context.me.url, self._word, PROTOCOL)
             link = ReconnectingClient(self._reactor, address.host, address.port, _PeerListener(self, url), greeting)
             self._links[url] = link
         return link
@@ -310,8 +311,12 @@ class StorageNode(NodeCommands):
         """Handle `peer`, or a message of another storage node: its connection has proved which node it is."""
         if isinstance(request, Peer):
             address = Address.parse(request.url)
-            introduction = PeerIdentity(str(address), lambda: self._vouched(address, request.word))
+            refusal = self._refusal(address, request.protocol)
+            introduction = PeerIdentity(str(address), lambda: self._vouched(address, request.word), refusal)
             connection.introduction = introduction
+            if refusal:
+                _log.warn("{refusal}", refusal=refusal)
+                return self._refuse(refusal)
             introduction.proof().addCallback(
                 lambda proved: connection.take_lines_of(grammar.LONGEST_LINE) if proved else None
             )
@@ -321,7 +326,24 @@ class StorageNode(NodeCommands):
             raise BadRequest(f"{form_of(type(request)).verb} is for storage nodes, whose connections begin with peer")
         if known.proved:
             return self._take(request, known.url)
+        if known.refusal:
+            return self._refuse(known.refusal)
         return known.proof().addCallback(lambda proved: self._take_proved(request, known, proved))
+
+    def _refusal(self, address: Address, protocol: int) -> str:
+        """Return why the storage node there and this one cannot work together; empty if they can."""
+        if abs(protocol - PROTOCOL) <= 1:
+            return ""
+        mine = self.replica.context.me.url
+        return (
+            f"the storage node at {address} speaks protocol {protocol}, the one at {mine} {PROTOCOL}: "
+            "run the same release of dida on both"
+        )
+
+    def _refuse(self, refusal: str) -> Reply:
+        """Refuse a storage node that can't work with this one. Neither begins a view beside the other's."""
+        self.replica.on_stranger(self._reactor.seconds())
+        return Error(BAD_REQUEST, (refusal,), {"view": self.replica.context.view_name})
 
     def _take_proved(self, message: PeerMessage, introduction: PeerIdentity, proved: bool) -> Any:
         if not proved:

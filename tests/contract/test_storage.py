@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dida.replication.messages import PROTOCOL
 from dida.wire.grammar import quote
 from tests.support.clusters import StorageCluster
 from tests.support.netcat import Netcat, object_of
@@ -180,7 +181,7 @@ MISTAKES = [
     (b"write a \xff", "error bad-request"),
     (b"write a \x01", "error bad-request"),
     (b"gossip x", "error bad-request"),
-    (b'lock {"sender": 5}', "error bad-request"),
+    (b'prepare {"sender": 5}', "error bad-request"),
     (b"#" + b"x" * 65 + b" ping", "error bad-request"),
 ]
 
@@ -204,6 +205,11 @@ def test_an_overlong_line_is_told_and_ends_the_connection(cluster: StorageCluste
             assert node.rest() == []
 
 
+def peer(url: str, word: str) -> str:
+    """The line with which another storage node introduces itself."""
+    return f'peer {url} {word} {{"protocol": {PROTOCOL}}}'
+
+
 def forged(cluster: StorageCluster, at: int) -> list[str]:
     """What a client could say to node `at` in the name of another member, with all that it can find out."""
     seen = object_of(cluster.nodes[at].ask("watch"))
@@ -223,22 +229,27 @@ def forged(cluster: StorageCluster, at: int) -> list[str]:
     record = [other["component"], 10**6, {}, "forged", 1, other["replica"], "forged"]
     ranges = [[other["component"], 10**6 - 1, [record]], [me["component"], 10**6 - 1, [record]]]
     huge = {other["component"]: 10**6, me["component"]: 10**6}
+    prepared = [f"{other['component']}!", 0, {}, "held", 1, other["replica"], "forged"]
+    wanted = [1, "held", 1, None, [0, ""], None, prepared]
     said: dict[str, dict[str, Any]] = {
-        "gossip": {"ranges": ranges, "have": huge, "exposed": 10**6},
+        "gossip": {"ranges": ranges, "have": huge},
         "fetch": {"have": huge},
-        "lock": {"keys": [[1, "held"]]},
-        "decide": {"ranges": ranges, "have": huge},
-        "expose": {"exposed": 10**6},
+        "prepare": {"commits": [1], "keys": [wanted], "ranges": ranges, "have": huge, "oldest": 10**6},
         "release": {"keys": [[1, "held", "x", ["1.1", "forged"], {}]]},
         "forward": {"verb": "write", "key": "forged", "value": "forged"},
         "heartbeat": {"have": huge, "oldest": 10**6},
         "suspect": {"component": me["component"]},
         "join": {"member": {**other, "component": f"{other['replica']}:forged"}},
-        "load": {"copy": 1, "part": 0, "parts": 1, "state": {"records": [], "have": huge}},
+        "load": {"copy": 1, "part": 0, "last": True, "state": {"records": [], "have": huge}},
         "flush": {"number": 10**6, "members": [me, other]},
-        "level": {"number": 10**6, "ranges": ranges},
+        "level": {"number": 10**6, "ranges": ranges, "prepared": [[other["component"], 1, 1, prepared]]},
         "install": {
-            "installs": {"number": 10**6, "leader": other["component"], "members": [me, other]},
+            "installs": {
+                "number": 10**6,
+                "leader": other["component"],
+                "members": [me, other],
+                "found": [[other["component"], 1, 1]],
+            },
             "base": huge,
         },
     }
@@ -252,7 +263,7 @@ def test_peers_refuse_strangers(cluster: StorageCluster) -> None:
     before = cluster.nodes[1].ask("list")
     seen = cluster.nodes[1].ask("watch")
     other = next(m for m in object_of(seen)["members"] if m["replica"] == 2)
-    for claim in (None, f"peer {other['url']} guessed", f"peer http://127.0.0.1:{free_port()} mine"):
+    for claim in (None, peer(other["url"], "guessed"), peer(f"http://127.0.0.1:{free_port()}", "mine")):
         for line in lines:
             with cluster.nodes[1].connect() as node:
                 if claim is not None:
@@ -313,7 +324,7 @@ def test_crash_kills_the_process(tmp_path: Path) -> None:
 def test_a_stranger_can_not_lengthen_its_lines(cluster: StorageCluster) -> None:
     """The limit of a line is another one for members only."""
     with cluster.nodes[1].connect() as node:
-        assert node.ask("peer http://127.0.0.1:1 mine") == "ok"
+        assert node.ask(peer("http://127.0.0.1:1", "mine")) == "ok"
         assert node.ask('gossip {"cluster": "dida", "sender": "9:x"}').startswith("error ")
         node.send_raw(b"write a " + b"x" * (2**20 + 1) + b"\n")
         assert node.line().startswith("error line-too-long")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dida.replication.config import Config
-from dida.replication.messages import Heartbeat, Lock, PeerMessage, Suspect, Wanted
+from dida.replication.messages import Heartbeat, Prepare, Suspect
 from dida.simulate.network import Cluster, Network
 from dida.simulate.node import Node
 from dida.simulate.verdict import quiet
@@ -299,18 +299,22 @@ def test_the_hub_does_not_hear_one_that_hears_it() -> None:
 
 
 def test_a_lock_that_is_left_over_is_found_without_the_hub() -> None:
-    """A LOCK that is read late, after its transaction has ended, goes when the home is asked: not the hub."""
+    """A lock alone, whose RELEASE is under way for long, goes when the home is asked: not the hub."""
     hand = Hand(4, **LARGE)
     key = hand.key_at(3)
     hand.answer(2, Write(key, "a"))
     hand.run(0.5)
-    assert isinstance(hand.answer(3, UpdateIf(key, "a", "b")), Ok)
-    assert isinstance(hand.answer(3, UpdateIf(key, "b", "c")), Ok)
-    late: PeerMessage = Lock(**hand.replicas[3].context.stamp(), keys=(Wanted(1, key),))
-    hand.act(4, hand.replicas[4].on_peer("late", late, hand.now))
+    asked = hand.ask(3, UpdateIf(key, "x", "b"))
+    while asked not in hand.replies:
+        hand.deliver(hand.letters[0]) if hand.letters else hand.tick()
+    late = hand.under_way("release", target=4)
+    for letter in late:
+        hand.letters.remove(letter)
     assert hand.replicas[4].locks.keys
     hand.run(0.05)
     assert hand.replicas[4].locks.keys, "it may be under way still"
+    assert hand.run(0.3, hand.quiet)
+    hand.letters += late
     assert hand.run(0.3, hand.quiet)
 
 
@@ -322,14 +326,15 @@ def test_nobody_asks_itself() -> None:
     hand.run(0.5)
     hand.ask(3, UpdateIf(key, "a", "b"))
     for _ in range(30):
-        hand.letters = [x for x in hand.letters if x.verb != "lock"]
+        hand.letters = [x for x in hand.letters if x.verb != "prepare"]
         hand.tick()
         assert not [x for x in hand.letters if x.source == x.target]
-        hand.deliver(*[x for x in hand.letters if x.verb != "lock"])
+        hand.deliver(*[x for x in hand.letters if x.verb != "prepare"])
 
 
-def test_what_is_exposed_is_found_out_without_the_hub() -> None:
-    """A commit whose EXPOSE is under way for ever is shown when its coordinator is asked."""
+def test_a_commit_that_is_under_way_for_long_comes_by_gossip() -> None:
+    """A member whose PREPARE with the commit does not arrive gets the record with the gossip of its home, and unlocks
+    the key."""
     hand = Hand(4, **LARGE)
     key = hand.key_at(3)
     hand.answer(2, Write(key, "a"))
@@ -337,8 +342,13 @@ def test_what_is_exposed_is_found_out_without_the_hub() -> None:
     asked = hand.ask(3, UpdateIf(key, "a", "b"))
     while asked not in hand.replies:
         hand.deliver(hand.letters[0]) if hand.letters else hand.tick()
-    for letter in hand.under_way("expose", target=4):
+    late = [x for x in hand.under_way("prepare", target=4) if isinstance(x.send.message, Prepare)]
+    assert [x.send.message.keys for x in late] == [()]  # type: ignore[attr-defined]
+    for letter in late:
         hand.letters.remove(letter)
     assert hand.stored(4, key) == ["a"]
     assert hand.run(0.5, lambda: hand.stored(4, key) == ["b", "a"])
-    assert not any(letter.verb == "expose" for letter in hand.letters)
+    assert not any(letter.verb == "prepare" for letter in hand.letters)
+    assert hand.run(0.5, hand.quiet)
+    hand.letters += late
+    assert hand.run(0.5, hand.quiet)

@@ -115,11 +115,14 @@ def test_all_members_are_asked() -> None:
     assert len(hand.replicas[1].context.view.members) == 2
 
 
-def test_an_undecided_transaction_ends() -> None:
-    """A home that promises gives up what it has not decided: its client hears that it is superseded."""
-    hand, key = cluster()
-    token = hand.ask(2, swap(key, "a", "b", 1))
-    assert len(hand.under_way("lock")) == 2
+@pytest.mark.parametrize("waits", ["for locks", "for the gossip delay"])
+def test_a_transaction_whose_record_is_not_out_ends(waits: str) -> None:
+    """A home that promises gives up the updates that nobody has prepared: their clients hear that they are
+    superseded."""
+    hand, key = cluster(gossip_delay=3.0 if waits == "for the gossip delay" else 0.0)
+    retry = waits == "for locks"
+    token = hand.ask(2, attrs.evolve(swap(key, "a", "b", 1), retry=retry))
+    assert len(hand.under_way("prepare")) == (2 if retry else 0)
     known = hand.ask(1, fence())
     hand.pass_on("fencing")
     assert code(hand.replies[token]) == "superseded"
@@ -128,26 +131,29 @@ def test_an_undecided_transaction_ends() -> None:
     assert hand.stored(1, key) == ["a"]
 
 
-def test_a_lock_is_refused() -> None:
-    """A participant that has promised refuses the lock of an older execution's update."""
+@pytest.mark.parametrize("retry", [False, True])
+def test_a_lock_is_refused(retry: bool) -> None:
+    """A participant that has promised refuses the lock of an older execution's update, with its record or without."""
     hand, key = cluster()
-    token = hand.ask(2, swap(key, "a", "b", 1))
+    token = hand.ask(2, attrs.evolve(swap(key, "a", "b", 1), retry=retry))
     hand.replicas[3].state.executed.promise(RUN, SECOND, hand.now)
     hand.pass_on()
     assert code(hand.replies[token]) == "superseded"
     assert hand.run(2.0, hand.quiet)
+    assert hand.stored(1, key) == ["a"]
 
 
-def test_a_decided_transaction_is_waited_for() -> None:
-    """The home answers when its decided transactions of the run have ended: their updates are in the reply."""
+def test_a_transaction_whose_record_is_out_is_waited_for() -> None:
+    """The home does not give it up, and the reply to the fence has its update when it is committed."""
     hand, key = cluster()
-    hand.ask(2, swap(key, "a", "b", 1))
-    hand.pass_on("lock")
-    assert len(hand.under_way("decide")) == 2
+    swapped = hand.ask(2, swap(key, "a", "b", 1))
+    prepares = hand.under_way("prepare")
+    hand.deliver(*prepares)
     token = hand.ask(1, fence())
     hand.pass_on("fencing")
-    assert token not in hand.replies
+    assert {swapped, token}.isdisjoint(hand.replies)
     hand.pass_on()
+    assert isinstance(hand.replies[swapped], Ok)
     assert hand.run(1.0, lambda: token in hand.replies)
     assert [each.key for each in fenced(hand.replies[token]).updates] == [key]
 
@@ -287,14 +293,33 @@ def test_only_a_member_knows_better(ended: bool) -> None:
 
 
 def test_an_update_is_refused_when_it_is_compared() -> None:
-    """A home that has promised meanwhile does not decide, whatever the others have locked."""
+    """A home that has promised meanwhile sends no record, whatever the others have locked."""
     hand, key = cluster()
-    token = hand.ask(2, swap(key, "a", "b", 1))
+    token = hand.ask(2, attrs.evolve(swap(key, "a", "b", 1), retry=True))
     hand.replicas[2].state.executed.promise(RUN, SECOND, hand.now)
     hand.pass_on()
     assert code(hand.replies[token]) == "superseded"
     assert hand.run(2.0, hand.quiet)
     assert hand.stored(1, key) == ["a"]
+
+
+def test_an_update_is_refused_between_two_rounds() -> None:
+    """A home that has promised when it compares again ends the update, and whoever has prepared its first record drops
+    it."""
+    hand, key = cluster(gossip_delay=3.0)
+    hand.replicas[2].slow(0)
+    hand.answer(3, Write(key, "a"))
+    token = hand.ask(2, swap(key, "a", "b", 1))
+    hand.pass_on("prepare")
+    assert key in hand.replicas[1].state.prepared
+    hand.replicas[2].state.executed.promise(RUN, SECOND, hand.now)
+    hand.pass_on("fetch")
+    assert token not in hand.replies
+    hand.pass_on("release")
+    assert code(hand.replies[token]) == "superseded"
+    assert key not in hand.replicas[1].state.prepared
+    assert hand.run(9.0, hand.quiet)
+    assert hand.stored(1, key) == ["a", "a"]
 
 
 def test_a_reply_to_an_earlier_fence_does_not_count() -> None:

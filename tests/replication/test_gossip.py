@@ -17,14 +17,15 @@ from dida.replication import log as log_module
 from dida.replication.config import Config
 from dida.replication.context import ReplicaContext
 from dida.replication.executed import ReplyCache, not_applied
-from dida.replication.gossip import ReplicaState
-from dida.replication.messages import Fetch, Gossip, Member, Range, Record, View
+from dida.replication.gossip import ReplicaState, with_found
+from dida.replication.messages import Fetch, Gossip, Member, Prepared, Range, Record, View
 from dida.replication.requests import Requests
 from dida.replication.snapshot import Snapshot, parts_of
 from dida.replication.store import Entry, Store
 from dida.replication.streams import commit_stream
 from dida.timestamps import Timestamp, covers
-from dida.wire.messages import Error, Ok, Read, Write
+from dida.versions import Version
+from dida.wire.messages import Error, Journal, Ok, Read, Write
 from tests.support.simnet import Hand
 
 HERE, THERE, THIRD = "1:1", "2:1", "3:1"
@@ -38,7 +39,7 @@ def state(number: int = 1, count: int = 3, **config: Any) -> ReplicaState:
     context.serving = True
     made = ReplicaState(context, Store(context.config.max_versions), ReplyCache())
     live = [m.component for m in members]
-    made.settle({}, live, live, 0.0)
+    made.settle({}, (), live, live, 0.0)
     return made
 
 
@@ -81,7 +82,7 @@ def test_lag_is_what_others_have_not_confirmed() -> None:
     made = state()
     for seq in (1, 2):
         made.execute(made.next_record(HERE, {}, key="k", number=seq, replica=1, value="v"), 0.0)
-    made.append_commit(update(commit_stream(HERE), 1))
+    made.execute(update(commit_stream(HERE), 1, number=3), 0.0)
     accept(made, update(THERE, 1))
     made.confirm(THERE, {HERE: 1, commit_stream(HERE): 1})
     assert made.lag() == {"s2": 1, "s3": 3}
@@ -128,35 +129,48 @@ def test_a_long_chain_of_updates_takes_no_more_than_its_length() -> None:
 
 @given(st.integers(0, 2**32))
 def test_held_back_records_are_applied_to_a_fixed_point(seed: int) -> None:
-    """Whatever depends on whatever, in whatever order it comes: what is applied is what can be."""
+    """Whatever depends on whatever, in whatever order it comes: what is applied is what can be; and nothing is logged
+    before the commits of others that it depends on."""
     random = Random(seed)
-    streams = [THERE, THIRD, commit_stream(THERE)]
+    commits = {commit_stream(THERE), commit_stream(THIRD)}
+    streams = [THERE, THIRD, *sorted(commits)]
     records: list[Record] = []
     counts = dict.fromkeys(streams, 0)
     for _ in range(30):
         stream = random.choice(streams)
         counts[stream] += 1
         prev = {s: random.randint(1, counts[s] + 2) for s in streams if s != stream and random.random() < 0.3}
+        prev = {s: min(n, counts[s]) if s in commits else n for s, n in prev.items() if s not in commits or counts[s]}
         if random.random() < 0.5 and counts[stream] > 1:
             prev[stream] = random.randint(1, counts[stream] - 1)
         records.append(update(stream, counts[stream], prev, len(records) + 1))
-    made, exposed = state(), 0
+    made = state()
     rest = {stream: [r for r in records if r.stream == stream] for stream in streams}
     applied: list[Record] = []
     reached: Timestamp = {}
-    while any(rest.values()) or exposed < counts[commit_stream(THERE)]:
-        stream = random.choice(streams)
-        if random.random() < 0.2:
-            exposed = random.randint(exposed, counts[commit_stream(THERE)])
-            made.expose(THERE, exposed, 0.0)
-        elif rest[stream]:
-            taken = rest[stream][: random.randint(1, 5)]
-            rest[stream] = rest[stream][len(taken) :]
-            made.accept([Range(stream, taken[0].seq - 1, tuple(taken))], 0.0)
+    while any(rest.values()):
+        offered = [
+            Range(stream, rest[stream][0].seq - 1, tuple(rest[stream][: random.randint(1, 5)]))
+            for stream in random.sample(streams, random.randint(1, len(streams)))
+            if rest[stream]
+        ]
+        made.accept(offered, 0.0)
+        logged = dict.fromkeys(streams, 0)
+        while True:  # as the rule has it, one record at a time
+            following = [
+                r
+                for r in records
+                if r.seq == logged[r.stream] + 1
+                and (r not in rest[r.stream] or any(r in each.records for each in offered))
+                and all(logged[s] >= n for s, n in r.prev.items() if s in commits and s != r.stream)
+            ]
+            if not following:
+                break
+            logged[following[0].stream] += 1
+        assert made.log.have == {s: n for s, n in logged.items() if n}
+        rest = {s: [r for r in rest[s] if r.seq > logged[s]] for s in streams}
         here = [r for r in records if r not in rest[r.stream] and r not in applied]
-        while free := [
-            r for r in here if covers(reached, r.prev) and (r.stream != commit_stream(THERE) or r.seq <= exposed)
-        ]:
+        while free := [r for r in here if covers(reached, r.prev)]:
             here = [r for r in here if r not in free]
             applied += free
             for record in free:
@@ -247,27 +261,79 @@ def _run(logged: Iterable[Record], stream: str, upto: int) -> tuple[Record, ...]
 # --- commits ------------------------------------------------------------------------------------
 
 
-def test_a_commit_is_invisible_until_it_is_exposed() -> None:
-    """A decision is logged and confirmed, but not applied before its home says that all have it; nor what follows."""
+def prepared(home: str, record: Record, base: Version | None = None, txn: int = 1) -> Prepared:
+    return Prepared(home, txn, 1, record, base)
+
+
+def test_what_is_prepared_is_in_no_stream() -> None:
+    """A record that is only prepared is neither logged nor shown; as a commit it is both, and what followed it goes
+    on."""
     made = state()
     stream = commit_stream(THERE)
-    accept(made, update(stream, 1), update(THIRD, 1, {stream: 1}, 2))
-    assert made.log.have == {stream: 1, THIRD: 1}
-    assert shown(made) == ({}, {}, [(stream, 1), (THIRD, 1)])
-    made.expose(THERE, 1, 0.0)
+    made.prepared["k"] = prepared(THERE, update(stream, 0, number=1))
+    accept(made, update(THIRD, 1, {stream: 1}, 2))
+    assert made.log.have == {}
+    assert shown(made) == ({}, {}, [])
+    accept(made, update(stream, 1))
+    assert made.prepared == {}
+    accept(made, update(THIRD, 1, {stream: 1}, 2))
     assert [e.value for e in made.store.versions("k")] == [f"{THIRD} 1", f"{stream} 1"]
     assert [r.stream for r in made.committed] == [stream]
 
 
-def test_exposing_goes_before_logging_or_after() -> None:
-    """An EXPOSE that overtakes its decision counts when the decision comes; an older one changes nothing."""
+def test_a_range_ends_before_a_record_whose_commit_is_not_here() -> None:
+    """What comes before it is logged, what comes after it is not; once the commit is here it is offered again, in the
+    same message too, whatever comes first."""
+    stream = commit_stream(THIRD)
+    given = Range(THERE, 0, (update(THERE, 1), update(THERE, 2, {stream: 1}, 2), update(THERE, 3, number=3)))
     made = state()
+    made.accept([given], 0.0)
+    assert made.log.have == {THERE: 1}
+    accept(made, update(stream, 1))
+    made.accept([given], 0.0)
+    assert made.log.have == {THERE: 3, stream: 1}
+    made = state()
+    made.accept([given, Range(stream, 0, (update(stream, 1),))], 0.0)
+    assert made.log.have == {THERE: 3, stream: 1}
+
+
+def test_a_message_makes_progress_whatever_it_has_no_room_for() -> None:
+    """Each commit stream has a place in it, however long the records of another one are: it may be what those depend
+    on."""
+    made, other = state(), state(3)
+    first, second = commit_stream(HERE), commit_stream(THERE)
+    accept(made, *(update(second, seq, key=f"{seq}") for seq in (1, 2, 3)))
+    long = Record(first, 1, {second: 3}, "long", 1, 1, "x" * 300_000)
+    made.execute(long, 0.0)
+    for _ in range(4):
+        other.accept(made.log.since(other.log.have, made.log.have), 0.0)
+    assert other.log.have == made.log.have
+
+
+def test_a_newer_version_ends_what_is_prepared() -> None:
+    """One that is logged, held back or not, and newer than the version that the prepared record replaces; an older one
+    ends nothing, nor does another key's, nor a note."""
     stream = commit_stream(THERE)
-    made.expose(THERE, 2, 0.0)
-    made.expose(THERE, 1, 0.0)
-    accept(made, update(stream, 1), update(stream, 2, {stream: 1}, 2), update(stream, 3, {stream: 2}, 3))
-    assert made.value_ts == {stream: 2}
-    assert sorted(made.held) == [(stream, 3)]
+    held = {HERE: 9}
+    note = Journal(0, "", 1, 1, "n")
+    for record, ends in (
+        (update(THIRD, 1, number=4), False),
+        (update(THIRD, 1, number=5), True),
+        (update(HERE, 1, number=5), True),
+        (update(THIRD, 1, held, 6), True),
+        (update(THIRD, 1, number=6, key="other"), False),
+        (update(THIRD, 1, number=6, id="r:1", journal=note), False),
+    ):
+        made = state(2)
+        made.prepared["k"] = prepared(THERE, update(stream, 0, number=6), Version(5, 3))
+        if record.replica == 3 and record.number == 5:
+            made.prepared["k"] = prepared(THERE, update(stream, 0, number=6), Version(4, 1))
+        accept(made, record)
+        assert (made.prepared == {}) == ends, record
+    made = state(2)
+    made.prepared["k"] = prepared(THERE, update(stream, 0, number=1))
+    accept(made, update(THIRD, 1))
+    assert made.prepared == {}, "it was to be the first version"
 
 
 # --- who sends what to whom ---------------------------------------------------------------------
@@ -411,17 +477,20 @@ def test_truncation_waits_for_a_joiner() -> None:
 
 
 def test_the_whole_state_in_one_copy() -> None:
-    """A joiner that takes over a dump has the store, timestamps, answers, and the records that are held back."""
+    """A joiner that takes over a dump has the store, timestamps, answers, and the records that are held back; nothing
+    that is prepared."""
     made = state()
     stream = commit_stream(THERE)
-    accept(made, update(THERE, 1, id="s:1"), update(stream, 1, {THERE: 1}, 2, id="s:2"), update(THIRD, 1, {HERE: 5}))
+    accept(made, update(THERE, 1, id="s:1"), update(stream, 1, {HERE: 1}, 2, id="s:2"), update(THIRD, 1, {HERE: 5}))
+    made.prepared["p"] = prepared(THERE, update(stream, 0, key="p"))
     joiner = state(3)
     joiner.execute(update(THIRD, 1, key="gone"), 0.0)
+    joiner.prepared["q"] = prepared(THERE, update(stream, 0, key="q"))
     copy = Snapshot.for_state(joiner)
     parts = parts_of(made, 0.0)
     before, have = shown(made), made.log.have
     made.execute(update(HERE, 1, number=9), 0.0)  # too late for this copy
-    made.expose(THERE, 1, 0.0)
+    made.apply_held(0.0)
     for part in parts:
         copy.take(msgspec.json.decode(msgspec.json.encode(part)), part.get("held", []), 0.0)
         assert joiner.store.newest("gone") is not None
@@ -429,10 +498,11 @@ def test_the_whole_state_in_one_copy() -> None:
     assert shown(joiner) == before
     assert joiner.log.have == have
     assert joiner.log.size == 0
+    assert joiner.prepared == {}
     assert joiner.executed.answer("s:2") is None
     assert joiner.executed.answer("s:1") == made.executed.answer("s:1") is not None
-    joiner.expose(THERE, 1, 0.0)
-    assert joiner.executed.answer("s:2") is not None
+    accept(joiner, update(HERE, 1, number=9))
+    assert joiner.executed.answer("s:2") == made.executed.answer("s:2") is not None
 
 
 def test_a_copy_goes_in_parts_of_bounded_size() -> None:
@@ -455,23 +525,53 @@ def test_a_copy_goes_in_parts_of_bounded_size() -> None:
 
 
 def test_a_new_view_settles_everything() -> None:
-    """A view begins: commits are exposed, what died with its component is not waited for, and leaves the timestamps."""
+    """A view begins: what died with its component is not waited for, and leaves the timestamps; what is prepared, and
+    is not to be committed, is dropped."""
     made = state()
     stream = commit_stream(THERE)
     accept(made, update(stream, 1), update(THIRD, 1, {stream: 1, THERE: 9}, 2))
-    made.settle(made.log.have, [HERE, THIRD], [HERE, THIRD], 0.0)
+    made.prepared["p"] = prepared(THERE, update(stream, 0, key="p"))
+    made.settle(made.log.have, (), [HERE, THIRD], [HERE, THIRD], 0.0)
     assert [e.value for e in made.store.versions("k")] == [f"{THIRD} 1", f"{stream} 1"]
+    assert made.store.newest("p") is None
     assert made.held == {}
+    assert made.prepared == {}
     assert made.log.size == 0
     assert made.value_ts == made.log.have == {THIRD: 1}
     assert made.table == {THIRD: {THIRD: 1}}
 
 
+def test_a_new_view_commits_what_it_names() -> None:
+    """As prepared, behind what is logged of their homes: a dead home's final count and a living home's next number
+    count them."""
+    made = state()
+    mine, theirs = commit_stream(HERE), commit_stream(THERE)
+    accept(made, update(theirs, 1))
+    for key, home, txn in (("a", HERE, 3), ("b", THERE, 7), ("c", THERE, 9)):
+        made.prepared[key] = prepared(home, update(commit_stream(home), 0, key=key, number=1, id=f"s:{txn}"), None, txn)
+    found = ((HERE, 3, 1), (THERE, 7, 1), (THERE, 9, 1))
+    base = with_found(made.log.have, found)
+    assert base == {mine: 1, theirs: 3}
+    assert made.stands_at(base, found)
+    assert not made.stands_at(base, found[:2])
+    made.settle(base, found, [HERE, THIRD], [HERE, THIRD], 0.0)
+    assert all(made.store.newest(key) is not None for key in "abc")
+    assert [made.executed.answer(f"s:{txn}") for txn in (3, 7, 9)] == [
+        Ok((f"1.{replica}",), {"after": {stream: seq}})
+        for replica, stream, seq in ((1, mine, 1), (2, theirs, 2), (2, theirs, 3))
+    ]
+    assert made.final_counts == {theirs: 3}
+    assert made.log.have == made.value_ts == {mine: 1}
+
+
 def test_a_view_needs_levelled_members() -> None:
-    """A view whose beginning is not here can't begin here: a broken invariant."""
+    """A view whose beginning is not here can't begin here, nor can one that commits what is not prepared here: a broken
+    invariant."""
     made = state()
     with pytest.raises(AssertionError, match="not levelled"):
-        made.settle({THERE: 1}, [HERE], [HERE], 0.0)
+        made.settle({THERE: 1}, (), [HERE], [HERE], 0.0)
+    with pytest.raises(AssertionError, match="not levelled"):
+        made.settle({commit_stream(THERE): 1}, ((THERE, 1, 1),), [HERE], [HERE], 0.0)
 
 
 # --- through the replicas -----------------------------------------------------------------------

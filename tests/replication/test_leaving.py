@@ -61,19 +61,17 @@ def test_clients_go_elsewhere() -> None:
 
 
 def test_a_commit_in_the_midst_of_it_is_told() -> None:
-    """A commit that was decided, and not yet confirmed when the view changes, is part of the state that goes on: its
-    client hears that, though the node ends."""
+    """A record that all have prepared, and that is not committed when the view changes, is part of the state that goes
+    on: its client hears that, though the node ends."""
     hand = Hand(3)
     key = hand.key_at(1)
     hand.answer(1, Write(key, "a"))
     assert hand.run(1.0, hand.quiet)
     asked = hand.ask(1, UpdateIf(key, "a", "b"))
+    hand.deliver(*hand.under_way("prepare"))
     hand.stop(1)
-    while not hand.under_way("decide"):
-        hand.pass_on("lock")
-        hand.tick()
     while 1 not in hand.left:
-        for letter in hand.under_way("decide"):
+        for letter in hand.under_way("prepare"):
             hand.letters.remove(letter)  # under way for long
         hand.pass_on("heartbeat", "gossip", "stop", "flush", "fetch", "level", "install")
         hand.tick()
@@ -81,6 +79,29 @@ def test_a_commit_in_the_midst_of_it_is_told() -> None:
     assert hand.left[1].kept
     assert hand.run(5.0, hand.quiet)
     assert [hand.stored(n, key) for n in (2, 3)] == [["b", "a"]] * 2
+
+
+def test_what_is_dropped_with_it_is_not_told() -> None:
+    """A record that one of the others has not prepared is dropped as the view changes: the client of the node that ends
+    does not hear ok, and may ask again at another one."""
+    hand = Hand(3)
+    key = hand.key_at(1)
+    hand.answer(1, Write(key, "a"))
+    assert hand.run(1.0, hand.quiet)
+    asked = hand.ask(1, UpdateIf(key, "a", "b", id="s:1", retry=False))
+    hand.deliver(*hand.under_way("prepare", target=2))
+    hand.stop(1)
+    while 1 not in hand.left:
+        for letter in hand.under_way("prepare"):
+            hand.letters.remove(letter)  # under way for long
+        hand.pass_on("heartbeat", "gossip", "stop", "flush", "fetch", "level", "install")
+        hand.tick()
+    reply = hand.replies[asked]
+    assert isinstance(reply, Error)
+    assert reply.code == "unknown-outcome"
+    assert hand.run(5.0, hand.quiet)
+    assert [hand.stored(n, key) for n in (2, 3)] == [["a"]] * 2
+    assert isinstance(hand.answer(3, UpdateIf(key, "a", "b", id="s:1")), Ok)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

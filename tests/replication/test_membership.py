@@ -57,7 +57,7 @@ def test_taken_in_with_a_state_that_was_replaced(alike: bool) -> None:
     assert joiner.context.view is None
     have = dict(joiner.state.log.have) if alike else {"9:1": 5}
     records = [["key", [[2, 9, "another", None]]]]
-    part = {"have": have, "value_ts": have, "exposed": {}, "cuts": {}, "records": records}
+    part = {"have": have, "value_ts": have, "cuts": {}, "records": records}
     load = Load(cluster=hand.config.cluster, view="9@9:1", sender="9:1", copy=1, part=0, last=True, state=part)
     hand.act(3, joiner.on_peer("another side", load, hand.now))
     assert isinstance(hand.replies["another side"], Ok)
@@ -73,7 +73,7 @@ def _copy(number: int, value: str) -> list[Load]:
     have = {"1:1": number}
     states: tuple[dict[str, Any], ...] = (
         {"records": [["key", [[number, 1, value, None]]]]},
-        {"have": have, "value_ts": have, "exposed": {}, "cuts": {}},
+        {"have": have, "value_ts": have, "cuts": {}},
     )
     return [
         Load(cluster="dida", view="1@1:1", sender="1:1", copy=number, part=part, last=part == 1, state=state)
@@ -134,25 +134,44 @@ def test_who_has_an_earlier_copy_is_given_the_later_one() -> None:
     assert hand.stored(2, "key") == ["new"]
 
 
-def test_nothing_is_decided_while_the_view_changes() -> None:
-    """What a home learns while it leads a change does not let it decide: the next view begins alike for all."""
+def test_nothing_is_prepared_while_the_view_changes() -> None:
+    """What a home learns while it leads a change does not let it send a record: the next view begins alike for all."""
     hand = Hand(4, gossip_delay=3.0)
     key = hand.key_at(1)
-    asked = hand.ask(1, UpdateIf(key, "a", "b", id="s:1", retry=False, deadline=20.0))
-    hand.run(1.0)
     hand.answer(2, Write(key, "a"))
-    while not hand.under_way("lock"):
-        hand.pass_on()
-        hand.tick()
-    hand.pass_on("lock")
+    asked = hand.ask(1, UpdateIf(key, "a", "b", id="s:1", retry=False, deadline=20.0))
+    hand.pass_on("prepare")
     assert hand.under_way("fetch", target=2)
     hand.letters.clear()
     hand.crash(4)
-    hand.tick(1)
+    hand.tick(1, seconds=3.0)
     hand.pass_on("flush", "fetch")
-    assert not hand.under_way("decide")
+    assert hand.stored(1, key) == ["a"]
+    assert not hand.under_way("prepare")
     assert hand.run(10.0, lambda: asked in hand.replies)
     assert hand.replies[asked] == Ok(("2.1",), hand.replies[asked].object)
+    assert hand.run(10.0, hand.quiet)
+    assert [hand.stored(n, key) for n in (1, 2, 3)] == [["b", "a"]] * 3
+
+
+def test_nothing_is_committed_while_the_view_changes() -> None:
+    """What members answer to a PREPARE when the home leads a change commits nothing: whether the record is committed is
+    for the next view."""
+    hand = Hand(4)
+    key = hand.key_at(1)
+    hand.answer(2, Write(key, "a"))
+    assert hand.run(1.0, hand.quiet)
+    asked = hand.ask(1, UpdateIf(key, "a", "b", id="s:1", retry=False, deadline=20.0))
+    hand.deliver(*hand.under_way("prepare"))
+    hand.deliver(*hand.under_way("prepare", source=4))
+    hand.crash(4)
+    hand.tick(1)
+    assert not hand.replicas[1].context.serving
+    hand.deliver(*hand.under_way("prepare", answers=True))
+    assert hand.stored(1, key) == ["a"]
+    assert asked not in hand.replies
+    assert hand.run(5.0, lambda: asked in hand.replies)
+    assert hand.replies[asked].words == ("2.1",)
     assert [hand.stored(n, key) for n in (1, 2, 3)] == [["b", "a"]] * 3
 
 

@@ -14,10 +14,11 @@ from tests.support.nodes import ROOT, environment
 from tools.bugs import BUGS, seeds_needed
 
 QUICK = (
-    "ts is replica_ts, not prev with one entry",
-    "no barrier: exposed before all have it",
-    "the client answered at the decision",
-    "decisions dropped when the view changes",
+    "timestamp table says what was sent",
+    "client answered before all have prepared",
+    "prepared though it has a newer version",
+    "PREPARE without the outcome before it",
+    "nothing prepared is committed",
     "the fast path forgets the lease",
 )
 """Bugs that a few seeds find; `make bugs` takes all."""

@@ -210,7 +210,14 @@ class Hand:
     def quiet(self) -> bool:
         """Return True if nothing is under way, held back or locked."""
         return not self.letters and all(
-            not (r.state.held or r.state.log.size or r.locks.keys or r.commit.open or r.requests.in_hand)
+            not (
+                r.state.held
+                or r.state.prepared
+                or r.state.log.size
+                or r.locks.keys
+                or r.commit.open
+                or r.requests.in_hand
+            )
             for r in self.replicas.values()
         )
 

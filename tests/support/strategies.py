@@ -82,6 +82,8 @@ def _of_type(hint: Any, limits: msgspec.Meta | None = None) -> Strategy:
     least, most = limits.min_length or 0, limits.max_length
     if origin is dict:
         return objects if arguments[1] is Any else st.dictionaries(*map(_of_type, arguments), max_size=3)
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return st.tuples(*map(_of_type, arguments))
     if origin in (list, tuple):
         return st.lists(_of_type(arguments[0]), min_size=least, max_size=min(most or 3, 3)).map(origin)
     if isinstance(hint, type) and issubclass(hint, Request):
