@@ -149,7 +149,7 @@ class Commit:
         """Queue an operation at its key; this replica is the key's home."""
         op = waiting.op
         same = self._by_id.get(op.id) if op.id is not None else None
-        if same is not None:
+        if same is not None and same.op.epoch == op.epoch:
             same.waiters.append(waiting)
             return
         if op.id is not None and self.state.executed.full and self.state.executed.answer(op.id) is None:
@@ -350,6 +350,8 @@ class Commit:
 
     def on_unanswered(self, peer: str, message: Prepare) -> None:
         """A Prepare did not get through: what it carried will be sent again with the next tick."""
+        if message.view != self.context.view_name:
+            return  # all of that view has ended
         self._has_answered(peer, message)
         if message.commits:
             self._told.pop(peer, None)
@@ -485,16 +487,21 @@ class Commit:
         """
         if txn.state == RELEASING:
             return
-        if txn.op.id is not None and isinstance(answer, No):
-            self.state.executed.note(txn.op.id, txn.op.lowest, answer, now)
+        waits = txn.out and txn.state != HOLDING
+        if not waits:
+            self._note_refusal(txn, answer, now)
         if txn.state != QUEUED:
-            self._release(txn, answer)
-        if txn.out and txn.state != HOLDING:
+            self._release(txn, None if waits else answer)
+        if waits:
             txn.become(RELEASING)
             txn.answer = answer
             self._blocked.pop(txn.number, None)
         else:
             self._end(txn, answer, now)
+
+    def _note_refusal(self, txn: _Transaction, answer: Reply, now: float) -> None:
+        if txn.op.id is not None and isinstance(answer, No):
+            self.state.executed.note(txn.op.id, txn.op.lowest, answer, now)
 
     def _end(self, txn: _Transaction, answer: Reply, now: float) -> None:
         """Reply to the clients; go on with the next transaction of the key."""
@@ -521,13 +528,14 @@ class Commit:
     def _drop(self, txn: _Transaction) -> None:
         self._running.pop(txn.number, None)
         self._blocked.pop(txn.number, None)
-        if txn.op.id is not None:
-            self._by_id.pop(txn.op.id, None)
+        if txn.op.id is not None and self._by_id.get(txn.op.id) is txn:
+            del self._by_id[txn.op.id]
 
-    def _release(self, txn: _Transaction, answer: Reply) -> None:
+    def _release(self, txn: _Transaction, answer: Reply | None) -> None:
+        """Unlock the key everywhere; with a `no`, members note it for retries."""
         self.locks.unlock(txn.op.key, self.context.incarnation, txn.number)
         words = answer.words if isinstance(answer, No) else None
-        after = after_of(answer) if words is not None else {}
+        after = after_of(answer) if isinstance(answer, No) else {}
         if words and len(words[1]) > SHORT:
             words = words[:1]
         peers = {m.component for m in self.context.others()}
@@ -560,6 +568,7 @@ class Commit:
                     txn = self._running.get(ended.txn)
                     if txn is not None and txn.state == RELEASING:
                         assert txn.answer is not None
+                        self._note_refusal(txn, txn.answer, now)
                         self._end(txn, txn.answer, now)
 
     def supersede(self, run: str, epoch: Epoch, now: float) -> None:

@@ -18,7 +18,7 @@ from dida.replication.detection import FOREVER, Detection
 from dida.replication.gossip import ReplicaState
 from dida.replication.joining import Joining
 from dida.replication.losses import beyond
-from dida.replication.messages import Found, Member, Stop, View
+from dida.replication.messages import Member, Stop, View
 from dida.replication.outputs import Left
 from dida.timestamps import Timestamp, covers
 from dida.wire.messages import Ok, Reply
@@ -45,8 +45,6 @@ class Leaving:
     """The names of those views: all that this node has is in them."""
     busy: bool = False
     """True while requests of clients are unanswered."""
-    found: tuple[Found, ...] = ()
-    """What the view that goes on without this node has committed as it began."""
     _since: float = FOREVER
     _by: float = FOREVER
     _view: str = ""
@@ -147,7 +145,6 @@ class Leaving:
         next_one = old is not None and view.previous == old.name and covers(base, self._have)
         if self._since == FOREVER or not (next_one or view.previous in self.next_views):
             return False
-        self.found = view.found
         self.taken_over(view, base)
         return True
 

@@ -66,6 +66,8 @@ class Membership:
     halted: dict[str, float] = Factory(dict)
     """Members that have reported that they are in a change of the view, and since when."""
     _ballot: ViewChange | None = None
+    _kept: bool = False
+    """True if what is prepared here is of the view before, for another change of that which this node follows."""
     _bound: set[str] = Factory(set)
     """With `majority`: leaders whose changes of the view in force this node has promised to follow."""
 
@@ -153,6 +155,7 @@ class Membership:
         if outdated or (ballot is not None and now - ballot.begun > 3 * self.context.config.call_timeout):
             known = self.context.view.number if self.context.view is not None else 0
             number = max(self.promised[0], known) + 1
+            self._drop_kept()
             ballot = self._ballot = ViewChange(
                 self.context, self.state, number, wanted, leaving, now, self.joining.promises()
             )
@@ -249,6 +252,7 @@ class Membership:
             self._ballot = None
             if self.context.view is None:
                 self.state.prepared.clear()  # another leader has given it, for a view that may never begin
+            self._drop_kept()
         if self.context.view is not None and self.context.config.majority:
             self._bound.add(message.sender)
         if self.context.view is not None and not any(m.component == self.context.incarnation for m in message.members):
@@ -257,6 +261,12 @@ class Membership:
             self.state.executed.promise(run, epoch, now)
         self._stop(now)
         return self._has()
+
+    def _drop_kept(self) -> None:
+        """The view in force is changed: what was prepared before it is none of its transactions."""
+        if self._kept:
+            self.state.prepared.clear()
+            self._kept = False
 
     def _has(self) -> Reply:
         """Report what is logged and prepared here."""
@@ -363,6 +373,7 @@ class Membership:
         stayed = [m.component for m in old.members] if old is not None else []
         follows_another = self.promised > (view.number, view.leader)
         self.state.settle(base, found, live, stayed, now, keep=follows_another)
+        self._kept = follows_another
         agreed = self.promised == (view.number, view.leader)
         self.detection.enter(self.changing_since if agreed else None, now)
         self.joining.enter()

@@ -283,8 +283,6 @@ class Replica:
         """Answer what waits: this node ends."""
         self.ended = True
         if left.kept:
-            self.commit.settle(self.membership.leaving.found)
-            self.commit.answer_found(now, may_answer=True)
             self.requests.concerns.check(now, may_answer=True)
         self.requests.refuse_all(Error(errors.UNAVAILABLE, ("this node has left: send the request to another node",)))
         self.context.serving = False

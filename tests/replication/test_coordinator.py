@@ -1726,6 +1726,34 @@ def test_a_view_that_is_overtaken_keeps_what_is_prepared(majority: bool) -> None
     assert isinstance(hand.answer(3, update(key, "a", "b", retry=True)), Ok)
 
 
+def test_what_was_kept_is_not_of_the_next_view() -> None:
+    """Three nodes follow a change, and all begin an earlier view while they do. When that one is changed instead, what
+    they have kept does not count: it was prepared in the view before, whose streams are cut."""
+    hand = Hand(5)
+    key = hand.key_at(5)
+    hand.answer(1, Write(key, "0"))
+    hand.answer(1, update(key, "0", "a"))
+    assert hand.run(1.0, hand.quiet)
+    hand.run(1.0)
+    hand.ask(5, update(key, "a", "b"))
+    for number in (2, 3, 4):
+        hand.deliver(*of_kind(hand, "prepare", target=number))
+    hand.crash(5)
+    while not hand.under_way("install", source=1, answers=False):
+        hand.deliver(hand.letters[0]) if hand.letters else hand.tick()
+    early = hand.under_way("install", source=1, answers=False)
+    hand.letters = [x for x in hand.letters if x.verb != "install"]
+    hand.crash(1)
+    while len(hand.under_way("flush", target=2, answers=True)) < 2:
+        rest = [x for x in hand.letters if not (x.verb == "flush" and x.is_answer)]
+        hand.deliver(rest[0]) if rest else hand.tick()
+    hand.letters += early
+    hand.deliver(*early)
+    assert {r.context.view_name for r in hand.replicas.values()} == {"2@1:1"}
+    assert hand.run(10.0, lambda: all(r.context.serving for r in hand.replicas.values()) and hand.quiet())
+    assert [hand.stored(n, key) for n in (2, 3, 4)] == [["a", "0"]] * 3
+
+
 # --- what comes late ---------------------------------------------------------------------------------
 
 
@@ -1784,3 +1812,66 @@ def test_an_answer_commits_within_the_lease_only(away: float) -> None:
     hand.deliver(answer)
     assert hand.replies[token].words == ("2.1",)
     assert hand.stored(2, key) == (["a"] if away else ["b", "a"])
+
+
+# --- who meets a transaction that is being released ---------------------------------------------------
+
+
+def test_a_new_execution_does_not_join_the_old_one() -> None:
+    """An update of a run in a later epoch has the id of one that waits for its release: it begins for itself."""
+    hand, key = cluster()
+    old = hand.ask(2, UpdateIf(key, "a", "b", id="r1-x:1", retry=False, journal=Journal(0, "", 1, 101, "c", "")))
+    hand.deliver(*of_kind(hand, "prepare", target=3))
+    fence = hand.ask(1, Fence("r1-x", epoch=Epoch(1, "w2")))
+    for _ in range(2):
+        hand.deliver(*hand.under_way("fencing"))
+    hand.pass_on("prepare")
+    hand.deliver(*hand.under_way("release", answers=False))
+    held = hand.under_way("release", answers=True)
+    hand.letters = [x for x in hand.letters if x not in held]
+    for _ in range(5):
+        hand.tick(1)
+        for _ in range(2):
+            hand.deliver(*hand.under_way("fencing"))
+    assert isinstance(hand.replies[fence], Ok)
+    new = hand.ask(2, UpdateIf(key, "a", "b", id="r1-x:1", retry=False, journal=Journal(1, "w2", 1, 101, "c", "")))
+    hand.letters += held
+    hand.run(1.0)
+    assert code(hand.replies[old]) == "superseded"
+    assert hand.replies[new].words == ("2.2",)
+
+
+def test_a_retry_hears_no_refusal_before_all_have_dropped_the_record() -> None:
+    """One member knows that an update was refused; it comes as a first try, and another member has prepared its record.
+    A retry waits for the release, too: whoever goes on until then would commit the record."""
+    hand, key = cluster()
+    hand.replicas[1].state.executed.note("x:1", 0, not_applied(("1.1", "z"), {}), hand.now)
+    first = hand.ask(2, UpdateIf(key, "a", "b", id="x:1", retry=False))
+    hand.deliver(*of_kind(hand, "prepare"))
+    hand.deliver(*of_kind(hand, "prepare", answers=True))
+    retry = hand.ask(2, UpdateIf(key, "a", "b", id="x:1", retry=True))
+    assert {first, retry}.isdisjoint(hand.replies)
+    hand.pass_on("release")
+    assert hand.replies[first].words == hand.replies[retry].words == ("1.1", "z")
+    assert hand.answer(2, UpdateIf(key, "a", "b", id="x:1", retry=True)).words == ("1.1", "z")
+
+
+def test_a_message_of_the_view_before_changes_no_count() -> None:
+    """Commits of the view before are reported as lost when that has ended: those of the next one go out at once."""
+    hand = Hand(3)
+    (key,) = keys_at_home(hand, 1)
+    hand.run(1.0)
+    hand.ask(2, update(key, "a", "b"))
+    one_round(hand)
+    (late,) = of_kind(hand, "commit", target=1)
+    hand.letters.remove(late)
+    hand.crash(3)
+    hand.run(3.0, lambda: in_new_view(hand, 2))
+    hand.run(0.5)
+    hand.ask(2, update(key, "b", "c"))
+    hand.pass_on()
+    hand.letters.append(late)
+    hand.lose(late)
+    hand.ask(2, update(key, "c", "d"))
+    hand.pass_on()
+    assert hand.stored(1, key) == ["d", "c", "b", "a"]
