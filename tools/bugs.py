@@ -185,7 +185,7 @@ def _numbers_from_a_client(request: Any) -> Any:
 
 def _committed_when_one_has_prepared(self: Commit, txn: Any, now: float) -> None:
     one = txn.state == PREPARING and any(grant.prepared for grant in txn.grants.values())
-    if one and _own_record_only(self, txn) and self._depends_on_nothing_lost(txn):
+    if one and _own_record_only(self, txn) and not self._lacks(txn):
         self._commit(txn, now)
     else:
         ADVANCE(self, txn, now)

@@ -19,7 +19,7 @@ Views, and what becomes of transactions when they change, are decided by `dida.r
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from attrs import Factory, define
 from msgspec.structs import replace
@@ -31,7 +31,7 @@ from dida.replication.context import ReplicaContext
 from dida.replication.executed import TOO_MANY_ANSWERS, after_of, answered, not_applied, split
 from dida.replication.gossip import ReplicaState
 from dida.replication.log import bytes_of
-from dida.replication.messages import Ended, Found, Grant, Granted, Member, Prepare, Range, Record, Release, Wanted
+from dida.replication.messages import Ended, Grant, Granted, Member, Prepare, Range, Record, Release, Wanted
 from dida.replication.operations import (
     PendingRequest,
     ReplicaRequest,
@@ -135,8 +135,6 @@ class Commit:
     _blocked: dict[int, _Transaction] = Factory(dict)
     _releases: dict[int, tuple[Ended, set[str], set[str]]] = Factory(dict)
     """Per transaction to release: its end, the members that have not confirmed it, those of them that were asked."""
-    _found: list[tuple[PendingRequest, Reply]] = Factory(list)
-    """Whose updates were committed with the view that has begun, and what they will hear when it is in force."""
     _gathered: list[_Transaction] = Factory(list)
     """Transactions that wait for the flush to send their round."""
     wants_flush: bool = False
@@ -362,10 +360,13 @@ class Commit:
 
     def _advance(self, txn: _Transaction, now: float) -> None:
         """Go on as far as what has been heard allows."""
+        lacks: Timestamp = {}
         if txn.state in (LOCKING, PREPARING) and len(txn.grants) == len(self.context.others()):
             if txn.state == LOCKING or not self._has_prepared(txn):
                 txn.become(COMPARING)
-            elif self._depends_on_nothing_lost(txn):
+            elif lacks := self._lacks(txn):
+                self.state.hasten(lacks)
+            else:
                 self._commit(txn, now)
                 return
         if txn.state == COMPARING:
@@ -374,9 +375,7 @@ class Commit:
         if txn.state == HOLDING and covers(state.log.have, txn.holding) and state.held_by_all(txn.holding):
             assert txn.answer is not None
             self._finish(txn, txn.answer, now)
-        if txn.state in (COMPARING, HOLDING) or (
-            txn.state == PREPARING and len(txn.grants) == len(self.context.others())
-        ):
+        if lacks or txn.state in (COMPARING, HOLDING):
             self._blocked[txn.number] = txn
         else:
             self._blocked.pop(txn.number, None)
@@ -386,13 +385,11 @@ class Commit:
         mine = self.state.prepared.get(txn.op.key)
         return mine is not None and mine.record is txn.record and all(grant.prepared for grant in txn.grants.values())
 
-    def _depends_on_nothing_lost(self, txn: _Transaction) -> bool:
-        """Return True if all members hold what the record depends on; else see that they get it."""
+    def _lacks(self, txn: _Transaction) -> Timestamp:
+        """Return what the record depends on, if some member lacks any of it; empty if none does."""
         assert txn.record is not None
-        if not txn.record.prev or self.state.held_by_all(txn.record.prev):
-            return True
-        self.state.hasten(txn.record.prev)
-        return False
+        prev = txn.record.prev
+        return {} if not prev or self.state.held_by_all(prev) else prev
 
     def _commit(self, txn: _Transaction, now: float) -> None:
         """All members have prepared the record: it has a place in the stream from now on, and is visible."""
@@ -619,12 +616,10 @@ class Commit:
                     txn.waiters.remove(waiting)
                     self.context.answer(waiting.token, unknown_outcome() if txn.out else too_late(waiting))
         self.locks.give_up_late(now)
-        self.answer_found(now, False)
 
     def waiting(self) -> list[PendingRequest]:
         """Who waits for the transactions here."""
-        found = [waiting for waiting, _ in self._found]
-        return [waiting for queue in self._queues.values() for txn in queue for waiting in txn.waiters] + found
+        return [waiting for queue in self._queues.values() for txn in queue for waiting in txn.waiters]
 
     def _give_up_late(self, txn: _Transaction, now: float) -> None:
         late = [w for w in txn.waiters if now >= w.deadline]
@@ -645,36 +640,11 @@ class Commit:
                 txn.waiters.remove(waiting)
                 self.context.answer(waiting.token, too_late(waiting))
 
-    def settle(self, found: Iterable[Found]) -> None:
-        """A view begins with what was `found` prepared: keep the replies to the clients of those transactions."""
-        self.drop_found()
-        names = set(found)
-        for queue in self._queues.values():
-            for txn in queue:
-                if txn.record is not None and (self.context.incarnation, txn.number, txn.round) in names:
-                    answer = answered((str(txn.record.version),), self.state.value_ts)
-                    self._found += [(waiting, self._by_concern(waiting, answer)) for waiting in txn.waiters]
-                    txn.waiters = []
-
-    def drop_found(self) -> None:
-        """The view did not come into force for this node: whether it commits what it began with is not known."""
-        for request, _ in self._found:
-            self.context.answer(request.token, unknown_outcome())
-        self._found = []
-
-    def answer_found(self, now: float, may_answer: bool) -> None:
-        """Reply to those whose updates were committed with the view, if this node may answer; or if they are late."""
-        waiting, self._found = self._found, []
-        for request, answer in waiting:
-            if may_answer:
-                self.context.answer(request.token, answer)
-            elif now >= request.deadline:
-                self.context.answer(request.token, unknown_outcome())
-            else:
-                self._found.append((request, answer))
-
     def give_back(self) -> list[PendingRequest]:
-        """Stop all: nothing is locked, nothing runs. The operations that are not answered are given back."""
+        """Stop all: nothing is locked, nothing runs. The operations that are not answered are given back.
+
+        Those whose records are committed with the next view are answered by their ids, like retries.
+        """
         again: list[PendingRequest] = []
         for queue in self._queues.values():
             for txn in queue:

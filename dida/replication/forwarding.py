@@ -37,7 +37,6 @@ class Forwards:
         op = waiting.op
         self._last += 1
         self._forwarded[self._last] = waiting, home.component
-        own_ids = self._context.own_ids
         message = Forward(
             **self._context.stamp(),
             verb=op.verb,
@@ -45,7 +44,7 @@ class Forwards:
             value=op.value,
             old=op.old,
             id=op.id,
-            lowest=next(iter(own_ids.values())) if waiting.token in own_ids else op.lowest,
+            lowest=op.lowest,
             retry=op.retry or waiting.passed_on,
             concern=op.concern,
             after=op.after,
@@ -57,11 +56,11 @@ class Forwards:
 
     def give_id(self, waiting: PendingRequest, now: float) -> None:
         """Give an update an id if its client has given none, for it may have to be sent, or begun, again."""
-        op = waiting.op
-        if op.id is None:
-            id = self._own_id(waiting.token, now)
-            own = self._context.own_ids
-            waiting.op = evolve(op, id=id, retry=False, lowest=next(iter(own.values())))
+        own = self._context.own_ids
+        if waiting.op.id is None:
+            waiting.op = evolve(waiting.op, id=self._own_id(waiting.token, now), retry=False)
+        if waiting.token in own:
+            waiting.op = evolve(waiting.op, lowest=next(iter(own.values())))
 
     def _own_id(self, token: Any, now: float) -> str:
         """Return an id for an update whose client gave none; in a new session if the old one may have expired."""

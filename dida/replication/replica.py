@@ -226,9 +226,10 @@ class Replica:
         self.requests.on_forwarded(token, reply, now)
         return self._end_turn(now)
 
-    def on_stranger(self, now: float) -> None:
-        """Note that there is a storage node with which this one cannot work together: it may be in a view."""
+    def on_stranger(self, refusal: str, now: float) -> None:
+        """Note that there is a storage node with which this one cannot work together, and why: it may be in a view."""
         self.joining.view_met = now
+        self.context.note_once(refusal)
 
     # --- connections and time -------------------------------------------------------------------
 
@@ -269,9 +270,7 @@ class Replica:
 
     def _check_concerns(self, now: float) -> None:
         """Answer the writes that enough members hold, if this node may answer."""
-        may_answer = self.requests.obstacle(None, now) is None
-        self.requests.concerns.check(now, may_answer)
-        self.commit.answer_found(now, may_answer)
+        self.requests.concerns.check(now, self.requests.obstacle(None, now) is None)
 
     def on_stop(self, drain: float, now: float) -> list[Output]:
         """Shut down in order, within `drain` seconds; then an output is a `Left`."""
@@ -301,8 +300,6 @@ class Replica:
             elif self.membership.entered:
                 entered, self.membership.entered = True, False
                 self.requests.lease_until = 0.0
-                assert self.context.view is not None
-                self.commit.settle(self.context.view.found)
                 for waiting in (*self.requests.give_back(), *self.requests.forwards.take_back()):
                     self.requests.attempt(waiting, now)
             else:

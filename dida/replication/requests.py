@@ -415,7 +415,6 @@ class Requests:
         """Refuse everything that waits."""
         for one in (*self.parked.requests.values(), *self.give_back(), *self.forwards.take_all()):
             self.context.answer(one.token, unknown_outcome() if one.passed_on else refusal)
-        self.commit.drop_found()
         for token in self.concerns.tokens():
             self.context.answer(token, unknown_outcome())
         self.parked.clear()

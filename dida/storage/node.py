@@ -315,7 +315,6 @@ class StorageNode(NodeCommands):
             introduction = PeerIdentity(str(address), lambda: self._vouched(address, request.word), refusal)
             connection.introduction = introduction
             if refusal:
-                _log.warn("{refusal}", refusal=refusal)
                 return self._refuse(refusal)
             introduction.proof().addCallback(
                 lambda proved: connection.take_lines_of(grammar.LONGEST_LINE) if proved else None
@@ -342,7 +341,7 @@ class StorageNode(NodeCommands):
 
     def _refuse(self, refusal: str) -> Reply:
         """Refuse a storage node that can't work with this one. Neither begins a view beside the other's."""
-        self.replica.on_stranger(self._reactor.seconds())
+        self.replica.on_stranger(refusal, self._reactor.seconds())
         return Error(BAD_REQUEST, (refusal,), {"view": self.replica.context.view_name})
 
     def _take_proved(self, message: PeerMessage, introduction: PeerIdentity, proved: bool) -> Any:

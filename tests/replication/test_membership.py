@@ -215,6 +215,18 @@ def test_a_view_entered_late_says_nothing_of_its_members() -> None:
     assert _members(hand, 2) == ["2:1~1", "3:2"]
 
 
+def test_no_view_beside_one_of_another_release() -> None:
+    """As long as it hears of a storage node that it can't work with, a node begins no view; it says why, once."""
+    hand = Hand(2, start=False, start_deadline=1.0)
+    hand.start(1)
+    for _ in range(200):
+        hand.replicas[1].on_stranger("another protocol", hand.now)
+        hand.tick(1)
+    assert hand.replicas[1].context.view is None
+    assert hand.replicas[1].status(hand.now)["notes"] == hand.notes == ["another protocol"]
+    assert hand.run(5.0, lambda: hand.replicas[1].context.serving)
+
+
 def test_no_view_of_its_own_while_others_are_in_one() -> None:
     """A joiner that waits long for the state goes on waiting, beyond the deadline for a first view."""
     hand = Hand(2, start_deadline=3.0)
