@@ -40,6 +40,11 @@ class Record(Struct, frozen=True, array_like=True, gc=False):
         return self.journal is not None and self.journal.verb == "n"
 
     @property
+    def epoch(self) -> Epoch:
+        """The execution that an update of a run belongs to."""
+        return self.journal.epoch if self.journal is not None else FIRST
+
+    @property
     def version(self) -> Version:
         return Version(self.number, self.replica)
 
@@ -155,9 +160,7 @@ class Wanted(Struct, frozen=True, array_like=True):
 
     @property
     def update_epoch(self) -> Epoch:
-        """The execution that an update of a run belongs to."""
-        journal = self.record.journal if self.record is not None else None
-        return journal.epoch if journal is not None else self.epoch
+        return self.record.epoch if self.record is not None else self.epoch
 
 
 class Prepared(Struct, frozen=True, array_like=True):

@@ -200,7 +200,8 @@ class Locks:
 
     def has_prepared(self, run: str, epoch: Epoch) -> bool:
         """Return True if a record of the run in a lower epoch is prepared here."""
-        return any(_is_of(each.record.id, run) and _epoch_of(each) < epoch for each in self.state.prepared.values())
+        records = (each.record for each in self.state.prepared.values())
+        return any(r.epoch < epoch and r.id is not None and split(r.id)[0] == run for r in records)
 
     # --- plain writes that wait -----------------------------------------------------------------
 
@@ -256,11 +257,3 @@ class Locks:
 
 def _newer(version: Version, base: Version | None) -> bool:
     return base is None or base < version
-
-
-def _is_of(id: str | None, run: str) -> bool:
-    return id is not None and split(id)[0] == run
-
-
-def _epoch_of(prepared: Prepared) -> Epoch:
-    return Wanted(prepared.txn, "", record=prepared.record).update_epoch

@@ -125,7 +125,8 @@ class ViewChange:
             elif complete and member not in self.leaving and not self._has_all(peer):
                 self.asked[peer] = now
                 ranges = log.since(self.have[peer], self.base)
-                lacks = [each for each in self.state.prepared.values() if each.name in self._lacks(peer)]
+                names = self._lacks(peer)
+                lacks = (each for each in self.state.prepared.values() if each.name in names)
                 prepared = tuple(next(batches(lacks, lambda each: 100 + bytes_of(each.record)), ()))
                 stamp = self.context.stamp()
                 self.context.send(member, Level(**stamp, number=self.number, ranges=ranges, prepared=prepared))
