@@ -60,12 +60,12 @@ class Runs:
         self.adopted = 0
         """Runs of other incarnations of the scheduler."""
         self.reassigned = 0
+        """Steps that were given to another worker."""
         self.began = float("-inf")
         """The time at which this incarnation of the scheduler began: losses before are not known here."""
         self.doubts: dict[str, tuple[int, float]] = {}
         """Runs to the position of the step of which no worker has reported yet that it has it, and since when: they
         were adopted, or a worker was to hand it on."""
-        """Steps that were given to another worker."""
         self.life = suffix
         self.ids = RunIds()
         self.catalog = Catalog()

@@ -247,9 +247,7 @@ class Cluster(Events):
             self.views[view.name] = view.previous
         if replica.context.incarnation != node.incarnation:  # it has found out that it was removed
             self.ended[node.incarnation] = self.now
-            if (
-                node.settled
-            ):  # if not, the leader of the only view that had it may have died before the others heard of it
+            if node.settled:  # else the leader of its only view may have died before the others heard of that
                 self.on_removed(node)
             node.begin(replica.context.incarnation)
         node.settled |= replica.context.complete
