@@ -7,11 +7,16 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 import dida.chains.journal
-from dida.chains.messages import Ended, Failed
+from dida.chains.messages import Ended, Execute, Failed
+from dida.client.storage_client import StorageClient
+from dida.interfaces import Access
+from dida.protocols.link_pool import ConnectionPool
 from dida.replication.operations import superseded
+from dida.versions import Version
 from dida.wire.messages import Epoch, Error, Note, Read, Reply, Request, Write
 from tests.support.fakes import until
 from tests.worker.test_executed_again import again, stage, updates, write
@@ -143,6 +148,46 @@ async def test_a_superseded_execution_hears_of_it_when_it_keeps_its_journal(stag
     await until(lambda: told.stopped)
     assert told.stopped[0].by == Epoch(3, "y")
     assert told.outcomes == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_run_has_written_is_copied_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each storage node that has written another one is asked, all at once; the run ends after the last reply."""
+    asked: list[tuple[int, Deferred[None]]] = []
+
+    async def secure(self: Any, seen: Any, key: str, by: int, seconds: float) -> None:
+        asked.append((by, Deferred()))
+        await asked[-1][1]
+
+    monkeypatch.setattr(StorageClient, "secure", secure)
+    write(stage, "return 'out'")
+    request = stage.request("Op@w1", "Op@w1")
+    records = tuple(Access("written", key, Version(2, number)) for number, key in enumerate("abc", 1))
+    await stage.send(
+        attrs.evolve(request, next=1, chain=(replace(request.chain[0], records=records), request.chain[1]))
+    )
+    await until(lambda: len(asked) == 3)
+    assert [by for by, _ in asked] == [1, 2, 3]
+    for _, copied in asked:
+        assert not stage.told.outcomes
+        copied.callback(None)
+    await until(lambda: stage.told.ended)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_worker_hands_on_to_itself(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next step of the same worker needs no line."""
+    pool = stage.workers["w1"]._handoff._pool
+    sent: list[Request] = []
+
+    def ask(host: str, port: int, request: Request, timeout: float) -> Any:
+        sent.append(request)
+        return ConnectionPool.ask(pool, host, port, request, timeout)
+
+    monkeypatch.setattr(pool, "ask", ask)
+    write(stage, "return 'out'")
+    assert isinstance(await stage.outcome(stage.request("Op@w1", "Op@w1", "Op@w2")), Ended)
+    assert [each.next for each in sent if isinstance(each, Execute)] == [2]
 
 
 @pytest_twisted.ensureDeferred
