@@ -374,14 +374,17 @@ class ReplicaState:
         """Begin a new view of the incarnations `live`: all its members have exactly `base`.
 
         Those in `stayed` will have it; a node that joins has it for good when it says so in the new view. What was
-        `found` prepared is committed, held-back records are applied (what they still lack died with its incarnation),
-        dead incarnations leave the timestamps, the log is empty, and so is what is prepared. With `keep` that stays:
-        this node follows another change, to which it has reported it.
+        `found` prepared is committed. Held-back records are applied, though what they still lack died with its
+        incarnation; but not an update of a run, which would outlive what the run has seen and done before it. Dead
+        incarnations leave the timestamps, the log is empty, and so is what is prepared. With `keep` that stays: this
+        node follows another change, to which it has reported it.
         """
         assert self.stands_at(base, found), "a view was installed on a replica that was not levelled"
         self.apply_held(now)
         for place in sorted(self.held):
-            self._apply_commit_or_write(self.held.pop(place), now)
+            record = self.held.pop(place)
+            if record.journal is None or covers(base, record.prev):
+                self._apply_commit_or_write(record, now)
         self._lines.clear()
         records = {each.name: each.record for each in self.prepared.values()}
         self.prepared = {key: each for key, each in self.prepared.items() if keep and each.name not in found}

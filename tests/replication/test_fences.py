@@ -70,6 +70,28 @@ def test_what_is_known_of_a_run() -> None:
     assert known.after == {"1:1": hand.replicas[1].state.log.have["1:1"], "3:1": 1}
 
 
+def test_a_beginning_of_the_run_survives() -> None:
+    """An update of a run does not outlive what the run had written before: both writers die, and a third node has only
+    the later update. It is dropped, and executed again with the first. A client's own write stays, as ever."""
+    hand, _ = cluster(gossip_delay=3.0)
+    first = hand.answer(1, write("k", "v", 1))
+    after = first.object["after"]
+    assert isinstance(hand.answer(2, attrs.evolve(write("l", "w", 2), after=after)), Ok)
+    assert isinstance(hand.answer(2, Write("m", "x", after=after)), Ok)
+    hand.letters.clear()
+    hand.replicas[2].state.push("3:1")
+    hand.tick(2)
+    hand.deliver(*hand.under_way("gossip", source=2, target=3))
+    assert len(hand.replicas[3].state.held) == 2
+    hand.letters.clear()
+    hand.crash(1)
+    hand.crash(2)
+    known = fenced(hand.answer(3, fence()))
+    assert (known.updates, known.highest) == ((), 0)
+    assert [hand.stored(3, key) for key in "klm"] == [[], [], ["x"]]
+    assert hand.run(1.0, hand.quiet)
+
+
 def test_older_executions_are_refused_everywhere() -> None:
     """From the fence on all replicas refuse plain writes and compare-and-swaps of lower epochs, and name the higher."""
     hand, key = cluster()
